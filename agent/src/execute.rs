@@ -1,0 +1,82 @@
+//! The executors: one per verb, each acting on the endpoint through a [`Host`] and nothing else.
+//!
+//! Every executor goes the same way: `plan` looks without changing, `apply` acts, `prove` looks
+//! again and returns what it observed, `recover` decides what a crash between intent and outcome
+//! left behind. Executors know nothing of envelopes, the network or the journal; they are
+//! blocking code, and the agent runs them off its event loop.
+
+use std::fmt;
+
+use protocol::action::Action;
+use protocol::id::CommandId;
+use protocol::receipt::{Evidence, Failure, FailureKind};
+use protocol::time::Timestamp;
+
+use crate::host::Host;
+
+pub mod tool;
+
+/// What an executor is told about the command it serves.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// The command.
+    pub command_id: CommandId,
+    /// The envelope as received: state that outlives a reboot keeps it as its own justification.
+    pub envelope: String,
+    /// When the agent began, by the device's clock.
+    pub started_at: Timestamp,
+}
+
+/// What a dry run found: what `apply` would do, and to what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// One line per intended change, for a person.
+    pub steps: Vec<String>,
+    /// The same for programs, hashed into the approval of a destructive action.
+    pub facts: Evidence,
+}
+
+/// What a crash between intent and outcome left behind.
+#[derive(Debug)]
+pub enum Recovery {
+    /// The effect is complete: go on to `prove`.
+    Applied,
+    /// Applying (again) leads to the intended state.
+    Apply,
+    /// It cannot be known; the command ends `in_doubt`.
+    InDoubt,
+}
+
+/// What the agent does once the receipt is confirmed, or its time for that is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// Goes on.
+    Nothing,
+    /// Powers the device off.
+    PowerOff,
+}
+
+/// One verb with its parameters, ready to act on a host.
+pub trait Executor: fmt::Debug + Send + Sync {
+    /// Finds out, without changing anything, whether and how the action can be done.
+    fn plan(&self, host: &Host, task: &Task) -> Result<Plan, Failure>;
+
+    /// Acts. Called at most once per intent, except after [`Recovery::Apply`].
+    fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure>;
+
+    /// Observes the effect. Never trusts that `apply` returned without error.
+    fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure>;
+
+    /// Decides what to do about an intent without an outcome.
+    fn recover(&self, host: &Host, task: &Task) -> Recovery;
+
+    /// What follows when the receipt is safe.
+    fn afterwards(&self) -> Afterwards {
+        Afterwards::Nothing
+    }
+}
+
+/// A failure at a stage, with the particulars for a person.
+pub fn failure(kind: FailureKind, stage: &str, detail: impl fmt::Display) -> Failure {
+    Failure { kind, stage: stage.to_owned(), detail: detail.to_string() }
+}

@@ -1,0 +1,263 @@
+//! What a command orders: the verb and its typed parameters.
+//!
+//! On the wire an action is `{"verb": "...", "params": {...}}`. An agent that does not know the
+//! verb, or does not understand its parameters, refuses with `unsupported`; it never guesses.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+use crate::state::{EffectClass, Lane, VerbClass};
+
+/// An order's verb with its parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", content = "params", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    /// Nobody can use the device but the break-glass identity.
+    Lock(Lock),
+    /// Undoes `lock` exactly.
+    Unlock(Unlock),
+    /// Cuts the device from every network but the hubs and the control plane.
+    Quarantine(Quarantine),
+    /// Undoes `quarantine` exactly.
+    Release(Release),
+    /// Destroys the keys of every configured volume, so that its data is gone.
+    Wipe(Wipe),
+    /// Sends inventory and asks for policies now.
+    Refresh(Refresh),
+}
+
+/// Parameters of [`Action::Lock`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// How far the lock goes.
+    pub level: LockLevel,
+    /// What the screen says: whom to call, the case number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How far a lock goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockLevel {
+    /// Screens of graphical sessions only.
+    Screen,
+    /// Every account but break-glass, every session ended.
+    Session,
+}
+
+/// Parameters of [`Action::Unlock`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unlock {}
+
+/// Parameters of [`Action::Quarantine`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quarantine {
+    /// Peers that stay reachable besides hubs and control plane, such as a jump host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<AllowedPeer>,
+}
+
+/// One peer that a quarantined device may still talk to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedPeer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its TCP port, to which the device connects.
+    pub tcp_port: u16,
+}
+
+/// Parameters of [`Action::Release`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {}
+
+/// Parameters of [`Action::Wipe`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wipe {
+    /// How far the wipe goes.
+    pub level: WipeLevel,
+    /// Whether the device powers off when the proof has left. A mounted volume stays readable
+    /// without its keyslots until then.
+    pub power_off: bool,
+}
+
+/// How far a wipe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WipeLevel {
+    /// Headers and keyslots: milliseconds, and no key opens the data again.
+    Keys,
+    /// Keys first, then the data area is discarded or overwritten.
+    Data,
+}
+
+/// Parameters of [`Action::Refresh`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refresh {}
+
+/// The verbs alone: what a trust root sets thresholds for and a token's scope names.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// See [`Action::Lock`].
+    Lock,
+    /// See [`Action::Unlock`].
+    Unlock,
+    /// See [`Action::Quarantine`].
+    Quarantine,
+    /// See [`Action::Release`].
+    Release,
+    /// See [`Action::Wipe`].
+    Wipe,
+    /// See [`Action::Refresh`].
+    Refresh,
+}
+
+impl Verb {
+    /// Every verb.
+    pub const ALL: [Self; 6] = [
+        Self::Lock,
+        Self::Unlock,
+        Self::Quarantine,
+        Self::Release,
+        Self::Wipe,
+        Self::Refresh,
+    ];
+
+    /// The verb as the wire, the store and the command line spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Unlock => "unlock",
+            Self::Quarantine => "quarantine",
+            Self::Release => "release",
+            Self::Wipe => "wipe",
+            Self::Refresh => "refresh",
+        }
+    }
+
+    /// How much harm the verb can do.
+    pub const fn class(self) -> VerbClass {
+        match self {
+            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release => VerbClass::Disruptive,
+            Self::Wipe => VerbClass::Destructive,
+            Self::Refresh => VerbClass::Routine,
+        }
+    }
+
+    /// The lane its commands travel in.
+    pub const fn lane(self) -> Lane {
+        match self {
+            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release | Self::Wipe => {
+                Lane::Urgent
+            }
+            Self::Refresh => Lane::Bulk,
+        }
+    }
+
+    /// What may be done when a crash leaves its effect open.
+    pub const fn effect_class(self) -> EffectClass {
+        match self {
+            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release | Self::Refresh => {
+                EffectClass::Convergent
+            }
+            Self::Wipe => EffectClass::Terminal,
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no verb.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, refresh")]
+pub struct ParseVerbError(String);
+
+impl FromStr for Verb {
+    type Err = ParseVerbError;
+
+    fn from_str(text: &str) -> Result<Self, ParseVerbError> {
+        Self::ALL
+            .into_iter()
+            .find(|verb| verb.as_str() == text)
+            .ok_or_else(|| ParseVerbError(text.chars().take(32).collect()))
+    }
+}
+
+/// An action whose parameters are outside what the protocol allows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ActionError {
+    /// A text is too long or would not print as it reads.
+    #[error("{field} must be at most {} printable characters", limits::TEXT_CHARS)]
+    Text {
+        /// Which parameter.
+        field: &'static str,
+    },
+    /// A list is too long.
+    #[error("{field} must have at most {} entries", limits::LIST_ENTRIES)]
+    List {
+        /// Which parameter.
+        field: &'static str,
+    },
+}
+
+impl Action {
+    /// The verb alone.
+    pub const fn verb(&self) -> Verb {
+        match self {
+            Self::Lock(_) => Verb::Lock,
+            Self::Unlock(_) => Verb::Unlock,
+            Self::Quarantine(_) => Verb::Quarantine,
+            Self::Release(_) => Verb::Release,
+            Self::Wipe(_) => Verb::Wipe,
+            Self::Refresh(_) => Verb::Refresh,
+        }
+    }
+
+    /// Checks what the types alone cannot say.
+    pub fn check(&self) -> Result<(), ActionError> {
+        match self {
+            Self::Lock(lock) => match &lock.message {
+                Some(message) if !is_printable(message) => {
+                    Err(ActionError::Text { field: "message" })
+                }
+                Some(_) | None => Ok(()),
+            },
+            Self::Quarantine(quarantine) if quarantine.allow.len() > limits::LIST_ENTRIES => {
+                Err(ActionError::List { field: "allow" })
+            }
+            Self::Quarantine(_)
+            | Self::Unlock(_)
+            | Self::Release(_)
+            | Self::Wipe(_)
+            | Self::Refresh(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether a text of a person or a device prints as it reads: bounded, and without control or
+/// bidirectional characters that would let it pose as something else in a terminal or a log.
+pub fn is_printable(text: &str) -> bool {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().count() <= limits::TEXT_CHARS && !text.chars().any(hidden)
+}

@@ -1,0 +1,274 @@
+//! The envelope: a command as a device believes it, and the approvals inside.
+//!
+//! Verification is pure and complete but for replay, which needs memory and is the ledger's part.
+//! The order of the checks is fixed, so that every wrong envelope has exactly one reason.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::action::Action;
+use crate::id::{CommandId, DeviceId, OrderId};
+use crate::jws::{self, CompactJws, JwsError, Signer};
+use crate::limits;
+use crate::manifest::{InclusionProof, Manifest};
+use crate::receipt::RefusalReason;
+use crate::state::{Lane, VerbClass};
+use crate::time::Timestamp;
+use crate::trust::TrustRoot;
+
+/// The media type of an envelope's JWS header.
+pub const TYP: &str = "tocsin-command+jws";
+/// The media type of an approval's JWS header.
+pub const APPROVAL_TYP: &str = "tocsin-approval+jws";
+
+/// The claims of an envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The command.
+    pub jti: CommandId,
+    /// The device it is addressed to.
+    pub aud: DeviceId,
+    /// The enrollment of that device it is addressed to.
+    pub generation: u32,
+    /// When it was signed.
+    #[serde(with = "crate::time::numeric_date")]
+    pub iat: Timestamp,
+    /// When its validity begins.
+    #[serde(with = "crate::time::numeric_date")]
+    pub nbf: Timestamp,
+    /// When its validity ends.
+    #[serde(with = "crate::time::numeric_date")]
+    pub exp: Timestamp,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its place in the lane of this device and generation.
+    pub seq: u64,
+    /// The manifest of the order it carries out; the action stands there, once.
+    pub manifest: Manifest,
+    /// The proof that the device is one of the manifest's.
+    pub proof: InclusionProof,
+    /// The approvals, each over the same manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<CompactJws>,
+}
+
+impl Envelope {
+    /// The order it carries out.
+    pub const fn order_id(&self) -> OrderId {
+        self.manifest.order_id
+    }
+
+    /// What it orders.
+    pub const fn action(&self) -> &Action {
+        &self.manifest.action
+    }
+}
+
+/// The claims of an approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Exactly what is approved.
+    pub manifest: Manifest,
+    /// When, by the approver's clock.
+    #[serde(with = "crate::time::numeric_date")]
+    pub approved_at: Timestamp,
+}
+
+/// Signs an envelope with a command key.
+pub fn sign(envelope: &Envelope, signer: &dyn Signer) -> Result<CompactJws, JwsError> {
+    jws::sign(TYP, envelope, signer)
+}
+
+/// Signs an approval with an approver's key.
+pub fn approve(approval: &Approval, signer: &dyn Signer) -> Result<CompactJws, JwsError> {
+    jws::sign(APPROVAL_TYP, approval, signer)
+}
+
+/// Why a device declines an envelope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", reason.as_str())]
+pub struct Refusal {
+    /// The reason, for programs.
+    pub reason: RefusalReason,
+    /// The particulars, for a person.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal for that reason.
+    pub fn new(reason: RefusalReason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// Who verifies, when, and whom it trusts.
+#[derive(Debug, Clone, Copy)]
+pub struct Verifying<'a> {
+    /// The device itself.
+    pub device: DeviceId,
+    /// Its enrollment generation.
+    pub generation: u32,
+    /// The later of its clock and the lower bound of time that it keeps on disk.
+    pub now: Timestamp,
+    /// Its pinned trust root.
+    pub trust: &'a TrustRoot,
+}
+
+/// An envelope that was verified. Only [`Verifying::verify`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified(Envelope);
+
+impl Verified {
+    /// The claims, now to be believed.
+    pub const fn envelope(&self) -> &Envelope {
+        &self.0
+    }
+}
+
+impl Verifying<'_> {
+    /// Verifies an envelope: signature, audience, validity, manifest, approvals.
+    pub fn verify(&self, jws: &CompactJws) -> Result<Verified, Refusal> {
+        let envelope = self.check_signature(jws)?;
+        self.check_audience(&envelope)?;
+        self.check_validity(&envelope)?;
+        self.check_manifest(&envelope)?;
+        self.check_approvals(&envelope)?;
+        Ok(Verified(envelope))
+    }
+
+    fn check_signature(&self, jws: &CompactJws) -> Result<Envelope, Refusal> {
+        use RefusalReason::{BadSignature, Malformed, Unsupported};
+        let parsed = jws::parse(jws, TYP, limits::ENVELOPE_BYTES)
+            .map_err(|error| Refusal::new(Malformed, error.to_string()))?;
+        let key = self.trust.command_key(parsed.key_id()).ok_or_else(|| {
+            Refusal::new(BadSignature, format!("{} is no command key", parsed.key_id()))
+        })?;
+        parsed
+            .verify(&key.key)
+            .map_err(|error| Refusal::new(BadSignature, error.to_string()))?;
+        // A trusted key signed it: what cannot be read now is newer than this agent.
+        let envelope: Envelope =
+            parsed.claims().map_err(|error| Refusal::new(Unsupported, error.to_string()))?;
+        let verb = envelope.action().verb();
+        if !key.may_order(verb) {
+            return Err(Refusal::new(BadSignature, format!("this key may not order {verb}")));
+        }
+        envelope.action().check().map_err(|error| Refusal::new(Unsupported, error.to_string()))?;
+        if envelope.lane != verb.lane() {
+            return Err(Refusal::new(Unsupported, "the lane is not the verb's"));
+        }
+        Ok(envelope)
+    }
+
+    fn check_audience(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        if envelope.aud != self.device {
+            let detail = format!("addressed to {}", envelope.aud);
+            return Err(Refusal::new(RefusalReason::WrongAudience, detail));
+        }
+        if envelope.generation != self.generation {
+            let detail = format!(
+                "addressed to enrollment {}, this is {}",
+                envelope.generation, self.generation
+            );
+            return Err(Refusal::new(RefusalReason::WrongAudience, detail));
+        }
+        Ok(())
+    }
+
+    fn check_validity(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        use RefusalReason::{Expired, NotYetValid, ValidityTooLong};
+        if envelope.nbf > self.now.plus(limits::CLOCK_SKEW) {
+            return Err(Refusal::new(NotYetValid, format!("valid from {}", envelope.nbf)));
+        }
+        if envelope.exp <= self.now {
+            let detail = format!("expired at {}, it is {}", envelope.exp, self.now);
+            return Err(Refusal::new(Expired, detail));
+        }
+        let longest = longest_validity(envelope.action().verb().class());
+        if envelope.exp.since(envelope.nbf) > longest {
+            let detail = format!("valid for longer than {} s", longest.as_secs());
+            return Err(Refusal::new(ValidityTooLong, detail));
+        }
+        Ok(())
+    }
+
+    fn check_manifest(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        use RefusalReason::{TooManyDevices, WidenedManifest};
+        let manifest = &envelope.manifest;
+        if envelope.exp > manifest.expires_at {
+            return Err(Refusal::new(WidenedManifest, "valid for longer than its manifest"));
+        }
+        if !manifest.includes(&self.device, &envelope.proof) {
+            return Err(Refusal::new(WidenedManifest, "this device is not in the manifest"));
+        }
+        let most = most_devices(envelope.action().verb().class());
+        if manifest.device_count > most {
+            let detail = format!("{} devices, at most {most}", manifest.device_count);
+            return Err(Refusal::new(TooManyDevices, detail));
+        }
+        Ok(())
+    }
+
+    fn check_approvals(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        use RefusalReason::{BadApproval, DoubledApproval, MissingApproval};
+        if envelope.approvals.len() > limits::APPROVALS {
+            return Err(Refusal::new(BadApproval, "too many approvals"));
+        }
+        let mut persons = BTreeSet::new();
+        for approval in &envelope.approvals {
+            persons.insert(check_approval(approval, &envelope.manifest, self.trust)?);
+        }
+        let needed = usize::from(self.trust.approvals_needed(&envelope.manifest, &self.device));
+        if persons.len() >= needed {
+            return Ok(());
+        }
+        let detail = format!("approved by {} of {needed} persons", persons.len());
+        let reason =
+            if envelope.approvals.len() >= needed { DoubledApproval } else { MissingApproval };
+        Err(Refusal::new(reason, detail))
+    }
+}
+
+/// Verifies one approval of that manifest, and says whose it is.
+///
+/// The control plane uses this when an approval comes in; the device uses it again.
+pub fn check_approval<'a>(
+    approval: &CompactJws,
+    manifest: &Manifest,
+    trust: &'a TrustRoot,
+) -> Result<&'a crate::id::PersonName, Refusal> {
+    use RefusalReason::{BadApproval, WidenedManifest};
+    let parsed = jws::parse(approval, APPROVAL_TYP, limits::ENVELOPE_BYTES)
+        .map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
+    let approver = trust.approver(parsed.key_id()).ok_or_else(|| {
+        Refusal::new(BadApproval, format!("{} is no approver's key", parsed.key_id()))
+    })?;
+    parsed
+        .verify(&approver.key)
+        .map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
+    let approval: Approval =
+        parsed.claims().map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
+    if approval.manifest == *manifest {
+        Ok(&approver.person)
+    } else {
+        Err(Refusal::new(WidenedManifest, format!("{} approved something else", approver.person)))
+    }
+}
+
+/// How long an envelope of that class may be valid.
+pub const fn longest_validity(class: VerbClass) -> Duration {
+    match class {
+        VerbClass::Routine => limits::ROUTINE_VALIDITY,
+        VerbClass::Disruptive | VerbClass::Destructive => limits::VALIDITY,
+    }
+}
+
+/// How many devices a manifest of that class may name.
+pub const fn most_devices(class: VerbClass) -> u32 {
+    match class {
+        VerbClass::Routine | VerbClass::Disruptive => limits::MANIFEST_DEVICES,
+        VerbClass::Destructive => limits::DESTRUCTIVE_DEVICES,
+    }
+}

@@ -1,0 +1,258 @@
+//! The frames of `tocsin.v1` and their codec.
+//!
+//! One JSON object per frame with its `kind`. The same frames travel over the WebSocket, in a
+//! long-poll and in a check-in. Unknown kinds are tolerated, so that either side may be newer.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::close::CloseCode;
+use crate::id::{BootId, CommandId, SessionId};
+use crate::jws::CompactJws;
+use crate::limits;
+use crate::state::{Lane, PerLane};
+use crate::time::Timestamp;
+use crate::trust::SignedTrustRoot;
+
+/// The WebSocket subprotocol.
+pub const SUBPROTOCOL: &str = "tocsin.v1";
+/// Path of the WebSocket on the hub's agent port.
+pub const SOCKET_PATH: &str = "/agent/v1/socket";
+/// Path of the long-poll on the hub's agent port.
+pub const POLL_PATH: &str = "/agent/v1/poll";
+/// Path of the check-in on the control plane's agent port.
+pub const CHECK_IN_PATH: &str = "/agent/v1/checkin";
+
+/// A frame from an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum AgentFrame {
+    /// Opens a session.
+    Hello(Hello),
+    /// The agent missed something: send everything pending, in order.
+    Sync {
+        /// The newest sequence number on disk, by lane.
+        last_seq: PerLane<u64>,
+    },
+    /// The command is on the device's disk.
+    Ack {
+        /// Which command.
+        command_id: CommandId,
+    },
+    /// The command has reached a stage.
+    Progress {
+        /// Which command.
+        command_id: CommandId,
+        /// The stage, such as `apply` or `prove`.
+        stage: String,
+    },
+    /// How the command ended.
+    Receipt {
+        /// Which command.
+        command_id: CommandId,
+        /// The signed receipt.
+        jws: CompactJws,
+    },
+    /// A kind that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The first frame of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the agent.
+    pub agent: String,
+    /// The boot the agent runs in.
+    pub boot_id: BootId,
+    /// Enrollment generation of the device.
+    pub generation: u32,
+    /// The newest sequence number on disk, by lane.
+    pub last_seq: PerLane<u64>,
+    /// Version of the trust root in force.
+    pub trust_version: u32,
+    /// What the device can do: verbs, and words such as `simulated`.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Since when the agent has been on a lower rung of its ladder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded_since: Option<Timestamp>,
+}
+
+/// A frame to an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum HubFrame {
+    /// The session stands.
+    Welcome(Welcome),
+    /// A command.
+    Command(CommandFrame),
+    /// The store holds those receipts: the agent may forget the commands.
+    Confirmed {
+        /// Which commands.
+        command_ids: Vec<CommandId>,
+    },
+    /// The next version of the trust root.
+    Trust {
+        /// The signed root.
+        root: SignedTrustRoot,
+    },
+    /// How to behave while something behind the hub is away.
+    Mode {
+        /// How.
+        mode: Mode,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// Open a session elsewhere, then close this one.
+    Reconnect(Reconnect),
+    /// A kind that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The answer to `hello`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The session.
+    pub session_id: SessionId,
+    /// Seconds between the hub's pings.
+    pub heartbeat_secs: u32,
+    /// Seconds between check-ins under this session.
+    pub checkin_secs: u32,
+    /// The server's clock.
+    pub server_time: Timestamp,
+}
+
+/// One delivery of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandFrame {
+    /// The command.
+    pub command_id: CommandId,
+    /// Its lane.
+    pub lane: Lane,
+    /// The sequence number of the newest earlier command in this lane that is still
+    /// undelivered; zero when there is none. A hint: an agent that has not seen it asks for all.
+    pub after_seq: u64,
+    /// The envelope.
+    pub jws: CompactJws,
+}
+
+/// How an agent behaves on a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Commands come by themselves.
+    Push,
+    /// Keep the session, and check in meanwhile.
+    Poll,
+}
+
+/// A request to open a session elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconnect {
+    /// How long to wait, so that not all come at once.
+    pub after_ms: u64,
+    /// Addresses to try first; empty: those of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hubs: Vec<String>,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+/// The body of a long-poll or a check-in, and of its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange<F> {
+    /// The frames, in order.
+    pub frames: Vec<F>,
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Longer than a frame may be.
+    #[error("longer than {} bytes", limits::FRAME_BYTES)]
+    TooBig,
+    /// Not a JSON object of a known shape.
+    #[error("not a frame: {0}")]
+    Malformed(String),
+    /// A field is beyond its bound.
+    #[error("{0} is beyond its bound")]
+    OutOfBounds(&'static str),
+}
+
+impl FrameError {
+    /// The code that a session is closed with.
+    pub const fn close_code(&self) -> CloseCode {
+        match self {
+            Self::TooBig => CloseCode::TooBig,
+            Self::Malformed(_) | Self::OutOfBounds(_) => CloseCode::Malformed,
+        }
+    }
+}
+
+/// Either direction of frames.
+pub trait Frame: Serialize + DeserializeOwned + Sized {
+    /// Checks what the types alone cannot say.
+    fn check(&self) -> Result<(), FrameError>;
+
+    /// The frame as one text message.
+    fn encode(&self) -> Result<String, FrameError> {
+        let text =
+            serde_json::to_string(self).map_err(|e| FrameError::Malformed(e.to_string()))?;
+        if text.len() > limits::FRAME_BYTES { Err(FrameError::TooBig) } else { Ok(text) }
+    }
+
+    /// Reads one text message.
+    fn decode(text: &str) -> Result<Self, FrameError> {
+        if text.len() > limits::FRAME_BYTES {
+            return Err(FrameError::TooBig);
+        }
+        let frame: Self =
+            serde_json::from_str(text).map_err(|e| FrameError::Malformed(e.to_string()))?;
+        frame.check()?;
+        Ok(frame)
+    }
+}
+
+impl Frame for AgentFrame {
+    fn check(&self) -> Result<(), FrameError> {
+        match self {
+            Self::Hello(hello) => hello.check(),
+            Self::Progress { stage, .. } => within(stage.len() <= 64, "stage"),
+            Self::Receipt { jws, .. } => {
+                within(jws.as_str().len() <= limits::RECEIPT_BYTES, "receipt")
+            }
+            Self::Sync { .. } | Self::Ack { .. } | Self::Unknown => Ok(()),
+        }
+    }
+}
+
+impl Hello {
+    fn check(&self) -> Result<(), FrameError> {
+        within(self.agent.len() <= 64, "agent")?;
+        within(self.capabilities.len() <= limits::LIST_ENTRIES, "capabilities")?;
+        within(self.capabilities.iter().all(|word| word.len() <= 64), "capability")
+    }
+}
+
+impl Frame for HubFrame {
+    fn check(&self) -> Result<(), FrameError> {
+        match self {
+            Self::Command(command) => {
+                within(command.jws.as_str().len() <= limits::ENVELOPE_BYTES, "envelope")
+            }
+            Self::Confirmed { command_ids } => {
+                within(command_ids.len() <= limits::CONFIRMED_IDS, "command_ids")
+            }
+            Self::Reconnect(reconnect) => {
+                within(reconnect.hubs.len() <= limits::LIST_ENTRIES, "hubs")
+            }
+            Self::Welcome(_) | Self::Trust { .. } | Self::Mode { .. } | Self::Unknown => Ok(()),
+        }
+    }
+}
+
+const fn within(is_within: bool, field: &'static str) -> Result<(), FrameError> {
+    if is_within { Ok(()) } else { Err(FrameError::OutOfBounds(field)) }
+}

@@ -1,0 +1,21 @@
+//! What agents, hubs and the control plane say to one another, and what each may believe.
+//!
+//! This crate owns the wire format, the signed documents (envelope, approval, trust root,
+//! receipt) with their verification, and the two session machines. It does no I/O and has no
+//! clock and no source of chance of its own: `now` and random bytes are parameters.
+#![warn(missing_docs)]
+
+pub mod action;
+pub mod close;
+pub mod envelope;
+pub mod frame;
+pub mod id;
+pub mod jws;
+pub mod key;
+pub mod limits;
+pub mod manifest;
+pub mod receipt;
+pub mod session;
+pub mod state;
+pub mod time;
+pub mod trust;

@@ -1,0 +1,71 @@
+//! Every bound that peers can push against, in one place.
+//!
+//! Nothing that comes from the network allocates, waits or repeats beyond a constant of this
+//! module. Configuration may tighten a bound, never widen it past the protocol.
+
+use std::time::Duration;
+
+/// Bytes of one frame, either way.
+pub const FRAME_BYTES: usize = 64 * 1024;
+/// Bytes of one envelope, approvals included. Leaves room for its frame around it.
+pub const ENVELOPE_BYTES: usize = 48 * 1024;
+/// Bytes of one receipt. Larger evidence is collected apart and named by its digest.
+pub const RECEIPT_BYTES: usize = 32 * 1024;
+/// Bytes of one version of the trust root.
+pub const TRUST_ROOT_BYTES: usize = 48 * 1024;
+/// Approvals that one envelope may carry.
+pub const APPROVALS: usize = 16;
+/// Devices of one manifest.
+pub const MANIFEST_DEVICES: u32 = 1_000_000;
+/// Characters of any free text that a person typed: reason, message, display name.
+pub const TEXT_CHARS: usize = 500;
+/// Entries of any list inside an action, such as the peers a quarantine still allows.
+pub const LIST_ENTRIES: usize = 64;
+/// Command ids in one `confirmed` frame.
+pub const CONFIRMED_IDS: usize = 256;
+/// Frames in one long-poll or check-in body.
+pub const EXCHANGE_FRAMES: usize = 256;
+/// Bytes of one long-poll or check-in body.
+pub const EXCHANGE_BYTES: usize = 1024 * 1024;
+/// Bytes that wait for one session before it is closed as `slow`.
+pub const OUTBOX_BYTES: usize = 256 * 1024;
+/// Frames that wait for one session before it is closed as `slow`.
+pub const OUTBOX_FRAMES: usize = 1024;
+
+/// TLS handshake.
+pub const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP request that asks for the upgrade, once TLS stands.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(3);
+/// `hello`, once the WebSocket stands.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of the upgrade request's headers.
+pub const UPGRADE_HEADER_BYTES: usize = 8 * 1024;
+/// Interval of WebSocket pings. Common proxies cut a connection that is idle for 60 s.
+pub const HEARTBEAT: Duration = Duration::from_secs(25);
+/// Silence after which the peer is dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(45);
+/// An urgent command without ack for this long makes the hub probe the connection.
+pub const URGENT_ACK: Duration = Duration::from_secs(2);
+/// Silence after that probe (counted from the urgent command) after which the peer is dead.
+pub const URGENT_DEAD_AFTER: Duration = Duration::from_secs(5);
+/// A write that makes no progress for this long closes the session.
+pub const WRITE_STALL: Duration = Duration::from_secs(10);
+/// How long the hub holds a long-poll open.
+pub const LONG_POLL_HOLD: Duration = Duration::from_secs(50);
+/// Interval of check-ins on the last rung.
+pub const CHECK_IN: Duration = Duration::from_secs(60);
+/// Interval of check-ins while a command runs on the last rung.
+pub const CHECK_IN_RUNNING: Duration = Duration::from_secs(15);
+/// Interval of check-ins that go on under a healthy session.
+pub const CHECK_IN_HEALTHY: Duration = Duration::from_secs(15 * 60);
+
+/// Tolerance between two wall clocks.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+/// Longest validity of an envelope of a routine action.
+pub const ROUTINE_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest validity of any envelope.
+pub const VALIDITY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Devices of one manifest of a disruptive action before one approval more is asked for.
+pub const DISRUPTIVE_DEVICES: u32 = 50;
+/// Devices of one manifest of a destructive action.
+pub const DESTRUCTIVE_DEVICES: u32 = 10;

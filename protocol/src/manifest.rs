@@ -1,0 +1,165 @@
+//! The manifest: exactly what approvers sign, and the proof that a device belongs to it.
+//!
+//! The devices of an order are bound by the root of a Merkle tree over their sorted ids, hashed
+//! as RFC 6962 (2.1) does, so that one approval covers many envelopes and none can be added.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::action::Action;
+use crate::id::{DeviceId, OrderId};
+use crate::time::Timestamp;
+
+/// What approvers sign: an order's action, its end, and its devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The order. It takes effect at most once on a device, whatever command carries it.
+    pub order_id: OrderId,
+    /// What is ordered.
+    pub action: Action,
+    /// When the order's validity ends.
+    #[serde(with = "crate::time::numeric_date")]
+    pub expires_at: Timestamp,
+    /// How many devices.
+    pub device_count: u32,
+    /// Root of the Merkle tree over the devices.
+    pub device_root: Hash,
+}
+
+impl Manifest {
+    /// Whether the proof shows that the device is one of those ordered.
+    pub fn includes(&self, device: &DeviceId, proof: &InclusionProof) -> bool {
+        proof.leads_to(&self.device_root, self.device_count, device)
+    }
+}
+
+/// A SHA-256 hash. As text: base64url.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn of(parts: &[&[u8]]) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(part);
+        }
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Self(bytes)
+    }
+
+    fn leaf(device: &DeviceId) -> Self {
+        Self::of(&[&[0], device.as_bytes()])
+    }
+
+    fn node(left: &Self, right: &Self) -> Self {
+        Self::of(&[&[1], &left.0, &right.0])
+    }
+}
+
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = BASE64
+            .decode(String::deserialize(deserializer)?)
+            .map_err(|_| serde::de::Error::custom("not base64url"))?;
+        bytes.try_into().map(Self).map_err(|_| serde::de::Error::custom("not 32 bytes"))
+    }
+}
+
+/// The Merkle tree over the devices of one order.
+#[derive(Debug, Clone)]
+pub struct DeviceTree {
+    devices: Vec<DeviceId>,
+    /// Hashes of each level, leaves first. A last odd node is carried up unchanged.
+    levels: Vec<Vec<Hash>>,
+}
+
+impl DeviceTree {
+    /// The tree over those devices, sorted and without doubles. `None` when there are none.
+    pub fn new(devices: impl IntoIterator<Item = DeviceId>) -> Option<Self> {
+        let mut devices: Vec<_> = devices.into_iter().collect();
+        devices.sort_unstable();
+        devices.dedup();
+        if devices.is_empty() {
+            return None;
+        }
+        let mut levels = vec![devices.iter().map(Hash::leaf).collect::<Vec<_>>()];
+        while let Some(below) = levels.last().filter(|level| level.len() > 1) {
+            let above = below.chunks(2).map(|pair| match pair {
+                [left, right] => Hash::node(left, right),
+                odd => odd.first().copied().unwrap_or(Hash([0; 32])),
+            });
+            levels.push(above.collect());
+        }
+        Some(Self { devices, levels })
+    }
+
+    /// The devices, sorted.
+    pub fn devices(&self) -> &[DeviceId] {
+        &self.devices
+    }
+
+    /// The root that stands for exactly these devices.
+    pub fn root(&self) -> Hash {
+        self.levels.last().and_then(|top| top.first()).copied().unwrap_or(Hash([0; 32]))
+    }
+
+    /// The proof that a device is one of these; `None` when it is not.
+    pub fn proof(&self, device: &DeviceId) -> Option<InclusionProof> {
+        let index = self.devices.binary_search(device).ok()?;
+        let mut at = index;
+        let mut path = Vec::new();
+        for level in &self.levels {
+            path.extend(level.get(at ^ 1).copied());
+            at /= 2;
+        }
+        Some(InclusionProof { index: u32::try_from(index).ok()?, path })
+    }
+}
+
+/// The proof that one device is among those of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InclusionProof {
+    /// Place of the device among the sorted ids.
+    pub index: u32,
+    /// Sibling hashes from the leaf up.
+    pub path: Vec<Hash>,
+}
+
+impl InclusionProof {
+    fn leads_to(&self, root: &Hash, count: u32, device: &DeviceId) -> bool {
+        if self.index >= count {
+            return false;
+        }
+        let (mut index, mut width) = (self.index, count);
+        let mut hash = Hash::leaf(device);
+        let mut siblings = self.path.iter();
+        while width > 1 {
+            let is_carried_up = index == width - 1 && width % 2 == 1;
+            if !is_carried_up {
+                let Some(sibling) = siblings.next() else { return false };
+                hash = if index % 2 == 0 {
+                    Hash::node(&hash, sibling)
+                } else {
+                    Hash::node(sibling, &hash)
+                };
+            }
+            index /= 2;
+            width = width.div_ceil(2);
+        }
+        siblings.next().is_none() && hash == *root
+    }
+}
