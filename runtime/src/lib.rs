@@ -6,16 +6,16 @@
 //! nothing of ours and must never learn what a device or a command is.
 #![warn(missing_docs)]
 
-pub mod clock;
-pub mod entropy;
-pub mod backoff;
-pub mod lifecycle;
-pub mod config;
-pub mod observability;
-pub mod files;
-pub mod tls;
-pub mod http;
 pub mod admin;
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod entropy;
+pub mod files;
+pub mod http;
+pub mod lifecycle;
+pub mod observability;
+pub mod tls;
 
 pub use backoff::Backoff;
 pub use clock::Clock;

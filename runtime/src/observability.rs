@@ -68,9 +68,8 @@ pub enum ObservabilityError {
 /// # Errors
 /// See [`ObservabilityError`].
 pub fn init(config: &ObservabilityConfig) -> Result<(), ObservabilityError> {
-    let filter = EnvFilter::try_new(&config.filter).map_err(|source| {
-        ObservabilityError::Filter { filter: config.filter.clone(), source }
-    })?;
+    let filter = EnvFilter::try_new(&config.filter)
+        .map_err(|source| ObservabilityError::Filter { filter: config.filter.clone(), source })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -56,7 +56,9 @@ impl Visitor<'_> for Humane {
     type Value = Duration;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("a duration: seconds, or text such as \"250ms\", \"5s\", \"2m\", \"1h\", \"7d\"")
+        out.write_str(
+            "a duration: seconds, or text such as \"250ms\", \"5s\", \"2m\", \"1h\", \"7d\"",
+        )
     }
 
     fn visit_u64<E: Error>(self, secs: u64) -> Result<Duration, E> {

@@ -12,9 +12,8 @@ pub(super) fn with_suggestion(message: &str) -> String {
 }
 
 fn suggestion(message: &str) -> Option<&str> {
-    let start = ["unknown field `", "unknown variant `"]
-        .iter()
-        .find_map(|marker| message.find(marker))?;
+    let start =
+        ["unknown field `", "unknown variant `"].iter().find_map(|marker| message.find(marker))?;
     let mut quoted = message[start..].split('`').skip(1).step_by(2);
     let unknown = quoted.next()?;
     quoted

@@ -83,7 +83,7 @@ where
 {
     let service = make_service(info.clone());
     let (io, activity) = Watched::new(io);
-    let answer = service_fn(|request| respond(service.clone(), request, info.clone(), limits));
+    let answer = service_fn(move |request| respond(service.clone(), request, info.clone(), limits));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -132,9 +132,8 @@ async fn respond<S: HttpService>(
     if announced > limits.max_body_bytes {
         return Ok(StatusCode::PAYLOAD_TOO_LARGE.into_response());
     }
-    let mut request = request.map(|body| {
-        Body::new(TimedBody::new(body, limits.max_body_bytes, limits.body_timeout))
-    });
+    let mut request = request
+        .map(|body| Body::new(TimedBody::new(body, limits.max_body_bytes, limits.body_timeout)));
     request.extensions_mut().insert(info);
     service.oneshot(request).await
 }
