@@ -7,14 +7,18 @@
 
 use std::fmt;
 
-use protocol::action::Action;
 use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::time::Timestamp;
 
 use crate::host::Host;
 
+pub mod refresh;
+pub mod simulated;
 pub mod tool;
+
+#[cfg(test)]
+pub(crate) mod fixtures;
 
 /// What an executor is told about the command it serves.
 #[derive(Debug, Clone)]

@@ -3,8 +3,23 @@
 //! On an enrolled machine the roots are `/`; in a sandbox they are a chroot, a private D-Bus and
 //! files that stand for volumes. Nothing outside a `Host` may be read or changed by an executor.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use nix::sys::reboot::{RebootMode, reboot};
+use protocol::receipt::{Failure, FailureKind};
+
+use crate::execute::failure;
+use crate::execute::tool::Tool;
+
+#[cfg(test)]
+mod tests;
+
+/// The stage that failures of powering off name.
+const STAGE: &str = "power_off";
 
 /// What executors may touch.
 #[derive(Debug, Clone)]
@@ -52,5 +67,48 @@ impl Host {
     pub fn path(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let absolute = absolute.as_ref();
         self.root.join(absolute.strip_prefix("/").unwrap_or(absolute))
+    }
+    /// Powers the device off, in the sense this host gives to it.
+    ///
+    /// The service manager is asked first, so that file systems are left clean; when it is not
+    /// there or declines, the kernel is told directly (reboot(2)).
+    ///
+    /// # Errors
+    /// `Internal` when only an armed host may do that and this one is not; `Io` or `Permission`
+    /// when it did not work.
+    pub fn power_off(&self) -> Result<(), Failure> {
+        match (&self.power, self.arming) {
+            (Power::Recorded(path), _) => {
+                record(path).map_err(|error| failure(FailureKind::Io, STAGE, error))
+            }
+            (Power::Real, Arming::Armed) => real_power_off(),
+            (Power::Real, Arming::Sandboxed | Arming::Simulated) => {
+                let detail = "a host that is not armed would have powered this machine off";
+                Err(failure(FailureKind::Internal, STAGE, detail))
+            }
+        }
+    }
+}
+
+fn record(path: &Path) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(b"power_off\n")?;
+    file.sync_all()
+}
+
+fn real_power_off() -> Result<(), Failure> {
+    let asked = Tool::find("systemctl", STAGE).and_then(|systemctl| {
+        systemctl.args(["--no-block", "--no-wall", "-i", "poweroff"]).run_ok(STAGE)
+    });
+    match asked {
+        Ok(_) => Ok(()),
+        Err(declined) => {
+            tracing::warn!(error = declined.detail, "service manager did not power off");
+            nix::unistd::sync();
+            match reboot(RebootMode::RB_POWER_OFF) {
+                Ok(never) => match never {},
+                Err(error) => Err(failure(FailureKind::Permission, STAGE, error)),
+            }
+        }
     }
 }

@@ -154,7 +154,7 @@ impl Tool {
         self.feed(&mut child);
         let ended = self.wait(&child);
         // The child is not reaped yet, so its group cannot have become somebody else's.
-        drop(killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL));
+        let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
         let status = child.wait().map_err(|error| failure(FailureKind::Io, stage, error))?;
         if !ended {
             let detail = format!("{} took longer than {:?}", self.path.display(), self.budget);
@@ -206,18 +206,18 @@ impl Tool {
         if let Some(mut pipe) = child.stdin.take() {
             let bytes = self.stdin.clone();
             // A program may end without reading everything; its exit status tells.
-            thread::spawn(move || drop(pipe.write_all(&bytes)));
+            thread::spawn(move || pipe.write_all(&bytes));
         }
     }
 
     /// Waits for the end without reaping. Answers whether it came in time.
     fn wait(&self, child: &Child) -> bool {
         let (done, ended) = sync_channel(1);
-        let id = Id::Pid(Pid::from_raw(child.id().cast_signed()));
+        let pid = Pid::from_raw(child.id().cast_signed());
         thread::spawn(move || {
             let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-            while waitid(id, flags) == Err(nix::errno::Errno::EINTR) {}
-            drop(done.send(()));
+            while waitid(Id::Pid(pid), flags) == Err(nix::errno::Errno::EINTR) {}
+            let _ = done.send(());
         });
         ended.recv_timeout(self.budget) != Err(RecvTimeoutError::Timeout)
     }
@@ -231,7 +231,7 @@ fn collect(mut pipe: impl Read + Send + 'static, keep: usize) -> Receiver<(Vec<u
         let limit = u64::try_from(keep).unwrap_or(u64::MAX);
         let first = pipe.by_ref().take(limit).read_to_end(&mut kept);
         let beyond = first.and_then(|_| std::io::copy(&mut pipe, &mut std::io::sink()));
-        drop(done.send((kept, beyond.is_ok_and(|bytes| bytes > 0))));
+        let _ = done.send((kept, beyond.is_ok_and(|bytes| bytes > 0)));
     });
     collected
 }

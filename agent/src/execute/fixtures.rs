@@ -1,0 +1,57 @@
+//! What the executors' unit tests share: a sandboxed host and tasks.
+
+use std::path::PathBuf;
+
+use protocol::id::CommandId;
+use protocol::time::Timestamp;
+
+use super::Task;
+use crate::host::{Arming, Host, Power};
+
+/// A host whose every path is below one temporary folder.
+pub(crate) struct Sandbox {
+    /// The host.
+    pub(crate) host: Host,
+    _folder: tempfile::TempDir,
+}
+
+impl Sandbox {
+    /// A new, empty sandbox with a `root` and a `state` folder.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let (root, state_dir) = (folder.path().join("root"), folder.path().join("state"));
+        for path in [&root, &state_dir] {
+            std::fs::create_dir(path).expect("the temporary folder is empty");
+        }
+        let host = Host {
+            root,
+            state_dir,
+            dbus_address: None,
+            control_plane: Vec::new(),
+            wipe_targets: Vec::new(),
+            break_glass: Vec::new(),
+            power: Power::Recorded(folder.path().join("power.log")),
+            arming: Arming::Sandboxed,
+        };
+        Self { host, _folder: folder }
+    }
+
+    /// Writes a file of the endpoint, with its folders.
+    pub(crate) fn write(&self, absolute: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.host.path(absolute);
+        std::fs::create_dir_all(path.parent().expect("an absolute path has a parent"))
+            .expect("the sandbox is writable");
+        std::fs::write(&path, content).expect("the sandbox is writable");
+        path
+    }
+}
+
+/// The task of the command with that number.
+pub(crate) fn task(number: u8) -> Task {
+    let started_at = Timestamp::from_millis(1_700_000_000_000);
+    Task {
+        command_id: CommandId::new(started_at, [number; 10]),
+        envelope: format!("envelope-{number}"),
+        started_at,
+    }
+}

@@ -1,0 +1,124 @@
+//! The local account database: who exists, and the expiry field by which a lock's second layer
+//! closes accounts.
+//!
+//! Works on the bytes of `passwd(5)` and `shadow(5)`; whatever it does not mean to change stays
+//! byte for byte. It opens no file.
+
+use serde::{Deserialize, Serialize};
+
+/// Days since the epoch that mean "expired long ago" in the expiry field of `shadow(5)`.
+const EXPIRED: &[u8] = b"1";
+/// The expiry field of `shadow(5)`, counted from zero.
+const EXPIRY_FIELD: usize = 7;
+
+/// One line of `passwd(5)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    /// The login name.
+    pub(super) name: String,
+    /// The user id.
+    pub(super) uid: u32,
+}
+
+/// The accounts in the bytes of `passwd(5)`; lines that are none are left out.
+pub(super) fn parse_passwd(bytes: &[u8]) -> Vec<Account> {
+    String::from_utf8_lossy(bytes)
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next().filter(|name| !name.is_empty())?;
+            let uid = fields.nth(1)?.parse().ok()?;
+            Some(Account { name: name.to_owned(), uid })
+        })
+        .collect()
+}
+
+/// The expiry that an account had before the lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FormerExpiry {
+    /// The login name.
+    pub(super) name: String,
+    /// The field as it was, mostly empty.
+    pub(super) expiry: String,
+}
+
+/// The bytes of `shadow(5)` with every account expired except those that `is_kept` names, and
+/// what the changed accounts had before.
+pub(super) fn expire(
+    shadow: &[u8],
+    is_kept: impl Fn(&str) -> bool,
+) -> (Vec<u8>, Vec<FormerExpiry>) {
+    let mut former: Vec<FormerExpiry> = Vec::new();
+    let bytes = map_expiry(shadow, |name, expiry| {
+        // The C library reads the first line of a name only.
+        if is_kept(name) || expiry == EXPIRED || former.iter().any(|known| known.name == name) {
+            return None;
+        }
+        let expiry = std::str::from_utf8(expiry).ok()?.to_owned();
+        former.push(FormerExpiry { name: name.to_owned(), expiry });
+        Some(EXPIRED.to_vec())
+    });
+    (bytes, former)
+}
+
+/// The bytes of `shadow(5)` with the former expiry of those accounts whose field still holds
+/// what [`expire`] wrote.
+pub(super) fn restore(shadow: &[u8], former: &[FormerExpiry]) -> Vec<u8> {
+    let mut done: Vec<String> = Vec::new();
+    map_expiry(shadow, |name, expiry| {
+        if done.iter().any(|known| known == name) {
+            return None;
+        }
+        done.push(name.to_owned());
+        let entry = former.iter().find(|entry| entry.name == name)?;
+        (expiry == EXPIRED).then(|| entry.expiry.clone().into_bytes())
+    })
+}
+
+/// How many of those accounts still hold what [`expire`] wrote.
+pub(super) fn count_expired(shadow: &[u8], former: &[FormerExpiry]) -> usize {
+    let mut count = 0;
+    map_expiry(shadow, |name, expiry| {
+        if expiry == EXPIRED && former.iter().any(|entry| entry.name == name) {
+            count += 1;
+        }
+        None
+    });
+    count
+}
+
+/// Rewrites the expiry field where `change` says so; everything else stays byte for byte.
+fn map_expiry(
+    shadow: &[u8],
+    mut change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(shadow.len() + 64);
+    for line in shadow.split_inclusive(|byte| *byte == b'\n') {
+        match rewrite(line, &mut change) {
+            Some(changed) => out.extend_from_slice(&changed),
+            None => out.extend_from_slice(line),
+        }
+    }
+    out
+}
+
+fn rewrite(
+    line: &[u8],
+    change: &mut impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let mut fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
+    // The line end belongs to the ninth field, so that the eighth is never the last.
+    if fields.len() <= EXPIRY_FIELD + 1 {
+        return None;
+    }
+    let name = std::str::from_utf8(fields[0]).ok()?;
+    if name.is_empty() || name.starts_with(['+', '-', '#']) {
+        return None;
+    }
+    let changed = change(name, fields[EXPIRY_FIELD])?;
+    fields[EXPIRY_FIELD] = &changed;
+    Some(fields.join(&b':'))
+}
+
+#[cfg(test)]
+mod tests;
