@@ -124,7 +124,6 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-#[expect(clippy::unused_async, reason = "axum's handlers are asynchronous")]
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
     if shared.drain.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
@@ -135,7 +134,6 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
     }
 }
 
-#[expect(clippy::unused_async, reason = "axum's handlers are asynchronous")]
 async fn render(State(shared): State<Shared>) -> String {
     shared.metrics.render()
 }

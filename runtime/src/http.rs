@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::Request;
+use metrics::{counter, gauge};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tower::Service;
 
 use crate::lifecycle::Drain;
+use crate::metrics as names;
 use crate::tls;
 
 use self::connection::Ended;
@@ -197,7 +199,7 @@ where
     S: HttpService,
 {
     async fn run(self: Arc<Self>, stream: TcpStream, peer_addr: SocketAddr, drain: Drain) {
-        let open = metrics::gauge!("tocsin_runtime_connections", "listener" => self.limits.name);
+        let open = gauge!(names::CONNECTIONS, "listener" => self.limits.name);
         let _open = connection::Gauge::raise(open);
         // Answers are small and wanted now; a socket that refuses the option works all the same.
         drop(stream.set_nodelay(true));
@@ -225,8 +227,8 @@ where
                 }
             }
         };
-        metrics::counter!(
-            "tocsin_runtime_connections_closed_total",
+        counter!(
+            names::CONNECTIONS_CLOSED,
             "listener" => self.limits.name,
             "reason" => ended.label(),
         )

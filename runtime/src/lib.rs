@@ -17,6 +17,8 @@ pub mod lifecycle;
 pub mod observability;
 pub mod tls;
 
+mod metrics;
+
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use entropy::Entropy;

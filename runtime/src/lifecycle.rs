@@ -147,6 +147,9 @@ pub enum TaskError {
     },
 }
 
+/// What a task answers, whatever its own error type.
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
 /// The few long tasks of a process or role, by name. The first that fails begins the drain.
 ///
 /// Dropping it aborts them. For many short-lived tasks, such as sessions, use [`TaskTracker`].
@@ -154,7 +157,7 @@ pub enum TaskError {
 pub struct Tasks {
     drain: Drain,
     grace: Duration,
-    set: JoinSet<Result<(), Box<dyn Error + Send + Sync>>>,
+    set: JoinSet<Outcome>,
     names: HashMap<tokio::task::Id, &'static str>,
 }
 
@@ -209,10 +212,7 @@ impl Tasks {
         }
     }
 
-    fn judge(
-        &self,
-        ended: Result<(tokio::task::Id, Result<(), Box<dyn Error + Send + Sync>>), JoinError>,
-    ) -> Result<(), TaskError> {
+    fn judge(&self, ended: Result<(tokio::task::Id, Outcome), JoinError>) -> Result<(), TaskError> {
         let name = |id| self.names.get(&id).copied().unwrap_or("unnamed");
         match ended {
             Ok((_, Ok(()))) => Ok(()),

@@ -98,5 +98,6 @@ fn install() -> PrometheusHandle {
     if metrics::set_global_recorder(recorder).is_err() {
         tracing::warn!("another metrics recorder is installed, ours stays empty");
     }
+    crate::metrics::describe();
     handle
 }

@@ -27,7 +27,7 @@ pub use self::pin::{PinError, SpkiPin};
 mod pem;
 mod pin;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Why a configuration could not be made or a handshake did not succeed.
 #[derive(Debug, thiserror::Error)]

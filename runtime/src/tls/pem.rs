@@ -80,7 +80,7 @@ pub fn write_key(path: &Path, key: &PrivateKeyDer<'_>) -> Result<(), PemError> {
         PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
         PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
         // The enum is foreign and open; every form added since PKCS#8 is wrapped in it.
-        _ => "PRIVATE KEY",
+        PrivateKeyDer::Pkcs8(_) | _ => "PRIVATE KEY",
     };
     let text = Zeroizing::new(encode(label, key.secret_der()));
     Ok(write_atomic(path, text.as_bytes(), PRIVATE)?)
