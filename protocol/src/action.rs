@@ -107,9 +107,7 @@ pub enum WipeLevel {
 pub struct Refresh {}
 
 /// The verbs alone: what a trust root sets thresholds for and a token's scope names.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
     /// See [`Action::Lock`].
@@ -128,14 +126,8 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 6] = [
-        Self::Lock,
-        Self::Unlock,
-        Self::Quarantine,
-        Self::Release,
-        Self::Wipe,
-        Self::Refresh,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Lock, Self::Unlock, Self::Quarantine, Self::Release, Self::Wipe, Self::Refresh];
 
     /// The verb as the wire, the store and the command line spell it.
     pub const fn as_str(self) -> &'static str {

@@ -94,12 +94,21 @@ pub struct Refusal {
     pub reason: RefusalReason,
     /// The particulars, for a person.
     pub detail: String,
+    /// The claims, when a trusted key signed them and they are addressed to this device: then
+    /// its sequence number counts as seen. Otherwise nothing in the envelope means anything.
+    pub authentic: Option<Box<Envelope>>,
 }
 
 impl Refusal {
     /// A refusal for that reason.
     pub fn new(reason: RefusalReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), authentic: None }
+    }
+
+    /// The same refusal of an envelope that is authentic.
+    #[must_use]
+    pub fn of(self, envelope: &Envelope) -> Self {
+        Self { authentic: Some(Box::new(envelope.clone())), ..self }
     }
 }
 
@@ -132,9 +141,10 @@ impl Verifying<'_> {
     pub fn verify(&self, jws: &CompactJws) -> Result<Verified, Refusal> {
         let envelope = self.check_signature(jws)?;
         self.check_audience(&envelope)?;
-        self.check_validity(&envelope)?;
-        self.check_manifest(&envelope)?;
-        self.check_approvals(&envelope)?;
+        self.check_validity(&envelope)
+            .and_then(|()| self.check_manifest(&envelope))
+            .and_then(|()| self.check_approvals(&envelope))
+            .map_err(|refusal| refusal.of(&envelope))?;
         Ok(Verified(envelope))
     }
 
@@ -145,9 +155,7 @@ impl Verifying<'_> {
         let key = self.trust.command_key(parsed.key_id()).ok_or_else(|| {
             Refusal::new(BadSignature, format!("{} is no command key", parsed.key_id()))
         })?;
-        parsed
-            .verify(&key.key)
-            .map_err(|error| Refusal::new(BadSignature, error.to_string()))?;
+        parsed.verify(&key.key).map_err(|error| Refusal::new(BadSignature, error.to_string()))?;
         // A trusted key signed it: what cannot be read now is newer than this agent.
         let envelope: Envelope =
             parsed.claims().map_err(|error| Refusal::new(Unsupported, error.to_string()))?;
@@ -245,9 +253,7 @@ pub fn check_approval<'a>(
     let approver = trust.approver(parsed.key_id()).ok_or_else(|| {
         Refusal::new(BadApproval, format!("{} is no approver's key", parsed.key_id()))
     })?;
-    parsed
-        .verify(&approver.key)
-        .map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
+    parsed.verify(&approver.key).map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
     let approval: Approval =
         parsed.claims().map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
     if approval.manifest == *manifest {

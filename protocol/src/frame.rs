@@ -87,10 +87,11 @@ pub enum HubFrame {
     Welcome(Welcome),
     /// A command.
     Command(CommandFrame),
-    /// The store holds those receipts: the agent may forget the commands.
+    /// The store holds those receipts: the agent may stop sending them.
     Confirmed {
-        /// Which commands.
-        command_ids: Vec<CommandId>,
+        /// SHA-256 of each receipt's text, as [`CompactJws::sha256`] spells it. Receipts, not
+        /// commands: a forged envelope's refusal must not confirm the real command's outcome.
+        receipts: Vec<String>,
     },
     /// The next version of the trust root.
     Trust {
@@ -198,8 +199,7 @@ pub trait Frame: Serialize + DeserializeOwned + Sized {
 
     /// The frame as one text message.
     fn encode(&self) -> Result<String, FrameError> {
-        let text =
-            serde_json::to_string(self).map_err(|e| FrameError::Malformed(e.to_string()))?;
+        let text = serde_json::to_string(self).map_err(|e| FrameError::Malformed(e.to_string()))?;
         if text.len() > limits::FRAME_BYTES { Err(FrameError::TooBig) } else { Ok(text) }
     }
 
@@ -242,8 +242,8 @@ impl Frame for HubFrame {
             Self::Command(command) => {
                 within(command.jws.as_str().len() <= limits::ENVELOPE_BYTES, "envelope")
             }
-            Self::Confirmed { command_ids } => {
-                within(command_ids.len() <= limits::CONFIRMED_IDS, "command_ids")
+            Self::Confirmed { receipts } => {
+                within(receipts.len() <= limits::CONFIRMED_RECEIPTS, "receipts")
             }
             Self::Reconnect(reconnect) => {
                 within(reconnect.hubs.len() <= limits::LIST_ENTRIES, "hubs")

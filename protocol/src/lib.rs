@@ -12,6 +12,7 @@ pub mod frame;
 pub mod id;
 pub mod jws;
 pub mod key;
+pub mod ledger;
 pub mod limits;
 pub mod manifest;
 pub mod receipt;

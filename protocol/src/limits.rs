@@ -21,8 +21,8 @@ pub const MANIFEST_DEVICES: u32 = 1_000_000;
 pub const TEXT_CHARS: usize = 500;
 /// Entries of any list inside an action, such as the peers a quarantine still allows.
 pub const LIST_ENTRIES: usize = 64;
-/// Command ids in one `confirmed` frame.
-pub const CONFIRMED_IDS: usize = 256;
+/// Receipts named in one `confirmed` frame.
+pub const CONFIRMED_RECEIPTS: usize = 256;
 /// Frames in one long-poll or check-in body.
 pub const EXCHANGE_FRAMES: usize = 256;
 /// Bytes of one long-poll or check-in body.
@@ -31,6 +31,13 @@ pub const EXCHANGE_BYTES: usize = 1024 * 1024;
 pub const OUTBOX_BYTES: usize = 256 * 1024;
 /// Frames that wait for one session before it is closed as `slow`.
 pub const OUTBOX_FRAMES: usize = 1024;
+
+/// Urgent commands whose ack one session waits for at a time.
+pub const URGENT_WAITING: usize = 32;
+/// Commands that a device remembers after they ended.
+pub const LEDGER_ENTRIES: usize = 10_000;
+/// Unconfirmed refusals of envelopes that nobody trusted signed.
+pub const LEDGER_STRANGERS: usize = 64;
 
 /// TLS handshake.
 pub const TLS_TIMEOUT: Duration = Duration::from_secs(5);

@@ -101,9 +101,7 @@ impl CommandState {
 }
 
 /// The queue a command travels in. Urgent ones never wait behind bulk.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// Lock, wipe, quarantine and their releases.

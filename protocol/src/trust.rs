@@ -111,7 +111,11 @@ pub struct SignedTrustRoot(Vec<CompactJws>);
 impl SignedTrustRoot {
     /// Signs a trust root with each of those keys.
     pub fn sign(root: &TrustRoot, signers: &[&dyn Signer]) -> Result<Self, JwsError> {
-        signers.iter().map(|signer| jws::sign(TYP, root, *signer)).collect::<Result<_, _>>().map(Self)
+        signers
+            .iter()
+            .map(|signer| jws::sign(TYP, root, *signer))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The signatures, each a whole document.
