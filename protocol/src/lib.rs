@@ -7,7 +7,10 @@
 
 pub mod action;
 pub mod close;
+pub mod enrollment;
 pub mod envelope;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 pub mod frame;
 pub mod id;
 pub mod jws;
