@@ -58,7 +58,7 @@ impl Clock {
             Source::System => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
-            Source::Manual(hand) => hand.state.unix_millis.load(Ordering::SeqCst),
+            Source::Manual(hand) => hand.unix_millis(),
         }
     }
 
@@ -79,7 +79,8 @@ pub struct ManualClock {
 struct ManualState {
     base: Instant,
     elapsed_nanos: AtomicU64,
-    unix_millis: AtomicU64,
+    /// Wall time minus elapsed time, wrapping.
+    offset_millis: AtomicU64,
 }
 
 impl ManualClock {
@@ -90,7 +91,7 @@ impl ManualClock {
             state: Arc::new(ManualState {
                 base: Clock::system().now(),
                 elapsed_nanos: AtomicU64::new(0),
-                unix_millis: AtomicU64::new(0),
+                offset_millis: AtomicU64::new(0),
             }),
         }
     }
@@ -104,14 +105,21 @@ impl ManualClock {
     /// Moves monotonic and wall time forward together.
     pub fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.state.elapsed_nanos.fetch_add(nanos, Ordering::SeqCst);
-        self.state.unix_millis.fetch_add(millis, Ordering::SeqCst);
     }
 
     /// Sets wall time alone, as a clock jump does; monotonic time does not move.
     pub fn set_unix_millis(&self, unix_millis: u64) {
-        self.state.unix_millis.store(unix_millis, Ordering::SeqCst);
+        let offset = unix_millis.wrapping_sub(self.elapsed_millis());
+        self.state.offset_millis.store(offset, Ordering::SeqCst);
+    }
+
+    fn unix_millis(&self) -> u64 {
+        self.state.offset_millis.load(Ordering::SeqCst).wrapping_add(self.elapsed_millis())
+    }
+
+    fn elapsed_millis(&self) -> u64 {
+        self.state.elapsed_nanos.load(Ordering::SeqCst) / 1_000_000
     }
 
     fn now(&self) -> Instant {

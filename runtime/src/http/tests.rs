@@ -23,6 +23,8 @@ use crate::tls::{ClientAuth, client_config, server_config};
 const SHORT: Duration = Duration::from_millis(50);
 /// For limits that are to strike after an answer, which a busy machine may take a while to give.
 const ROOMY: Duration = Duration::from_secs(2);
+/// When a server that should have closed has not.
+const GUARD: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Limits that no test reaches unless it lowers one.
@@ -68,7 +70,8 @@ fn echo() -> Router {
 /// Everything until the server closes, or breaks off.
 async fn rest(mut stream: impl tokio::io::AsyncRead + Unpin) -> String {
     let mut bytes = Vec::new();
-    drop(stream.read_to_end(&mut bytes).await);
+    let reading = tokio::time::timeout(GUARD, stream.read_to_end(&mut bytes));
+    drop(reading.await.expect("the server closes long before the guard"));
     String::from_utf8(bytes).unwrap()
 }
 
@@ -169,7 +172,8 @@ async fn unread_answer_is_cut_by_the_idle_watchdog() {
     let mut first = [0; 1];
     never_read.peek(&mut first).await.unwrap();
     server.drain.begin(LONG);
-    server.tasks.join_next().await.unwrap().unwrap();
+    let ended = tokio::time::timeout(GUARD, server.tasks.join_next()).await;
+    ended.expect("the watchdog strikes long before the guard").unwrap().unwrap();
 }
 
 #[tokio::test]
