@@ -13,8 +13,11 @@ use protocol::time::Timestamp;
 
 use crate::host::Host;
 
+pub mod lock;
+pub mod quarantine;
 pub mod refresh;
 pub mod simulated;
+pub mod state_file;
 pub mod tool;
 
 #[cfg(test)]
@@ -83,4 +86,14 @@ pub trait Executor: fmt::Debug + Send + Sync {
 /// A failure at a stage, with the particulars for a person.
 pub fn failure(kind: FailureKind, stage: &str, detail: impl fmt::Display) -> Failure {
     Failure { kind, stage: stage.to_owned(), detail: detail.to_string() }
+}
+
+/// SHA-256 in lowercase hexadecimal, the form that evidence and facts use.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
+/// Lowercase hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
