@@ -44,10 +44,7 @@ pub struct DeviceIdentity {
 impl DeviceIdentity {
     /// The URI names that a certificate of this identity carries.
     pub fn to_uris(self) -> [String; 2] {
-        [
-            format!("{DEVICE_URN}{}", self.device),
-            format!("{GENERATION_URN}{}", self.generation),
-        ]
+        [format!("{DEVICE_URN}{}", self.device), format!("{GENERATION_URN}{}", self.generation)]
     }
 
     /// Reads the identity from a certificate's URI names; `None` unless each of the two names is

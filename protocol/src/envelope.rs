@@ -18,6 +18,9 @@ use crate::state::{Lane, VerbClass};
 use crate::time::Timestamp;
 use crate::trust::TrustRoot;
 
+#[cfg(test)]
+mod tests;
+
 /// The media type of an envelope's JWS header.
 pub const TYP: &str = "tocsin-command+jws";
 /// The media type of an approval's JWS header.

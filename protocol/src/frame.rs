@@ -14,6 +14,9 @@ use crate::state::{Lane, PerLane};
 use crate::time::Timestamp;
 use crate::trust::SignedTrustRoot;
 
+#[cfg(test)]
+mod tests;
+
 /// The WebSocket subprotocol.
 pub const SUBPROTOCOL: &str = "tocsin.v1";
 /// Path of the WebSocket on the hub's agent port.

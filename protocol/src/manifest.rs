@@ -12,6 +12,9 @@ use crate::action::Action;
 use crate::id::{DeviceId, OrderId};
 use crate::time::Timestamp;
 
+#[cfg(test)]
+mod tests;
+
 /// What approvers sign: an order's action, its end, and its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {

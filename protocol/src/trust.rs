@@ -17,6 +17,9 @@ use crate::manifest::Manifest;
 use crate::state::VerbClass;
 use crate::time::Timestamp;
 
+#[cfg(test)]
+mod tests;
+
 /// The media type of a trust root's JWS header.
 pub const TYP: &str = "tocsin-trust-root+jws";
 

@@ -1,1 +1,255 @@
-//! The ledger under scripts.
+//! The ledger under scripts: replay, gaps, duplicates, refusals, restarts.
+
+use std::time::Duration;
+
+use super::*;
+use crate::action::Action;
+use crate::fixture::{self, NOW, Organisation, command, device};
+
+struct Story {
+    organisation: Organisation,
+    records: Vec<Record>,
+}
+
+impl Story {
+    fn new() -> Self {
+        Self { organisation: Organisation::new(), records: Vec::new() }
+    }
+
+    /// The ledger as a restart would find it.
+    fn ledger(&self) -> Ledger {
+        Ledger::replay(&self.records)
+    }
+
+    fn frame(&self, number: u8, action: Action, seq: u64, after_seq: u64) -> CommandFrame {
+        let envelope = self.organisation.envelope(number, action, device(1), seq);
+        self.organisation.deliver(&envelope, after_seq)
+    }
+
+    fn offer(&self, frame: &CommandFrame) -> Offer {
+        self.ledger().offer(frame, &self.organisation.verifying(device(1)))
+    }
+
+    fn take(&mut self, frame: &CommandFrame) {
+        let offer = self.offer(frame);
+        let Offer::Take(received) = offer else { panic!("not taken: {offer:?}") };
+        self.records.push(Record::Received(*received));
+    }
+
+    fn done(&mut self, number: u8) -> CompactJws {
+        let receipt = CompactJws::from_text(format!("receipt of {number}"));
+        let command_id = command(number);
+        self.records.push(Record::Intent { command_id });
+        self.records.push(Record::Done { command_id, receipt: receipt.clone() });
+        receipt
+    }
+
+    fn confirm(&mut self, receipt: &CompactJws) {
+        self.records.push(Record::Confirmed { receipt_sha256: receipt.sha256() });
+    }
+}
+
+fn refusal_reason(offer: &Offer) -> Option<RefusalReason> {
+    match offer {
+        Offer::Refuse(refusal) => Some(refusal.reason),
+        Offer::Take(_) | Offer::Known(_) | Offer::Gap | Offer::Drop => None,
+    }
+}
+
+#[test]
+fn a_command_is_answered_by_its_stage() {
+    let mut story = Story::new();
+    let frame = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&frame);
+    assert_eq!(story.offer(&frame), Offer::Known(Answer::Ack));
+    story.records.push(Record::Intent { command_id: command(1) });
+    assert_eq!(story.offer(&frame), Offer::Known(Answer::Ack));
+    let receipt = story.done(1);
+    assert_eq!(story.offer(&frame), Offer::Known(Answer::Receipt(receipt.clone())));
+    story.confirm(&receipt);
+    assert_eq!(story.offer(&frame), Offer::Known(Answer::Nothing));
+}
+
+#[test]
+fn envelope_replayed_after_it_was_forgotten_is_refused() {
+    let mut story = Story::new();
+    let frame = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&frame);
+    let receipt = story.done(1);
+    story.confirm(&receipt);
+    let mut ledger = story.ledger();
+    ledger.forget(NOW.plus(Duration::from_secs(3600)));
+    assert_eq!(ledger.snapshot(), [Record::Sequence { last_seq: PerLane { urgent: 1, bulk: 0 } }]);
+    let offer = ledger.offer(&frame, &story.organisation.verifying(device(1)));
+    assert_eq!(refusal_reason(&offer), Some(RefusalReason::Replayed));
+}
+
+#[test]
+fn commands_are_remembered_while_their_approvals_hold() {
+    let mut story = Story::new();
+    let frame = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&frame);
+    let receipt = story.done(1);
+    story.confirm(&receipt);
+    let mut ledger = story.ledger();
+    ledger.forget(NOW.plus(Duration::from_secs(3599)));
+    let offer = ledger.offer(&frame, &story.organisation.verifying(device(1)));
+    assert_eq!(offer, Offer::Known(Answer::Nothing));
+}
+
+#[test]
+fn same_order_under_another_command_is_refused() {
+    let mut story = Story::new();
+    let first = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&first);
+    let mut again = story.organisation.envelope(1, fixture::lock(), device(1), 2);
+    again.jti = command(2);
+    let again = story.organisation.deliver(&again, 0);
+    assert_eq!(refusal_reason(&story.offer(&again)), Some(RefusalReason::DuplicateOrder));
+}
+
+#[test]
+fn a_missing_earlier_command_is_asked_for() {
+    let mut story = Story::new();
+    let first = story.frame(1, fixture::lock(), 1, 0);
+    let second = story.frame(2, fixture::lock(), 2, 1);
+    assert_eq!(story.offer(&second), Offer::Gap);
+    story.take(&first);
+    story.take(&second);
+    // Number 3 was cancelled: nothing that still waits comes before number 4.
+    let fourth = story.frame(4, fixture::lock(), 4, 2);
+    story.take(&fourth);
+    assert_eq!(story.ledger().last_seq(), PerLane { urgent: 4, bulk: 0 });
+}
+
+#[test]
+fn a_hint_that_points_forward_is_ignored() {
+    let mut story = Story::new();
+    let frame = story.frame(1, fixture::lock(), 1, 7);
+    story.take(&frame);
+}
+
+#[test]
+fn lanes_do_not_wait_for_each_other() {
+    let mut story = Story::new();
+    let refresh = Action::Refresh(crate::action::Refresh {});
+    let bulk = story.frame(1, refresh, 9, 0);
+    let urgent = story.frame(2, fixture::lock(), 1, 0);
+    story.take(&bulk);
+    story.take(&urgent);
+    let ledger = story.ledger();
+    assert_eq!(ledger.next_work(Lane::Bulk).map(|work| work.command_id), Some(command(1)));
+    assert_eq!(ledger.next_work(Lane::Urgent).map(|work| work.command_id), Some(command(2)));
+}
+
+#[test]
+fn work_comes_in_order_and_says_whether_it_was_begun() {
+    let mut story = Story::new();
+    // Ids do not sort like sequence numbers here.
+    let first = story.frame(9, fixture::lock(), 1, 0);
+    let second = story.frame(3, fixture::lock(), 2, 1);
+    story.take(&first);
+    story.take(&second);
+    let work = story.ledger().next_work(Lane::Urgent).expect("two are open");
+    assert_eq!((work.command_id, work.is_begun), (command(9), false));
+    story.records.push(Record::Intent { command_id: command(9) });
+    let work = story.ledger().next_work(Lane::Urgent).expect("two are open");
+    assert_eq!((work.command_id, work.is_begun), (command(9), true));
+    story.done(9);
+    let work = story.ledger().next_work(Lane::Urgent).expect("one is open");
+    assert_eq!((work.command_id, work.is_begun), (command(3), false));
+}
+
+#[test]
+fn receipts_wait_until_exactly_they_are_confirmed() {
+    let mut story = Story::new();
+    let frame = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&frame);
+    let receipt = story.done(1);
+    story.confirm(&CompactJws::from_text("another receipt".to_owned()));
+    assert_eq!(story.ledger().unconfirmed().collect::<Vec<_>>(), [(command(1), &receipt)]);
+    story.confirm(&receipt);
+    assert_eq!(story.ledger().unconfirmed().count(), 0);
+}
+
+#[test]
+fn forged_envelope_does_not_stand_in_the_way_of_the_real_one() {
+    let mut story = Story::new();
+    let real = story.frame(1, fixture::lock(), 1, 0);
+    let envelope = story.organisation.envelope(1, fixture::lock(), device(1), 1);
+    let forged = CommandFrame {
+        jws: crate::envelope::sign(&envelope, &fixture::signing_key(99)).expect("signs"),
+        ..real.clone()
+    };
+    assert_eq!(refusal_reason(&story.offer(&forged)), Some(RefusalReason::BadSignature));
+    let receipt = CompactJws::from_text("refused".to_owned());
+    story.records.push(Record::Refused(Refused {
+        command_id: command(1),
+        place: None,
+        envelope_sha256: forged.jws.sha256(),
+        receipt: receipt.clone(),
+    }));
+    assert_eq!(story.offer(&forged), Offer::Known(Answer::Receipt(receipt.clone())));
+    story.take(&real);
+    let outcome = story.done(1);
+    story.confirm(&receipt);
+    assert_eq!(story.ledger().unconfirmed().collect::<Vec<_>>(), [(command(1), &outcome)]);
+}
+
+#[test]
+fn authentic_refusal_counts_as_seen() {
+    let mut story = Story::new();
+    let wipe = story.frame(1, fixture::wipe(), 1, 0);
+    assert_eq!(refusal_reason(&story.offer(&wipe)), Some(RefusalReason::MissingApproval));
+    story.records.push(Record::Refused(Refused {
+        command_id: command(1),
+        place: Some((Lane::Urgent, 1)),
+        envelope_sha256: wipe.jws.sha256(),
+        receipt: CompactJws::from_text("refused".to_owned()),
+    }));
+    let next = story.frame(2, fixture::lock(), 2, 1);
+    story.take(&next);
+}
+
+#[test]
+fn strangers_cannot_fill_the_ledger() {
+    let mut story = Story::new();
+    for number in 0..limits::LEDGER_STRANGERS {
+        story.records.push(Record::Refused(Refused {
+            command_id: command(1),
+            place: None,
+            envelope_sha256: number.to_string(),
+            receipt: CompactJws::from_text(number.to_string()),
+        }));
+    }
+    let garbage = CommandFrame {
+        jws: CompactJws::from_text("garbage".to_owned()),
+        ..story.frame(1, fixture::lock(), 1, 0)
+    };
+    assert_eq!(story.offer(&garbage), Offer::Drop);
+    let real = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&real);
+}
+
+#[test]
+fn compaction_changes_nothing_that_matters() {
+    let mut story = Story::new();
+    for (number, seq) in [(1, 1), (2, 2), (3, 3), (4, 4)] {
+        let frame = story.frame(number, fixture::lock(), seq, seq - 1);
+        story.take(&frame);
+    }
+    let confirmed = story.done(1);
+    story.confirm(&confirmed);
+    story.done(2);
+    story.records.push(Record::Intent { command_id: command(3) });
+    let before = story.ledger();
+    let after = Ledger::replay(&before.snapshot());
+    assert_eq!(after.last_seq(), before.last_seq());
+    assert_eq!(after.next_work(Lane::Urgent), before.next_work(Lane::Urgent));
+    assert_eq!(after.unconfirmed().collect::<Vec<_>>(), before.unconfirmed().collect::<Vec<_>>());
+    for (number, seq) in [(1, 1), (2, 2), (3, 3), (4, 4)] {
+        let frame = story.frame(number, fixture::lock(), seq, seq - 1);
+        let verifying = story.organisation.verifying(device(1));
+        assert_eq!(after.offer(&frame, &verifying), before.offer(&frame, &verifying));
+    }
+}

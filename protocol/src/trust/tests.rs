@@ -1,0 +1,109 @@
+//! Trust roots move forward only, along an unbroken chain of signatures.
+
+use super::*;
+use crate::fixture::{self, Organisation};
+
+fn next(organisation: &Organisation) -> TrustRoot {
+    TrustRoot { version: 2, ..organisation.trust.clone() }
+}
+
+#[test]
+fn first_version_is_pinned_when_its_own_root_signed_it() {
+    let organisation = Organisation::new();
+    assert_eq!(organisation.signed_trust().pin().as_ref(), Ok(&organisation.trust));
+    let forged = SignedTrustRoot::sign(&organisation.trust, &[&organisation.alice]);
+    let error = forged.expect("signs").pin().expect_err("refused");
+    assert_eq!(error, TrustError::TooFewSignatures { version: 1, signed: 0, needed: 1 });
+}
+
+#[test]
+fn next_version_by_the_same_root_is_accepted() {
+    let organisation = Organisation::new();
+    let signed = SignedTrustRoot::sign(&next(&organisation), &[&organisation.root_key]);
+    assert_eq!(signed.expect("signs").succeed(&organisation.trust), Ok(next(&organisation)));
+}
+
+#[test]
+fn older_same_and_skipped_versions_are_refused() {
+    let organisation = Organisation::new();
+    for offered in [0, 1, 3, u32::MAX] {
+        let root = TrustRoot { version: offered, ..organisation.trust.clone() };
+        let signed = SignedTrustRoot::sign(&root, &[&organisation.root_key]).expect("signs");
+        let error = signed.succeed(&organisation.trust).expect_err("refused");
+        assert_eq!(error, TrustError::NotNext { current: 1, offered });
+    }
+}
+
+#[test]
+fn a_new_root_key_needs_the_signatures_of_both() {
+    let organisation = Organisation::new();
+    let new_key = fixture::signing_key(50);
+    let mut root = next(&organisation);
+    root.root.keys = vec![new_key.public().clone()];
+    let by = |signers: &[&dyn Signer]| {
+        SignedTrustRoot::sign(&root, signers).expect("signs").succeed(&organisation.trust)
+    };
+    assert!(matches!(by(&[&new_key]), Err(TrustError::TooFewSignatures { version: 1, .. })));
+    assert!(matches!(
+        by(&[&organisation.root_key]),
+        Err(TrustError::TooFewSignatures { version: 2, .. })
+    ));
+    assert_eq!(by(&[&organisation.root_key, &new_key]), Ok(root.clone()));
+}
+
+#[test]
+fn one_key_twice_is_not_two_signatures() {
+    let mut organisation = Organisation::new();
+    organisation.trust.root.keys.push(fixture::signing_key(51).public().clone());
+    organisation.trust.root.threshold = 2;
+    let key = &organisation.root_key;
+    let signed = SignedTrustRoot::sign(&organisation.trust, &[key, key]).expect("signs");
+    assert!(matches!(signed.pin(), Err(TrustError::TooFewSignatures { signed: 1, .. })));
+    organisation.trust.root.keys[1] = key.public().clone();
+    let signed = SignedTrustRoot::sign(&organisation.trust, &[key, key]).expect("signs");
+    assert!(matches!(signed.pin(), Err(TrustError::TooFewSignatures { signed: 1, .. })));
+}
+
+#[test]
+fn signatures_over_different_texts_are_refused() {
+    let organisation = Organisation::new();
+    let one = SignedTrustRoot::sign(&organisation.trust, &[&organisation.root_key]);
+    let other = SignedTrustRoot::sign(&next(&organisation), &[&organisation.root_key]);
+    let mixed = [one.expect("signs").0, other.expect("signs").0].concat();
+    assert_eq!(SignedTrustRoot(mixed).pin(), Err(TrustError::Inconsistent));
+    assert_eq!(SignedTrustRoot(Vec::new()).pin(), Err(TrustError::Inconsistent));
+}
+
+#[test]
+fn unsound_roots_are_refused() {
+    let check = |change: fn(&mut TrustRoot)| {
+        let mut organisation = Organisation::new();
+        change(&mut organisation.trust);
+        organisation.signed_trust().pin()
+    };
+    let unsound = |outcome| matches!(outcome, Err(TrustError::Unsound(_)));
+    assert!(unsound(check(|root| root.root.threshold = 0)));
+    assert!(unsound(check(|root| root.root.threshold = 2)));
+    assert!(unsound(check(|root| root.approvers.push(root.approvers[0].clone()))));
+    assert!(unsound(check(|root| root.approvers[0].key = root.command_keys[0].key.clone())));
+}
+
+#[test]
+fn what_the_root_does_not_name_has_safe_defaults() {
+    let organisation = Organisation::new();
+    let tree = crate::manifest::DeviceTree::new([fixture::device(1)]).expect("one device");
+    let needed = |action| {
+        let manifest = organisation.manifest(1, action, &tree);
+        organisation.trust.approvals_needed(&manifest, &fixture::device(1))
+    };
+    assert_eq!(needed(fixture::wipe()), 2);
+    assert_eq!(needed(fixture::lock()), 0);
+}
+
+#[test]
+fn many_devices_cost_a_disruptive_order_one_approval() {
+    let organisation = Organisation::new();
+    let tree = crate::manifest::DeviceTree::new((1..=51).map(fixture::device)).expect("devices");
+    let manifest = organisation.manifest(1, fixture::lock(), &tree);
+    assert_eq!(organisation.trust.approvals_needed(&manifest, &fixture::device(1)), 1);
+}
