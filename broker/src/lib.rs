@@ -16,9 +16,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use protocol::id::{DeviceId, HubId};
 
-pub use memory::MemoryBroker;
+pub use memory::{MemoryBroker, MemoryLimits};
 pub use message::{Downstream, Upstream};
-pub use presence::{HubLease, Presence};
+pub use presence::{HubLease, LeaseGrant, Presence};
 
 /// How long a hub's lease lasts without renewal.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -39,6 +39,9 @@ pub enum BrokerError {
     /// The hub's lease is held by somebody else, or was lost.
     #[error("the lease of this hub is not ours")]
     LeaseLost,
+    /// The caller gave more than one batch may hold.
+    #[error("a batch holds at most {BATCH} messages")]
+    BatchTooBig,
 }
 
 impl BrokerError {
@@ -46,7 +49,7 @@ impl BrokerError {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable | Self::Full => true,
-            Self::LeaseLost => false,
+            Self::LeaseLost | Self::BatchTooBig => false,
         }
     }
 }
@@ -54,23 +57,30 @@ impl BrokerError {
 /// The bus. One value per process; cheap calls, safe from many tasks.
 #[async_trait]
 pub trait Broker: fmt::Debug + Send + Sync {
-    /// Takes or renews a hub's lease. `LeaseLost` when another incarnation holds it.
-    async fn renew_lease(&self, lease: &HubLease) -> Result<(), BrokerError>;
+    /// Takes or renews a hub's lease, and says which of the two it was. `LeaseLost` when another
+    /// incarnation holds it.
+    ///
+    /// After [`LeaseGrant::Taken`] the hub subscribes anew and [restores](Self::restore) its
+    /// sessions: it was away for longer than [`LEASE`], or the broker forgot.
+    async fn renew_lease(&self, lease: &HubLease) -> Result<LeaseGrant, BrokerError>;
 
-    /// Gives the lease back; presence of its sessions ends with it.
+    /// Gives the lease back; presence of its sessions ends with it. Harmless when nobody holds
+    /// it, `LeaseLost` when another incarnation does.
     async fn release_lease(&self, lease: &HubLease) -> Result<(), BrokerError>;
 
     /// The hubs that hold a lease.
     async fn hubs(&self) -> Result<Vec<HubLease>, BrokerError>;
 
-    /// Subscribes a hub to its channel. The newest subscription of a hub replaces older ones.
+    /// Subscribes a hub to its channel; `LeaseLost` unless it holds that lease. The newest
+    /// subscription of a hub replaces older ones, which end.
     async fn subscribe(&self, lease: &HubLease) -> Result<Box<dyn Subscription>, BrokerError>;
 
     /// Publishes a batch (at most [`BATCH`]) to a hub's channel, and says how many subscribers
-    /// took it. Zero means: not delivered.
+    /// took it. Zero means: not delivered. A subscriber that does not keep up is ended.
     async fn publish(&self, hub: &HubId, batch: Vec<Downstream>) -> Result<usize, BrokerError>;
 
-    /// Appends a batch (at most [`BATCH`]) for the control plane.
+    /// Appends a batch (at most [`BATCH`]) for the control plane, all of it or nothing. `Full`
+    /// when too much waits to be read or acknowledged.
     async fn send_upstream(&self, batch: Vec<Upstream>) -> Result<(), BrokerError>;
 
     /// Joins the readers of the upstream. Each message goes to one reader, and to another one
@@ -80,11 +90,17 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// Writes that a device has a session. Replaces the device's older entry.
     async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<(), BrokerError>;
 
+    /// Writes the entries (at most [`BATCH`]) of sessions that a hub still has after it lost its
+    /// lease or the broker lost its memory, and answers those devices that meanwhile have a
+    /// session on another hub with a lease. Their entries stay; the session here is the older.
+    async fn restore(&self, entries: &[(DeviceId, Presence)])
+    -> Result<Vec<DeviceId>, BrokerError>;
+
     /// Removes the entry if it is still of that session, in one step. Says whether it was.
     async fn depart(&self, device: DeviceId, presence: &Presence) -> Result<bool, BrokerError>;
 
-    /// Where those devices are, in the order asked; `None` where a device has no session on a
-    /// hub that holds a lease.
+    /// Where those devices are, in the order asked; `None` where a device has no session under
+    /// a lease that is held.
     async fn locate(&self, devices: &[DeviceId]) -> Result<Vec<Option<Presence>>, BrokerError>;
 
     /// Goes through the normal path once, to find out whether the bus delivers.

@@ -1,0 +1,203 @@
+//! Clauses about leases, and about presence that is read from them.
+#![expect(missing_docs, reason = "the names of the clauses are sentences")]
+
+use super::{Harness, arrived, device, held, hub, lease, located, session};
+use crate::{BATCH, BrokerError, LEASE, LEASE_RENEWAL, LeaseGrant, Presence};
+
+pub async fn free_lease_is_taken_and_then_renewed(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    let again = broker.renew_lease(&lease).await.expect("we hold it");
+    assert_eq!(again, LeaseGrant::Renewed);
+}
+
+pub async fn lease_of_another_incarnation_is_refused(harness: &impl Harness) {
+    let (broker, other) = (harness.broker().await, harness.broker().await);
+    held(&*broker, "hub-a", 1).await;
+    let refused = other.renew_lease(&lease("hub-a", 2)).await;
+    assert!(matches!(refused, Err(BrokerError::LeaseLost)), "{refused:?}");
+}
+
+pub async fn expired_lease_can_be_taken_by_another_incarnation(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let former = held(&*broker, "hub-a", 1).await;
+    harness.advance(LEASE).await;
+    held(&*broker, "hub-a", 2).await;
+    let refused = broker.renew_lease(&former).await;
+    assert!(matches!(refused, Err(BrokerError::LeaseLost)), "{refused:?}");
+}
+
+pub async fn lease_that_expired_is_taken_again_not_renewed(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    harness.advance(LEASE).await;
+    let again = broker.renew_lease(&lease).await.expect("nobody else took it");
+    assert_eq!(again, LeaseGrant::Taken);
+}
+
+pub async fn released_lease_is_free_at_once(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let former = held(&*broker, "hub-a", 1).await;
+    let presence = arrived(&*broker, device(1), &former, 1).await;
+    broker.release_lease(&former).await.expect("we hold it");
+    assert_eq!(located(&*broker, device(1)).await, None, "{presence:?} ended with its lease");
+    held(&*broker, "hub-a", 2).await;
+    assert_eq!(located(&*broker, device(1)).await, None, "{presence:?} is of a former incarnation");
+}
+
+pub async fn only_the_holder_releases_a_lease(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    broker.release_lease(&lease("hub-a", 1)).await.expect("releasing a free lease is harmless");
+    let holder = held(&*broker, "hub-a", 1).await;
+    let refused = broker.release_lease(&lease("hub-a", 2)).await;
+    assert!(matches!(refused, Err(BrokerError::LeaseLost)), "{refused:?}");
+    assert_eq!(broker.hubs().await.expect("the broker answers"), [holder]);
+}
+
+pub async fn hubs_with_a_lease_are_listed(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    assert_eq!(broker.hubs().await.expect("the broker answers"), []);
+    held(&*broker, "hub-a", 1).await;
+    harness.advance(LEASE / 2).await;
+    let second = held(&*broker, "hub-b", 2).await;
+    let mut both = broker.hubs().await.expect("the broker answers");
+    both.sort_by(|a, b| a.hub.cmp(&b.hub));
+    assert_eq!(both, [lease("hub-a", 1), second.clone()]);
+    harness.advance(LEASE / 2).await;
+    assert_eq!(broker.hubs().await.expect("the broker answers"), [second]);
+}
+
+pub async fn session_is_located_until_it_departs(harness: &impl Harness) {
+    let (broker, other) = (harness.broker().await, harness.broker().await);
+    let lease = held(&*broker, "hub-a", 1).await;
+    assert_eq!(located(&*other, device(1)).await, None);
+    let presence = arrived(&*broker, device(1), &lease, 1).await;
+    assert_eq!(located(&*other, device(1)).await.as_ref(), Some(&presence));
+    assert!(broker.depart(device(1), &presence).await.expect("the broker answers"));
+    assert_eq!(located(&*other, device(1)).await, None);
+    assert!(!broker.depart(device(1), &presence).await.expect("the broker answers"));
+}
+
+pub async fn newer_session_replaces_older(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let (first, second) = (held(&*broker, "hub-a", 1).await, held(&*broker, "hub-b", 2).await);
+    arrived(&*broker, device(1), &first, 1).await;
+    let newer = arrived(&*broker, device(1), &second, 2).await;
+    assert_eq!(located(&*broker, device(1)).await, Some(newer));
+}
+
+pub async fn departure_of_a_replaced_session_removes_nothing(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    let older = arrived(&*broker, device(1), &lease, 1).await;
+    let newer = arrived(&*broker, device(1), &lease, 2).await;
+    assert!(!broker.depart(device(1), &older).await.expect("the broker answers"));
+    assert_eq!(located(&*broker, device(1)).await, Some(newer));
+}
+
+pub async fn entry_of_a_hub_without_lease_is_offline(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    arrived(&*broker, device(1), &lease("hub-a", 1), 1).await;
+    assert_eq!(located(&*broker, device(1)).await, None);
+}
+
+pub async fn entry_under_an_expired_lease_is_offline(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    arrived(&*broker, device(1), &lease, 1).await;
+    harness.advance(LEASE).await;
+    assert_eq!(located(&*broker, device(1)).await, None);
+}
+
+pub async fn entry_of_a_former_incarnation_stays_offline(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let former = held(&*broker, "hub-a", 1).await;
+    arrived(&*broker, device(1), &former, 1).await;
+    harness.advance(LEASE).await;
+    held(&*broker, "hub-a", 2).await;
+    assert_eq!(located(&*broker, device(1)).await, None);
+}
+
+pub async fn renewed_lease_keeps_its_sessions_online(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    let presence = arrived(&*broker, device(1), &lease, 1).await;
+    for _ in 0..8 {
+        harness.advance(LEASE_RENEWAL).await;
+        let grant = broker.renew_lease(&lease).await.expect("we hold it");
+        assert_eq!(grant, LeaseGrant::Renewed);
+    }
+    assert_eq!(located(&*broker, device(1)).await, Some(presence));
+}
+
+pub async fn restored_session_is_located(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    let entries: Vec<_> =
+        (0..BATCH as u64).map(|n| (device(n), Presence::new(&lease, session(1)))).collect();
+    let elsewhere = broker.restore(&entries).await.expect("the broker takes the entries");
+    assert_eq!(elsewhere, []);
+    for n in [0, 1, BATCH as u64 - 1] {
+        assert_eq!(located(&*broker, device(n)).await, Some(Presence::new(&lease, session(1))));
+    }
+}
+
+pub async fn restoring_never_replaces_a_live_session_elsewhere(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let (slept, other) = (held(&*broker, "hub-a", 1).await, held(&*broker, "hub-b", 2).await);
+    let older = arrived(&*broker, device(1), &slept, 1).await;
+    let staying = arrived(&*broker, device(2), &slept, 2).await;
+    let newer = arrived(&*broker, device(1), &other, 3).await;
+    let entries = [(device(1), older), (device(2), staying.clone())];
+    let elsewhere = broker.restore(&entries).await.expect("the broker answers");
+    assert_eq!(elsewhere, [device(1)]);
+    assert_eq!(located(&*broker, device(1)).await, Some(newer));
+    assert_eq!(located(&*broker, device(2)).await, Some(staying));
+}
+
+pub async fn restoring_replaces_an_entry_of_a_dead_hub(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let dead = held(&*broker, "hub-a", 1).await;
+    arrived(&*broker, device(1), &dead, 1).await;
+    harness.advance(LEASE).await;
+    let alive = held(&*broker, "hub-b", 2).await;
+    let presence = Presence::new(&alive, session(2));
+    let entries = [(device(1), presence.clone())];
+    let elsewhere = broker.restore(&entries).await.expect("the broker takes the entry");
+    assert_eq!(elsewhere, []);
+    assert_eq!(located(&*broker, device(1)).await, Some(presence));
+}
+
+pub async fn locating_keeps_the_order_of_a_thousand_devices(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let (first, second) = (held(&*broker, "hub-a", 1).await, held(&*broker, "hub-b", 2).await);
+    for n in 0..1000 {
+        match n % 3 {
+            0 => drop(arrived(&*broker, device(n), &first, 1).await),
+            1 => drop(arrived(&*broker, device(n), &second, 2).await),
+            _ => {}
+        }
+    }
+    let asked: Vec<_> = (0..1000).rev().map(device).collect();
+    let found = broker.locate(&asked).await.expect("the broker answers");
+    let hubs: Vec<_> = found.into_iter().map(|entry| entry.map(|entry| entry.hub)).collect();
+    let expected: Vec<_> = (0..1000)
+        .rev()
+        .map(|n| match n % 3 {
+            0 => Some(hub("hub-a")),
+            1 => Some(hub("hub-b")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(hubs, expected);
+}
+
+pub async fn restoring_too_many_at_once_is_refused(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    let presence = Presence::new(&lease, session(1));
+    let entries: Vec<_> = (0..=BATCH as u64).map(|n| (device(n), presence.clone())).collect();
+    let refused = broker.restore(&entries).await;
+    assert!(matches!(refused, Err(BrokerError::BatchTooBig)), "{refused:?}");
+    assert_eq!(located(&*broker, device(0)).await, None);
+}
