@@ -1,0 +1,36 @@
+//! A sandboxed host and tasks for integration tests.
+
+use agent::execute::Task;
+use agent::host::{Arming, Host, Power};
+use protocol::id::CommandId;
+use protocol::time::Timestamp;
+use tempfile::TempDir;
+
+/// A host whose every path is below one temporary folder.
+pub(crate) fn sandbox() -> (Host, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, state_dir) = (folder.path().join("root"), folder.path().join("state"));
+    std::fs::create_dir(&root).unwrap();
+    std::fs::create_dir(&state_dir).unwrap();
+    let host = Host {
+        root,
+        state_dir,
+        dbus_address: None,
+        control_plane: Vec::new(),
+        wipe_targets: Vec::new(),
+        break_glass: Vec::new(),
+        power: Power::Recorded(folder.path().join("power.log")),
+        arming: Arming::Sandboxed,
+    };
+    (host, folder)
+}
+
+/// The task of the command with that number.
+pub(crate) fn task(number: u8) -> Task {
+    let started_at = Timestamp::from_millis(1_700_000_000_000);
+    Task {
+        command_id: CommandId::new(started_at, [number; 10]),
+        envelope: format!("envelope-{number}"),
+        started_at,
+    }
+}
