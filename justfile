@@ -1,0 +1,26 @@
+# The few commands of daily work. `just check` is what continuous integration runs.
+
+default:
+    @just --list
+
+# Format, lints, documentation, tests: everything a change must keep true.
+check:
+    scripts/test
+
+# Rewrite every file in the one format.
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Run the tests, or those whose name contains a text.
+test *filter:
+    cargo test --workspace {{ filter }}
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --open
+
+# A whole fleet in one process, on this machine, with simulated executors.
+demo *args:
+    cargo run --package tocsin -- demo {{ args }}
