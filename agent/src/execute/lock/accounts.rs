@@ -4,6 +4,8 @@
 //! Works on the bytes of `passwd(5)` and `shadow(5)`; whatever it does not mean to change stays
 //! byte for byte. It opens no file.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 /// Days since the epoch that mean "expired long ago" in the expiry field of `shadow(5)`.
@@ -50,8 +52,7 @@ pub(super) fn expire(
 ) -> (Vec<u8>, Vec<FormerExpiry>) {
     let mut former: Vec<FormerExpiry> = Vec::new();
     let bytes = map_expiry(shadow, |name, expiry| {
-        // The C library reads the first line of a name only.
-        if is_kept(name) || expiry == EXPIRED || former.iter().any(|known| known.name == name) {
+        if is_kept(name) || expiry == EXPIRED {
             return None;
         }
         let expiry = std::str::from_utf8(expiry).ok()?.to_owned();
@@ -64,12 +65,7 @@ pub(super) fn expire(
 /// The bytes of `shadow(5)` with the former expiry of those accounts whose field still holds
 /// what [`expire`] wrote.
 pub(super) fn restore(shadow: &[u8], former: &[FormerExpiry]) -> Vec<u8> {
-    let mut done: Vec<String> = Vec::new();
     map_expiry(shadow, |name, expiry| {
-        if done.iter().any(|known| known == name) {
-            return None;
-        }
-        done.push(name.to_owned());
         let entry = former.iter().find(|entry| entry.name == name)?;
         (expiry == EXPIRED).then(|| entry.expiry.clone().into_bytes())
     })
@@ -87,14 +83,16 @@ pub(super) fn count_expired(shadow: &[u8], former: &[FormerExpiry]) -> usize {
     count
 }
 
-/// Rewrites the expiry field where `change` says so; everything else stays byte for byte.
-fn map_expiry(
-    shadow: &[u8],
-    mut change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,
-) -> Vec<u8> {
+/// Rewrites the expiry field where `change` says so; everything else stays byte for byte. Only
+/// the first line of a name is offered: the C library reads no other.
+fn map_expiry(shadow: &[u8], mut change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+    let mut offered: HashSet<String> = HashSet::new();
+    let mut change_first = |name: &str, expiry: &[u8]| {
+        if offered.insert(name.to_owned()) { change(name, expiry) } else { None }
+    };
     let mut out = Vec::with_capacity(shadow.len() + 64);
     for line in shadow.split_inclusive(|byte| *byte == b'\n') {
-        match rewrite(line, &mut change) {
+        match rewrite(line, &mut change_first) {
             Some(changed) => out.extend_from_slice(&changed),
             None => out.extend_from_slice(line),
         }

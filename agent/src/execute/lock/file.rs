@@ -128,11 +128,8 @@ pub(super) fn find(path: &Path) -> Result<Option<Found>, FileError> {
         Err(error) => return Err(FileError::io("look at", path)(error)),
     };
     let bytes = fs::read(path).map_err(FileError::io("read", path))?;
-    let attributes = Attributes {
-        mode: metadata.mode() & 0o7777,
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-    };
+    let attributes =
+        Attributes { mode: metadata.mode() & 0o7777, uid: metadata.uid(), gid: metadata.gid() };
     Ok(Some(Found { bytes, attributes }))
 }
 
@@ -141,11 +138,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Replaces the file at a real path: written beside it, synced, renamed, directory synced.
-pub(super) fn replace(
-    path: &Path,
-    bytes: &[u8],
-    attributes: Attributes,
-) -> Result<(), FileError> {
+pub(super) fn replace(path: &Path, bytes: &[u8], attributes: Attributes) -> Result<(), FileError> {
     let leftover = beside(path);
     discard_leftover(path)?;
     write_new(&leftover, bytes, attributes).map_err(FileError::io("write", &leftover))?;
@@ -253,10 +246,9 @@ pub(super) fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileEr
 pub(super) fn save<T: Serialize>(path: &Path, document: &T) -> Result<(), FileError> {
     let bytes = serde_json::to_vec_pretty(document)
         .map_err(|source| FileError::Content { path: path.to_owned(), source })?;
-    let owner = fs::metadata(path.parent().unwrap_or(path))
-        .map_err(FileError::io("look at", path))?;
-    let attributes =
-        Attributes { uid: owner.uid(), gid: owner.gid(), ..Attributes::PRIVATE };
+    let owner =
+        fs::metadata(path.parent().unwrap_or(path)).map_err(FileError::io("look at", path))?;
+    let attributes = Attributes { uid: owner.uid(), gid: owner.gid(), ..Attributes::PRIVATE };
     replace(path, &bytes, attributes)
 }
 

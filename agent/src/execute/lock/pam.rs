@@ -12,8 +12,7 @@ use super::file::{self, FileError};
 use crate::host::Host;
 
 /// Where services are configured; an earlier folder hides the same name in a later one.
-const FOLDERS: [&str; 4] =
-    ["/etc/pam.d", "/usr/lib/pam.d", "/usr/etc/pam.d", "/usr/share/pam.d"];
+const FOLDERS: [&str; 4] = ["/etc/pam.d", "/usr/lib/pam.d", "/usr/etc/pam.d", "/usr/share/pam.d"];
 /// The files that services of a distribution include for account management: Debian and SUSE;
 /// Fedora and Arch; Fedora's services that are reached over the network.
 const COMMON: [&str; 3] = ["common-account", "system-auth", "password-auth"];

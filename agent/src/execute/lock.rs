@@ -1,0 +1,390 @@
+//! Lock and unlock: nobody uses the device but break-glass, until an unlock puts back exactly
+//! what was there before.
+//!
+//! A `session` lock writes its state, closes the doors (PAM gate, expired accounts), empties the
+//! room (sessions, lingering, processes) and looks whether both hold. A `screen` lock asks
+//! graphical sessions to lock themselves and keeps no state. Both are convergent: after a crash
+//! they are applied again.
+//!
+//! Evidence of a `session` lock: `level`, `break_glass`, `gate_files`, `expired_accounts`,
+//! `pam_probe` (service → user → answer, or `unavailable`), `logind` (`present`, `absent`,
+//! `unreachable`), `sessions_left`, `processes_left`, `nologin`, `gaps`. Of a `screen` lock:
+//! `level`, `sessions`, `screens_locked`. Of an unlock: `lock_state`, `gates_left`.
+
+mod accounts;
+mod doors;
+mod file;
+mod logind;
+mod pam;
+mod probe;
+mod room;
+mod state;
+mod undo;
+
+use std::path::Path;
+
+use protocol::action::{Lock, LockLevel, Unlock};
+use protocol::receipt::{Evidence, Failure, FailureKind};
+use serde_json::Value;
+
+use self::accounts::Account;
+use self::file::FileError;
+use self::logind::Bus;
+use self::room::Guests;
+use self::undo::UndoJournal;
+use super::{Executor, Plan, Recovery, Task, failure};
+use crate::host::Host;
+
+pub use self::state::{LockState, Phase};
+
+/// Carries out [`Lock`].
+#[derive(Debug)]
+pub struct LockExecutor {
+    params: Lock,
+}
+
+impl LockExecutor {
+    /// A lock with these parameters.
+    pub fn new(params: Lock) -> Self {
+        Self { params }
+    }
+}
+
+impl Executor for LockExecutor {
+    fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
+        match self.params.level {
+            LockLevel::Screen => plan_screens(host),
+            LockLevel::Session => plan_session(host),
+        }
+    }
+
+    fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
+        match self.params.level {
+            LockLevel::Screen => need_bus(host)?.lock_screens(),
+            LockLevel::Session => lock_session(host, task, &self.params),
+        }
+    }
+
+    fn prove(&self, host: &Host, _task: &Task) -> Result<Evidence, Failure> {
+        match self.params.level {
+            LockLevel::Screen => prove_screens(host),
+            LockLevel::Session => prove_session(host),
+        }
+    }
+
+    fn recover(&self, _host: &Host, _task: &Task) -> Recovery {
+        Recovery::Apply
+    }
+}
+
+/// Carries out [`Unlock`].
+#[derive(Debug)]
+pub struct UnlockExecutor {
+    _params: Unlock,
+}
+
+impl UnlockExecutor {
+    /// An unlock.
+    pub fn new(params: Unlock) -> Self {
+        Self { _params: params }
+    }
+}
+
+impl Executor for UnlockExecutor {
+    fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
+        let undo = UndoJournal::new(host);
+        let files = undo.files().map_err(precheck)?;
+        let accounts = undo.expiries().map_err(precheck)?.len();
+        let lingerers = undo.lingerers().map_err(precheck)?.len();
+        let mut steps: Vec<String> =
+            files.iter().map(|entry| format!("restore {}", entry.path.display())).collect();
+        steps.push(format!("restore the expiry of {accounts} accounts"));
+        steps.push(format!("restore lingering of {lingerers} users"));
+        let facts = Evidence::new()
+            .with("files", files.len())
+            .with("accounts", accounts)
+            .with("lingerers", lingerers);
+        Ok(Plan { steps, facts })
+    }
+
+    fn apply(&self, host: &Host, _task: &Task) -> Result<(), Failure> {
+        // A state that cannot be read must not keep the device locked for ever.
+        let state = current(host).unwrap_or_default();
+        if let Some(state) = &state {
+            // From here on a boot must not lock again.
+            let unlocking = LockState { phase: Phase::Unlocking, ..state.clone() };
+            state::save(host, &unlocking).map_err(|error| error.at("state"))?;
+        }
+        let undo = UndoJournal::new(host);
+        let mut failures = doors::open(host, state.as_ref(), &undo);
+        let bus = optional_bus(host);
+        if let Err(error) = room::restore_lingering(host, bus.as_ref(), &undo) {
+            failures.push(error.at("linger"));
+        }
+        first(failures)?;
+        if let (Some(bus), Some(_)) = (&bus, &state) {
+            match bus.revive_login_units() {
+                Ok(units) => tracing::info!(units, "login screens revived"),
+                Err(failure) => tracing::warn!(failure.detail, "login screens not revived"),
+            }
+        }
+        undo.remove().map_err(|error| error.at("undo"))?;
+        state::remove(host).map_err(|error| error.at("state"))
+    }
+
+    fn prove(&self, host: &Host, _task: &Task) -> Result<Evidence, Failure> {
+        let gates = doors::remaining_gates(host).map_err(|error| error.at("prove"))?;
+        if !gates.is_empty() {
+            let detail = format!("the gate still stands in {}", gates.join(", "));
+            return Err(failure(FailureKind::NotProven, "prove", detail));
+        }
+        if UndoJournal::new(host).exists() || state::path(host).exists() {
+            let detail = "not everything that the lock changed was restored";
+            return Err(failure(FailureKind::NotProven, "prove", detail));
+        }
+        Ok(Evidence::new().with("lock_state", "absent").with("gates_left", 0))
+    }
+
+    fn recover(&self, _host: &Host, _task: &Task) -> Recovery {
+        Recovery::Apply
+    }
+}
+
+/// The lock that this device is under; `None` when it is not locked.
+///
+/// # Errors
+/// `Io` or `Permission` when the state cannot be read, `Internal` when it is damaged.
+pub fn current(host: &Host) -> Result<Option<LockState>, Failure> {
+    state::load(host).map_err(|error| error.at("state"))
+}
+
+/// Closes the doors of a locked device again, as at boot, before anybody can log in.
+///
+/// Does nothing on a device that is not locked, or whose unlock has begun. Answers the state.
+///
+/// # Errors
+/// The first door that could not be closed; the others are closed all the same.
+pub fn reassert(host: &Host) -> Result<Option<LockState>, Failure> {
+    let Some(state) = current(host)? else { return Ok(None) };
+    match state.phase {
+        Phase::Unlocking => {}
+        Phase::Locked => {
+            let accounts = accounts(host).map_err(|error| error.at("reassert"))?;
+            let nologin = may_nologin(&accounts, &state.break_glass);
+            first(doors::close(host, &state, &UndoJournal::new(host), nologin))?;
+        }
+    }
+    Ok(Some(state))
+}
+
+fn precheck(error: FileError) -> Failure {
+    error.at("precheck")
+}
+
+fn first(failures: Vec<Failure>) -> Result<(), Failure> {
+    for failure in &failures {
+        tracing::warn!(stage = failure.stage, detail = failure.detail, "step failed");
+    }
+    failures.into_iter().next().map_or(Ok(()), Err)
+}
+
+fn accounts(host: &Host) -> Result<Vec<Account>, FileError> {
+    let path = host.path(file::resolve(host, Path::new("/etc/passwd"))?);
+    let found = file::find(&path)?;
+    Ok(found.map(|found| accounts::parse_passwd(&found.bytes)).unwrap_or_default())
+}
+
+/// `pam_nologin` lets uid 0 pass and nobody else.
+fn may_nologin(accounts: &[Account], break_glass: &[String]) -> bool {
+    let mut kept = accounts.iter().filter(|account| break_glass.contains(&account.name));
+    kept.all(|account| account.uid == 0)
+}
+
+/// What a `session` lock needs to know before it begins.
+#[derive(Debug)]
+struct Ready {
+    accounts: Vec<Account>,
+    break_glass: Vec<String>,
+}
+
+impl Ready {
+    fn check(host: &Host) -> Result<Self, Failure> {
+        let accounts = accounts(host).map_err(precheck)?;
+        let exists = |name: &&String| accounts.iter().any(|account| account.name == **name);
+        let break_glass: Vec<String> = host
+            .break_glass
+            .iter()
+            .filter(|name| pam::is_gate_name(name))
+            .filter(exists)
+            .cloned()
+            .collect();
+        if break_glass.is_empty() {
+            let detail = "no break-glass account exists in /etc/passwd";
+            return Err(failure(FailureKind::Precondition, "precheck", detail));
+        }
+        match pam::missing(host).map_err(precheck)? {
+            Some(detail) => Err(failure(FailureKind::Precondition, "precheck", detail)),
+            None => Ok(Self { accounts, break_glass }),
+        }
+    }
+}
+
+fn plan_session(host: &Host) -> Result<Plan, Failure> {
+    let ready = Ready::check(host)?;
+    let gate_files = pam::gate_files(host).map_err(precheck)?;
+    let nologin = may_nologin(&ready.accounts, &ready.break_glass);
+    let paths: Vec<String> =
+        gate_files.iter().map(|gate_file| gate_file.path.display().to_string()).collect();
+    let mut steps = vec![format!("keep open: {}", ready.break_glass.join(", "))];
+    steps.extend(paths.iter().map(|path| format!("put the account gate into {path}")));
+    steps.push("expire every other account in /etc/shadow".to_owned());
+    let texts = doors::text_paths(nologin);
+    steps.extend(texts.iter().map(|path| format!("write the message to {}", path.display())));
+    steps.push("end sessions, lingering and processes of everybody else".to_owned());
+    let facts = Evidence::new().with("break_glass", ready.break_glass).with("gate_files", paths);
+    Ok(Plan { steps, facts })
+}
+
+fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> {
+    let ready = Ready::check(host)?;
+    let state = LockState {
+        phase: Phase::Locked,
+        command_id: task.command_id,
+        envelope: task.envelope.clone(),
+        level: params.level,
+        message: params.message.clone(),
+        break_glass: ready.break_glass.clone(),
+        applied_at: task.started_at,
+    };
+    state::save(host, &state).map_err(|error| error.at("state"))?;
+    let undo = UndoJournal::new(host);
+    let nologin = may_nologin(&ready.accounts, &ready.break_glass);
+    let mut failures = doors::close(host, &state, &undo, nologin);
+    let bus = optional_bus(host);
+    let mut guests = Guests::new(host, ready.accounts, &ready.break_glass);
+    if let Err(error) = room::stop_lingering(host, &guests, bus.as_ref(), &undo) {
+        failures.push(error.at("linger"));
+    }
+    // Whether the room is empty is seen afterwards; a manager that would not help is no failure.
+    for failure in room::empty(host, &mut guests, bus.as_ref()) {
+        tracing::warn!(detail = failure.detail, "room emptied without the login manager");
+    }
+    first(failures)
+}
+
+fn prove_session(host: &Host) -> Result<Evidence, Failure> {
+    let at = |error: FileError| error.at("prove");
+    let Some(state) = current(host)? else {
+        return Err(failure(FailureKind::NotProven, "prove", "the device is not locked"));
+    };
+    let seen = doors::look(host, &state, &UndoJournal::new(host)).map_err(at)?;
+    let accounts = accounts(host).map_err(at)?;
+    let answers = probe::ask(host, &accounts, &state.break_glass)?;
+    let room = look_around(host, accounts, &state.break_glass)?;
+    let mut gaps = probe::gaps(host).map_err(at)?;
+    gaps.extend(room.gaps);
+    gaps.extend(answers.wrongly_denied.iter().map(|who| format!("break-glass is denied: {who}")));
+    let mut wrong = Vec::new();
+    wrong.extend(seen.ungated.iter().map(|path| format!("no gate in {path}")));
+    wrong.extend(answers.wrongly_permitted.iter().map(|who| format!("permitted: {who}")));
+    if seen.gated.is_empty() {
+        wrong.push("no gate anywhere".to_owned());
+    }
+    for (count, what) in [
+        (seen.unexpired, "accounts not expired"),
+        (room.sessions, "sessions left"),
+        (room.processes, "processes left"),
+    ] {
+        if count > 0 {
+            wrong.push(format!("{count} {what}"));
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(failure(FailureKind::NotProven, "prove", wrong.join("; ")));
+    }
+    Ok(Evidence::new()
+        .with("level", "session")
+        .with("break_glass", state.break_glass)
+        .with("gate_files", seen.gated)
+        .with("expired_accounts", seen.expired)
+        .with("nologin", seen.nologin)
+        .with("pam_probe", answers.table.map_or_else(|| "unavailable".into(), Value::Object))
+        .with("logind", room.logind)
+        .with("sessions_left", room.sessions)
+        .with("processes_left", room.processes)
+        .with("gaps", gaps))
+}
+
+/// What is seen of the room.
+#[derive(Debug)]
+struct RoomSeen {
+    logind: &'static str,
+    sessions: usize,
+    processes: usize,
+    gaps: Vec<String>,
+}
+
+fn look_around(
+    host: &Host,
+    accounts: Vec<Account>,
+    break_glass: &[String],
+) -> Result<RoomSeen, Failure> {
+    let mut guests = Guests::new(host, accounts, break_glass);
+    let mut gaps = Vec::new();
+    let (logind, sessions) = match Bus::connect(host) {
+        Ok(None) => ("absent", 0),
+        Ok(Some(bus)) => match guests.sessions(&bus) {
+            Ok(sessions) => ("present", sessions.len()),
+            Err(failure) => {
+                gaps.push(format!("logind: {}", failure.detail));
+                ("unreachable", 0)
+            }
+        },
+        Err(failure) => {
+            gaps.push(format!("logind: {}", failure.detail));
+            ("unreachable", 0)
+        }
+    };
+    if let Some(uid) = guests.own_slice() {
+        gaps.push(format!("the agent runs in a session of uid {uid}, which was left open"));
+    }
+    if !room::sees_processes(host) {
+        gaps.push("processes cannot be seen from here".to_owned());
+    }
+    let lingerers = room::lingering(host, &guests).map_err(|error| error.at("prove"))?;
+    gaps.extend(lingerers.into_iter().map(|left| format!("still lingers: {}", left.name)));
+    let processes = room::processes(host, &guests).len();
+    Ok(RoomSeen { logind, sessions, processes, gaps })
+}
+
+fn plan_screens(host: &Host) -> Result<Plan, Failure> {
+    let sessions = need_bus(host)?.sessions()?;
+    let step = |session: &logind::Session| {
+        format!("lock the screen of session {} of {}", session.id, session.user)
+    };
+    let facts = Evidence::new().with("sessions", sessions.len());
+    Ok(Plan { steps: sessions.iter().map(step).collect(), facts })
+}
+
+fn prove_screens(host: &Host) -> Result<Evidence, Failure> {
+    let bus = need_bus(host)?;
+    let sessions = bus.sessions()?;
+    let locked = sessions.iter().filter(|session| bus.is_screen_locked(session)).count();
+    Ok(Evidence::new()
+        .with("level", "screen")
+        .with("sessions", sessions.len())
+        .with("screens_locked", locked))
+}
+
+fn need_bus(host: &Host) -> Result<Bus, Failure> {
+    Bus::connect(host)?.ok_or_else(|| {
+        failure(FailureKind::Precondition, "precheck", "no system bus, hence no login manager")
+    })
+}
+
+fn optional_bus(host: &Host) -> Option<Bus> {
+    Bus::connect(host).unwrap_or_else(|failure| {
+        tracing::warn!(detail = failure.detail, "login manager not reached");
+        None
+    })
+}

@@ -1,0 +1,349 @@
+//! The doors of a locked device: the account gate, the expired accounts and the texts that say
+//! why. Closes them, opens them again, and looks whether they are closed.
+//!
+//! Every change is preceded by its entry in the undo journal. A door that cannot be closed does
+//! not keep the others open: failures are collected.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use protocol::receipt::{Failure, FailureKind};
+
+use super::accounts;
+use super::file::{self, Attributes, FileError, Found};
+use super::pam::{self, GateFile};
+use super::state::LockState;
+use super::undo::{FileEntry, FormerFile, UndoJournal};
+use crate::execute::failure;
+use crate::execute::tool::Tool;
+use crate::host::Host;
+
+const SHADOW: &str = "/etc/shadow";
+/// The lock that `lckpwdf(3)` takes: whoever changes the account database holds it.
+const PASSWORD_LOCK: &str = "/etc/.pwd.lock";
+/// `lckpwdf(3)` waits 15 s; as many rounds of this.
+const PASSWORD_LOCK_ROUND: Duration = Duration::from_millis(100);
+const PASSWORD_LOCK_ROUNDS: u32 = 150;
+const NOLOGIN: &str = "/run/nologin";
+const ISSUE_FOLDER: &str = "/run/issue.d";
+const ISSUE: &str = "/run/issue.d/tocsin.issue";
+const DEFAULT_MESSAGE: &str = "This device was locked by its administrators.";
+
+/// What was seen of the doors.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Files that carry the gate.
+    pub(super) gated: Vec<String>,
+    /// Files that should and do not.
+    pub(super) ungated: Vec<String>,
+    /// Accounts that the lock expired and that still are.
+    pub(super) expired: usize,
+    /// Accounts that are not expired and are not break-glass.
+    pub(super) unexpired: usize,
+    /// Whether `/run/nologin` stands as well.
+    pub(super) nologin: bool,
+}
+
+/// Closes every door. Whether root may see `/run/nologin` is the caller's to say: `pam_nologin`
+/// denies everybody but uid 0, so it would keep an ordinary break-glass account out.
+pub(super) fn close(
+    host: &Host,
+    state: &LockState,
+    undo: &UndoJournal,
+    nologin: bool,
+) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    // The text first: the gate refers to it.
+    collect(&mut failures, write_texts(host, state, nologin));
+    match pam::gate_files(host) {
+        Ok(files) => {
+            let gate = pam::gate(&state.break_glass);
+            for gate_file in files {
+                collect(&mut failures, put_gate(host, undo, &gate_file, &gate));
+            }
+        }
+        Err(error) => failures.push(error.at("gate")),
+    }
+    if let Err(failure) = expire_accounts(host, state, undo) {
+        failures.push(failure);
+    }
+    failures
+}
+
+fn collect(failures: &mut Vec<Failure>, result: Result<(), FileError>) {
+    if let Err(error) = result {
+        failures.push(error.at("doors"));
+    }
+}
+
+fn put_gate(
+    host: &Host,
+    undo: &UndoJournal,
+    gate_file: &GateFile,
+    gate: &str,
+) -> Result<(), FileError> {
+    let path = host.path(&gate_file.path);
+    let current = file::find(&path)?;
+    let base = match (&current, &gate_file.vendor) {
+        (None, Some(vendor)) => file::find(&host.path(vendor))?,
+        (Some(_), _) | (None, None) => current.clone(),
+    };
+    let Some(base) = base else { return Ok(()) };
+    let bare = pam::without_gate(&base.bytes);
+    let desired = pam::with_gate(&base.bytes, gate);
+    let known = undo.file(&gate_file.path)?;
+    if current.as_ref().is_some_and(|found| found.bytes == desired) && known.is_some() {
+        return file::discard_leftover(&path);
+    }
+    let written_sha256 = file::sha256(&desired);
+    match known {
+        None => {
+            let former = current.as_ref().map(|found| Found { bytes: bare, ..found.clone() });
+            let former = former.as_ref().map(FormerFile::new);
+            let path = gate_file.path.clone();
+            undo.save_file(&FileEntry { path, former, written_sha256 })?;
+        }
+        // Only what is still the former file under the gate may be put back whole.
+        Some(entry) if is_former(&entry, &bare) => {
+            undo.save_file(&FileEntry { written_sha256, ..entry })?;
+        }
+        Some(_) => {}
+    }
+    file::replace(&path, &desired, base.attributes)?;
+    relabel(host, &path);
+    Ok(())
+}
+
+fn is_former(entry: &FileEntry, bare: &[u8]) -> bool {
+    entry.former.as_ref().is_some_and(|former| former.sha256 == file::sha256(bare))
+}
+
+/// A renamed file carries the label of its folder; SELinux wants the one of its name.
+fn relabel(host: &Host, path: &Path) {
+    if host.root != Path::new("/") || !Path::new("/sys/fs/selinux/enforce").exists() {
+        return;
+    }
+    let relabelled =
+        Tool::find("restorecon", "relabel").and_then(|tool| tool.args([path]).run_ok("relabel"));
+    if let Err(failure) = relabelled {
+        tracing::warn!(path = %path.display(), detail = failure.detail, "label not restored");
+    }
+}
+
+fn expire_accounts(host: &Host, state: &LockState, undo: &UndoJournal) -> Result<(), Failure> {
+    change_shadow(host, |shadow| {
+        let kept = |name: &str| state.break_glass.iter().any(|kept| kept == name);
+        let (bytes, former) = accounts::expire(shadow, kept);
+        undo.add_expiries(former)?;
+        Ok(bytes)
+    })
+}
+
+fn restore_accounts(host: &Host, undo: &UndoJournal) -> Result<(), Failure> {
+    let former = undo.expiries().map_err(|error| error.at("shadow"))?;
+    if former.is_empty() {
+        return Ok(());
+    }
+    change_shadow(host, |shadow| Ok(accounts::restore(shadow, &former)))
+}
+
+/// Changes `shadow(5)` under the lock of the account database; a host without the file has no
+/// accounts to change.
+fn change_shadow(
+    host: &Host,
+    change: impl FnOnce(&[u8]) -> Result<Vec<u8>, FileError>,
+) -> Result<(), Failure> {
+    let at = |error: FileError| error.at("shadow");
+    let path = host.path(file::resolve(host, Path::new(SHADOW)).map_err(at)?);
+    if file::find(&path).map_err(at)?.is_none() {
+        return Ok(());
+    }
+    let _held = hold_password_lock(host)?;
+    file::discard_leftover(&path).map_err(at)?;
+    let Some(found) = file::find(&path).map_err(at)? else { return Ok(()) };
+    let bytes = change(&found.bytes).map_err(at)?;
+    if bytes == found.bytes {
+        return Ok(());
+    }
+    file::replace(&path, &bytes, found.attributes).map_err(at)?;
+    relabel(host, &path);
+    Ok(())
+}
+
+/// Takes the lock that `passwd(1)`, `usermod(8)` and their like take; closing the file frees it.
+fn hold_password_lock(host: &Host) -> Result<std::fs::File, Failure> {
+    let path = host.path(PASSWORD_LOCK);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)
+        .map_err(|error| {
+            failure(FailureKind::Io, "shadow", format_args!("{PASSWORD_LOCK}: {error}"))
+        })?;
+    let range = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    for _ in 0..PASSWORD_LOCK_ROUNDS {
+        if fcntl(&file, FcntlArg::F_SETLK(&range)).is_ok() {
+            return Ok(file);
+        }
+        thread::sleep(PASSWORD_LOCK_ROUND);
+    }
+    let detail = format!("somebody holds {PASSWORD_LOCK} for more than 15 s");
+    Err(failure(FailureKind::Timeout, "shadow", detail))
+}
+
+fn message(state: &LockState) -> &str {
+    state.message.as_deref().unwrap_or(DEFAULT_MESSAGE)
+}
+
+/// The texts below `/run`, where no file of the machine's owner is touched, each with its bytes.
+fn texts(state: &LockState) -> [(&'static str, String); 3] {
+    let message = message(state);
+    [
+        // pam_echo(8) reads `%` as the start of a sequence.
+        (pam::TEXT_PATH, format!("{}\n", message.replace('%', "%%"))),
+        // agetty(8) reads a backslash as the start of a sequence.
+        (ISSUE, format!("\n{}\n\n", message.replace('\\', "\\\\"))),
+        (NOLOGIN, format!("{message}\n")),
+    ]
+}
+
+fn write_texts(host: &Host, state: &LockState, nologin: bool) -> Result<(), FileError> {
+    file::make_public_dir(&host.path(file::resolve(host, Path::new(ISSUE_FOLDER))?))?;
+    for (name, text) in texts(state) {
+        let path = host.path(file::resolve(host, Path::new(name))?);
+        let found = file::find(&path)?;
+        let is_foreign = name == NOLOGIN && (found.is_some() || !nologin);
+        if is_foreign || found.is_some_and(|found| found.bytes == text.as_bytes()) {
+            continue;
+        }
+        file::replace(&path, text.as_bytes(), Attributes::PUBLIC)?;
+    }
+    Ok(())
+}
+
+fn remove_texts(host: &Host, state: &LockState) -> Result<(), FileError> {
+    for (name, text) in texts(state) {
+        let path = host.path(file::resolve(host, Path::new(name))?);
+        file::discard_leftover(&path)?;
+        let is_ours = file::find(&path)?.is_some_and(|found| found.bytes == text.as_bytes());
+        if name != NOLOGIN || is_ours {
+            file::remove(&path)?;
+        }
+    }
+    file::remove_empty_dir(&host.path(file::resolve(host, Path::new(ISSUE_FOLDER))?))
+}
+
+/// Opens every door again, from the undo journal.
+pub(super) fn open(host: &Host, state: Option<&LockState>, undo: &UndoJournal) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    match undo.files() {
+        Ok(entries) => {
+            for entry in entries {
+                collect(&mut failures, restore_file(host, &entry));
+            }
+        }
+        Err(error) => failures.push(error.at("doors")),
+    }
+    // A gate without an entry, as in a file that was copied while the device was locked.
+    match pam::all_files(host) {
+        Ok(paths) => {
+            for path in paths {
+                collect(&mut failures, strip_gate(host, &path));
+            }
+        }
+        Err(error) => failures.push(error.at("gate")),
+    }
+    if let Err(failure) = restore_accounts(host, undo) {
+        failures.push(failure);
+    }
+    if let Some(state) = state {
+        collect(&mut failures, remove_texts(host, state));
+    }
+    failures
+}
+
+fn restore_file(host: &Host, entry: &FileEntry) -> Result<(), FileError> {
+    let path = host.path(&entry.path);
+    file::discard_leftover(&path)?;
+    let Some(current) = file::find(&path)? else { return Ok(()) };
+    if file::sha256(&current.bytes) != entry.written_sha256 {
+        return strip_gate(host, &entry.path);
+    }
+    match &entry.former {
+        None => file::remove(&path),
+        Some(former) => match former.found() {
+            Some(former) => {
+                file::replace(&path, &former.bytes, former.attributes)?;
+                relabel(host, &path);
+                Ok(())
+            }
+            None => strip_gate(host, &entry.path),
+        },
+    }
+}
+
+fn strip_gate(host: &Host, path: &Path) -> Result<(), FileError> {
+    let real = host.path(path);
+    let Some(found) = file::find(&real)?.filter(|found| pam::has_gate(&found.bytes)) else {
+        return Ok(());
+    };
+    file::replace(&real, &pam::without_gate(&found.bytes), found.attributes)?;
+    relabel(host, &real);
+    Ok(())
+}
+
+/// Looks at the doors of a locked device.
+pub(super) fn look(host: &Host, state: &LockState, undo: &UndoJournal) -> Result<Seen, FileError> {
+    let gate = pam::gate(&state.break_glass);
+    let mut seen = Seen::default();
+    for gate_file in pam::gate_files(host)? {
+        let found = file::find(&host.path(&gate_file.path))?;
+        let stands = found.is_some_and(|found| found.bytes == pam::with_gate(&found.bytes, &gate));
+        let list = if stands { &mut seen.gated } else { &mut seen.ungated };
+        list.push(gate_file.path.display().to_string());
+    }
+    if let Some(shadow) = read_shadow(host)? {
+        let kept = |name: &str| state.break_glass.iter().any(|kept| kept == name);
+        seen.unexpired = accounts::expire(&shadow, kept).1.len();
+        seen.expired = accounts::count_expired(&shadow, &undo.expiries()?);
+    }
+    let nologin = file::find(&host.path(file::resolve(host, Path::new(NOLOGIN))?))?;
+    seen.nologin = nologin.is_some();
+    Ok(seen)
+}
+
+fn read_shadow(host: &Host) -> Result<Option<Vec<u8>>, FileError> {
+    let path = host.path(file::resolve(host, Path::new(SHADOW))?);
+    Ok(file::find(&path)?.map(|found| found.bytes))
+}
+
+/// The files in which a gate still stands: none on a device that is not locked.
+pub(super) fn remaining_gates(host: &Host) -> Result<Vec<String>, FileError> {
+    let mut remaining = Vec::new();
+    for path in pam::all_files(host)? {
+        if file::find(&host.path(&path))?.is_some_and(|found| pam::has_gate(&found.bytes)) {
+            remaining.push(path.display().to_string());
+        }
+    }
+    Ok(remaining)
+}
+
+/// Where the lock writes besides the account database and PAM: for a dry run.
+pub(super) fn text_paths(nologin: bool) -> Vec<PathBuf> {
+    let paths = [pam::TEXT_PATH, ISSUE].into_iter().chain(nologin.then_some(NOLOGIN));
+    paths.map(PathBuf::from).collect()
+}
