@@ -1,0 +1,110 @@
+//! What every handler and job shares: the store, the bus, time, chance and the keys.
+//!
+//! Owns no behaviour beyond drawing ids. Cloning is cheap, and clones are the same control plane.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use broker::Broker;
+use protocol::enrollment::AgentConfig;
+use protocol::jws::{CompactJws, JwsError};
+use protocol::key::SigningKey;
+use protocol::time::Timestamp;
+use runtime::{Clock, Drain, Entropy};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::db::Db;
+use crate::outbox::Outbox;
+use crate::pki::Authority;
+
+/// The shared state. Dereferences to [`Inner`].
+#[derive(Debug, Clone)]
+pub struct App(Arc<Inner>);
+
+/// What is shared.
+#[derive(Debug)]
+pub struct Inner {
+    /// The store.
+    pub db: Db,
+    /// The bus to the hubs.
+    pub broker: Arc<dyn Broker>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// The embedded authority.
+    pub authority: Authority,
+    /// Signs envelopes and configurations.
+    pub command_key: SigningKey,
+    /// The settings.
+    pub config: Config,
+    /// Where agents are told to connect.
+    pub addresses: ArcSwap<Addresses>,
+    /// Deliveries on their way to the broker.
+    pub outbox: Outbox,
+    /// Signals to the jobs.
+    pub wakes: Wakes,
+    /// The end.
+    pub drain: Drain,
+}
+
+/// Where agents are told to connect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Addresses of the agent port.
+    pub api: Vec<String>,
+    /// Addresses of hubs.
+    pub hubs: Vec<String>,
+}
+
+/// One signal per job. A signal carries nothing: the job looks for itself.
+#[derive(Debug, Default)]
+pub struct Wakes {
+    /// Something may have to be delivered again.
+    pub redelivery: Notify,
+    /// Something may have expired.
+    pub expiry: Notify,
+    /// Tables may have to be tidied, certificates renewed.
+    pub housekeeping: Notify,
+}
+
+impl Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    /// Shares it.
+    pub fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    /// Wall time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.unix_millis())
+    }
+
+    /// Ten random bytes: what an id of the protocol takes.
+    pub fn random(&self) -> [u8; 10] {
+        self.entropy.bytes()
+    }
+
+    /// A fresh id for something that the protocol does not know, such as a token.
+    pub fn uuid(&self, now: Timestamp) -> Uuid {
+        uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &self.random()).into_uuid()
+    }
+
+    /// The configuration for agents, signed now.
+    pub fn agent_config(&self, now: Timestamp) -> Result<CompactJws, JwsError> {
+        let addresses = self.addresses.load();
+        let config =
+            AgentConfig { iat: now, api: addresses.api.clone(), hubs: addresses.hubs.clone() };
+        config.sign(&self.command_key)
+    }
+}

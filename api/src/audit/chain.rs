@@ -1,0 +1,140 @@
+//! Checking the chain offline: over a store's file, an export, or anything that yields events.
+//!
+//! Owns the judgement only; needs no running control plane and changes nothing.
+
+use std::io::BufRead;
+use std::path::Path;
+
+use serde::Serialize;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Row};
+
+use super::Event;
+
+/// Events read at a time.
+const PAGE: i64 = 2000;
+
+/// The newest event's place and hash: what to write down elsewhere to notice a cut-off end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChainHead {
+    /// Its place; zero before the first.
+    pub seq: i64,
+    /// Its hash, 64 hex digits.
+    pub hash: String,
+}
+
+impl ChainHead {
+    /// Before the first event.
+    pub fn genesis() -> Self {
+        Self { seq: 0, hash: "0".repeat(64) }
+    }
+}
+
+/// The first bad entry of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event {seq}: {reason}")]
+pub struct BrokenChain {
+    /// The place where the chain breaks.
+    pub seq: i64,
+    /// How.
+    pub reason: &'static str,
+}
+
+/// Why a chain could not be called whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// It is broken.
+    #[error("the chain is broken")]
+    Broken(#[from] BrokenChain),
+    /// The file cannot be read.
+    #[error("the events cannot be read")]
+    Io(#[from] std::io::Error),
+    /// A line is no event.
+    #[error("line {line} is no event")]
+    Line {
+        /// Which line, counting from 1.
+        line: usize,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// The store cannot be read.
+    #[error("the store cannot be read")]
+    Store(#[from] sqlx::Error),
+}
+
+/// Checks events that follow `from`, in order, and answers the new head or the first bad entry.
+pub fn verify_chain(
+    from: ChainHead,
+    events: impl IntoIterator<Item = Event>,
+) -> Result<ChainHead, BrokenChain> {
+    events.into_iter().try_fold(from, |head, event| check(&head, event))
+}
+
+fn check(head: &ChainHead, event: Event) -> Result<ChainHead, BrokenChain> {
+    let broken = |reason| BrokenChain { seq: event.seq, reason };
+    if event.seq != head.seq + 1 {
+        return Err(BrokenChain { seq: head.seq + 1, reason: "is missing" });
+    }
+    if event.prev_hash != head.hash {
+        return Err(broken("does not follow the event before it"));
+    }
+    if event.hash != event.compute_hash() {
+        return Err(broken("was altered: its hash does not fit its content"));
+    }
+    Ok(ChainHead { seq: event.seq, hash: event.hash })
+}
+
+/// Checks an export, one event as JSON per line, from the first event on.
+pub fn verify_json_lines(reader: impl BufRead) -> Result<ChainHead, ChainError> {
+    let mut head = ChainHead::genesis();
+    for (index, line) in reader.lines().enumerate() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let event = serde_json::from_str(&line)
+            .map_err(|source| ChainError::Line { line: index + 1, source })?;
+        head = check(&head, event)?;
+    }
+    Ok(head)
+}
+
+/// Checks the chain of a store's file, opened for reading only.
+pub async fn verify_store(path: &Path) -> Result<ChainHead, ChainError> {
+    let options = SqliteConnectOptions::new().filename(path).read_only(true);
+    let mut conn = options.connect().await?;
+    let mut head = ChainHead::genesis();
+    loop {
+        let events = events_after(&mut conn, head.seq).await?;
+        if events.is_empty() {
+            return Ok(head);
+        }
+        head = verify_chain(head, events)?;
+    }
+}
+
+async fn events_after(conn: &mut SqliteConnection, after: i64) -> Result<Vec<Event>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT seq, at, actor, kind, subject, payload, prev_hash, hash FROM events \
+         WHERE seq > ? ORDER BY seq LIMIT ?",
+    )
+    .bind(after)
+    .bind(PAGE)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(event_of).collect()
+}
+
+/// An event of a row with all columns, in the order of the table.
+pub(crate) fn event_of(row: &sqlx::sqlite::SqliteRow) -> Result<Event, sqlx::Error> {
+    Ok(Event {
+        seq: row.try_get(0)?,
+        at: row.try_get(1)?,
+        actor: row.try_get(2)?,
+        kind: row.try_get(3)?,
+        subject: row.try_get(4)?,
+        payload: row.try_get(5)?,
+        prev_hash: row.try_get(6)?,
+        hash: row.try_get(7)?,
+    })
+}

@@ -1,0 +1,77 @@
+//! The kinds of events: what can happen, in the past tense.
+//!
+//! Owns their spelling, which the store keeps for ever: a kind is added, never renamed.
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
+        /// What happened.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Kind {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Kind {
+            /// The kind as the store spells it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The control plane started for the first time.
+    StoreCreated = "store_created",
+    /// An operator was added.
+    OperatorCreated = "operator_created",
+    /// An API token was made.
+    ApiTokenCreated = "api_token_created",
+    /// An API token was revoked.
+    ApiTokenRevoked = "api_token_revoked",
+    /// A version of the trust root was accepted.
+    TrustRootAccepted = "trust_root_accepted",
+    /// An enrollment token was made.
+    EnrollmentTokenCreated = "enrollment_token_created",
+    /// A device was enrolled for the first time.
+    DeviceEnrolled = "device_enrolled",
+    /// A known device was enrolled again, with a new generation.
+    DeviceReenrolled = "device_reenrolled",
+    /// A device's certificate was renewed.
+    CertificateRenewed = "certificate_renewed",
+    /// A device's enrollment was revoked.
+    DeviceRevoked = "device_revoked",
+    /// A device was put into other groups.
+    DeviceGroupsChanged = "device_groups_changed",
+    /// A device reported other facts about itself.
+    DeviceReported = "device_reported",
+    /// An order was accepted.
+    OrderCreated = "order_created",
+    /// A person's approval of an order was accepted.
+    OrderApproved = "order_approved",
+    /// An order was withdrawn before it was approved.
+    OrderRejected = "order_rejected",
+    /// A command waits for approvals.
+    CommandAwaitsApproval = "command_awaits_approval",
+    /// A command was numbered and signed.
+    CommandQueued = "command_queued",
+    /// A command was handed to a session.
+    CommandSent = "command_sent",
+    /// A device has the command on disk.
+    CommandAcked = "command_acked",
+    /// A device reports a stage.
+    CommandRunning = "command_running",
+    /// A receipt ended the command.
+    CommandFinished = "command_finished",
+    /// A command's validity ended before a device took it.
+    CommandExpired = "command_expired",
+    /// A command was withdrawn.
+    CommandCancelled = "command_cancelled",
+    /// A command's device lost its enrollment while the command was out.
+    CommandInDoubt = "command_in_doubt",
+    /// A device spoke of a command that had ended otherwise.
+    ReceiptConflict = "receipt_conflict",
+    /// A receipt was not signed by the device it came from, or not for this enrollment.
+    ReceiptForged = "receipt_forged",
+}

@@ -1,0 +1,94 @@
+//! The person behind a request, found by the bearer token.
+//!
+//! Owns authentication of the operator port. Nothing about the client but its token counts:
+//! forwarded-for and similar headers are not read anywhere.
+
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
+use protocol::id::PersonName;
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use super::{Scope, SecretHash};
+use crate::app::App;
+use crate::audit::Actor;
+use crate::db::{self, DbError, millis};
+use crate::http::{Problem, ProblemKind};
+
+/// What every API token begins with.
+pub const TOKEN_PREFIX: &str = "tocsin_pat_";
+
+/// An authenticated operator with the scopes of the token used.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    operator: PersonName,
+    token: Uuid,
+    scopes: Vec<Scope>,
+}
+
+impl Principal {
+    /// The operator.
+    pub const fn operator(&self) -> &PersonName {
+        &self.operator
+    }
+
+    /// The scopes of the token.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// The operator as the actor of events.
+    pub fn actor(&self) -> Actor {
+        Actor::Operator(self.operator.clone())
+    }
+
+    /// The token's id, which separates idempotency keys.
+    pub(crate) fn token_id(&self) -> String {
+        self.token.to_string()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(scopes: &[&str]) -> Self {
+        Self {
+            operator: "tester".parse().unwrap(),
+            token: Uuid::nil(),
+            scopes: scopes.iter().map(|scope| scope.parse().unwrap()).collect(),
+        }
+    }
+}
+
+impl FromRequestParts<App> for Principal {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let refused = || Problem::new(ProblemKind::Unauthenticated, "a valid API token is needed");
+        let token = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .filter(|token| token.starts_with(TOKEN_PREFIX))
+            .ok_or_else(refused)?;
+        find(app, &SecretHash::of(token)).await?.ok_or_else(refused)
+    }
+}
+
+async fn find(app: &App, hash: &SecretHash) -> Result<Option<Principal>, DbError> {
+    let row = sqlx::query(
+        "SELECT id, operator, secret_hash, scopes FROM api_tokens \
+         WHERE secret_hash = ? AND revoked_at IS NULL AND expires_at > ?",
+    )
+    .bind(hash.as_bytes())
+    .bind(millis(app.now()))
+    .fetch_optional(&mut *app.db.read().await?)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    if !hash.matches(row.try_get(2)?) {
+        return Ok(None);
+    }
+    let operator: String = row.try_get(1)?;
+    let operator = operator.parse().map_err(|_| DbError::Unreadable("operator"))?;
+    let scopes = db::json(row.try_get(3)?, "scope")?;
+    Ok(Some(Principal { operator, token: row.try_get(0)?, scopes }))
+}

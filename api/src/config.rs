@@ -1,0 +1,81 @@
+//! The settings of the control plane.
+//!
+//! Owns their defaults and their judgement. Only `main` reads files and the environment.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// How the control plane runs. Every setting has a default that suits one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of the store, the authority and the keys; made with mode 0700.
+    pub data_dir: PathBuf,
+    /// Where operators connect: HTTPS with a bearer token.
+    pub operator_listen: SocketAddr,
+    /// Where agents enroll, renew and check in: TLS 1.3, client certificate optional.
+    pub agent_listen: SocketAddr,
+    /// Names and addresses that the server certificate is made for.
+    pub server_names: Vec<String>,
+    /// Addresses of the agent port that are handed out to agents, such as
+    /// `https://tocsin.example:7443`. Empty: the first server name with the bound port.
+    pub agent_urls: Vec<String>,
+    /// Addresses of hubs that are handed out to agents, such as `https://hub1.example:7444`.
+    pub hub_urls: Vec<String>,
+    /// How long a device certificate lasts; agents renew at two thirds.
+    #[serde(with = "runtime::config::duration")]
+    pub device_certificate: Duration,
+    /// The most connections on the operator port.
+    pub operator_connections: usize,
+    /// The most connections on the agent port.
+    pub agent_connections: usize,
+    /// How often jobs look for work without being woken.
+    #[serde(with = "runtime::config::duration")]
+    pub job_period: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/tocsin"),
+            operator_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7442)),
+            agent_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7443)),
+            server_names: vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()],
+            agent_urls: Vec::new(),
+            hub_urls: Vec::new(),
+            device_certificate: Duration::from_secs(7 * 24 * 60 * 60),
+            operator_connections: 1024,
+            agent_connections: 4096,
+            job_period: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A setting that cannot be meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("setting {key}: {problem}")]
+pub struct ConfigError {
+    key: &'static str,
+    problem: &'static str,
+}
+
+impl Config {
+    /// Checks what the types alone cannot say.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let ensure = |holds: bool, key, problem| {
+            if holds { Ok(()) } else { Err(ConfigError { key, problem }) }
+        };
+        ensure(!self.server_names.is_empty(), "server_names", "at least one name is needed")?;
+        let hour = Duration::from_secs(3600);
+        let month = hour * 24 * 31;
+        let lasts = (hour..=month).contains(&self.device_certificate);
+        ensure(lasts, "device_certificate", "must be one hour to 31 days")?;
+        ensure(!self.job_period.is_zero(), "job_period", "must not be zero")?;
+        let are_urls = |urls: &[String]| urls.iter().all(|url| url.starts_with("https://"));
+        ensure(are_urls(&self.agent_urls), "agent_urls", "addresses begin with https://")?;
+        ensure(are_urls(&self.hub_urls), "hub_urls", "addresses begin with https://")
+    }
+}

@@ -1,0 +1,58 @@
+//! The metrics of this crate, declared with their help.
+//!
+//! Labels are closed enums, never ids.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use metrics::{counter, describe_counter, describe_histogram, histogram};
+
+/// Declares the help of every metric. Harmless when called again.
+pub fn describe() {
+    describe_counter!("tocsin_api_requests_total", "Requests answered, by class of status");
+    describe_histogram!("tocsin_api_request_seconds", "Time from a request's head to its answer");
+    describe_counter!("tocsin_api_deliveries_total", "Commands handed to the broker, by outcome");
+    describe_counter!("tocsin_api_receipts_total", "Receipts read, by judgement");
+    describe_counter!("tocsin_api_upstream_frames_total", "Frames of agents read");
+    describe_counter!("tocsin_api_jobs_failed_total", "Runs of jobs that failed");
+    describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
+}
+
+/// A request was answered.
+pub(crate) fn request_answered(status: StatusCode, took: Duration) {
+    let class = match status.as_u16() {
+        0..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    };
+    counter!("tocsin_api_requests_total", "status" => class).increment(1);
+    histogram!("tocsin_api_request_seconds").record(took.as_secs_f64());
+}
+
+/// Commands were or were not handed to a session.
+pub(crate) fn deliveries(outcome: &'static str, count: usize) {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    counter!("tocsin_api_deliveries_total", "outcome" => outcome).increment(count);
+}
+
+/// A receipt was judged.
+pub(crate) fn receipt(judgement: &'static str) {
+    counter!("tocsin_api_receipts_total", "judgement" => judgement).increment(1);
+}
+
+/// Frames of agents were read.
+pub(crate) fn upstream_frames(count: usize) {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    counter!("tocsin_api_upstream_frames_total").increment(count);
+}
+
+/// A run of a job failed.
+pub(crate) fn job_failed(job: &'static str) {
+    counter!("tocsin_api_jobs_failed_total", "job" => job).increment(1);
+}
+
+/// A delivery found its queue full.
+pub(crate) fn wake_dropped() {
+    counter!("tocsin_api_wakes_dropped_total").increment(1);
+}
