@@ -1,0 +1,171 @@
+//! The rules of the repository, checked: sizes, headers, forbidden words, arrows, promises.
+//!
+//! Each rule of `rules` is a function from a file's path and text to what is wrong with it, so
+//! that a test can show that the rule sees what it should.
+
+#[path = "tidy/rules.rs"]
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+use rules::offences;
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("every crate lies in a folder of the workspace").to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn metadata() -> Metadata {
+    let mut command = MetadataCommand::new();
+    command.manifest_path(root().join("Cargo.toml")).no_deps();
+    command.exec().expect("cargo reads the workspace")
+}
+
+/// Every text file that belongs to the repository, with its path from the root.
+fn files() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("the folder exists") {
+            let entry = entry.expect("the folder can be listed");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_hidden = name.starts_with('.') && name != ".ci" && name != ".config";
+            if is_hidden || name == "target" || name == "Cargo.lock" {
+                continue;
+            }
+            let path = entry.path();
+            if entry.file_type().expect("the entry has a type").is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                let below = path.strip_prefix(root()).expect("the walk began at the root");
+                found.push((below.to_string_lossy().into_owned(), text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_file_keeps_the_rules() {
+    let found: Vec<_> = files().iter().flat_map(|(path, text)| offences(path, text)).collect();
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// Rows of the table under that heading of docs/ARCHITECTURE.md, each cell trimmed.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let document = read("docs/ARCHITECTURE.md");
+    let section = document.split(&format!("\n## {heading}\n")).nth(1).expect("the heading exists");
+    let section = section.split("\n## ").next().expect("a split has a first part");
+    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect()
+}
+
+/// The words of a text that stand between backticks.
+fn quoted(text: &str) -> BTreeSet<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// What each of our crates may depend on, as docs/ARCHITECTURE.md says.
+fn allowed_arrows() -> BTreeMap<String, BTreeSet<String>> {
+    let rows = table("Arrows");
+    rows.iter()
+        .map(|row| {
+            let [name, targets, ..] = row.as_slice() else { panic!("a row has too few cells") };
+            (name.trim_matches('`').to_owned(), quoted(targets))
+        })
+        .collect()
+}
+
+#[test]
+fn crates_depend_on_one_another_as_the_architecture_says() {
+    let metadata = metadata();
+    let ours: BTreeSet<_> = metadata.packages.iter().map(|p| p.name.to_string()).collect();
+    let allowed = allowed_arrows();
+    assert_eq!(allowed.keys().cloned().collect::<BTreeSet<_>>(), ours, "one row per crate");
+    for package in &metadata.packages {
+        let arrows = package.dependencies.iter().filter(|dependency| {
+            dependency.kind != DependencyKind::Development && ours.contains(&dependency.name)
+        });
+        let arrows: BTreeSet<_> = arrows.map(|dependency| dependency.name.clone()).collect();
+        let extra: Vec<_> = arrows.difference(&allowed[package.name.as_str()]).collect();
+        assert!(extra.is_empty(), "{} may not depend on {extra:?}", package.name);
+    }
+}
+
+#[test]
+fn arrows_point_down_only() {
+    let allowed = allowed_arrows();
+    let mut seen = BTreeSet::new();
+    while seen.len() < allowed.len() {
+        let next = allowed.iter().find(|(name, targets)| {
+            !seen.contains(*name) && targets.iter().all(|target| seen.contains(target))
+        });
+        let (name, _) = next.expect("the arrows of the table have no cycle");
+        seen.insert(name.clone());
+    }
+}
+
+#[test]
+fn hub_and_api_never_import_each_other_even_in_tests() {
+    for package in metadata().packages {
+        let names: BTreeSet<_> = package.dependencies.iter().map(|d| d.name.as_str()).collect();
+        match package.name.as_str() {
+            "push-hub" => assert!(!names.contains("api")),
+            "api" => assert!(!names.contains("push-hub")),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn only_the_broker_names_redis() {
+    for package in metadata().packages.iter().filter(|package| package.name.as_str() != "broker") {
+        let redis = package.dependencies.iter().find(|d| d.name.contains("redis"));
+        assert!(redis.is_none(), "{} depends on {redis:?}", package.name);
+    }
+}
+
+#[test]
+fn every_crate_takes_the_lints_of_the_workspace() {
+    for package in metadata().packages {
+        let manifest = fs::read_to_string(&package.manifest_path).expect("the manifest exists");
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{}", package.name);
+    }
+}
+
+#[test]
+fn every_test_that_the_invariants_name_exists() {
+    let rows = table("Invariants");
+    assert_eq!(rows.len(), 10, "ten promises");
+    let sources: BTreeMap<_, _> = files().into_iter().collect();
+    for row in &rows {
+        let [_, promise, tests, ..] = row.as_slice() else { panic!("a row has too few cells") };
+        let named = quoted(tests);
+        let is_admitted = tests.contains("not yet held by a test");
+        assert!(is_admitted || !named.is_empty(), "nothing is said of: {promise}");
+        for test in named {
+            let (file, name) = test.split_once("::").expect("a test is named as file::function");
+            let text = sources.get(file).unwrap_or_else(|| panic!("{file} does not exist"));
+            assert!(text.contains(&format!("fn {name}(")), "{test} does not exist");
+        }
+    }
+}
+
+#[test]
+fn the_protocol_document_has_the_table_of_close_codes() {
+    let document = read("docs/PROTOCOL.md");
+    for code in protocol::close::CloseCode::ALL {
+        let row = format!("| {} | `{}` |", code.number(), code.as_str());
+        assert!(document.contains(&row), "docs/PROTOCOL.md lacks {row}");
+    }
+}
