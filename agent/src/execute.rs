@@ -7,11 +7,12 @@
 
 use std::fmt;
 
+use protocol::action::Action;
 use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::time::Timestamp;
 
-use crate::host::Host;
+use crate::host::{Arming, Host};
 
 pub mod lock;
 pub mod quarantine;
@@ -19,9 +20,12 @@ pub mod refresh;
 pub mod simulated;
 pub mod state_file;
 pub mod tool;
+pub mod wipe;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;
 
 /// What an executor is told about the command it serves.
 #[derive(Debug, Clone)]
@@ -80,6 +84,27 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// What follows when the receipt is safe.
     fn afterwards(&self) -> Afterwards {
         Afterwards::Nothing
+    }
+}
+
+/// The executor of an action on a host that is armed like that.
+pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
+    match (arming, action) {
+        (Arming::Simulated, _) => Box::new(simulated::Simulated::new(action.verb())),
+        (Arming::Armed | Arming::Sandboxed, Action::Lock(params)) => {
+            Box::new(lock::LockExecutor::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::Unlock(params)) => {
+            Box::new(lock::UnlockExecutor::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::Quarantine(params)) => {
+            Box::new(quarantine::Quarantine::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::Release(_)) => Box::new(quarantine::Release),
+        (Arming::Armed | Arming::Sandboxed, Action::Wipe(params)) => {
+            Box::new(wipe::Wipe::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::Refresh(_)) => Box::new(refresh::Refresh),
     }
 }
 

@@ -1,0 +1,43 @@
+//! Which executor serves which action, and that an unarmed host has none with an effect.
+
+use protocol::action::{
+    Action, Lock, LockLevel, Quarantine, Refresh, Release, Unlock, Verb, Wipe, WipeLevel,
+};
+
+use super::{executor, fixtures};
+use crate::host::Arming;
+
+fn actions() -> Vec<Action> {
+    vec![
+        Action::Lock(Lock { level: LockLevel::Session, message: None }),
+        Action::Unlock(Unlock {}),
+        Action::Quarantine(Quarantine { allow: Vec::new() }),
+        Action::Release(Release {}),
+        Action::Wipe(Wipe { level: WipeLevel::Keys, power_off: true }),
+        Action::Refresh(Refresh {}),
+    ]
+}
+
+#[test]
+fn every_verb_has_an_executor_of_its_own() {
+    assert_eq!(actions().iter().map(Action::verb).collect::<Vec<_>>(), Verb::ALL);
+    let names: std::collections::BTreeSet<String> =
+        actions().iter().map(|action| format!("{:?}", executor(action, Arming::Armed))).collect();
+    assert_eq!(names.len(), Verb::ALL.len());
+}
+
+#[test]
+fn unarmed_host_gets_one_line_per_action_and_nothing_else() {
+    let sandbox = fixtures::Sandbox::new();
+    for (number, action) in (1..).zip(actions()) {
+        let (executor, task) = (executor(&action, Arming::Simulated), fixtures::task(number));
+        executor.plan(&sandbox.host, &task).unwrap();
+        executor.apply(&sandbox.host, &task).unwrap();
+        let evidence = executor.prove(&sandbox.host, &task).unwrap();
+        assert_eq!(evidence.get("simulated"), Some(&true.into()));
+        assert_eq!(executor.afterwards(), super::Afterwards::Nothing);
+    }
+    let files: Vec<_> = std::fs::read_dir(&sandbox.host.state_dir).unwrap().collect();
+    assert_eq!(files.len(), 1);
+    assert!(std::fs::read_dir(&sandbox.host.root).unwrap().next().is_none());
+}

@@ -1,0 +1,234 @@
+//! Destroys one volume step by step, and looks at what is left of it.
+//!
+//! Every step can be repeated after a power cut in its middle. The caller keeps the record; this
+//! module only advances it.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use runtime::Entropy;
+
+use super::luks2::{self, BINARY_BYTES, LayoutError};
+use super::record::{Progress, Target};
+use super::volume::{Access, Disk, Volume};
+use crate::execute::{hex, sha256_hex};
+
+/// Bytes that are written and read at a time.
+const CHUNK: usize = 4 * 1024 * 1024;
+/// Bytes of data between two saves of the progress.
+const SAVE_EVERY: u64 = 256 * 1024 * 1024;
+/// Places of a destroyed data area that proving looks at.
+const SAMPLES: u64 = 64;
+/// Bytes that it reads at each.
+const SAMPLE_BYTES: u64 = 64 * 1024;
+
+/// Why a step did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DestroyError {
+    /// The volume could not be opened, read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Its layout is not known.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Another volume is at this path now.
+    #[error("is not the volume that was to be destroyed")]
+    Stranger,
+    /// The medium does not hold what was written to it.
+    #[error("does not read back what was written over the {0}")]
+    ReadBack(&'static str),
+    /// Something of the volume is left.
+    #[error("still shows {0}")]
+    Left(&'static str),
+}
+
+/// What is to be destroyed at that path, without touching it.
+pub(super) fn inspect(disk: &dyn Disk, path: &Path) -> Result<Target, DestroyError> {
+    let volume = disk.open(path, Access::Read)?;
+    let layout = luks2::layout(&*volume)?;
+    let headers = 0..layout.header_bytes * 2;
+    Ok(Target {
+        path: path.to_owned(),
+        uuid: layout.uuid,
+        marker: hex(&Entropy::system().bytes::<32>()),
+        header_bytes: layout.header_bytes,
+        keyslots: layout.keyslots,
+        headers_before_sha256: digest(&*volume, headers)?,
+        headers_after_sha256: None,
+        key_area: layout.key_area,
+        key_area_sha256: None,
+        data_done: layout.data.as_ref().map_or(0, |data| data.start),
+        data: layout.data,
+        progress: Progress::Pending,
+    })
+}
+
+/// Whether the volume at the target's path is the target, whole or in any state of destruction.
+pub(super) fn is_same(disk: &dyn Disk, target: &Target) -> Result<bool, DestroyError> {
+    same_volume(&*disk.open(&target.path, Access::Read)?, target)
+}
+
+/// Overwrites the whole keyslots area: from here on no passphrase opens the volume, not even with
+/// a backup of its headers.
+pub(super) fn keys(disk: &dyn Disk, target: &mut Target) -> Result<(), DestroyError> {
+    let volume = open_same(disk, target)?;
+    let mut written = Context::new(&SHA256);
+    let mut chunk = vec![0; CHUNK];
+    for range in chunks(target.key_area.clone()) {
+        let part = &mut chunk[..length(&range)];
+        Entropy::system().fill(part);
+        written.update(part);
+        volume.write_at(part, range.start)?;
+    }
+    volume.flush()?;
+    let written = hex(written.finish().as_ref());
+    if digest(&*volume, target.key_area.clone())? != written {
+        return Err(DestroyError::ReadBack("keyslots"));
+    }
+    target.key_area_sha256 = Some(written);
+    target.progress = Progress::Keys;
+    Ok(())
+}
+
+/// Overwrites both headers.
+///
+/// Their order keeps the volume recognisable at every instant: the sector that names it is
+/// replaced by the sector that begins with the marker in one write, before the last copy of the
+/// name goes.
+pub(super) fn headers(disk: &dyn Disk, target: &mut Target) -> Result<(), DestroyError> {
+    let volume = open_same(disk, target)?;
+    let both = 0..target.header_bytes * 2;
+    let mut bytes = vec![0; length(&both)];
+    Entropy::system().fill(&mut bytes);
+    let marker = target.marker.as_bytes();
+    bytes[..marker.len()].copy_from_slice(marker);
+    let half = length(&(0..target.header_bytes));
+    let order = [
+        half + BINARY_BYTES..bytes.len(),
+        BINARY_BYTES..half,
+        0..BINARY_BYTES,
+        half..half + BINARY_BYTES,
+    ];
+    for part in order {
+        volume.write_at(&bytes[part.clone()], part.start as u64)?;
+    }
+    volume.flush()?;
+    let written = sha256_hex(&bytes);
+    if digest(&*volume, both)? != written {
+        return Err(DestroyError::ReadBack("headers"));
+    }
+    target.headers_after_sha256 = Some(written);
+    target.progress = Progress::Headers;
+    Ok(())
+}
+
+/// Overwrites the data with zeros where it takes up space, and gives that space back.
+///
+/// `save` is called from time to time with the target's progress.
+pub(super) fn data(
+    disk: &dyn Disk,
+    target: &mut Target,
+    mut save: impl FnMut(&Target),
+) -> Result<(), DestroyError> {
+    let volume = open_same(disk, target)?;
+    let area = target.data.clone().unwrap_or(0..0);
+    let zeros = vec![0; CHUNK];
+    let mut saved = target.data_done;
+    while let Some(found) = volume.next_allocated(target.data_done..area.end)? {
+        for range in chunks(found) {
+            volume.write_at(&zeros[..length(&range)], range.start)?;
+            target.data_done = range.end;
+            if target.data_done.saturating_sub(saved) >= SAVE_EVERY {
+                volume.flush()?;
+                saved = target.data_done;
+                save(target);
+            }
+        }
+    }
+    volume.flush()?;
+    volume.release(area.clone())?;
+    target.data_done = area.end;
+    target.progress = Progress::Data;
+    Ok(())
+}
+
+/// Looks whether the volume is destroyed as far as its record says, and returns the digest of
+/// where its headers were.
+pub(super) fn verify(disk: &dyn Disk, target: &Target) -> Result<String, DestroyError> {
+    let volume = disk.open(&target.path, Access::Read)?;
+    if !same_volume(&*volume, target)? {
+        return Err(DestroyError::Stranger);
+    }
+    if luks2::shows_header(&*volume)? {
+        return Err(DestroyError::Left("a header"));
+    }
+    let after = digest(&*volume, 0..target.header_bytes * 2)?;
+    if after == target.headers_before_sha256 || Some(&after) != target.headers_after_sha256.as_ref()
+    {
+        return Err(DestroyError::ReadBack("headers"));
+    }
+    if Some(digest(&*volume, target.key_area.clone())?) != target.key_area_sha256 {
+        return Err(DestroyError::ReadBack("keyslots"));
+    }
+    if let (Some(area), Progress::Data) = (&target.data, target.progress) {
+        verify_data(&*volume, area)?;
+    }
+    Ok(after)
+}
+
+/// Reads evenly spread samples, the first and the last bytes of the area among them.
+fn verify_data(volume: &dyn Volume, area: &Range<u64>) -> Result<(), DestroyError> {
+    let sample = SAMPLE_BYTES.min(area.end - area.start);
+    let last = area.end - sample;
+    let step = ((last - area.start) / SAMPLES).max(1);
+    let starts = (0..SAMPLES).map(|n| area.start + n * step).take_while(|start| *start < last);
+    let mut bytes = vec![0; length(&(0..sample))];
+    for start in starts.chain([last]) {
+        volume.read_at(&mut bytes, start)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Err(DestroyError::Left("data"));
+        }
+    }
+    Ok(())
+}
+
+fn open_same(disk: &dyn Disk, target: &Target) -> Result<Box<dyn Volume>, DestroyError> {
+    let volume = disk.open(&target.path, Access::Write)?;
+    if same_volume(&*volume, target)? { Ok(volume) } else { Err(DestroyError::Stranger) }
+}
+
+fn same_volume(volume: &dyn Volume, target: &Target) -> Result<bool, DestroyError> {
+    let end = target.data.as_ref().map_or(target.key_area.end, |data| data.end);
+    if volume.size() < end {
+        return Ok(false);
+    }
+    let mut start = vec![0; target.marker.len()];
+    volume.read_at(&mut start, 0)?;
+    let named = luks2::claimed_uuid(volume, target.header_bytes)?;
+    Ok(start == target.marker.as_bytes() || named.as_ref() == Some(&target.uuid))
+}
+
+/// SHA-256 of a range, in lowercase hexadecimal.
+fn digest(volume: &dyn Volume, range: Range<u64>) -> io::Result<String> {
+    let mut context = Context::new(&SHA256);
+    let mut chunk = vec![0; CHUNK];
+    for part in chunks(range) {
+        let bytes = &mut chunk[..length(&part)];
+        volume.read_at(bytes, part.start)?;
+        context.update(bytes);
+    }
+    Ok(hex(context.finish().as_ref()))
+}
+
+/// The range in parts of at most [`CHUNK`].
+fn chunks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    range.step_by(CHUNK).map(move |start| start..end.min(start + CHUNK as u64))
+}
+
+/// The length of a range that fits into memory: at most a chunk or two headers.
+fn length(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).expect("parts are at most 8 MiB long")
+}

@@ -1,0 +1,86 @@
+//! What a wipe keeps on disk: which volumes, which extents of them, and how far it came.
+//!
+//! Written before the first byte is destroyed: once a header is gone, nothing else could tell
+//! where the keys were, or that this volume is the one that was meant.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use protocol::action::WipeLevel;
+use protocol::id::CommandId;
+use serde::{Deserialize, Serialize};
+
+use super::super::state_file::StateFile;
+
+/// One wipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wiping {
+    /// The command that ordered it.
+    pub(super) command_id: CommandId,
+    /// Its envelope: the justification for going on after a power cut.
+    pub(super) envelope: String,
+    /// How far it goes.
+    pub(super) level: WipeLevel,
+    /// Whether every target came as far as the level says.
+    pub(super) finished: bool,
+    /// The volumes, in the order of their destruction.
+    pub(super) targets: Vec<Target>,
+}
+
+impl StateFile for Wiping {
+    const NAME: &'static str = "wipe.json";
+}
+
+/// One volume of a wipe. Offsets and lengths are bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Target {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// Which volume it is.
+    pub(super) uuid: String,
+    /// Random bytes in hexadecimal, with which the destroyed volume begins: after a power cut
+    /// they tell this volume from any other that might have taken its path.
+    pub(super) marker: String,
+    /// Size of one of its two headers.
+    pub(super) header_bytes: u64,
+    /// Keyslots that held keys.
+    pub(super) keyslots: usize,
+    /// SHA-256 of both headers before.
+    pub(super) headers_before_sha256: String,
+    /// SHA-256 of what was written over them.
+    pub(super) headers_after_sha256: Option<String>,
+    /// Where the keys were.
+    pub(super) key_area: Range<u64>,
+    /// SHA-256 of what was written over them.
+    pub(super) key_area_sha256: Option<String>,
+    /// Where the data is, unless on another device.
+    pub(super) data: Option<Range<u64>>,
+    /// Up to where the data is destroyed.
+    pub(super) data_done: u64,
+    /// How far the destruction came.
+    pub(super) progress: Progress,
+}
+
+/// How far the destruction of one volume came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Progress {
+    /// Nothing is known to be destroyed.
+    Pending,
+    /// The keyslots area is overwritten.
+    Keys,
+    /// Both headers are overwritten too.
+    Headers,
+    /// The data area is overwritten too.
+    Data,
+}
+
+impl Progress {
+    /// What the level asks for.
+    pub(super) fn goal(level: WipeLevel) -> Self {
+        match level {
+            WipeLevel::Keys => Self::Headers,
+            WipeLevel::Data => Self::Data,
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Wipe against real LUKS2 volumes in files: what `cryptsetup` and an attacker with backups of
+//! the headers can still do afterwards, and what a power cut at any write changes. Nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use agent::execute::wipe::Wipe;
+use agent::execute::wipe::volume::{Access, Disk, SystemDisk, Volume};
+use agent::execute::{Afterwards, Executor, Recovery};
+use agent::host::Host;
+use protocol::action::{self, WipeLevel};
+use protocol::receipt::FailureKind;
+use serde_json::json;
+use tempfile::TempDir;
+
+use support::host::{sandbox, task};
+
+#[path = "support"]
+mod support {
+    pub(crate) mod host;
+}
+
+/// Two headers of 16 KiB, as cryptsetup makes them by default.
+const HEADERS: Range<usize> = 0..0x8000;
+/// The data begins here in the volumes of these tests.
+const DATA: usize = 4 * 1024 * 1024;
+const VOLUME_BYTES: usize = 6 * 1024 * 1024;
+const PASSPHRASES: [&str; 2] = ["first passphrase", "second passphrase"];
+
+/// A host with one fresh LUKS2 volume of two keyslots and some data, and its original bytes.
+struct Scene {
+    host: Host,
+    volume: PathBuf,
+    original: Vec<u8>,
+    _folder: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (mut host, folder) = sandbox();
+        let volume = folder.path().join("volume");
+        format_luks(&volume, "luks2");
+        let mut original = fs::read(&volume).unwrap();
+        for (at, byte) in original[DATA..].iter_mut().enumerate() {
+            *byte = u8::try_from(at % 251).unwrap();
+        }
+        fs::write(&volume, &original).unwrap();
+        host.wipe_targets = vec![volume.clone()];
+        Self { host, volume, original, _folder: folder }
+    }
+
+    /// The same scene as it was at first.
+    fn reset(&self) {
+        fs::write(&self.volume, &self.original).unwrap();
+        let _ = fs::remove_file(self.host.state_dir.join("wipe.json"));
+    }
+
+    /// No passphrase opens the volume, not even with old headers, and no sector of the old
+    /// keyslots is left.
+    fn assert_destroyed(&self) {
+        let wiped = fs::read(&self.volume).unwrap();
+        assert_eq!(wiped.len(), VOLUME_BYTES);
+        assert!(!opens_with_any(&self.volume), "a passphrase still opens the volume");
+        for restored in [0..0x4000, HEADERS] {
+            let mut bytes = wiped.clone();
+            bytes[restored.clone()].copy_from_slice(&self.original[restored]);
+            let revived = self.volume.with_extension("revived");
+            fs::write(&revived, bytes).unwrap();
+            assert!(!opens_with_any(&revived), "old headers open the volume again");
+        }
+        let old: HashSet<&[u8]> = self.original[HEADERS.end..DATA]
+            .chunks(512)
+            .filter(|sector| sector.iter().any(|byte| *byte != 0))
+            .collect();
+        assert!(old.len() > 500, "two keyslots fill many sectors");
+        assert!(!wiped.chunks(512).any(|sector| old.contains(sector)), "keyslot material is left");
+    }
+}
+
+fn wipe(level: WipeLevel) -> Wipe {
+    Wipe::new(action::Wipe { level, power_off: false })
+}
+
+/// Formats a file as a LUKS volume that both passphrases open.
+fn format_luks(path: &Path, version: &str) {
+    let file = fs::File::create(path).unwrap();
+    file.set_len(VOLUME_BYTES as u64).unwrap();
+    let weak = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+    let offset = (DATA / 512).to_string();
+    let format = ["-q", "luksFormat", "--type", version, "--offset", &offset];
+    let path = path.to_str().unwrap();
+    let first = path.to_owned() + ".first";
+    fs::write(&first, PASSPHRASES[0]).unwrap();
+    assert!(cryptsetup(&[&format[..], &weak, &[path, &first]].concat(), ""));
+    let add = ["-q", "luksAddKey", "--key-file", &first];
+    assert!(cryptsetup(&[&add[..], &weak, &[path]].concat(), PASSPHRASES[1]));
+    for passphrase in PASSPHRASES {
+        assert!(opens(Path::new(path), passphrase), "a fresh volume opens");
+    }
+}
+
+fn cryptsetup(args: &[&str], input: &str) -> bool {
+    let mut child = Command::new("/usr/sbin/cryptsetup")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("these tests need /usr/sbin/cryptsetup: install the package cryptsetup-bin");
+    // It may have ended without reading.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait().unwrap().success()
+}
+
+fn opens(volume: &Path, passphrase: &str) -> bool {
+    let args = ["open", "--test-passphrase", "--key-file", "-", volume.to_str().unwrap()];
+    cryptsetup(&args, passphrase)
+}
+
+fn opens_with_any(volume: &Path) -> bool {
+    PASSPHRASES.iter().any(|passphrase| opens(volume, passphrase))
+}
+
+/// A disk whose power fails at the given operation that changes or flushes; that write is torn.
+#[derive(Debug, Clone)]
+struct FailingDisk {
+    operations_left: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct FailingVolume {
+    volume: Box<dyn Volume>,
+    operations_left: Arc<AtomicU64>,
+}
+
+impl FailingDisk {
+    fn after(operations: u64) -> Self {
+        Self { operations_left: Arc::new(AtomicU64::new(operations)) }
+    }
+
+    fn left(&self) -> u64 {
+        self.operations_left.load(Ordering::SeqCst)
+    }
+}
+
+impl Disk for FailingDisk {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Volume>> {
+        let volume = SystemDisk.open(path, access)?;
+        Ok(Box::new(FailingVolume { volume, operations_left: Arc::clone(&self.operations_left) }))
+    }
+}
+
+impl FailingVolume {
+    fn spend(&self) -> io::Result<()> {
+        self.operations_left
+            .try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .map(drop)
+            .map_err(|_| io::Error::other("the power is gone"))
+    }
+}
+
+impl Volume for FailingVolume {
+    fn size(&self) -> u64 {
+        self.volume.size()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.volume.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Err(error) = self.spend() {
+            // Whole sectors of the write in flight may still have arrived.
+            let torn = bytes.len() / 1024 * 512;
+            self.volume.write_at(&bytes[..torn], offset)?;
+            return Err(error);
+        }
+        self.volume.write_at(bytes, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.spend()?;
+        self.volume.flush()
+    }
+
+    fn next_allocated(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
+        self.volume.next_allocated(range)
+    }
+
+    fn release(&self, range: Range<u64>) -> io::Result<()> {
+        self.spend()?;
+        self.volume.release(range)
+    }
+}
+
+#[test]
+fn wiped_volume_does_not_open_even_with_its_old_headers() {
+    let scene = Scene::new();
+    let (wipe, task) = (wipe(WipeLevel::Keys), task(1));
+    let plan = wipe.plan(&scene.host, &task).unwrap();
+    assert_eq!(fs::read(&scene.volume).unwrap(), scene.original, "a plan changes nothing");
+    assert_eq!(plan.facts, wipe.plan(&scene.host, &task).unwrap().facts, "a plan is repeatable");
+
+    wipe.apply(&scene.host, &task).unwrap();
+    let evidence = wipe.prove(&scene.host, &task).unwrap();
+
+    scene.assert_destroyed();
+    assert_eq!(fs::read(&scene.volume).unwrap()[DATA..], scene.original[DATA..]);
+    assert_eq!(evidence.get("grade"), Some(&"proven".into()));
+    let target = &evidence.get("targets").unwrap()[0];
+    assert_eq!(target["keyslots_before"], json!(2));
+    assert_eq!(target["keyslots_left"], json!(0));
+    assert_ne!(target["headers_before_sha256"], target["headers_after_sha256"]);
+    let planned = &plan.facts.get("targets").unwrap()[0];
+    assert_eq!(planned["uuid"], target["uuid"]);
+    assert_eq!(planned["headers_sha256"], target["headers_before_sha256"]);
+    assert!(matches!(wipe.recover(&scene.host, &task), Recovery::Applied));
+}
+
+#[test]
+fn level_data_leaves_no_data() {
+    let scene = Scene::new();
+    let (wipe, task) = (wipe(WipeLevel::Data), task(1));
+    wipe.apply(&scene.host, &task).unwrap();
+    let evidence = wipe.prove(&scene.host, &task).unwrap();
+    scene.assert_destroyed();
+    assert!(fs::read(&scene.volume).unwrap()[DATA..].iter().all(|byte| *byte == 0));
+    assert_eq!(evidence.get("grade"), Some(&"proven_media".into()));
+    let target = &evidence.get("targets").unwrap()[0];
+    assert_eq!(target["data_bytes"], json!(VOLUME_BYTES - DATA));
+}
+
+#[test]
+fn later_command_may_go_on_from_keys_to_data() {
+    let scene = Scene::new();
+    wipe(WipeLevel::Keys).apply(&scene.host, &task(1)).unwrap();
+    let (wipe, task) = (wipe(WipeLevel::Data), task(2));
+    wipe.plan(&scene.host, &task).unwrap();
+    wipe.apply(&scene.host, &task).unwrap();
+    wipe.prove(&scene.host, &task).unwrap();
+    scene.assert_destroyed();
+    assert!(fs::read(&scene.volume).unwrap()[DATA..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn power_cut_at_any_write_resumes_to_the_same_end() {
+    let scene = Scene::new();
+    let task = task(1);
+    let params = action::Wipe { level: WipeLevel::Data, power_off: false };
+    let mut operations = 0;
+    loop {
+        scene.reset();
+        let disk = FailingDisk::after(operations);
+        let interrupted = Wipe::on(params.clone(), Box::new(disk.clone()));
+        let outcome = interrupted.apply(&scene.host, &task);
+        if outcome.is_ok() {
+            assert_eq!(disk.left(), 0, "one operation more than the last failure had");
+            break;
+        }
+        let resumed = wipe(WipeLevel::Data);
+        assert!(interrupted.prove(&scene.host, &task).is_err(), "operation {operations}");
+        assert!(matches!(resumed.recover(&scene.host, &task), Recovery::Apply));
+        resumed.apply(&scene.host, &task).unwrap();
+        resumed.prove(&scene.host, &task).unwrap();
+        scene.assert_destroyed();
+        operations += 1;
+    }
+    assert!(operations >= 10, "keys, headers, data and their flushes: {operations}");
+}
+
+#[test]
+fn second_power_cut_while_resuming_changes_nothing() {
+    let scene = Scene::new();
+    let task = task(1);
+    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
+    for first in 0..6 {
+        for second in 0..6 {
+            scene.reset();
+            for operations in [first, second] {
+                let disk = Box::new(FailingDisk::after(operations));
+                let _ = Wipe::on(params.clone(), disk).apply(&scene.host, &task);
+            }
+            let resumed = wipe(WipeLevel::Keys);
+            resumed.apply(&scene.host, &task).unwrap();
+            resumed.prove(&scene.host, &task).unwrap();
+        }
+    }
+    scene.assert_destroyed();
+}
+
+#[test]
+fn one_wrong_target_protects_all_of_them_before_anything_is_touched() {
+    let mut scene = Scene::new();
+    let folder = scene.volume.parent().unwrap().to_owned();
+    let (plain, luks1) = (folder.join("plain"), folder.join("luks1"));
+    fs::write(&plain, vec![7; VOLUME_BYTES]).unwrap();
+    format_luks(&luks1, "luks1");
+    for wrong in [plain, luks1, folder.join("missing"), folder.clone(), "/dev/null".into()] {
+        let before = fs::read(&wrong).ok();
+        scene.host.wipe_targets = vec![scene.volume.clone(), wrong.clone()];
+        let wipe = wipe(WipeLevel::Keys);
+        for failure in [
+            wipe.plan(&scene.host, &task(1)).unwrap_err(),
+            wipe.apply(&scene.host, &task(1)).unwrap_err(),
+        ] {
+            assert_eq!(failure.kind, FailureKind::Precondition, "{}", wrong.display());
+            assert!(failure.detail.contains(wrong.to_str().unwrap()), "{}", failure.detail);
+        }
+        assert_eq!(fs::read(&wrong).ok(), before);
+        assert_eq!(fs::read(&scene.volume).unwrap(), scene.original);
+        assert!(!scene.host.state_dir.join("wipe.json").exists());
+    }
+}
+
+#[test]
+fn host_without_targets_says_so() {
+    let (host, _folder) = sandbox();
+    let failure = wipe(WipeLevel::Keys).plan(&host, &task(1)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Precondition);
+}
+
+#[test]
+fn resumed_wipe_spares_a_stranger_that_took_the_path() {
+    let scene = Scene::new();
+    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
+    let _ = Wipe::on(params, Box::new(FailingDisk::after(1))).apply(&scene.host, &task(1));
+    format_luks(&scene.volume, "luks2");
+    let stranger = fs::read(&scene.volume).unwrap();
+    assert!(wipe(WipeLevel::Keys).apply(&scene.host, &task(1)).is_err());
+    assert_eq!(fs::read(&scene.volume).unwrap(), stranger);
+}
+
+#[test]
+fn headers_that_came_back_are_not_proven_destroyed() {
+    let scene = Scene::new();
+    wipe(WipeLevel::Keys).apply(&scene.host, &task(1)).unwrap();
+    let mut bytes = fs::read(&scene.volume).unwrap();
+    bytes[..0x4000].copy_from_slice(&scene.original[..0x4000]);
+    fs::write(&scene.volume, bytes).unwrap();
+    let failure = wipe(WipeLevel::Keys).prove(&scene.host, &task(1)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotProven);
+}
+
+#[test]
+fn damaged_first_header_does_not_save_the_keys() {
+    let scene = Scene::new();
+    let mut bytes = scene.original.clone();
+    bytes[..0x4000].fill(0);
+    fs::write(&scene.volume, bytes).unwrap();
+    assert!(opens_with_any(&scene.volume), "the second header takes over");
+    let wipe = wipe(WipeLevel::Keys);
+    wipe.apply(&scene.host, &task(1)).unwrap();
+    wipe.prove(&scene.host, &task(1)).unwrap();
+    scene.assert_destroyed();
+}
+
+#[test]
+fn power_off_follows_only_when_it_was_ordered() {
+    for (power_off, expected) in [(true, Afterwards::PowerOff), (false, Afterwards::Nothing)] {
+        let wipe = Wipe::new(action::Wipe { level: WipeLevel::Keys, power_off });
+        assert_eq!(wipe.afterwards(), expected);
+    }
+}
