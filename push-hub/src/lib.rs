@@ -1,1 +1,26 @@
-//! placeholder
+//! The push hub: holds the agents' sessions and passes frames between them and the broker.
+//!
+//! Owns the agent port, the sessions and their registry. It has no store, no signing key and no
+//! durable state, opens no envelope, and killing it costs nothing but a reconnect.
+
+pub mod config;
+pub mod hub;
+pub mod socket;
+
+mod admission;
+mod certificate;
+mod core;
+mod dispatch;
+mod door;
+mod handle;
+mod link;
+mod listener;
+mod metrics;
+mod poll;
+mod presence;
+mod registry;
+mod session;
+mod upstream;
+
+pub use config::Config;
+pub use hub::{Deps, Hub, StartError, agent_tls};

@@ -1,0 +1,148 @@
+//! Who is let in, and how fast.
+//!
+//! Owns the rate limits before a session: per address and in total before TLS, per device after
+//! it. Must not speak to the peer: the listener and the doors do.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use governor::clock::Clock as GovernorClock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use protocol::id::DeviceId;
+use runtime::Clock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::AdmissionConfig;
+
+#[cfg(test)]
+mod tests;
+
+/// How long agents are asked to stay away when the hub is full or drains.
+pub(crate) const AWAY: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+struct Time(Clock);
+
+impl GovernorClock for Time {
+    type Instant = Instant;
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+}
+
+type Middleware = NoOpMiddleware<Instant>;
+type Keyed<K> = RateLimiter<K, DashMapStateStore<K>, Time, Middleware>;
+type Direct = RateLimiter<NotKeyed, InMemoryState, Time, Middleware>;
+
+/// Why a connection or request is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Too many connections from that address.
+    Source,
+    /// Too many TLS handshakes in total.
+    Handshakes,
+    /// Too many requests of that device; come back after the given time.
+    Device(Duration),
+    /// As many sessions as there may be.
+    Full,
+    /// The hub drains, or another incarnation has its name.
+    Draining,
+}
+
+impl Refusal {
+    /// How long the agent should stay away.
+    pub(crate) const fn retry_after(self) -> Duration {
+        match self {
+            Self::Device(wait) => wait,
+            Self::Source | Self::Handshakes | Self::Full | Self::Draining => AWAY,
+        }
+    }
+}
+
+/// The limits before a session.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    handshakes: Option<Direct>,
+    sources: Option<Keyed<IpAddr>>,
+    devices: Option<Keyed<DeviceId>>,
+    slots: Arc<Semaphore>,
+    time: Time,
+}
+
+impl Admission {
+    pub(crate) fn new(config: &AdmissionConfig, clock: &Clock) -> Self {
+        let time = Time(clock.clone());
+        let keyed = |quota| RateLimiter::new(quota, DashMapStateStore::default(), time.clone());
+        let slots = usize::try_from(config.max_handshakes).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            handshakes: quota(config.handshakes_per_sec, config.handshake_burst, SECOND)
+                .map(|quota| RateLimiter::direct_with_clock(quota, time.clone())),
+            sources: quota(config.source_per_sec, config.source_burst, SECOND).map(keyed),
+            devices: quota(config.device_per_min, config.device_burst, 60 * SECOND)
+                .map(|quota| RateLimiter::new(quota, DashMapStateStore::default(), time.clone())),
+            slots: Arc::new(Semaphore::new(slots)),
+            time,
+        }
+    }
+
+    /// A slot for one more connection on its way to a session.
+    pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
+        let slot = self.slots.clone().acquire_owned().await;
+        slot.expect("the semaphore of the slots is never closed")
+    }
+
+    /// Before TLS: costs less than a microsecond.
+    pub(crate) fn check_source(&self, source: IpAddr) -> Result<(), Refusal> {
+        let source_is_over =
+            self.sources.as_ref().is_some_and(|limit| limit.check_key(&network(source)).is_err());
+        if source_is_over {
+            return Err(Refusal::Source);
+        }
+        let all_are_over = self.handshakes.as_ref().is_some_and(|limit| limit.check().is_err());
+        if all_are_over { Err(Refusal::Handshakes) } else { Ok(()) }
+    }
+
+    /// After TLS, for each request.
+    pub(crate) fn check_device(&self, device: DeviceId) -> Result<(), Refusal> {
+        let Some(limit) = &self.devices else { return Ok(()) };
+        limit
+            .check_key(&device)
+            .map_err(|until| Refusal::Device(until.wait_time_from(self.time.now())))
+    }
+
+    /// Forgets addresses and devices that were not seen for long enough to be at their full
+    /// allowance.
+    pub(crate) fn tidy(&self) {
+        if let Some(limit) = &self.sources {
+            limit.retain_recent();
+            limit.shrink_to_fit();
+        }
+        if let Some(limit) = &self.devices {
+            limit.retain_recent();
+            limit.shrink_to_fit();
+        }
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// `None` for a rate of 0: no limit.
+fn quota(rate: u32, burst: u32, per: Duration) -> Option<Quota> {
+    let rate = NonZeroU32::new(rate)?;
+    let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+    Quota::with_period(per / rate.get()).map(|quota| quota.allow_burst(burst))
+}
+
+/// What counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
+}

@@ -1,0 +1,75 @@
+//! Tests of the limits before a session.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use protocol::id::DeviceId;
+use runtime::Clock;
+use uuid::Uuid;
+
+use super::{Admission, Refusal, network};
+use crate::config::AdmissionConfig;
+
+fn source(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn one_source_does_not_use_up_the_allowance_of_others() {
+    let (clock, hand) = Clock::manual();
+    let config =
+        AdmissionConfig { source_per_sec: 1, source_burst: 2, ..AdmissionConfig::default() };
+    let admission = Admission::new(&config, &clock);
+    let (loud, calm) = (source("192.0.2.1"), source("192.0.2.2"));
+    let answers = [loud, loud, loud, calm].map(|from| admission.check_source(from));
+    assert_eq!(answers, [Ok(()), Ok(()), Err(Refusal::Source), Ok(())]);
+    hand.advance(Duration::from_secs(1));
+    assert_eq!(admission.check_source(loud), Ok(()));
+}
+
+#[test]
+fn all_sources_share_the_rate_of_handshakes() {
+    let (clock, _hand) = Clock::manual();
+    let config =
+        AdmissionConfig { handshakes_per_sec: 1, handshake_burst: 1, ..AdmissionConfig::default() };
+    let admission = Admission::new(&config, &clock);
+    assert_eq!(admission.check_source(source("192.0.2.1")), Ok(()));
+    assert_eq!(admission.check_source(source("192.0.2.2")), Err(Refusal::Handshakes));
+}
+
+#[test]
+fn device_is_told_when_to_come_back() {
+    let (clock, hand) = Clock::manual();
+    let config =
+        AdmissionConfig { device_per_min: 6, device_burst: 1, ..AdmissionConfig::default() };
+    let admission = Admission::new(&config, &clock);
+    let device = DeviceId::from_uuid(Uuid::nil());
+    assert_eq!(admission.check_device(device), Ok(()));
+    let refusal = admission.check_device(device).unwrap_err();
+    assert_eq!(refusal.retry_after(), Duration::from_secs(10));
+    hand.advance(refusal.retry_after());
+    assert_eq!(admission.check_device(device), Ok(()));
+}
+
+#[test]
+fn rate_of_zero_is_no_limit() {
+    let (clock, _hand) = Clock::manual();
+    let config = AdmissionConfig {
+        handshakes_per_sec: 0,
+        source_per_sec: 0,
+        device_per_min: 0,
+        ..AdmissionConfig::default()
+    };
+    let admission = Admission::new(&config, &clock);
+    for _ in 0..10_000 {
+        assert_eq!(admission.check_source(source("192.0.2.1")), Ok(()));
+        assert_eq!(admission.check_device(DeviceId::from_uuid(Uuid::nil())), Ok(()));
+    }
+}
+
+#[test]
+fn ipv6_subscriber_counts_once() {
+    assert_eq!(network(source("2001:db8::1")), network(source("2001:db8::ffff:2")));
+    assert_ne!(network(source("2001:db8::1")), network(source("2001:db8:0:1::1")));
+    assert_eq!(network(source("::ffff:192.0.2.1")), source("192.0.2.1"));
+}

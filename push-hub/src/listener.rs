@@ -1,0 +1,179 @@
+//! The agent port, from `accept` to the end of a connection's requests.
+//!
+//! Owns accepting, refusing before TLS, the TLS handshake and the HTTP connection. A session
+//! runs in a second task, so that its memory is not that of the handshake.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use protocol::limits;
+use runtime::tls::{self, TlsError, TlsStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::certificate::{CertificateError, Identity};
+use crate::core::Core;
+use crate::door::Door;
+use crate::metrics::Outcome;
+use crate::session;
+
+/// Connections that the kernel holds until they are accepted: a storm's first seconds.
+const BACKLOG: u32 = 4096;
+/// Bytes that the kernel holds for an agent that does not read. Small, so that a slow one is
+/// noticed; the queue that counts is the inbox.
+const SEND_BUFFER_BYTES: u32 = 32 * 1024;
+/// Bytes that TLS holds for such an agent.
+const TLS_BUFFER_BYTES: usize = 16 * 1024;
+/// Bytes that HTTP reads ahead; the smallest that hyper takes for the limit of a head.
+const HTTP_BUFFER_BYTES: usize = 8 * 1024;
+/// Header lines of a request.
+const MAX_HEADERS: usize = 64;
+/// How long accepting rests after an error such as "too many open files".
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Accepted connections between two rounds of tidying the limits' tables.
+const TIDY_EVERY: u32 = 16 * 1024;
+
+/// Binds the agent port.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts until the drain begins.
+pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
+    let mut accepted = 0_u32;
+    loop {
+        let next = async {
+            // The slot first: who finds none waits in the backlog, not in our memory.
+            let slot = core.admission.slot().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, connection) = tokio::select! {
+            biased;
+            () = core.drain.soft().cancelled() => return,
+            next = next => next,
+        };
+        match connection {
+            Ok((stream, source)) => {
+                accepted = accepted.wrapping_add(1);
+                if accepted.is_multiple_of(TIDY_EVERY) {
+                    core.admission.tidy();
+                }
+                admit(&core, (stream, source), slot);
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "accepting failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Refuses with a reset, or starts the connection's task.
+fn admit(core: &Arc<Core>, (stream, source): (TcpStream, SocketAddr), slot: OwnedSemaphorePermit) {
+    if let Err(refusal) = core.admission.check_source(source.ip()) {
+        core.metrics.refusal(refusal);
+        core.metrics.connection(Outcome::Refused);
+        // A reset leaves no TIME_WAIT behind and tells the agent at once.
+        drop(stream.set_zero_linger());
+        return;
+    }
+    let core = core.clone();
+    let tracker = core.tracker.clone();
+    tracker.spawn(async move {
+        let outcome = serve(&core, stream, slot).await;
+        core.metrics.connection(outcome);
+    });
+}
+
+async fn serve(core: &Arc<Core>, stream: TcpStream, slot: OwnedSemaphorePermit) -> Outcome {
+    // Frames are small and wanted now; a socket that refuses the option works all the same.
+    drop(stream.set_nodelay(true));
+    let accepted_at = core.clock.now();
+    let handshake = tls::accept(stream, core.tls.load_full(), core.config.admission.tls_timeout);
+    let shaken = tokio::select! {
+        biased;
+        () = core.drain.hard().cancelled() => return Outcome::Refused,
+        shaken = Box::pin(handshake) => shaken,
+    };
+    let (mut stream, peer) = match shaken {
+        Ok(shaken) => shaken,
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "handshake failed");
+            return match error {
+                TlsError::TimedOut(_) => Outcome::HandshakeTimeout,
+                TlsError::Settings(_) | TlsError::Roots(_) | TlsError::Handshake(_) => {
+                    Outcome::Handshake
+                }
+            };
+        }
+    };
+    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+    note_handshake(core, accepted_at, peer.resumed);
+    let identity = match &peer.certificate {
+        Some(certificate) => Identity::read(certificate),
+        None => Err(CertificateError::Missing),
+    };
+    drop(peer);
+    let door = Arc::new(Door::new(core.clone(), identity, slot));
+    Box::pin(converse(core, stream, door)).await
+}
+
+fn note_handshake(core: &Core, accepted_at: Instant, resumed: bool) {
+    let metrics = &core.metrics;
+    let histogram = if resumed { &metrics.resumed_handshake } else { &metrics.full_handshake };
+    histogram.record(core.clock.now().saturating_duration_since(accepted_at));
+}
+
+/// Serves requests; after an upgrade it starts the session's task.
+async fn converse(core: &Arc<Core>, stream: TlsStream<TcpStream>, door: Arc<Door>) -> Outcome {
+    let answering = door.clone();
+    let service = service_fn(move |request| answering.clone().answer(request));
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(core.config.admission.head_timeout)
+            .max_header_size(limits::UPGRADE_HEADER_BYTES)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(HTTP_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let mut is_draining = false;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            outcome = connection.as_mut() => break outcome,
+            () = core.drain.hard().cancelled() => return Outcome::Served,
+            () = core.drain.soft().cancelled(), if !is_draining => {
+                is_draining = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = &outcome {
+        tracing::debug!(error = error as &dyn std::error::Error, "connection failed");
+    }
+    let Some((upgrade, identity, slot)) = door.upgraded() else {
+        return if door.has_served() { Outcome::Served } else { Outcome::Head };
+    };
+    let Ok(upgraded) = upgrade.await else { return Outcome::Served };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() else {
+        return Outcome::Served;
+    };
+    let io = (parts.io.into_inner(), parts.read_buf.to_vec());
+    core.tracker.spawn(session::run(core.clone(), io, identity, slot));
+    Outcome::Upgraded
+}
