@@ -19,8 +19,8 @@ use super::file::{self, Attributes, FileError, Found};
 use super::pam::{self, GateFile};
 use super::state::LockState;
 use super::undo::{FileEntry, FormerFile, UndoJournal};
-use crate::execute::failure;
 use crate::execute::tool::Tool;
+use crate::execute::{failure, sha256_hex};
 use crate::host::Host;
 
 const SHADOW: &str = "/etc/shadow";
@@ -100,7 +100,7 @@ fn put_gate(
     if current.as_ref().is_some_and(|found| found.bytes == desired) && known.is_some() {
         return file::discard_leftover(&path);
     }
-    let written_sha256 = file::sha256(&desired);
+    let written_sha256 = sha256_hex(&desired);
     match known {
         None => {
             let former = current.as_ref().map(|found| Found { bytes: bare, ..found.clone() });
@@ -120,7 +120,7 @@ fn put_gate(
 }
 
 fn is_former(entry: &FileEntry, bare: &[u8]) -> bool {
-    entry.former.as_ref().is_some_and(|former| former.sha256 == file::sha256(bare))
+    entry.former.as_ref().is_some_and(|former| former.sha256 == sha256_hex(bare))
 }
 
 /// A renamed file carries the label of its folder; SELinux wants the one of its name.
@@ -280,7 +280,7 @@ fn restore_file(host: &Host, entry: &FileEntry) -> Result<(), FileError> {
     let path = host.path(&entry.path);
     file::discard_leftover(&path)?;
     let Some(current) = file::find(&path)? else { return Ok(()) };
-    if file::sha256(&current.bytes) != entry.written_sha256 {
+    if sha256_hex(&current.bytes) != entry.written_sha256 {
         return strip_gate(host, &entry.path);
     }
     match &entry.former {

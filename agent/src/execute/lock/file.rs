@@ -10,7 +10,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
-use aws_lc_rs::digest;
 use protocol::receipt::{Failure, FailureKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -250,15 +249,4 @@ pub(super) fn save<T: Serialize>(path: &Path, document: &T) -> Result<(), FileEr
         fs::metadata(path.parent().unwrap_or(path)).map_err(FileError::io("look at", path))?;
     let attributes = Attributes { uid: owner.uid(), gid: owner.gid(), ..Attributes::PRIVATE };
     replace(path, &bytes, attributes)
-}
-
-/// The SHA-256 of some bytes, in hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let hash = digest::digest(&digest::SHA256, bytes);
-    hash.as_ref().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::FormerExpiry;
 use super::file::{self, Attributes, FileError, Found};
+use crate::execute::sha256_hex;
 use crate::host::Host;
 
 /// The undo journal of one host.
@@ -50,14 +51,14 @@ impl FormerFile {
     pub(super) fn new(found: &Found) -> Self {
         let Attributes { mode, uid, gid } = found.attributes;
         let base64 = BASE64.encode(&found.bytes);
-        Self { sha256: file::sha256(&found.bytes), mode, uid, gid, base64 }
+        Self { sha256: sha256_hex(&found.bytes), mode, uid, gid, base64 }
     }
 
     /// Its bytes and attributes; `None` when the entry was damaged.
     pub(super) fn found(&self) -> Option<Found> {
         let bytes = BASE64.decode(&self.base64).ok()?;
         let attributes = Attributes { mode: self.mode, uid: self.uid, gid: self.gid };
-        (file::sha256(&bytes) == self.sha256).then_some(Found { bytes, attributes })
+        (sha256_hex(&bytes) == self.sha256).then_some(Found { bytes, attributes })
     }
 }
 
@@ -99,7 +100,7 @@ impl UndoJournal {
     }
 
     fn file_path(&self, path: &Path) -> PathBuf {
-        let digest = file::sha256(path.as_os_str().as_encoded_bytes());
+        let digest = sha256_hex(path.as_os_str().as_encoded_bytes());
         self.folder.join(format!("file-{}.json", &digest[..32]))
     }
 

@@ -1,6 +1,7 @@
 //! Who counts as a person who is locked out.
 
 use super::*;
+use crate::execute::fixtures::Sandbox;
 
 fn guests() -> Guests {
     let account = |name: &str, uid| Account { name: name.to_owned(), uid };
@@ -49,4 +50,14 @@ fn the_slice_in_which_the_agent_runs_is_left() {
     let guests = Guests { own_slice: Some(0), ..guests() };
     assert!(!guests.is_guest(&process(0, "/user.slice/user-0.slice/session-1.scope")));
     assert!(guests.is_guest(&process(1001, "/user.slice/user-0.slice/session-1.scope")));
+}
+
+#[test]
+fn slices_of_locked_users_are_killed_at_once() {
+    let sandbox = Sandbox::new();
+    let switch = |uid: u32| format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/cgroup.kill");
+    let switches = [0, 118, 1001, 1900].map(|uid| sandbox.write(&switch(uid), ""));
+    kill_slices(&sandbox.host, &guests());
+    let written = switches.map(|path| fs::read_to_string(path).unwrap());
+    assert_eq!(written, ["1", "", "1", ""], "root, greeter, alice, break-glass");
 }
