@@ -129,6 +129,27 @@ fn opens_with_any(volume: &Path) -> bool {
     PASSPHRASES.iter().any(|passphrase| opens(volume, passphrase))
 }
 
+/// A block device over a file, detached when dropped.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(file: &Path) -> Self {
+        let output =
+            Command::new("/usr/sbin/losetup").args(["--find", "--show"]).arg(file).output();
+        let output = output.expect("this test needs /usr/sbin/losetup: install the package mount");
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let problem = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "needs root and the kernel module loop: {problem}");
+        Self(text.into())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("/usr/sbin/losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
 /// A disk whose power fails at the given operation that changes or flushes; that write is torn.
 #[derive(Debug, Clone)]
 struct FailingDisk {
@@ -223,6 +244,34 @@ fn wiped_volume_does_not_open_even_with_its_old_headers() {
     assert_eq!(planned["uuid"], target["uuid"]);
     assert_eq!(planned["headers_sha256"], target["headers_before_sha256"]);
     assert!(matches!(wipe.recover(&scene.host, &task), Recovery::Applied));
+}
+
+#[test]
+fn block_device_is_wiped_like_a_file() {
+    let mut scene = Scene::new();
+    let device = LoopDevice::new(&scene.volume);
+    scene.host.wipe_targets = vec![device.0.clone()];
+    let (wipe, task) = (wipe(WipeLevel::Data), task(1));
+    wipe.plan(&scene.host, &task).unwrap();
+    wipe.apply(&scene.host, &task).unwrap();
+    let evidence = wipe.prove(&scene.host, &task).unwrap();
+    assert_eq!(evidence.get("targets").unwrap()[0]["path"], json!(device.0));
+    assert!(!opens_with_any(&device.0));
+    drop(device);
+    scene.assert_destroyed();
+    assert!(fs::read(&scene.volume).unwrap()[DATA..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn volume_with_two_names_is_one_target() {
+    let mut scene = Scene::new();
+    let link = scene.volume.with_extension("link");
+    std::os::unix::fs::symlink(&scene.volume, &link).unwrap();
+    scene.host.wipe_targets.push(link);
+    let (wipe, task) = (wipe(WipeLevel::Keys), task(1));
+    wipe.apply(&scene.host, &task).unwrap();
+    let evidence = wipe.prove(&scene.host, &task).unwrap();
+    assert_eq!(evidence.get("targets").unwrap().as_array().unwrap().len(), 1);
 }
 
 #[test]
