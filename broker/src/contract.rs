@@ -30,7 +30,7 @@ pub trait Harness: Send + Sync {
     async fn advance(&self, by: Duration);
 }
 
-/// Makes one `#[tokio::test]` per clause. Takes the name of an async function without arguments
+/// Makes one test per clause, each on two threads. Takes the name of an async function without arguments
 /// in the same module that answers a [`Harness`].
 #[macro_export]
 macro_rules! contract_tests {
@@ -39,6 +39,7 @@ macro_rules! contract_tests {
             free_lease_is_taken_and_then_renewed
             lease_of_another_incarnation_is_refused
             expired_lease_can_be_taken_by_another_incarnation
+            only_one_of_many_takes_a_free_lease
             lease_that_expired_is_taken_again_not_renewed
             released_lease_is_free_at_once
             only_the_holder_releases_a_lease
@@ -52,6 +53,7 @@ macro_rules! contract_tests {
             renewed_lease_keeps_its_sessions_online
             restored_session_is_located
             restoring_never_replaces_a_live_session_elsewhere
+            restoring_never_replaces_a_newer_session_on_the_same_hub
             restoring_replaces_an_entry_of_a_dead_hub
             locating_keeps_the_order_of_a_thousand_devices
             restoring_too_many_at_once_is_refused
@@ -74,6 +76,7 @@ macro_rules! contract_tests {
             messages_reach_a_reader_in_order
             messages_sent_before_a_reader_joined_are_read
             each_message_goes_to_one_reader
+            many_readers_share_what_many_send
             waiting_reader_is_woken
             unacknowledged_messages_of_a_dropped_reader_are_read_again
             acknowledged_messages_are_not_read_again
@@ -86,7 +89,7 @@ macro_rules! contract_tests {
     ($harness:ident, $group:ident: $($clause:ident)*) => {
         mod $group {
             $(
-                #[tokio::test]
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $clause() {
                     $crate::contract::$group::$clause(&super::$harness().await).await;
                 }

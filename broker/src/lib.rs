@@ -91,8 +91,8 @@ pub trait Broker: fmt::Debug + Send + Sync {
     async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<(), BrokerError>;
 
     /// Writes the entries (at most [`BATCH`]) of sessions that a hub still has after it lost its
-    /// lease or the broker lost its memory, and answers those devices that meanwhile have a
-    /// session on another hub with a lease. Their entries stay; the session here is the older.
+    /// lease or the broker lost its memory, but only where no entry counts already. Answers the
+    /// devices that meanwhile have a session on another hub: the session here is the older.
     async fn restore(&self, entries: &[(DeviceId, Presence)])
     -> Result<Vec<DeviceId>, BrokerError>;
 

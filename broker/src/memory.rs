@@ -87,20 +87,19 @@ impl MemoryBroker {
         self.holder(&presence.hub) == Some(presence.incarnation)
     }
 
-    /// Whether the entry was written; not when the device is live on another hub.
+    /// Whether the device is live on another hub; writes the entry unless it is live anywhere.
     fn restore_one(&self, device: DeviceId, presence: &Presence) -> bool {
         match self.presence.entry(device) {
-            Entry::Occupied(mut known) => {
-                if known.get().hub != presence.hub && self.is_live(known.get()) {
-                    return false;
-                }
-                known.insert(presence.clone());
+            Entry::Occupied(known) if self.is_live(known.get()) => known.get().hub != presence.hub,
+            Entry::Occupied(mut stale) => {
+                stale.insert(presence.clone());
+                false
             }
             Entry::Vacant(free) => {
                 free.insert(presence.clone());
+                false
             }
         }
-        true
     }
 }
 
@@ -194,7 +193,7 @@ impl Broker for MemoryBroker {
         entries: &[(DeviceId, Presence)],
     ) -> Result<Vec<DeviceId>, BrokerError> {
         check_batch(entries.len())?;
-        let elsewhere = entries.iter().filter(|(device, here)| !self.restore_one(*device, here));
+        let elsewhere = entries.iter().filter(|(device, here)| self.restore_one(*device, here));
         Ok(elsewhere.map(|(device, _)| *device).collect())
     }
 

@@ -1,6 +1,8 @@
 //! Clauses about leases, and about presence that is read from them.
 #![expect(missing_docs, reason = "the names of the clauses are sentences")]
 
+use tokio::task::JoinSet;
+
 use super::{Harness, arrived, device, held, hub, lease, located, session};
 use crate::{BATCH, BrokerError, LEASE, LEASE_RENEWAL, LeaseGrant, Presence};
 
@@ -25,6 +27,20 @@ pub async fn expired_lease_can_be_taken_by_another_incarnation(harness: &impl Ha
     held(&*broker, "hub-a", 2).await;
     let refused = broker.renew_lease(&former).await;
     assert!(matches!(refused, Err(BrokerError::LeaseLost)), "{refused:?}");
+}
+
+pub async fn only_one_of_many_takes_a_free_lease(harness: &impl Harness) {
+    let mut tasks = JoinSet::new();
+    for incarnation in 1..=16 {
+        let broker = harness.broker().await;
+        tasks.spawn(async move { broker.renew_lease(&lease("hub-a", incarnation)).await });
+    }
+    let taken = tasks.join_all().await.into_iter().filter(|outcome| match outcome {
+        Ok(LeaseGrant::Taken) => true,
+        Err(BrokerError::LeaseLost) => false,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(taken.count(), 1);
 }
 
 pub async fn lease_that_expired_is_taken_again_not_renewed(harness: &impl Harness) {
@@ -153,6 +169,16 @@ pub async fn restoring_never_replaces_a_live_session_elsewhere(harness: &impl Ha
     assert_eq!(elsewhere, [device(1)]);
     assert_eq!(located(&*broker, device(1)).await, Some(newer));
     assert_eq!(located(&*broker, device(2)).await, Some(staying));
+}
+
+pub async fn restoring_never_replaces_a_newer_session_on_the_same_hub(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let lease = held(&*broker, "hub-a", 1).await;
+    let older = arrived(&*broker, device(1), &lease, 1).await;
+    let newer = arrived(&*broker, device(1), &lease, 2).await;
+    let elsewhere = broker.restore(&[(device(1), older)]).await.expect("the broker answers");
+    assert_eq!(elsewhere, []);
+    assert_eq!(located(&*broker, device(1)).await, Some(newer));
 }
 
 pub async fn restoring_replaces_an_entry_of_a_dead_hub(harness: &impl Harness) {

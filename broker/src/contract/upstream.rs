@@ -6,6 +6,9 @@ use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
 use super::{Harness, soon, up};
 use crate::{BATCH, Broker, BrokerError, Upstream, UpstreamReader};
 
@@ -72,6 +75,42 @@ pub async fn each_message_goes_to_one_reader(harness: &impl Harness) {
     send(&*broker, 3..6).await;
     all.extend(read(&mut second, 3).await);
     assert_eq!(all, ups(0..6));
+}
+
+pub async fn many_readers_share_what_many_send(harness: &impl Harness) {
+    const READERS: u64 = 4;
+    const SENDERS: u64 = 8;
+    const EACH: u64 = 100;
+    let (told, mut tellings) = mpsc::channel(64);
+    let mut readers = JoinSet::new();
+    for _ in 0..READERS {
+        let mut reader = reader(&*harness.broker().await).await;
+        let told = told.clone();
+        readers.spawn(async move {
+            loop {
+                let batch = batch(&mut reader).await;
+                reader.acknowledge().await.expect("the broker answers");
+                told.send(batch).await.expect("the clause listens to its end");
+            }
+        });
+    }
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let broker = harness.broker().await;
+        senders.spawn(async move {
+            for n in sender * EACH..(sender + 1) * EACH {
+                send(&*broker, n..n + 1).await;
+            }
+        });
+    }
+    let sent = ups(0..SENDERS * EACH);
+    let mut all = Vec::new();
+    while all.len() < sent.len() {
+        all.extend(soon(tellings.recv()).await.expect("the readers run"));
+    }
+    senders.join_all().await;
+    all.sort_by_key(|message| message.device);
+    assert_eq!(all, sent);
 }
 
 pub async fn waiting_reader_is_woken(harness: &impl Harness) {
