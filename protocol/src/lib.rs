@@ -7,7 +7,6 @@
 
 pub mod action;
 pub mod close;
-pub mod enroll;
 pub mod enrollment;
 pub mod envelope;
 #[cfg(any(test, feature = "fixture"))]
