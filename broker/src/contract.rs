@@ -79,6 +79,7 @@ macro_rules! contract_tests {
             many_readers_share_what_many_send
             waiting_reader_is_woken
             unacknowledged_messages_of_a_dropped_reader_are_read_again
+            waiting_readers_take_over_from_a_dropped_one
             acknowledged_messages_are_not_read_again
             batches_are_bounded
             full_upstream_refuses_and_recovers

@@ -148,6 +148,26 @@ pub async fn unacknowledged_messages_of_a_dropped_reader_are_read_again(harness:
     assert_eq!(distinct(read(&mut other, 8).await), ups(0..8));
 }
 
+pub async fn waiting_readers_take_over_from_a_dropped_one(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let whole = BATCH as u64;
+    send(&*broker, 0..whole).await;
+    send(&*broker, whole..2 * whole).await;
+    let mut lost = reader(&*broker).await;
+    read(&mut lost, 2 * BATCH).await;
+    let (mut first, mut second) = (reader(&*broker).await, reader(&*broker).await);
+    let lapse = async {
+        drop(lost);
+        harness.advance(READER_LAPSE).await;
+    };
+    let (mut all, more, ()) = tokio::join!(batch(&mut first), batch(&mut second), lapse);
+    all.extend(more);
+    while distinct(all.clone()).len() < 2 * BATCH {
+        all.extend(batch(&mut first).await);
+    }
+    assert_eq!(distinct(all), ups(0..2 * whole));
+}
+
 pub async fn acknowledged_messages_are_not_read_again(harness: &impl Harness) {
     let broker = harness.broker().await;
     let mut first = reader(&*broker).await;
@@ -187,6 +207,8 @@ pub async fn full_upstream_refuses_and_recovers(harness: &impl Harness) {
     };
     let count = usize::try_from(fitting).expect("a small number") * BATCH;
     assert_eq!(read(&mut reader, count).await.len(), count);
+    let refused = broker.send_upstream(ups(0..BATCH as u64)).await;
+    assert!(matches!(refused, Err(BrokerError::Full)), "read is not acknowledged: {refused:?}");
     reader.acknowledge().await.expect("the broker answers");
     send(&*broker, 0..1).await;
     assert_eq!(batch(&mut reader).await, ups(0..1));
