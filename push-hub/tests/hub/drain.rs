@@ -1,0 +1,51 @@
+//! The end of a hub: agents are told, frames get out, nothing is left behind.
+
+use std::time::Duration;
+
+use broker::Broker as _;
+use protocol::close::CloseCode;
+use protocol::frame::{AgentFrame, HubFrame};
+use push_hub::Config;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{GUARD, World, command_id, config, upstream};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain_sends_agents_elsewhere_and_ends_when_they_have_gone() {
+    let others = vec!["hub-2.example:8443".to_owned()];
+    let world = World::with(Config { other_hubs: others.clone(), ..config() }).await;
+    let mut reader = world.reader().await;
+    let device = world.device(1);
+    let mut agent = device.connect().await;
+    world.drain.begin(GUARD);
+    let HubFrame::Reconnect(reconnect) = agent.frame().await else { panic!("no reconnect") };
+    assert_eq!(reconnect.hubs, others);
+    assert!(reconnect.after_ms < 20_000);
+    assert_eq!(world.readiness.unmet(), ["agent_port"]);
+    // What an agent says on its way out still arrives.
+    let ack = AgentFrame::Ack { command_id: command_id(1) };
+    agent.say(&ack).await;
+    agent.send(Message::Close(None)).await;
+    tokio::time::timeout(GUARD, world.hub.finished()).await.expect("the hub ends");
+    upstream(&mut reader, |message| message.frame == ack).await;
+    assert_eq!(world.broker.hubs().await.unwrap(), []);
+    assert!(TcpStream::connect(world.addr).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_that_stay_are_closed_at_the_deadline() {
+    let world = World::new().await;
+    let mut agent = world.device(1).connect().await;
+    let drained = world.hub.drain(Duration::from_millis(50));
+    let (_, code) = tokio::join!(drained, agent.closed());
+    assert_eq!(code, Some(CloseCode::Drain.number()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_hub_lets_go_of_its_agents() {
+    let world = World::new().await;
+    let mut agent = world.device(1).connect().await;
+    drop(world.hub);
+    assert_eq!(agent.closed().await, Some(CloseCode::Drain.number()));
+}

@@ -1,0 +1,177 @@
+//! Everything before a session: certificates, time-outs, admission, requests.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use protocol::close::CloseCode;
+use protocol::frame::SOCKET_PATH;
+use push_hub::Config;
+use push_hub::config::AdmissionConfig;
+use runtime::Clock;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::{
+    Authority, Device, GUARD, World, close_header, config, device_id, dial, refusal,
+};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// With TLS 1.3 a client learns of its refusal when it reads.
+async fn is_refused_by_tls(world: &World, device: &Device) -> bool {
+    match dial(world.addr, device.tls.clone(), None).await {
+        Err(_) => true,
+        Ok(mut stream) => {
+            let mut byte = [0; 1];
+            let read = stream.read(&mut byte);
+            timeout(GUARD, read).await.expect("an alert comes").is_err()
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_without_a_valid_certificate_ends_in_tls() {
+    let world = World::new().await;
+    let (id, addr) = (device_id(1), world.addr);
+    let nameless = Device { id, addr, tls: world.authority.client(None) };
+    let expired = world.device_for(1, -60);
+    let stranger = Authority::new();
+    let uris = [format!("urn:tocsin:device:{id}"), "urn:tocsin:generation:1".to_owned()];
+    let foreign = stranger.issue(&uris, 3600);
+    let foreign = Device { id, addr, tls: world.authority.client(Some(&foreign)) };
+    for (device, who) in [(nameless, "nameless"), (expired, "expired"), (foreign, "foreign")] {
+        assert!(is_refused_by_tls(&world, &device).await, "{who}");
+    }
+    world.device(1).connect().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_past_its_end_is_refused_also_when_resumed() {
+    let (clock, hand) = Clock::manual();
+    hand.set_unix_millis(Clock::system().unix_millis());
+    let world = World::with_clock(config(), clock).await;
+    let device = world.device(1);
+    drop(device.connect().await);
+    hand.set_unix_millis(Clock::system().unix_millis() + 2 * 86_400_000);
+    let (stream, resumed) = device.dial(None).await;
+    assert!(resumed);
+    let refused = refusal(stream).await;
+    assert_eq!((refused.status().as_u16(), close_header(&refused)), (403, Some("4007")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_that_names_no_device_is_refused() {
+    let world = World::new().await;
+    let tls = world.authority.client(Some(&world.authority.issue(&[], 3600)));
+    let device = Device { id: device_id(1), addr: world.addr, tls };
+    let refused = device.refusal().await;
+    assert_eq!((refused.status().as_u16(), close_header(&refused)), (403, Some("1002")));
+}
+
+fn impatient() -> Config {
+    let patience = config().admission;
+    let admission = AdmissionConfig {
+        tls_timeout: SHORT,
+        head_timeout: SHORT,
+        hello_timeout: SHORT,
+        ..patience
+    };
+    Config { admission, ..config() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_handshake_slow_head_and_slow_hello_are_ended() {
+    let world = World::with(impatient()).await;
+    let mut silent = TcpStream::connect(world.addr).await.unwrap();
+    let (mut hesitant, _) = world.device(1).dial(None).await;
+    hesitant.write_all(b"GET /agent/v1/socket HTTP/1.1\r\nhost:").await.unwrap();
+    let mut mute = world.device(2).open(None).await.unwrap();
+
+    let mut scrap = Vec::new();
+    drop(timeout(GUARD, silent.read_to_end(&mut scrap)).await.expect("tls is given up"));
+    drop(timeout(GUARD, hesitant.read_to_end(&mut scrap)).await.expect("the head is given up"));
+    assert_eq!(mute.closed().await, Some(CloseCode::HelloTimeout.number()));
+    assert_eq!(world.hub.sessions(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_connections_do_not_hold_up_others_for_longer_than_their_timeout() {
+    let patience = impatient().admission;
+    let admission = AdmissionConfig { max_handshakes: 2, ..patience };
+    let world = World::with(Config { admission, ..impatient() }).await;
+    let _silent = [
+        TcpStream::connect(world.addr).await.unwrap(),
+        TcpStream::connect(world.addr).await.unwrap(),
+    ];
+    world.device(1).connect().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_over_its_rate_is_reset_before_tls() {
+    let generous = config().admission;
+    let admission = AdmissionConfig { source_burst: 1, source_per_sec: 1, ..generous };
+    let (clock, _hand) = Clock::manual();
+    let world = World::with_clock(Config { admission, ..config() }, clock).await;
+    let mut first = TcpStream::connect(world.addr).await.unwrap();
+    // The reset may come before connecting has returned.
+    let second = async { TcpStream::connect(world.addr).await?.read(&mut [0; 1]).await };
+    let ended = timeout(GUARD, second).await.expect("it ends");
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    first.write_all(b"x").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_after_tls_say_when_to_come_back() {
+    let recorder = runtime::observability::recorder();
+    let generous = config().admission;
+    let admission = AdmissionConfig { max_sessions: 1, ..generous };
+    let world = World::with(Config { admission, ..config() }).await;
+    let _only = world.device(1).connect().await;
+    let refused = world.device(2).refusal().await;
+    assert_eq!((refused.status().as_u16(), close_header(&refused)), (503, Some("4009")));
+    assert_eq!(refused.headers().get("retry-after").unwrap(), "5");
+
+    let generous = config().admission;
+    let admission = AdmissionConfig { device_burst: 1, device_per_min: 1, ..generous };
+    let (clock, hand) = Clock::manual();
+    hand.set_unix_millis(Clock::system().unix_millis());
+    let world = World::with_clock(Config { admission, ..config() }, clock).await;
+    let device = world.device(1);
+    let _first = device.connect().await;
+    let refused = device.refusal().await;
+    assert_eq!((refused.status().as_u16(), close_header(&refused)), (429, Some("4009")));
+    assert_eq!(refused.headers().get("retry-after").unwrap(), "60");
+    let text = recorder.render();
+    for reason in ["full", "device"] {
+        let line = format!("tocsin_push_hub_admission_refusals_total{{reason=\"{reason}\"}}");
+        let count = text.lines().find_map(|text| text.strip_prefix(&line));
+        assert!(count.is_some_and(|count| count.trim() != "0"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_ask_for_nothing_known_are_answered_so() {
+    let world = World::new().await;
+    let device = world.device(1);
+    for (method, path, status) in [
+        ("GET", "/", "404"),
+        ("GET", "/agent/v1/poll", "405"),
+        ("POST", SOCKET_PATH, "405"),
+        ("GET", SOCKET_PATH, "400"),
+    ] {
+        let (head, _) = device.request(method, path, "").await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{method} {path}: {head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn head_beyond_its_bound_is_refused() {
+    let world = World::new().await;
+    let (mut stream, _) = world.device(1).dial(None).await;
+    let head = format!("GET {SOCKET_PATH} HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(16 * 1024));
+    drop(stream.write_all(head.as_bytes()).await);
+    let mut answer = Vec::new();
+    drop(timeout(GUARD, stream.read_to_end(&mut answer)).await.expect("it ends"));
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{answer:?}");
+}
