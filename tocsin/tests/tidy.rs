@@ -161,6 +161,18 @@ fn every_test_that_the_invariants_name_exists() {
     }
 }
 
+/// Each crate parses the samples of its own configuration; here none may be forgotten.
+#[test]
+fn every_sample_of_a_configuration_is_read_by_a_test() {
+    let (samples, others): (Vec<_>, Vec<_>) =
+        files().into_iter().partition(|(path, _)| path.starts_with("config/"));
+    let is_test = |path: &str| path.contains("/tests") && path.ends_with(".rs");
+    for (sample, _) in samples.iter().filter(|(path, _)| path.ends_with(".toml")) {
+        let reads = |(path, text): &(String, String)| is_test(path) && text.contains(sample);
+        assert!(others.iter().any(reads), "no test names {sample}");
+    }
+}
+
 #[test]
 fn the_protocol_document_has_the_table_of_close_codes() {
     let document = read("docs/PROTOCOL.md");
