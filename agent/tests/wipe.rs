@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -150,45 +151,68 @@ impl Drop for LoopDevice {
     }
 }
 
-/// A disk whose power fails at the given operation that changes or flushes; that write is torn.
+/// What happens when a faulty disk has used its operations up.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// Nothing runs any more: the calling code unwinds and gets no chance to tidy up.
+    PowerCut,
+    /// Every further operation is answered with an error.
+    Broken,
+}
+
+/// A disk that does so many writes and flushes, and then fails; the last write is torn.
 #[derive(Debug, Clone)]
-struct FailingDisk {
+struct FaultyDisk {
+    fault: Fault,
     operations_left: Arc<AtomicU64>,
+    sound: Option<PathBuf>,
 }
 
 #[derive(Debug)]
-struct FailingVolume {
+struct FaultyVolume {
     volume: Box<dyn Volume>,
-    operations_left: Arc<AtomicU64>,
+    disk: FaultyDisk,
 }
 
-impl FailingDisk {
-    fn after(operations: u64) -> Self {
-        Self { operations_left: Arc::new(AtomicU64::new(operations)) }
+impl FaultyDisk {
+    fn after(operations: u64, fault: Fault) -> Self {
+        Self { fault, operations_left: Arc::new(AtomicU64::new(operations)), sound: None }
     }
 
     fn left(&self) -> u64 {
         self.operations_left.load(Ordering::SeqCst)
     }
+
+    fn has_power(&self) -> bool {
+        let spend = |left: u64| left.checked_sub(1);
+        self.operations_left.try_update(Ordering::SeqCst, Ordering::SeqCst, spend).is_ok()
+    }
+
+    fn fail(&self) -> io::Error {
+        match self.fault {
+            Fault::PowerCut => resume_unwind(Box::new("the power is gone")),
+            Fault::Broken => io::Error::other("the disk is broken"),
+        }
+    }
 }
 
-impl Disk for FailingDisk {
+impl Disk for FaultyDisk {
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Volume>> {
         let volume = SystemDisk.open(path, access)?;
-        Ok(Box::new(FailingVolume { volume, operations_left: Arc::clone(&self.operations_left) }))
+        if self.sound.as_deref() == Some(path) {
+            return Ok(volume);
+        }
+        Ok(Box::new(FaultyVolume { volume, disk: self.clone() }))
     }
 }
 
-impl FailingVolume {
-    fn spend(&self) -> io::Result<()> {
-        self.operations_left
-            .try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-            .map(drop)
-            .map_err(|_| io::Error::other("the power is gone"))
-    }
+/// Applies until the disk fails. Answers whether it came to the end.
+fn apply_with_power_cut(host: &Host, level: WipeLevel, disk: FaultyDisk) -> bool {
+    let wipe = Wipe::on(action::Wipe { level, power_off: false }, Box::new(disk));
+    catch_unwind(AssertUnwindSafe(|| wipe.apply(host, &task(1)).unwrap())).is_ok()
 }
 
-impl Volume for FailingVolume {
+impl Volume for FaultyVolume {
     fn size(&self) -> u64 {
         self.volume.size()
     }
@@ -198,18 +222,16 @@ impl Volume for FailingVolume {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if let Err(error) = self.spend() {
-            // Whole sectors of the write in flight may still have arrived.
-            let torn = bytes.len() / 1024 * 512;
-            self.volume.write_at(&bytes[..torn], offset)?;
-            return Err(error);
+        if self.disk.has_power() {
+            return self.volume.write_at(bytes, offset);
         }
-        self.volume.write_at(bytes, offset)
+        // Whole sectors of the write in flight may still have arrived.
+        self.volume.write_at(&bytes[..bytes.len() / 1024 * 512], offset)?;
+        Err(self.disk.fail())
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.spend()?;
-        self.volume.flush()
+        if self.disk.has_power() { self.volume.flush() } else { Err(self.disk.fail()) }
     }
 
     fn next_allocated(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
@@ -217,8 +239,7 @@ impl Volume for FailingVolume {
     }
 
     fn release(&self, range: Range<u64>) -> io::Result<()> {
-        self.spend()?;
-        self.volume.release(range)
+        if self.disk.has_power() { self.volume.release(range) } else { Err(self.disk.fail()) }
     }
 }
 
@@ -303,19 +324,16 @@ fn later_command_may_go_on_from_keys_to_data() {
 fn power_cut_at_any_write_resumes_to_the_same_end() {
     let scene = Scene::new();
     let task = task(1);
-    let params = action::Wipe { level: WipeLevel::Data, power_off: false };
+    let resumed = wipe(WipeLevel::Data);
     let mut operations = 0;
     loop {
         scene.reset();
-        let disk = FailingDisk::after(operations);
-        let interrupted = Wipe::on(params.clone(), Box::new(disk.clone()));
-        let outcome = interrupted.apply(&scene.host, &task);
-        if outcome.is_ok() {
+        let disk = FaultyDisk::after(operations, Fault::PowerCut);
+        if apply_with_power_cut(&scene.host, WipeLevel::Data, disk.clone()) {
             assert_eq!(disk.left(), 0, "one operation more than the last failure had");
             break;
         }
-        let resumed = wipe(WipeLevel::Data);
-        assert!(interrupted.prove(&scene.host, &task).is_err(), "operation {operations}");
+        assert!(resumed.prove(&scene.host, &task).is_err(), "operation {operations}");
         assert!(matches!(resumed.recover(&scene.host, &task), Recovery::Apply));
         resumed.apply(&scene.host, &task).unwrap();
         resumed.prove(&scene.host, &task).unwrap();
@@ -328,21 +346,36 @@ fn power_cut_at_any_write_resumes_to_the_same_end() {
 #[test]
 fn second_power_cut_while_resuming_changes_nothing() {
     let scene = Scene::new();
-    let task = task(1);
-    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
+    let resumed = wipe(WipeLevel::Keys);
     for first in 0..6 {
         for second in 0..6 {
             scene.reset();
             for operations in [first, second] {
-                let disk = Box::new(FailingDisk::after(operations));
-                let _ = Wipe::on(params.clone(), disk).apply(&scene.host, &task);
+                let disk = FaultyDisk::after(operations, Fault::PowerCut);
+                apply_with_power_cut(&scene.host, WipeLevel::Keys, disk);
             }
-            let resumed = wipe(WipeLevel::Keys);
-            resumed.apply(&scene.host, &task).unwrap();
-            resumed.prove(&scene.host, &task).unwrap();
+            resumed.apply(&scene.host, &task(1)).unwrap();
+            resumed.prove(&scene.host, &task(1)).unwrap();
         }
     }
     scene.assert_destroyed();
+}
+
+#[test]
+fn broken_target_does_not_protect_the_next_one() {
+    let mut scene = Scene::new();
+    let broken = scene.volume.with_extension("broken");
+    fs::copy(&scene.volume, &broken).unwrap();
+    scene.host.wipe_targets.insert(0, broken.clone());
+    let mut disk = FaultyDisk::after(0, Fault::Broken);
+    disk.sound = Some(scene.volume.canonicalize().unwrap());
+    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
+    let failure = Wipe::on(params, Box::new(disk)).apply(&scene.host, &task(1)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Io);
+    assert!(failure.detail.contains(broken.to_str().unwrap()), "{}", failure.detail);
+    scene.assert_destroyed();
+    wipe(WipeLevel::Keys).apply(&scene.host, &task(1)).unwrap();
+    wipe(WipeLevel::Keys).prove(&scene.host, &task(1)).unwrap();
 }
 
 #[test]
@@ -379,8 +412,8 @@ fn host_without_targets_says_so() {
 #[test]
 fn resumed_wipe_spares_a_stranger_that_took_the_path() {
     let scene = Scene::new();
-    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
-    let _ = Wipe::on(params, Box::new(FailingDisk::after(1))).apply(&scene.host, &task(1));
+    let disk = FaultyDisk::after(1, Fault::PowerCut);
+    assert!(!apply_with_power_cut(&scene.host, WipeLevel::Keys, disk));
     format_luks(&scene.volume, "luks2");
     let stranger = fs::read(&scene.volume).unwrap();
     assert!(wipe(WipeLevel::Keys).apply(&scene.host, &task(1)).is_err());

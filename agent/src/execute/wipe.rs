@@ -115,7 +115,8 @@ impl Wipe {
     fn advance(&self, host: &Host, wiping: &mut Wiping, to: Progress) -> Vec<String> {
         let mut wrong = Vec::new();
         for at in 0..wiping.targets.len() {
-            if wiping.targets[at].progress >= to {
+            // A header goes only when the keys behind it are gone, and the data after both.
+            if wiping.targets[at].progress.next() != Some(to) {
                 continue;
             }
             let step = self.step(host, wiping, at, to);
@@ -140,10 +141,7 @@ impl Wipe {
         let done = match to {
             Progress::Pending => Ok(()),
             Progress::Keys => destroy::keys(&*self.disk, &mut target),
-            // A header goes only when the keys behind it are gone.
-            Progress::Headers if target.progress < Progress::Keys => Ok(()),
             Progress::Headers => destroy::headers(&*self.disk, &mut target),
-            Progress::Data if target.progress < Progress::Headers => Ok(()),
             Progress::Data => destroy::data(&*self.disk, &mut target, |target| {
                 wiping.targets[at] = target.clone();
                 tracing::info!(path = %target.path.display(), bytes = target.data_done, "data wiped");

@@ -83,4 +83,14 @@ impl Progress {
             WipeLevel::Data => Self::Data,
         }
     }
+
+    /// The step that may be taken from here.
+    pub(super) fn next(self) -> Option<Self> {
+        match self {
+            Self::Pending => Some(Self::Keys),
+            Self::Keys => Some(Self::Headers),
+            Self::Headers => Some(Self::Data),
+            Self::Data => None,
+        }
+    }
 }
