@@ -110,6 +110,7 @@ CREATE TABLE commands (
     state TEXT NOT NULL,
     seq BIGINT,
     envelope TEXT,
+    envelope_sha256 TEXT,
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     queued_at BIGINT,

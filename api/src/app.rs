@@ -67,8 +67,10 @@ pub struct Wakes {
     pub redelivery: Notify,
     /// Something may have expired.
     pub expiry: Notify,
-    /// Tables may have to be tidied, certificates renewed.
+    /// Tables may have to be tidied.
     pub housekeeping: Notify,
+    /// Our own certificates may have to be renewed.
+    pub renewal: Notify,
 }
 
 impl Deref for App {

@@ -15,6 +15,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use crate::db::{DbError, millis};
 
+pub(crate) use self::chain::event_of;
 pub use self::chain::{
     BrokenChain, ChainError, ChainHead, verify_chain, verify_json_lines, verify_store,
 };

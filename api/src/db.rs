@@ -134,10 +134,3 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
 ) -> Result<T, DbError> {
     serde_json::from_str(text).map_err(|_| DbError::Unreadable(what))
 }
-
-/// `?,?,…` for an `IN (…)` list of that many values.
-pub(crate) fn marks(count: usize) -> String {
-    let mut text = "?,".repeat(count);
-    text.pop();
-    text
-}

@@ -3,7 +3,6 @@
 //! Owns when they run. A job takes no input: a lost signal costs one period, never the work.
 
 use std::convert::Infallible;
-use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -22,23 +21,29 @@ pub enum Found {
     More,
 }
 
+/// A job's name and its rhythm.
+#[derive(Debug, Clone, Copy)]
+pub struct Job {
+    /// Its name, for logs and metrics.
+    pub name: &'static str,
+    /// How often it looks without being woken, give or take a fifth.
+    pub period: Duration,
+    /// Its signal.
+    pub wake: fn(&Wakes) -> &Notify,
+}
+
 /// Runs a job until the drain begins.
-pub async fn run<F, Fut>(
-    app: App,
-    name: &'static str,
-    wake: fn(&Wakes) -> &Notify,
-    work: F,
-) -> Result<(), Infallible>
+pub async fn run<F, Fut>(app: App, job: Job, work: F) -> Result<(), Infallible>
 where
     F: Fn(App) -> Fut + Send,
     Fut: Future<Output = Result<Found, Problem>> + Send,
 {
     loop {
-        let pause = jittered(&app);
+        let pause = jittered(&app, job.period);
         tokio::select! {
             biased;
             () = app.drain.soft().cancelled() => return Ok(()),
-            () = wake(&app.wakes).notified() => {}
+            () = (job.wake)(&app.wakes).notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
         while !app.drain.is_draining() {
@@ -46,8 +51,8 @@ where
                 Ok(Found::More) => {}
                 Ok(Found::Nothing) => break,
                 Err(error) => {
-                    metrics::job_failed(name);
-                    tracing::warn!(job = name, error = %error, cause = ?error.source(), "job failed");
+                    metrics::job_failed(job.name);
+                    tracing::warn!(job = job.name, error = %error, "job failed");
                     break;
                 }
             }
@@ -56,8 +61,8 @@ where
 }
 
 /// The period, give or take a fifth.
-fn jittered(app: &App) -> Duration {
-    let period = u64::try_from(app.config.job_period.as_millis()).unwrap_or(u64::MAX);
+fn jittered(app: &App, period: Duration) -> Duration {
+    let period = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
     let spread = app.entropy.below(period / 5 * 2 + 1);
     Duration::from_millis(period - period / 5 + spread)
 }

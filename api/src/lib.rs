@@ -5,15 +5,30 @@
 //! before it is committed, and nothing is committed without its events.
 
 pub mod config;
+pub mod start;
 pub mod time;
 
 pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod db;
+mod deliver;
+mod housekeeping;
 pub mod http;
 pub mod jobs;
 pub mod keys;
 pub mod metrics;
+pub mod openapi;
 pub mod outbox;
 pub mod pki;
+
+pub mod approvals;
+pub mod commands;
+pub mod devices;
+pub mod enrollment;
+pub mod events;
+pub mod operators;
+pub mod trust;
+
+pub use config::Config;
+pub use start::{Api, Deps, FirstStart, StartError};

@@ -72,6 +72,8 @@ kinds! {
     CommandInDoubt = "command_in_doubt",
     /// A device spoke of a command that had ended otherwise.
     ReceiptConflict = "receipt_conflict",
+    /// A device answered an envelope that this control plane never sent: somebody forged one.
+    EnvelopeForged = "envelope_forged",
     /// A receipt was not signed by the device it came from, or not for this enrollment.
     ReceiptForged = "receipt_forged",
 }

@@ -1,0 +1,74 @@
+//! Orders and commands: the heart of the control plane.
+//!
+//! Owns the life of a command from the order to the receipt. Invariants: an order is answered
+//! `201` after its commit and never before; a command leaves for the broker only after that
+//! commit; states move only as `model` says; what is undelivered is found again by the store
+//! alone, whatever the broker lost.
+
+use protocol::frame::CommandFrame;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+
+mod cancel;
+mod checkin;
+mod create;
+mod dispatch;
+mod end;
+mod exchange;
+mod expiry;
+mod get;
+mod get_order;
+mod judge;
+mod list;
+pub mod model;
+mod plan;
+mod queue;
+mod redelivery;
+mod reports;
+mod store;
+mod stream;
+mod upstream;
+pub mod wire;
+
+pub(crate) use self::cancel::reject_waiting;
+pub(crate) use self::dispatch::dispatch;
+pub(crate) use self::end::end_enrollment;
+pub(crate) use self::expiry::expire;
+pub(crate) use self::queue::release;
+pub(crate) use self::redelivery::redeliver;
+pub(crate) use self::store::orders::{Order, find_order, order_view};
+pub(crate) use self::upstream::read_upstream;
+
+/// The routes for operators.
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(create::create))
+        .routes(routes!(get_order::get))
+        .routes(routes!(get_order::manifest))
+        .routes(routes!(cancel::cancel_order))
+        .routes(routes!(list::list))
+        .routes(routes!(get::get))
+        .routes(routes!(cancel::cancel))
+        .routes(routes!(stream::stream))
+}
+
+/// The routes for agents.
+pub fn agent_router() -> axum::Router<App> {
+    axum::Router::new()
+        .route(protocol::frame::CHECK_IN_PATH, axum::routing::post(checkin::check_in))
+}
+
+/// A command that agents may have to be told of.
+#[derive(Debug, Clone)]
+struct Pending {
+    device: protocol::id::DeviceId,
+    frame: CommandFrame,
+}
+
+impl From<Pending> for crate::outbox::Delivery {
+    fn from(pending: Pending) -> Self {
+        Self { device: pending.device, frame: pending.frame }
+    }
+}

@@ -1,0 +1,147 @@
+//! `POST /v1/commands/{id}/cancel` and `POST /v1/orders/{id}/cancel`
+
+use axum::Json;
+use axum::extract::{Path, State};
+use protocol::action::is_printable;
+use protocol::id::{CommandId, OrderId};
+use protocol::state::CommandState;
+use serde_json::json;
+
+use super::model::{Happening, Step, step};
+use super::store::{self, Standing};
+use super::wire::{CommandView, OrderView, Withdraw};
+use crate::app::App;
+use crate::audit::Kind;
+use crate::auth::{Permit, Principal, ability};
+use crate::db::Tx;
+use crate::devices;
+use crate::http::problem::ProblemBody;
+use crate::http::{Body, Problem};
+
+/// Withdraws a command that no device has on disk. One that was sent may still arrive: what its
+/// device then says is recorded as a conflict.
+#[utoipa::path(post, path = "/v1/commands/{id}/cancel", tag = "commands",
+    params(("id" = String, Path, format = "uuid")), security(("token" = ["stop"])),
+    request_body = Withdraw,
+    responses((status = 200, body = CommandView), (status = "4XX", body = ProblemBody)))]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<CommandId>,
+    body: Body<Withdraw>,
+) -> Result<Json<CommandView>, Problem> {
+    let permit: Permit<ability::Stop> = principal.permit()?;
+    let why = why(&permit, &body.value)?;
+    let now = app.now();
+    let mut tx = app.db.write(principal.actor(), now).await?;
+    let missing = || Problem::not_found("command");
+    store::find(tx.conn(), permit.reach(), id, now).await?.ok_or_else(missing)?;
+    let known = store::standings(tx.conn(), &[id]).await?.into_iter().next();
+    let known = known.ok_or_else(missing)?;
+    match step(known.state, Happening::Withdrawn) {
+        Step::To(_) => {
+            withdraw(&mut tx, &known, &why).await?;
+        }
+        Step::Stay => {}
+        Step::Conflict => return Err(Problem::conflict(too_late(known.state))),
+    }
+    let view = store::find(tx.conn(), permit.reach(), id, now).await?.ok_or_else(missing)?;
+    tx.commit().await?;
+    Ok(Json(view))
+}
+
+/// Withdraws every command of an order that no device has on disk.
+#[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "orders",
+    params(("id" = String, Path, format = "uuid")), security(("token" = ["stop"])),
+    request_body = Withdraw,
+    responses((status = 200, body = OrderView), (status = "4XX", body = ProblemBody)))]
+pub(super) async fn cancel_order(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<OrderId>,
+    body: Body<Withdraw>,
+) -> Result<Json<OrderView>, Problem> {
+    let permit: Permit<ability::Stop> = principal.permit()?;
+    let why = why(&permit, &body.value)?;
+    let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    let order = store::orders::find_order(tx.conn(), permit.reach(), id).await?;
+    let order = order.ok_or_else(|| Problem::not_found("order"))?;
+    let known = store::of_order(tx.conn(), id).await?;
+    demand_all(&mut tx, &permit, &known).await?;
+    let mut count = 0_usize;
+    for known in &known {
+        count += usize::from(withdraw(&mut tx, known, &why).await?);
+    }
+    if count == 0 {
+        let detail = "every command of this order has ended or is on its device already";
+        return Err(Problem::conflict(detail));
+    }
+    let view = store::orders::order_view(tx.conn(), &order).await?;
+    tx.commit().await?;
+    Ok(Json(view))
+}
+
+/// An order is withdrawn as a whole: each of its devices must be within reach.
+async fn demand_all(
+    tx: &mut Tx,
+    permit: &Permit<ability::Stop>,
+    known: &[Standing],
+) -> Result<(), Problem> {
+    let ids: Vec<_> = known.iter().map(|known| known.device).collect();
+    let mut groups = devices::groups_of(tx.conn(), &ids).await?;
+    ids.iter().try_for_each(|id| permit.demand(&groups.remove(id).unwrap_or_default()))
+}
+
+async fn withdraw(tx: &mut Tx, known: &Standing, why: &str) -> Result<bool, Problem> {
+    let Step::To(state) = step(known.state, Happening::Withdrawn) else { return Ok(false) };
+    store::end(tx, known.id, state, why).await?;
+    let payload = json!({
+        "order_id": known.order,
+        "device_id": known.device,
+        "from": known.state,
+        "why": why,
+    });
+    tx.append(Kind::CommandCancelled, known.id, payload);
+    Ok(true)
+}
+
+/// Withdraws the commands of an order that wait for approvals, and says how many.
+pub(crate) async fn reject_waiting(
+    tx: &mut Tx,
+    order: OrderId,
+    why: &str,
+) -> Result<usize, Problem> {
+    let mut count = 0;
+    for known in store::of_order(tx.conn(), order).await? {
+        if known.state == CommandState::AwaitingApproval {
+            count += usize::from(withdraw(tx, &known, why).await?);
+        }
+    }
+    Ok(count)
+}
+
+fn why(permit: &Permit<ability::Stop>, asked: &Withdraw) -> Result<String, Problem> {
+    let reason = asked.reason.as_deref().unwrap_or("no reason given");
+    if is_printable(reason) {
+        Ok(format!("cancelled by {}: {reason}", permit.person()))
+    } else {
+        Err(Problem::field("/reason", "is too long or has hidden characters"))
+    }
+}
+
+const fn too_late(state: CommandState) -> &'static str {
+    match state {
+        CommandState::Acked | CommandState::Running => {
+            "the device has this command on disk; only a receipt can end it"
+        }
+        CommandState::AwaitingApproval
+        | CommandState::Queued
+        | CommandState::Sent
+        | CommandState::Succeeded
+        | CommandState::Failed
+        | CommandState::Refused
+        | CommandState::Expired
+        | CommandState::Cancelled
+        | CommandState::InDoubt => "this command has ended already",
+    }
+}

@@ -1,0 +1,63 @@
+//! From the outbox to the hubs.
+//!
+//! Owns the fast way of a committed command. What it does not reach stays queued, for the next
+//! hello, check-in or redelivery.
+
+use std::convert::Infallible;
+
+use broker::Downstream;
+use protocol::frame::HubFrame;
+use protocol::id::CommandId;
+use serde_json::json;
+
+use super::store::delivery;
+use crate::app::App;
+use crate::audit::{Actor, Kind};
+use crate::db::DbError;
+use crate::deliver::{self, Reached};
+use crate::outbox::Delivery;
+
+/// Delivers until the drain begins.
+pub(crate) async fn dispatch(app: App) -> Result<(), Infallible> {
+    loop {
+        let batch = tokio::select! {
+            biased;
+            () = app.drain.soft().cancelled() => return Ok(()),
+            batch = app.outbox.next() => batch,
+        };
+        let Some(batch) = batch else { return Ok(()) };
+        if let Err(error) = send(&app, batch).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "sending was not written down");
+        }
+    }
+}
+
+/// Sends commands to the sessions of their devices, and writes down which were taken.
+pub(super) async fn send(app: &App, batch: Vec<Delivery>) -> Result<Reached, DbError> {
+    let ids: Vec<_> = batch.iter().map(|part| (part.device, part.frame.command_id)).collect();
+    let parts = batch.into_iter().map(|part| Downstream::Deliver {
+        device: part.device,
+        frames: vec![HubFrame::Command(part.frame)],
+    });
+    let reached = deliver::to_present(app, parts.collect()).await;
+    let sent: Vec<_> = ids
+        .iter()
+        .filter(|(device, _)| reached.taken.contains(device))
+        .map(|(_, command)| *command)
+        .collect();
+    mark_sent(app, &sent).await?;
+    Ok(reached)
+}
+
+/// Writes that sessions took those commands.
+pub(super) async fn mark_sent(app: &App, ids: &[CommandId]) -> Result<(), DbError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut tx = app.db.write(Actor::System, app.now()).await?;
+    for id in delivery::mark_sent(&mut tx, ids).await? {
+        tx.append(Kind::CommandSent, id, json!({}));
+    }
+    tx.commit().await
+}

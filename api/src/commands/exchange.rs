@@ -1,0 +1,209 @@
+//! Answering agents: the same frames, whichever rung of the ladder brought them.
+//!
+//! Owns the order of things: what devices report is committed first, then everything that waits
+//! for those who ask is read with one statement, so that nothing just acked is sent again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use protocol::enrollment::DeviceIdentity;
+use protocol::frame::{AgentFrame, Hello, HubFrame};
+use protocol::id::{CommandId, DeviceId};
+use protocol::limits;
+use serde_json::json;
+
+use super::judge::{self, Report, printable};
+use super::reports::take_reports;
+use super::store::delivery::{self, Asking};
+use crate::app::App;
+use crate::audit::{Actor, Kind};
+use crate::db::DbError;
+use crate::devices;
+use crate::{metrics, trust};
+
+/// Bytes of envelopes in one answer to one device: half of what its hub lets wait.
+const ANSWER_BYTES: usize = limits::OUTBOX_BYTES / 2;
+/// Commands in one answer to one device.
+const ANSWER_COMMANDS: usize = 64;
+/// How old `last_seen_at` may become before it is written again.
+const SEEN_STEP: Duration = Duration::from_secs(10 * 60);
+
+/// One frame of one device, whoever carried it.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    /// The device, as its certificate says.
+    pub(super) identity: DeviceIdentity,
+    /// What the agent said.
+    pub(super) frame: AgentFrame,
+}
+
+/// What one device is to be told.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// The frames, in order.
+    pub(super) frames: Vec<HubFrame>,
+    /// The commands among them.
+    pub(super) commands: Vec<CommandId>,
+    /// Its enrollment does not stand: generations up to this one are refused.
+    pub(super) refused_through: Option<u32>,
+}
+
+/// Takes in what devices say, and answers what each is to be told.
+pub(super) async fn exchange(
+    app: &App,
+    inbound: Vec<Inbound>,
+) -> Result<BTreeMap<DeviceId, Answer>, DbError> {
+    metrics::upstream_frames(inbound.len());
+    let (asks, reports) = sort(app, inbound).await?;
+    let mut answers: BTreeMap<DeviceId, Answer> = BTreeMap::new();
+    let confirmed = take_reports(app, reports).await?;
+    if !asks.is_empty() {
+        answer_asks(app, asks, &mut answers).await?;
+    }
+    for (device, receipts) in confirmed {
+        let answer = answers.entry(device).or_default();
+        for receipts in receipts.chunks(limits::CONFIRMED_RECEIPTS) {
+            answer.frames.push(HubFrame::Confirmed { receipts: receipts.to_vec() });
+        }
+    }
+    Ok(answers)
+}
+
+/// Who asks for what waits: the identity, and the hello if it was one.
+type Asks = BTreeMap<DeviceId, (DeviceIdentity, Option<Hello>)>;
+
+async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), DbError> {
+    let mut asks = Asks::new();
+    let mut said = Vec::new();
+    let mut with_receipt = BTreeSet::new();
+    for Inbound { identity, frame } in inbound {
+        match frame {
+            AgentFrame::Hello(hello) => {
+                asks.insert(identity.device, (identity, Some(hello)));
+            }
+            AgentFrame::Sync { .. } => {
+                asks.entry(identity.device).or_insert((identity, None));
+            }
+            frame @ AgentFrame::Receipt { .. } => {
+                with_receipt.insert(identity.device);
+                said.push((identity, frame));
+            }
+            frame @ (AgentFrame::Ack { .. } | AgentFrame::Progress { .. }) => {
+                said.push((identity, frame));
+            }
+            AgentFrame::Unknown => {}
+        }
+    }
+    let with_receipt: Vec<_> = with_receipt.into_iter().collect();
+    let keys = match with_receipt.as_slice() {
+        [] => BTreeMap::new(),
+        ids => devices::keys(&mut *app.db.read().await?, ids).await?,
+    };
+    // Signatures are checked before the transaction: it must not be held for arithmetic.
+    let reports = said.into_iter();
+    Ok((asks, reports.filter_map(|(id, frame)| judge::judge(id, frame, &keys)).collect()))
+}
+
+/// Reads what waits for those who ask, with one statement, and writes what they say of
+/// themselves if it is new.
+async fn answer_asks(
+    app: &App,
+    asks: Asks,
+    answers: &mut BTreeMap<DeviceId, Answer>,
+) -> Result<(), DbError> {
+    let now = app.now();
+    let ids: Vec<_> = asks.keys().copied().collect();
+    let mut conn = app.db.read().await?;
+    let mut found = BTreeMap::new();
+    for ids in ids.chunks(crate::db::CHUNK) {
+        found.append(&mut delivery::asking(&mut conn, ids, now).await?);
+    }
+    let mut trust_frames: BTreeMap<u32, Vec<HubFrame>> = BTreeMap::new();
+    let mut news = Vec::new();
+    for (device, (identity, hello)) in asks {
+        let Some(asking) = found.remove(&device) else {
+            answers.entry(device).or_default().refused_through = Some(identity.generation);
+            continue;
+        };
+        if let Some(through) = refusal(identity, &asking) {
+            answers.entry(device).or_default().refused_through = Some(through);
+            continue;
+        }
+        let answer = answers.entry(device).or_default();
+        let reported = hello.as_ref().map_or(asking.trust_version, |hello| hello.trust_version);
+        if reported < asking.newest_trust {
+            if !trust_frames.contains_key(&reported) {
+                let frames = trust::frames_after(&mut conn, reported).await?;
+                trust_frames.insert(reported, frames);
+            }
+            answer.frames.extend(trust_frames.get(&reported).into_iter().flatten().cloned());
+        }
+        if let Some(hello) = hello.map(tidied)
+            && is_news(&asking, &hello, now)
+        {
+            news.push((device, hello, asking.capabilities.clone(), asking.agent_version.clone()));
+        }
+        fill(answer, asking);
+    }
+    drop(conn);
+    record(app, news).await
+}
+
+/// Through which generation a device is refused, if its enrollment does not stand.
+fn refusal(identity: DeviceIdentity, asking: &Asking) -> Option<u32> {
+    if identity.generation <= asking.revoked_through {
+        Some(asking.revoked_through)
+    } else if identity.generation < asking.generation {
+        Some(asking.generation - 1)
+    } else {
+        None
+    }
+}
+
+/// Puts what waits into the answer, as much as a session takes at once. What is left comes when
+/// these are acked: each of them is due for redelivery in its order.
+fn fill(answer: &mut Answer, asking: Asking) {
+    let mut bytes = 0;
+    for frame in asking.pending.into_iter().take(ANSWER_COMMANDS) {
+        bytes += frame.jws.as_str().len();
+        if bytes > ANSWER_BYTES && !answer.commands.is_empty() {
+            return;
+        }
+        answer.commands.push(frame.command_id);
+        answer.frames.push(HubFrame::Command(frame));
+    }
+}
+
+fn tidied(mut hello: Hello) -> Hello {
+    hello.agent = printable(&hello.agent);
+    for word in &mut hello.capabilities {
+        *word = printable(word);
+    }
+    hello
+}
+
+fn is_news(asking: &Asking, hello: &Hello, now: protocol::time::Timestamp) -> bool {
+    asking.agent_version.as_ref() != Some(&hello.agent)
+        || asking.boot_id != Some(hello.boot_id)
+        || asking.trust_version != hello.trust_version
+        || asking.capabilities != hello.capabilities
+        || asking.degraded_since != hello.degraded_since
+        || asking.last_seen_at.is_none_or(|seen| now.since(seen) > SEEN_STEP)
+}
+
+type News = (DeviceId, Hello, Vec<String>, Option<String>);
+
+async fn record(app: &App, news: Vec<News>) -> Result<(), DbError> {
+    if news.is_empty() {
+        return Ok(());
+    }
+    let mut tx = app.db.write(Actor::System, app.now()).await?;
+    for (device, hello, capabilities, agent_version) in news {
+        devices::record_facts(&mut tx, device, &hello).await?;
+        if hello.capabilities != capabilities || agent_version.as_ref() != Some(&hello.agent) {
+            let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
+            tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);
+        }
+    }
+    tx.commit().await
+}

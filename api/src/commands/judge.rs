@@ -1,0 +1,103 @@
+//! Judging what devices say of their commands.
+//!
+//! Owns the checks of receipts: the device's own key, this enrollment, this command. What does
+//! not hold is an event, and never an outcome.
+
+use std::collections::BTreeMap;
+
+use protocol::enrollment::DeviceIdentity;
+use protocol::frame::AgentFrame;
+use protocol::id::{CommandId, DeviceId};
+use protocol::jws::CompactJws;
+use protocol::receipt::{self, Outcome};
+
+use crate::devices::Key;
+
+/// What a device says of one command.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) identity: DeviceIdentity,
+    pub(super) command: CommandId,
+    pub(super) what: Said,
+}
+
+/// What is said.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// It is on disk.
+    Acked,
+    /// It reached a stage.
+    Progress(String),
+    /// It ended, by a receipt that verifies.
+    Finished(Box<Finished>),
+    /// It is said to have ended, by a receipt that does not verify.
+    Forged { why: String, jws: CompactJws },
+}
+
+/// A receipt that verifies.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// How it ended.
+    pub(super) outcome: Outcome,
+    /// The envelope that is answered.
+    pub(super) envelope_sha256: String,
+    /// The receipt.
+    pub(super) jws: CompactJws,
+}
+
+/// The report of a frame; `None` for frames that are none.
+pub(super) fn judge(
+    identity: DeviceIdentity,
+    frame: AgentFrame,
+    keys: &BTreeMap<DeviceId, Key>,
+) -> Option<Report> {
+    let (command, what) = match frame {
+        AgentFrame::Ack { command_id } => (command_id, Said::Acked),
+        AgentFrame::Progress { command_id, stage } => {
+            (command_id, Said::Progress(printable(&stage)))
+        }
+        AgentFrame::Receipt { command_id, jws } => {
+            (command_id, verify(identity, command_id, jws, keys))
+        }
+        AgentFrame::Hello(_) | AgentFrame::Sync { .. } | AgentFrame::Unknown => return None,
+    };
+    Some(Report { identity, command, what })
+}
+
+fn verify(
+    identity: DeviceIdentity,
+    command: CommandId,
+    jws: CompactJws,
+    keys: &BTreeMap<DeviceId, Key>,
+) -> Said {
+    let checked = match keys.get(&identity.device) {
+        None => Err("the device is unknown".to_owned()),
+        Some(key) => receipt::verify(&jws, &key.public).map_err(|error| error.to_string()),
+    };
+    let checked = checked.and_then(|receipt| {
+        if receipt.iss != identity.device {
+            Err("another device is named".to_owned())
+        } else if receipt.generation != identity.generation {
+            Err(format!("enrollment {} is named", receipt.generation))
+        } else if receipt.command_id != command {
+            Err("another command is named".to_owned())
+        } else {
+            Ok((receipt.outcome, receipt.envelope_sha256))
+        }
+    });
+    match checked {
+        Ok((outcome, envelope_sha256)) => {
+            Said::Finished(Box::new(Finished { outcome, envelope_sha256, jws }))
+        }
+        Err(why) => Said::Forged { why, jws },
+    }
+}
+
+/// A device's word without what would not print as it reads.
+pub(super) fn printable(word: &str) -> String {
+    let hide = |c: char| {
+        let mut one = [0; 4];
+        if protocol::action::is_printable(c.encode_utf8(&mut one)) { c } else { '\u{fffd}' }
+    };
+    word.chars().map(hide).collect()
+}

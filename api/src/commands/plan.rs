@@ -1,0 +1,185 @@
+//! From a request to a plan: which devices, how many approvals, until when.
+//!
+//! Owns every check of an order before anything is written. A plan exists only for devices that
+//! the permit reaches, each of them checked: an order for one device too many is no order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use protocol::action::is_printable;
+use protocol::envelope::{longest_validity, most_devices};
+use protocol::id::{DeviceId, OrderId};
+use protocol::manifest::{DeviceTree, Manifest};
+use protocol::state::VerbClass;
+use protocol::time::Timestamp;
+use protocol::trust::TrustRoot;
+use sqlx::SqliteConnection;
+
+use super::wire::{CreateOrder, Targets};
+use crate::auth::{Permit, ability};
+use crate::devices::{self, Device};
+use crate::http::Problem;
+
+/// How long an order is valid when the request does not say.
+const DEFAULT_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest validity: below, no device on a lower rung could ever take it.
+const SHORTEST_VALIDITY: Duration = Duration::from_secs(10);
+
+/// An order that may be given.
+#[derive(Debug)]
+pub(super) struct Plan {
+    manifest: Manifest,
+    tree: DeviceTree,
+    devices: Vec<Device>,
+    reason: Option<String>,
+}
+
+impl Plan {
+    /// Checks a request against the present trust root and the permit.
+    pub(super) async fn new(
+        conn: &mut SqliteConnection,
+        permit: &Permit<ability::Order>,
+        asked: &CreateOrder,
+        order_id: OrderId,
+        now: Timestamp,
+    ) -> Result<Self, Problem> {
+        let reason = reason(asked)?;
+        let validity = validity(asked)?;
+        asked.action.check().map_err(|e| Problem::field("/action/params", e.to_string()))?;
+        let devices = targets(conn, permit, &asked.targets).await?;
+        let no_devices = || Problem::field("/targets", "name no device");
+        let tree = DeviceTree::new(devices.keys().copied()).ok_or_else(no_devices)?;
+        let device_count = u32::try_from(tree.devices().len())
+            .ok()
+            .filter(|count| *count <= protocol::limits::MANIFEST_DEVICES)
+            .ok_or_else(|| Problem::field("/targets", "name too many devices"))?;
+        let manifest = Manifest {
+            order_id,
+            action: asked.action.clone(),
+            expires_at: now.plus(validity).whole_secs(),
+            device_count,
+            device_root: tree.root(),
+        };
+        Ok(Self { manifest, tree, devices: devices.into_values().collect(), reason })
+    }
+
+    pub(super) const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub(super) const fn tree(&self) -> &DeviceTree {
+        &self.tree
+    }
+
+    pub(super) fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// How many persons must approve before that device obeys.
+    pub(super) fn approvals_needed(&self, trust: &TrustRoot, device: DeviceId) -> u8 {
+        trust.approvals_needed(&self.manifest, &device)
+    }
+
+    /// The most devices that agents accept in one manifest, when these are more.
+    pub(super) fn device_limit_exceeded(&self) -> Option<u32> {
+        let most = most_devices(self.manifest.action.verb().class());
+        (self.manifest.device_count > most).then_some(most)
+    }
+}
+
+fn reason(asked: &CreateOrder) -> Result<Option<String>, Problem> {
+    let reason = asked.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
+    if reason.is_some_and(|reason| !is_printable(reason)) {
+        return Err(Problem::field("/reason", "is too long or has hidden characters"));
+    }
+    match asked.action.verb().class() {
+        VerbClass::Routine => {}
+        VerbClass::Disruptive | VerbClass::Destructive => {
+            if reason.is_none() {
+                return Err(Problem::field("/reason", "is needed for this verb"));
+            }
+        }
+    }
+    Ok(reason.map(str::to_owned))
+}
+
+fn validity(asked: &CreateOrder) -> Result<Duration, Problem> {
+    let longest = longest_validity(asked.action.verb().class());
+    let validity = asked.expires_in_secs.map_or(DEFAULT_VALIDITY, Duration::from_secs);
+    if (SHORTEST_VALIDITY..=longest).contains(&validity) {
+        Ok(validity)
+    } else {
+        let (least, most) = (SHORTEST_VALIDITY.as_secs(), longest.as_secs());
+        Err(Problem::field("/expires_in_secs", format!("must be {least} to {most}")))
+    }
+}
+
+/// The devices meant, each of them within reach of the permit.
+async fn targets(
+    conn: &mut SqliteConnection,
+    permit: &Permit<ability::Order>,
+    targets: &Targets,
+) -> Result<BTreeMap<DeviceId, Device>, Problem> {
+    let found = match targets {
+        Targets::Devices(ids) => by_id(conn, permit, ids).await?,
+        Targets::Group(group) => {
+            permit.demand(std::slice::from_ref(group))?;
+            devices::in_group(conn, group).await?
+        }
+        Targets::Names(names) => by_name(conn, names).await?,
+    };
+    let ids: Vec<_> = found.iter().map(|device| device.id).collect();
+    let mut groups = devices::groups_of(conn, &ids).await?;
+    let mut devices = BTreeMap::new();
+    for device in found {
+        permit.demand(&groups.remove(&device.id).unwrap_or_default())?;
+        devices.insert(device.id, device);
+    }
+    Ok(devices)
+}
+
+async fn by_id(
+    conn: &mut SqliteConnection,
+    permit: &Permit<ability::Order>,
+    ids: &[DeviceId],
+) -> Result<Vec<Device>, Problem> {
+    let mut wanted = ids.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let found = devices::with_ids(conn, &wanted).await?;
+    let known: BTreeMap<_, _> = found.iter().map(|device| (device.id, device)).collect();
+    for (index, id) in ids.iter().enumerate() {
+        let at = || format!("/targets/devices/{index}");
+        match known.get(id) {
+            Some(device) if device.is_revoked() => {
+                return Err(Problem::field(at(), "is revoked"));
+            }
+            Some(_) => {}
+            None => {
+                // A token bound to groups must not learn which ids exist elsewhere.
+                permit.demand(&[])?;
+                return Err(Problem::field(at(), "is no device"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn by_name(conn: &mut SqliteConnection, names: &[String]) -> Result<Vec<Device>, Problem> {
+    let found = devices::with_names(conn, names).await?;
+    for (index, name) in names.iter().enumerate() {
+        let count = found.iter().filter(|device| device.name == *name).count();
+        if count != 1 {
+            let detail = match count {
+                0 => "names no device".to_owned(),
+                _ => format!("names {count} devices; use their ids"),
+            };
+            return Err(Problem::field(format!("/targets/names/{index}"), detail));
+        }
+    }
+    Ok(found)
+}

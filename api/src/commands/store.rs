@@ -1,0 +1,286 @@
+//! Commands in the store: reading them, and moving them on.
+
+use std::time::Duration;
+
+use protocol::id::{CommandId, DeviceId, OrderId};
+use protocol::jws::CompactJws;
+use protocol::state::{CommandState, Lane};
+use protocol::time::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+
+use super::list::CommandQuery;
+use super::wire::CommandView;
+use crate::auth::Reach;
+use crate::db::{DbError, Tx, json, millis, timestamp};
+use crate::http::Page;
+use crate::time::Time;
+
+pub(super) mod delivery;
+pub(super) mod lanes;
+pub(super) mod orders;
+
+/// After its validity and this, a command without a receipt is called overdue.
+const OVERDUE_AFTER: Duration = Duration::from_secs(15 * 60);
+
+const VIEW: &str = "SELECT c.id, c.order_id, c.device_id, d.name, c.generation, c.verb, c.lane, \
+     c.seq, c.state, c.ended_by, c.approvals_needed, c.sends, c.stage, c.created_at, \
+     c.expires_at, c.queued_at, c.sent_at, c.acked_at, c.running_at, c.finished_at, c.outcome, \
+     c.receipt FROM commands c JOIN devices d ON d.id = c.device_id WHERE 1 = 1";
+
+fn view(row: &SqliteRow, now: Timestamp) -> Result<CommandView, DbError> {
+    let time = |index: usize| -> Result<Option<Time>, sqlx::Error> {
+        Ok(row.try_get::<Option<i64>, _>(index)?.map(|at| Time(timestamp(at))))
+    };
+    let state = state(row.try_get(8)?)?;
+    let expires_at = timestamp(row.try_get(14)?);
+    let is_out = matches!(state, CommandState::Acked | CommandState::Running);
+    let outcome: Option<&str> = row.try_get(20)?;
+    let verb: &str = row.try_get(5)?;
+    Ok(CommandView {
+        id: CommandId::from_uuid(row.try_get(0)?),
+        order_id: OrderId::from_uuid(row.try_get(1)?),
+        device_id: DeviceId::from_uuid(row.try_get(2)?),
+        device_name: row.try_get(3)?,
+        generation: row.try_get(4)?,
+        verb: verb.parse().map_err(|_| DbError::Unreadable("verb"))?,
+        lane: lane(row.try_get(6)?)?,
+        seq: row.try_get::<Option<i64>, _>(7)?.and_then(|seq| u64::try_from(seq).ok()),
+        state,
+        ended_by: row.try_get(9)?,
+        approvals_needed: row.try_get(10)?,
+        sends: row.try_get(11)?,
+        overdue: is_out && expires_at.plus(OVERDUE_AFTER) < now,
+        stage: row.try_get(12)?,
+        created_at: timestamp(row.try_get(13)?).into(),
+        expires_at: expires_at.into(),
+        queued_at: time(15)?,
+        sent_at: time(16)?,
+        acked_at: time(17)?,
+        running_at: time(18)?,
+        finished_at: time(19)?,
+        outcome: outcome.map(|text| json(text, "outcome")).transpose()?,
+        receipt: row.try_get::<Option<String>, _>(21)?.map(CompactJws::from_text),
+    })
+}
+
+fn state(text: &str) -> Result<CommandState, DbError> {
+    CommandState::from_name(text).ok_or(DbError::Unreadable("command state"))
+}
+
+fn lane(text: &str) -> Result<Lane, DbError> {
+    Lane::from_name(text).ok_or(DbError::Unreadable("lane"))
+}
+
+/// One command, if its device is within reach.
+pub(super) async fn find(
+    conn: &mut SqliteConnection,
+    reach: &Reach,
+    id: CommandId,
+    now: Timestamp,
+) -> Result<Option<CommandView>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(VIEW);
+    select.push(" AND c.id = ").push_bind(id.as_uuid());
+    reach.filter(&mut select, "c.device_id");
+    select.build().fetch_optional(conn).await?.map(|row| view(&row, now)).transpose()
+}
+
+/// A page of commands whose devices are within reach.
+pub(super) async fn list(
+    conn: &mut SqliteConnection,
+    reach: &Reach,
+    page: &Page<CommandId>,
+    query: &CommandQuery,
+    now: Timestamp,
+) -> Result<Vec<CommandView>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(VIEW);
+    if let Some(after) = page.after {
+        select.push(" AND c.id > ").push_bind(after.as_uuid());
+    }
+    if let Some(state) = query.state {
+        select.push(" AND c.state = ").push_bind(state.as_str());
+    }
+    if let Some(device) = query.device {
+        select.push(" AND c.device_id = ").push_bind(device.as_uuid());
+    }
+    if let Some(order) = query.order {
+        select.push(" AND c.order_id = ").push_bind(order.as_uuid());
+    }
+    if let Some(verb) = query.verb {
+        select.push(" AND c.verb = ").push_bind(verb.as_str());
+    }
+    reach.filter(&mut select, "c.device_id");
+    select.push(" ORDER BY c.id LIMIT ").push_bind(page.rows());
+    let rows = select.build().fetch_all(conn).await?;
+    rows.iter().map(|row| view(row, now)).collect()
+}
+
+/// What a transition needs to know of a command.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) id: CommandId,
+    pub(super) order: OrderId,
+    pub(super) device: DeviceId,
+    pub(super) generation: u32,
+    pub(super) state: CommandState,
+    pub(super) receipt: Option<String>,
+    /// Names the envelope that left; a receipt answers exactly that or nothing.
+    pub(super) envelope_sha256: Option<String>,
+}
+
+const STANDING: &str = "SELECT id, order_id, device_id, generation, state, receipt, envelope_sha256 \
+     FROM commands WHERE ";
+
+fn standing(row: &SqliteRow) -> Result<Standing, DbError> {
+    Ok(Standing {
+        id: CommandId::from_uuid(row.try_get(0)?),
+        order: OrderId::from_uuid(row.try_get(1)?),
+        device: DeviceId::from_uuid(row.try_get(2)?),
+        generation: row.try_get(3)?,
+        state: state(row.try_get(4)?)?,
+        receipt: row.try_get(5)?,
+        envelope_sha256: row.try_get(6)?,
+    })
+}
+
+async fn fetch(
+    mut select: QueryBuilder<Sqlite>,
+    conn: &mut SqliteConnection,
+) -> Result<Vec<Standing>, DbError> {
+    select.build().fetch_all(conn).await?.iter().map(standing).collect()
+}
+
+/// Those of the commands that exist.
+pub(super) async fn standings(
+    conn: &mut SqliteConnection,
+    ids: &[CommandId],
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
+    select.push("id IN (");
+    let mut list = select.separated(", ");
+    for id in ids {
+        list.push_bind(id.as_uuid());
+    }
+    select.push(")");
+    fetch(select, conn).await
+}
+
+/// The commands of an order.
+pub(super) async fn of_order(
+    conn: &mut SqliteConnection,
+    order: OrderId,
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
+    select.push("order_id = ").push_bind(order.as_uuid()).push(" ORDER BY id");
+    fetch(select, conn).await
+}
+
+/// The commands of a device that have not ended.
+pub(super) async fn open_of_device(
+    conn: &mut SqliteConnection,
+    device: DeviceId,
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
+    select.push("device_id = ").push_bind(device.as_uuid());
+    select.push(" AND state IN ('awaiting_approval', 'queued', 'sent', 'acked', 'running')");
+    fetch(select, conn).await
+}
+
+/// Commands that no device took, whose validity ended before those times.
+pub(super) async fn past_their_end(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    grace: Duration,
+    limit: i64,
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
+    select.push("((state = 'awaiting_approval' AND expires_at <= ").push_bind(millis(now));
+    select.push(") OR (state IN ('queued', 'sent') AND expires_at <= ");
+    select.push_bind(millis(now.minus(grace))).push(")) LIMIT ").push_bind(limit);
+    fetch(select, conn).await
+}
+
+/// Moves a command to a state that no receipt brings.
+pub(super) async fn end(
+    tx: &mut Tx,
+    id: CommandId,
+    state: CommandState,
+    why: &str,
+) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sqlx::query("UPDATE commands SET state = ?, finished_at = ?, ended_by = ? WHERE id = ?")
+        .bind(state.as_str())
+        .bind(now)
+        .bind(why)
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Moves a command on because its device has it on disk.
+pub(super) async fn ack(tx: &mut Tx, id: CommandId) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sqlx::query("UPDATE commands SET state = 'acked', acked_at = ? WHERE id = ?")
+        .bind(now)
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Writes the stage of a running command.
+pub(super) async fn progress(tx: &mut Tx, id: CommandId, stage: &str) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sqlx::query(
+        "UPDATE commands SET state = 'running', stage = ?, \
+         running_at = COALESCE(running_at, ?), acked_at = COALESCE(acked_at, ?) WHERE id = ?",
+    )
+    .bind(stage)
+    .bind(now)
+    .bind(now)
+    .bind(id.as_uuid())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Ends a command by its receipt.
+pub(super) async fn finish(
+    tx: &mut Tx,
+    id: CommandId,
+    state: CommandState,
+    receipt: &CompactJws,
+    outcome: &str,
+) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sqlx::query(
+        "UPDATE commands SET state = ?, finished_at = ?, acked_at = COALESCE(acked_at, ?), \
+         receipt = ?, outcome = ? WHERE id = ?",
+    )
+    .bind(state.as_str())
+    .bind(now)
+    .bind(now)
+    .bind(receipt.as_str())
+    .bind(outcome)
+    .bind(id.as_uuid())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Keeps a receipt that came after the end as what the device says; the state stays.
+pub(super) async fn keep_late_receipt(
+    tx: &mut Tx,
+    id: CommandId,
+    receipt: &CompactJws,
+    outcome: &str,
+) -> Result<(), DbError> {
+    sqlx::query("UPDATE commands SET receipt = ?, outcome = ? WHERE id = ? AND receipt IS NULL")
+        .bind(receipt.as_str())
+        .bind(outcome)
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}

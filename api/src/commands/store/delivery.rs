@@ -1,0 +1,181 @@
+//! What has to be delivered, and what was.
+
+use std::collections::BTreeMap;
+
+use protocol::frame::CommandFrame;
+use protocol::id::{BootId, CommandId, DeviceId};
+use protocol::jws::CompactJws;
+use protocol::time::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+
+use super::lane;
+use crate::commands::Pending;
+use crate::db::{CHUNK, DbError, Tx, json, millis, timestamp};
+
+/// A device that asked, with everything that waits for it.
+#[derive(Debug)]
+pub(in crate::commands) struct Asking {
+    pub(in crate::commands) generation: u32,
+    pub(in crate::commands) revoked_through: u32,
+    pub(in crate::commands) trust_version: u32,
+    pub(in crate::commands) newest_trust: u32,
+    pub(in crate::commands) agent_version: Option<String>,
+    pub(in crate::commands) boot_id: Option<BootId>,
+    pub(in crate::commands) capabilities: Vec<String>,
+    pub(in crate::commands) degraded_since: Option<Timestamp>,
+    pub(in crate::commands) last_seen_at: Option<Timestamp>,
+    pub(in crate::commands) pending: Vec<CommandFrame>,
+}
+
+/// Everything that up to a thousand devices need to be told, with one statement. Commands come
+/// in order, urgent lane first, each with the number of the one before it.
+pub(in crate::commands) async fn asking(
+    conn: &mut SqliteConnection,
+    devices: &[DeviceId],
+    now: Timestamp,
+) -> Result<BTreeMap<DeviceId, Asking>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(
+        "SELECT d.id, d.generation, d.revoked_through, d.trust_version, \
+         (SELECT COALESCE(MAX(version), 0) FROM trust_roots), d.agent_version, d.boot_id, \
+         d.capabilities, d.degraded_since, d.last_seen_at, c.id, c.lane, c.seq, c.envelope \
+         FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
+         AND c.generation = d.generation AND c.state IN ('queued', 'sent') AND c.expires_at > ",
+    );
+    select.push_bind(millis(now)).push(" WHERE d.id IN (");
+    let mut list = select.separated(", ");
+    for device in devices {
+        list.push_bind(device.as_uuid());
+    }
+    select.push(") ORDER BY d.id, c.lane DESC, c.seq");
+    let mut answers: BTreeMap<DeviceId, Asking> = BTreeMap::new();
+    let mut before = None;
+    for row in select.build().fetch_all(conn).await? {
+        let id = DeviceId::from_uuid(row.try_get(0)?);
+        let asking = match answers.entry(id) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => entry.insert(device(&row)?),
+        };
+        let Some(command_id) = row.try_get(10)? else { continue };
+        let lane = lane(row.try_get(11)?)?;
+        let seq = u64::try_from(row.try_get::<i64, _>(12)?).unwrap_or(0);
+        let after_seq = match before {
+            Some((last_id, last_lane, last_seq)) if (last_id, last_lane) == (id, lane) => last_seq,
+            Some(_) | None => 0,
+        };
+        before = Some((id, lane, seq));
+        asking.pending.push(CommandFrame {
+            command_id: CommandId::from_uuid(command_id),
+            lane,
+            after_seq,
+            jws: CompactJws::from_text(row.try_get(13)?),
+        });
+    }
+    Ok(answers)
+}
+
+fn device(row: &SqliteRow) -> Result<Asking, DbError> {
+    let time = |index: usize| -> Result<Option<Timestamp>, sqlx::Error> {
+        Ok(row.try_get::<Option<i64>, _>(index)?.map(timestamp))
+    };
+    Ok(Asking {
+        generation: row.try_get(1)?,
+        revoked_through: row.try_get(2)?,
+        trust_version: row.try_get(3)?,
+        newest_trust: row.try_get(4)?,
+        agent_version: row.try_get(5)?,
+        boot_id: row.try_get::<Option<uuid::Uuid>, _>(6)?.map(BootId::from_uuid),
+        capabilities: json(row.try_get(7)?, "capability")?,
+        degraded_since: time(8)?,
+        last_seen_at: time(9)?,
+        pending: Vec::new(),
+    })
+}
+
+/// Undelivered commands whose next delivery is due, in the order of their lanes.
+pub(in crate::commands) async fn due(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<Pending>, DbError> {
+    let rows = sqlx::query(
+        "SELECT c.device_id, c.id, c.lane, c.seq, c.envelope, \
+         (SELECT MAX(p.seq) FROM commands p WHERE p.device_id = c.device_id \
+          AND p.generation = c.generation AND p.lane = c.lane AND p.seq < c.seq \
+          AND p.state IN ('queued', 'sent') AND p.expires_at > ?) \
+         FROM commands c WHERE c.state IN ('queued', 'sent') AND c.redeliver_at <= ? \
+         AND c.expires_at > ? ORDER BY c.lane DESC, c.redeliver_at, c.device_id, c.seq LIMIT ?",
+    )
+    .bind(millis(now))
+    .bind(millis(now))
+    .bind(millis(now))
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let before: Option<i64> = row.try_get(5)?;
+            let frame = CommandFrame {
+                command_id: CommandId::from_uuid(row.try_get(1)?),
+                lane: lane(row.try_get(2)?)?,
+                after_seq: before.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0),
+                jws: CompactJws::from_text(row.try_get(4)?),
+            };
+            Ok(Pending { device: DeviceId::from_uuid(row.try_get(0)?), frame })
+        })
+        .collect()
+}
+
+/// Writes that sessions took those commands, and answers the ones that were not sent before.
+pub(in crate::commands) async fn mark_sent(
+    tx: &mut Tx,
+    ids: &[CommandId],
+) -> Result<Vec<CommandId>, DbError> {
+    let now = millis(tx.now());
+    let mut first = Vec::new();
+    for ids in ids.chunks(CHUNK) {
+        let mut update =
+            QueryBuilder::<Sqlite>::new("UPDATE commands SET sends = sends + 1, redeliver_at = ");
+        // 4 s after the first sending, then 8 s, up to about four minutes.
+        update.push_bind(now);
+        update.push(" + 4000 * (1 << (CASE WHEN sends < 6 THEN sends ELSE 6 END))");
+        update.push(" WHERE state = 'sent' AND id IN (");
+        push_ids(&mut update, ids);
+        update.build().execute(tx.conn()).await?;
+
+        let mut update =
+            QueryBuilder::<Sqlite>::new("UPDATE commands SET state = 'sent', sent_at = ");
+        update.push_bind(now).push(", sends = 1, redeliver_at = ");
+        update.push_bind(now.saturating_add(2000));
+        update.push(" WHERE state = 'queued' AND id IN (");
+        push_ids(&mut update, ids);
+        update.push(" RETURNING id");
+        for row in update.build().fetch_all(tx.conn()).await? {
+            first.push(CommandId::from_uuid(row.try_get(0)?));
+        }
+    }
+    Ok(first)
+}
+
+/// Puts the next look at undelivered commands off.
+pub(in crate::commands) async fn put_off(
+    tx: &mut Tx,
+    ids: &[CommandId],
+    until: Timestamp,
+) -> Result<(), DbError> {
+    for ids in ids.chunks(CHUNK) {
+        let mut update = QueryBuilder::<Sqlite>::new("UPDATE commands SET redeliver_at = ");
+        update.push_bind(millis(until)).push(" WHERE id IN (");
+        push_ids(&mut update, ids);
+        update.build().execute(tx.conn()).await?;
+    }
+    Ok(())
+}
+
+fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[CommandId]) {
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(id.as_uuid());
+    }
+    query.push(")");
+}

@@ -1,0 +1,68 @@
+//! Sequence numbers per device, lane and enrollment generation.
+
+use std::collections::BTreeMap;
+
+use protocol::id::DeviceId;
+use protocol::state::Lane;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use crate::commands::queue::Fresh;
+use crate::db::{CHUNK, DbError, Tx, millis};
+
+/// Draws the next number of the lane for each command's device.
+pub(in crate::commands) async fn draw(
+    tx: &mut Tx,
+    lane: Lane,
+    fresh: &[Fresh],
+) -> Result<BTreeMap<DeviceId, u64>, DbError> {
+    let mut numbers = BTreeMap::new();
+    for fresh in fresh.chunks(CHUNK) {
+        let mut upsert = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO lane_seqs (device_id, generation, lane, last_seq) ",
+        );
+        upsert.push_values(fresh, |mut row, fresh| {
+            row.push_bind(fresh.device.as_uuid())
+                .push_bind(fresh.generation)
+                .push_bind(lane.as_str())
+                .push("1");
+        });
+        upsert.push(
+            " ON CONFLICT (device_id, generation, lane) \
+             DO UPDATE SET last_seq = lane_seqs.last_seq + 1 RETURNING device_id, last_seq",
+        );
+        for row in upsert.build().fetch_all(tx.conn()).await? {
+            let seq: i64 = row.try_get(1)?;
+            let seq = u64::try_from(seq).map_err(|_| DbError::Unreadable("sequence number"))?;
+            numbers.insert(DeviceId::from_uuid(row.try_get(0)?), seq);
+        }
+    }
+    Ok(numbers)
+}
+
+/// The newest number in the lane that is still undelivered, by device; none where none is.
+pub(in crate::commands) async fn newest_undelivered(
+    tx: &mut Tx,
+    lane: Lane,
+    fresh: &[Fresh],
+) -> Result<BTreeMap<DeviceId, u64>, DbError> {
+    let now = millis(tx.now());
+    let mut newest = BTreeMap::new();
+    for fresh in fresh.chunks(CHUNK) {
+        let mut select = QueryBuilder::<Sqlite>::new(
+            "SELECT device_id, MAX(seq) FROM commands \
+             WHERE state IN ('queued', 'sent') AND expires_at > ",
+        );
+        select.push_bind(now).push(" AND lane = ").push_bind(lane.as_str());
+        select.push(" AND device_id IN (");
+        let mut list = select.separated(", ");
+        for fresh in fresh {
+            list.push_bind(fresh.device.as_uuid());
+        }
+        select.push(") GROUP BY device_id");
+        for row in select.build().fetch_all(tx.conn()).await? {
+            let seq: i64 = row.try_get(1)?;
+            newest.insert(DeviceId::from_uuid(row.try_get(0)?), u64::try_from(seq).unwrap_or(0));
+        }
+    }
+    Ok(newest)
+}

@@ -1,0 +1,277 @@
+//! Orders and commands as operators send and read them.
+//!
+//! Owns the JSON shapes only; the command line reuses these types.
+
+use std::collections::BTreeMap;
+
+use protocol::action::{Action, Verb};
+use protocol::id::{CommandId, DeviceId, GroupName, OrderId, PersonName};
+use protocol::jws::CompactJws;
+use protocol::manifest::Manifest;
+use protocol::receipt::Outcome;
+use protocol::state::{CommandState, Lane};
+use serde::{Deserialize, Serialize};
+
+use crate::time::Time;
+
+/// An order to be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateOrder {
+    /// The verb with its parameters.
+    #[schema(value_type = Object, example = json!({"verb": "lock", "params": {"level": "session"}}))]
+    pub action: Action,
+    /// On which devices.
+    pub targets: Targets,
+    /// Why. Needed for everything but routine verbs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long the order is valid, in seconds; a day by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in_secs: Option<u64>,
+    /// Only says what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The devices of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Targets {
+    /// These.
+    #[schema(value_type = Vec<String>)]
+    Devices(Vec<DeviceId>),
+    /// Those of a group, as it is now.
+    #[schema(value_type = String)]
+    Group(GroupName),
+    /// Those with these names; each must name exactly one device.
+    Names(Vec<String>),
+}
+
+/// What an order would hit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DryRun {
+    /// Always true; tells this answer from [`CreatedOrder`].
+    pub dry_run: bool,
+    /// How many devices.
+    pub device_count: u32,
+    /// How many persons must approve, on the device that asks for most.
+    pub approvals_needed: u8,
+    /// Until when the order would be valid.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Time,
+    /// The devices.
+    pub devices: Vec<DryRunDevice>,
+    /// What to think about before giving the order.
+    pub warnings: Vec<Warning>,
+}
+
+/// One device that an order would hit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DryRunDevice {
+    /// The device.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: DeviceId,
+    /// Its name.
+    pub name: String,
+    /// Whether it has a session; absent when the broker does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online: Option<bool>,
+    /// How many persons must approve before it obeys.
+    pub approvals_needed: u8,
+}
+
+/// What to think about before giving an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Warning {
+    /// The kind: `offline`, `no_encrypted_volume`, `verb_not_reported`, `too_many_devices`,
+    /// `too_few_approvers`.
+    pub kind: String,
+    /// The device it concerns, if just one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub device_id: Option<DeviceId>,
+    /// The particulars, for a person.
+    pub detail: String,
+}
+
+/// An order that was accepted: it is on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CreatedOrder {
+    /// The order.
+    pub order: OrderView,
+    /// Its commands, one per device.
+    pub commands: Vec<CommandSummary>,
+}
+
+/// A command in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CommandSummary {
+    /// The command.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: CommandId,
+    /// Its device.
+    #[schema(value_type = String, format = "uuid")]
+    pub device_id: DeviceId,
+    /// Where it stands.
+    #[schema(value_type = String)]
+    pub state: CommandState,
+}
+
+/// An order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OrderView {
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: OrderId,
+    /// Who gave it.
+    #[schema(value_type = String)]
+    pub operator: PersonName,
+    /// What is ordered.
+    #[schema(value_type = Object)]
+    pub action: Action,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it was given.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Time,
+    /// Until when it is valid.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Time,
+    /// How many devices.
+    pub device_count: u32,
+    /// How many persons must approve, on the device that asks for most.
+    pub approvals_needed: u8,
+    /// Who approved.
+    pub approvals: Vec<ApprovalView>,
+    /// How many commands stand where.
+    #[schema(value_type = BTreeMap<String, u32>)]
+    pub states: BTreeMap<String, u32>,
+}
+
+/// An approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ApprovalView {
+    /// Whose.
+    #[schema(value_type = String)]
+    pub person: PersonName,
+    /// When it came in.
+    #[schema(value_type = String, format = DateTime)]
+    pub received_at: Time,
+}
+
+/// What approvers sign, and what they need to check it by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ManifestView {
+    /// The manifest. An approval is a JWS over exactly this.
+    #[schema(value_type = Object)]
+    pub manifest: Manifest,
+    /// The devices: the Merkle root over them must be the manifest's.
+    pub devices: Vec<ManifestDevice>,
+}
+
+/// One device of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ManifestDevice {
+    /// The device.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: DeviceId,
+    /// Its name.
+    pub name: String,
+}
+
+/// An approval that is handed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitApproval {
+    /// The JWS over the manifest, by an approver's key.
+    #[schema(value_type = String)]
+    pub jws: CompactJws,
+}
+
+/// Why something is withdrawn.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Withdraw {
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A command with its whole story. Times are in milliseconds' precision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CommandView {
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: CommandId,
+    /// Its order.
+    #[schema(value_type = String, format = "uuid")]
+    pub order_id: OrderId,
+    /// Its device.
+    #[schema(value_type = String, format = "uuid")]
+    pub device_id: DeviceId,
+    /// The device's name.
+    pub device_name: String,
+    /// The enrollment it is for.
+    pub generation: u32,
+    /// What is ordered.
+    #[schema(value_type = String)]
+    pub verb: Verb,
+    /// Its lane.
+    #[schema(value_type = String)]
+    pub lane: Lane,
+    /// Its place in the lane, once it is queued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Where it stands.
+    #[schema(value_type = String)]
+    pub state: CommandState,
+    /// Why it stands where no device could bring it, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<String>,
+    /// How many persons must approve before the device obeys.
+    pub approvals_needed: u8,
+    /// How often it was handed to a session. Zero while queued: no session took it yet.
+    pub sends: u32,
+    /// The device has had it for longer than its validity and a quarter of an hour, without a
+    /// receipt.
+    pub overdue: bool,
+    /// The stage that the device reported last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Time,
+    /// Until when it is valid.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Time,
+    /// When it was numbered and signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub queued_at: Option<Time>,
+    /// When a session took it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub sent_at: Option<Time>,
+    /// When the device had it on disk, by our clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub acked_at: Option<Time>,
+    /// When the device reported a stage first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub running_at: Option<Time>,
+    /// When it ended, by our clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub finished_at: Option<Time>,
+    /// What the device's receipt says: evidence, failure or refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub outcome: Option<Outcome>,
+    /// The receipt, signed by the device's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub receipt: Option<CompactJws>,
+}

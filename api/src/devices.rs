@@ -1,0 +1,120 @@
+//! Devices: what is known of them, and their groups.
+//!
+//! Owns the projection of what enrollment and hellos said. Facts come from the device and are
+//! hostile: typed, capped and without hidden characters. Whether a device is online is the
+//! broker's to say and never stored.
+
+use std::collections::BTreeMap;
+
+use broker::Presence;
+use protocol::id::{DeviceId, GroupName, HubId};
+use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::time::Time;
+
+mod authenticate;
+mod get;
+mod groups;
+mod list;
+mod store;
+
+pub(crate) use self::authenticate::authenticate;
+pub use self::groups::SetGroups;
+pub use self::list::DeviceQuery;
+pub(crate) use self::store::{
+    Device, Enrolling, Key, add_to_group, behind_on_trust, enroll_again, enroll_new, find,
+    find_by_key, groups_of, in_group, keys, record_certificate, record_facts, revoke, with_ids,
+    with_names,
+};
+
+/// The routes.
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list::list))
+        .routes(routes!(get::get))
+        .routes(routes!(groups::set_groups))
+}
+
+/// A device as it is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DeviceView {
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: DeviceId,
+    /// What it calls itself. Names are not unique.
+    pub name: String,
+    /// Its groups.
+    #[schema(value_type = Vec<String>)]
+    pub groups: Vec<GroupName>,
+    /// Its enrollment generation.
+    pub generation: u32,
+    /// Since when this enrollment.
+    #[schema(value_type = String, format = DateTime)]
+    pub enrolled_at: Time,
+    /// When it was revoked, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub revoked_at: Option<Time>,
+    /// When its certificate ends.
+    #[schema(value_type = String, format = DateTime)]
+    pub certificate_expires_at: Time,
+    /// Version of the trust root it reported last.
+    pub trust_version: u32,
+    /// Version of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+    /// Verbs and words that the agent reported.
+    pub capabilities: Vec<String>,
+    /// Since when the agent has been on a lower rung of its ladder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub degraded_since: Option<Time>,
+    /// When it was last heard of, within ten minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_seen_at: Option<Time>,
+    /// Whether it has a session; absent when the broker does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online: Option<bool>,
+    /// The hub of its session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub hub: Option<HubId>,
+}
+
+/// Where devices are; `None` when the broker does not answer.
+pub(crate) async fn locate(app: &App, devices: &[DeviceId]) -> Option<Vec<Option<Presence>>> {
+    match app.broker.locate(devices).await {
+        Ok(places) => Some(places),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "devices were not located");
+            None
+        }
+    }
+}
+
+fn view(
+    device: Device,
+    groups: &mut BTreeMap<DeviceId, Vec<GroupName>>,
+    place: Option<Option<Presence>>,
+) -> DeviceView {
+    DeviceView {
+        groups: groups.remove(&device.id).unwrap_or_default(),
+        id: device.id,
+        name: device.name,
+        generation: device.generation,
+        enrolled_at: device.enrolled_at.into(),
+        revoked_at: device.revoked_at.map(Time),
+        certificate_expires_at: device.certificate_expires_at.into(),
+        trust_version: device.trust_version,
+        agent_version: device.agent_version,
+        capabilities: device.capabilities,
+        degraded_since: device.degraded_since.map(Time),
+        last_seen_at: device.last_seen_at.map(Time),
+        online: place.as_ref().map(Option::is_some),
+        hub: place.flatten().map(|presence| presence.hub),
+    }
+}

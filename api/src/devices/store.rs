@@ -1,0 +1,366 @@
+//! Devices in the store.
+
+use std::collections::BTreeMap;
+
+use protocol::frame::Hello;
+use protocol::id::{DeviceId, GroupName};
+use protocol::key::DevicePublicKey;
+use protocol::time::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use uuid::Uuid;
+
+use super::DeviceQuery;
+use crate::auth::{Permit, Reach, ability};
+use crate::db::{CHUNK, DbError, Tx, json, millis, timestamp};
+use crate::http::Page;
+
+const COLUMNS: &str = "SELECT d.id, d.name, d.generation, d.revoked_through, d.enrolled_at, \
+     d.revoked_at, d.certificate_expires_at, d.trust_version, d.agent_version, d.capabilities, \
+     d.degraded_since, d.last_seen_at FROM devices d WHERE 1 = 1";
+
+/// A device's row.
+#[derive(Debug, Clone)]
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    pub(crate) name: String,
+    pub(crate) generation: u32,
+    pub(crate) revoked_through: u32,
+    pub(crate) enrolled_at: Timestamp,
+    pub(crate) revoked_at: Option<Timestamp>,
+    pub(crate) certificate_expires_at: Timestamp,
+    pub(crate) trust_version: u32,
+    pub(crate) agent_version: Option<String>,
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) degraded_since: Option<Timestamp>,
+    pub(crate) last_seen_at: Option<Timestamp>,
+}
+
+impl Device {
+    /// Whether its present enrollment was revoked.
+    pub(crate) const fn is_revoked(&self) -> bool {
+        self.revoked_through >= self.generation
+    }
+}
+
+/// What signs a device's receipts now.
+#[derive(Debug, Clone)]
+pub(crate) struct Key {
+    pub(crate) generation: u32,
+    pub(crate) revoked_through: u32,
+    pub(crate) public: DevicePublicKey,
+}
+
+/// A device about to be enrolled.
+#[derive(Debug)]
+pub(crate) struct Enrolling<'a> {
+    pub(crate) id: DeviceId,
+    pub(crate) name: &'a str,
+    pub(crate) key: &'a DevicePublicKey,
+    pub(crate) generation: u32,
+    pub(crate) certificate_expires_at: Timestamp,
+}
+
+fn device(row: &SqliteRow) -> Result<Device, DbError> {
+    let time = |index: usize| -> Result<Option<Timestamp>, sqlx::Error> {
+        Ok(row.try_get::<Option<i64>, _>(index)?.map(timestamp))
+    };
+    Ok(Device {
+        id: DeviceId::from_uuid(row.try_get(0)?),
+        name: row.try_get(1)?,
+        generation: row.try_get(2)?,
+        revoked_through: row.try_get(3)?,
+        enrolled_at: timestamp(row.try_get(4)?),
+        revoked_at: time(5)?,
+        certificate_expires_at: timestamp(row.try_get(6)?),
+        trust_version: row.try_get(7)?,
+        agent_version: row.try_get(8)?,
+        capabilities: json(row.try_get(9)?, "capability")?,
+        degraded_since: time(10)?,
+        last_seen_at: time(11)?,
+    })
+}
+
+async fn fetch(
+    mut select: QueryBuilder<Sqlite>,
+    conn: &mut SqliteConnection,
+) -> Result<Vec<Device>, DbError> {
+    select.build().fetch_all(conn).await?.iter().map(device).collect()
+}
+
+pub(super) async fn list(
+    conn: &mut SqliteConnection,
+    permit: &Permit<ability::Read>,
+    page: &Page<DeviceId>,
+    query: &DeviceQuery,
+) -> Result<Vec<Device>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+    if let Some(after) = page.after {
+        select.push(" AND d.id > ").push_bind(after.as_uuid());
+    }
+    if let Some(group) = &query.group {
+        select.push(
+            " AND EXISTS (SELECT 1 FROM device_groups g WHERE g.device_id = d.id \
+             AND g.group_name = ",
+        );
+        select.push_bind(group.as_str().to_owned()).push(")");
+    }
+    if let Some(name) = &query.name {
+        select.push(" AND d.name = ").push_bind(name.clone());
+    }
+    permit.reach().filter(&mut select, "d.id");
+    select.push(" ORDER BY d.id LIMIT ").push_bind(page.rows());
+    fetch(select, conn).await
+}
+
+/// One device, if it is within reach.
+pub(crate) async fn find(
+    conn: &mut SqliteConnection,
+    reach: &Reach,
+    id: DeviceId,
+) -> Result<Option<Device>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+    select.push(" AND d.id = ").push_bind(id.as_uuid());
+    reach.filter(&mut select, "d.id");
+    Ok(fetch(select, conn).await?.into_iter().next())
+}
+
+/// The device that has that key.
+pub(crate) async fn find_by_key(
+    conn: &mut SqliteConnection,
+    key: &DevicePublicKey,
+) -> Result<Option<Device>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+    select.push(" AND d.key_id = ").push_bind(key.id().as_str().to_owned());
+    Ok(fetch(select, conn).await?.into_iter().next())
+}
+
+/// Those of the ids that exist, whoever may see them: the caller checks.
+pub(crate) async fn with_ids(
+    conn: &mut SqliteConnection,
+    ids: &[DeviceId],
+) -> Result<Vec<Device>, DbError> {
+    let mut found = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(CHUNK) {
+        let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+        push_ids(&mut select, " AND d.id IN (", ids);
+        found.extend(fetch(select, conn).await?);
+    }
+    Ok(found)
+}
+
+/// The devices with those names, whoever may see them: the caller checks.
+pub(crate) async fn with_names(
+    conn: &mut SqliteConnection,
+    names: &[String],
+) -> Result<Vec<Device>, DbError> {
+    let mut found = Vec::with_capacity(names.len());
+    for names in names.chunks(CHUNK) {
+        let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+        select.push(" AND d.revoked_through < d.generation AND d.name IN (");
+        let mut list = select.separated(", ");
+        for name in names {
+            list.push_bind(name.clone());
+        }
+        select.push(")");
+        found.extend(fetch(select, conn).await?);
+    }
+    Ok(found)
+}
+
+/// The enrolled devices of a group.
+pub(crate) async fn in_group(
+    conn: &mut SqliteConnection,
+    group: &GroupName,
+) -> Result<Vec<Device>, DbError> {
+    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+    select.push(
+        " AND d.revoked_through < d.generation AND EXISTS (SELECT 1 FROM device_groups g \
+         WHERE g.device_id = d.id AND g.group_name = ",
+    );
+    select.push_bind(group.as_str().to_owned()).push(")");
+    fetch(select, conn).await
+}
+
+/// The groups of those devices.
+pub(crate) async fn groups_of(
+    conn: &mut SqliteConnection,
+    ids: &[DeviceId],
+) -> Result<BTreeMap<DeviceId, Vec<GroupName>>, DbError> {
+    let mut groups: BTreeMap<DeviceId, Vec<GroupName>> = BTreeMap::new();
+    for ids in ids.chunks(CHUNK) {
+        let mut select =
+            QueryBuilder::<Sqlite>::new("SELECT device_id, group_name FROM device_groups");
+        push_ids(&mut select, " WHERE device_id IN (", ids);
+        select.push(" ORDER BY group_name");
+        for row in select.build().fetch_all(&mut *conn).await? {
+            let name: String = row.try_get(1)?;
+            let name = name.parse().map_err(|_| DbError::Unreadable("group"))?;
+            groups.entry(DeviceId::from_uuid(row.try_get(0)?)).or_default().push(name);
+        }
+    }
+    Ok(groups)
+}
+
+/// The keys of those devices.
+pub(crate) async fn keys(
+    conn: &mut SqliteConnection,
+    ids: &[DeviceId],
+) -> Result<BTreeMap<DeviceId, Key>, DbError> {
+    let mut keys = BTreeMap::new();
+    for ids in ids.chunks(CHUNK) {
+        let mut select = QueryBuilder::<Sqlite>::new(
+            "SELECT id, generation, revoked_through, public_key FROM devices",
+        );
+        push_ids(&mut select, " WHERE id IN (", ids);
+        for row in select.build().fetch_all(&mut *conn).await? {
+            let public = DevicePublicKey::from_point(row.try_get(3)?)
+                .map_err(|_| DbError::Unreadable("device key"))?;
+            let key = Key { generation: row.try_get(1)?, revoked_through: row.try_get(2)?, public };
+            keys.insert(DeviceId::from_uuid(row.try_get(0)?), key);
+        }
+    }
+    Ok(keys)
+}
+
+/// Enrolled devices that reported an older trust root than the newest, with their version.
+pub(crate) async fn behind_on_trust(
+    conn: &mut SqliteConnection,
+    after: Option<DeviceId>,
+) -> Result<Vec<(DeviceId, u32)>, DbError> {
+    let rows = sqlx::query(
+        "SELECT id, trust_version FROM devices WHERE id > ? AND revoked_through < generation \
+         AND trust_version < (SELECT MAX(version) FROM trust_roots) ORDER BY id LIMIT ?",
+    )
+    .bind(after.map_or(Uuid::nil(), |id| id.as_uuid()))
+    .bind(500_i64)
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.try_get(1)?))).collect()
+}
+
+/// Writes a device that was never seen before.
+pub(crate) async fn enroll_new(tx: &mut Tx, new: &Enrolling<'_>) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sqlx::query(
+        "INSERT INTO devices \
+         (id, name, key_id, public_key, generation, certificate_expires_at, enrolled_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(new.id.as_uuid())
+    .bind(new.name)
+    .bind(new.key.id().as_str())
+    .bind(new.key.as_point())
+    .bind(new.generation)
+    .bind(millis(new.certificate_expires_at))
+    .bind(now)
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Writes the next generation of a known device.
+pub(crate) async fn enroll_again(tx: &mut Tx, known: &Enrolling<'_>) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sqlx::query(
+        "UPDATE devices SET name = ?, generation = ?, certificate_expires_at = ?, \
+         enrolled_at = ?, revoked_at = NULL, trust_version = 0 WHERE id = ?",
+    )
+    .bind(known.name)
+    .bind(known.generation)
+    .bind(millis(known.certificate_expires_at))
+    .bind(now)
+    .bind(known.id.as_uuid())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Writes the end of a renewed certificate.
+pub(crate) async fn record_certificate(
+    tx: &mut Tx,
+    id: DeviceId,
+    expires_at: Timestamp,
+) -> Result<(), DbError> {
+    sqlx::query("UPDATE devices SET certificate_expires_at = ? WHERE id = ?")
+        .bind(millis(expires_at))
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Writes that the present enrollment ended.
+pub(crate) async fn revoke(tx: &mut Tx, device: &Device) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sqlx::query("UPDATE devices SET revoked_through = ?, revoked_at = ? WHERE id = ?")
+        .bind(device.generation)
+        .bind(now)
+        .bind(device.id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Writes what a device said of itself, and that it was heard of.
+pub(crate) async fn record_facts(tx: &mut Tx, id: DeviceId, hello: &Hello) -> Result<(), DbError> {
+    let capabilities = serde_json::to_string(&hello.capabilities)
+        .map_err(|_| DbError::Unreadable("capability"))?;
+    let now = millis(tx.now());
+    sqlx::query(
+        "UPDATE devices SET agent_version = ?, boot_id = ?, trust_version = ?, \
+         capabilities = ?, degraded_since = ?, last_seen_at = ? WHERE id = ?",
+    )
+    .bind(&hello.agent)
+    .bind(hello.boot_id.as_uuid())
+    .bind(hello.trust_version)
+    .bind(capabilities)
+    .bind(hello.degraded_since.map(millis))
+    .bind(now)
+    .bind(id.as_uuid())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Replaces the groups of a device.
+pub(super) async fn set_groups(
+    tx: &mut Tx,
+    id: DeviceId,
+    groups: &[GroupName],
+) -> Result<(), DbError> {
+    sqlx::query("DELETE FROM device_groups WHERE device_id = ?")
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    for group in groups {
+        add_to_group(tx, id, group).await?;
+    }
+    Ok(())
+}
+
+/// Adds a device to a group.
+pub(crate) async fn add_to_group(
+    tx: &mut Tx,
+    id: DeviceId,
+    group: &GroupName,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "INSERT INTO device_groups (device_id, group_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(id.as_uuid())
+    .bind(group.as_str())
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Adds an `IN (…)` list of ids to a statement, from its opening words to its end.
+fn push_ids(select: &mut QueryBuilder<Sqlite>, opening: &'static str, ids: &[DeviceId]) {
+    select.push(opening);
+    let mut list = select.separated(", ");
+    for id in ids {
+        list.push_bind(id.as_uuid());
+    }
+    select.push(")");
+}

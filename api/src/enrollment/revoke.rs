@@ -1,0 +1,37 @@
+//! `POST /v1/devices/{id}/revoke`
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use protocol::id::DeviceId;
+use serde_json::json;
+
+use crate::app::App;
+use crate::audit::Kind;
+use crate::auth::{Permit, Principal, ability};
+use crate::http::Problem;
+use crate::http::problem::ProblemBody;
+use crate::{commands, deliver, devices};
+
+/// Ends a device's enrollment at once: its sessions close, its commands end.
+#[utoipa::path(post, path = "/v1/devices/{id}/revoke", tag = "devices",
+    params(("id" = String, Path, format = "uuid")), security(("token" = ["devices"])),
+    responses((status = 204), (status = "4XX", body = ProblemBody)))]
+pub(super) async fn revoke(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<DeviceId>,
+) -> Result<StatusCode, Problem> {
+    let permit: Permit<ability::Devices> = principal.permit()?;
+    let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    let device = devices::find(tx.conn(), permit.reach(), id).await?;
+    let device = device.ok_or_else(|| Problem::not_found("device"))?;
+    if !device.is_revoked() {
+        commands::end_enrollment(&mut tx, id, "device revoked").await?;
+        devices::revoke(&mut tx, &device).await?;
+        tx.append(Kind::DeviceRevoked, id, json!({ "through_generation": device.generation }));
+        tx.commit().await?;
+    }
+    // Pushed again when asked again: the first push may have been lost.
+    deliver::revoke_everywhere(&app, id, device.generation).await;
+    Ok(StatusCode::NO_CONTENT)
+}

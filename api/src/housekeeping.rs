@@ -1,0 +1,71 @@
+//! Tidying: old idempotency answers go, server certificates are renewed in time.
+//!
+//! Owns no feature's data; wakes by period alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use runtime::tls::{self, ClientAuth};
+use rustls::ServerConfig;
+
+use crate::app::App;
+use crate::audit::Actor;
+use crate::http::{Problem, idempotency};
+use crate::jobs::Found;
+use crate::pki::PkiError;
+
+/// How long an answer is remembered.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The TLS settings of the two listeners, replaced when the certificate is renewed.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    pub(crate) operator: Arc<ArcSwap<ServerConfig>>,
+    pub(crate) agent: Arc<ArcSwap<ServerConfig>>,
+}
+
+/// Why the listeners' settings could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// The certificate could not be made.
+    #[error("no server certificate")]
+    Certificate(#[from] PkiError),
+    /// It is not usable.
+    #[error("no usable tls settings")]
+    Tls(#[from] tls::TlsError),
+}
+
+impl Listeners {
+    /// Settings with a fresh certificate.
+    pub(crate) fn new(app: &App) -> Result<Self, ListenerError> {
+        let (operator, agent) = configs(app)?;
+        let swap = |config| Arc::new(ArcSwap::from_pointee(config));
+        Ok(Self { operator: swap(operator), agent: swap(agent) })
+    }
+
+    /// Puts a fresh certificate in for new connections.
+    pub(crate) fn renew(&self, app: &App) -> Result<(), ListenerError> {
+        let (operator, agent) = configs(app)?;
+        self.operator.store(Arc::new(operator));
+        self.agent.store(Arc::new(agent));
+        Ok(())
+    }
+}
+
+fn configs(app: &App) -> Result<(ServerConfig, ServerConfig), ListenerError> {
+    let identity = app.authority.issue_server(&app.config.server_names, app.now())?;
+    let authorities = vec![app.authority.certificate().clone()];
+    let operator = tls::server_config(&identity, ClientAuth::None, &[b"http/1.1"])?;
+    let agent = tls::server_config(&identity, ClientAuth::Optional(authorities), &[b"http/1.1"])?;
+    Ok((operator, agent))
+}
+
+/// Forgets answers that nobody repeats any more.
+pub(crate) async fn tidy(app: App) -> Result<Found, Problem> {
+    let now = app.now();
+    let mut tx = app.db.write(Actor::System, now).await?;
+    idempotency::forget(&mut tx, now.minus(REMEMBERED)).await?;
+    tx.commit().await?;
+    Ok(Found::Nothing)
+}

@@ -1,0 +1,243 @@
+//! Operators and their API tokens.
+//!
+//! Owns who exists and which tokens they hold. A token's secret is shown once and kept as a
+//! hash; nobody hands on more than their own token allows.
+
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use protocol::action::is_printable;
+use protocol::id::PersonName;
+use protocol::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::audit::Kind;
+use crate::auth::{Permit, Principal, Scope, Secret, TOKEN_PREFIX, ability};
+use crate::db::{DbError, Tx};
+use crate::http::problem::ProblemBody;
+use crate::http::{Begun, Body, Once, PageQuery, Paged, Problem, ProblemKind};
+use crate::time::Time;
+
+mod store;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a token lasts when the request does not say.
+const DEFAULT_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long a token lasts at most.
+const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Scopes of one token.
+const MAX_SCOPES: usize = 64;
+
+/// The routes.
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_operators))
+        .routes(routes!(list_tokens, create_token))
+        .routes(routes!(revoke_token))
+}
+
+/// An operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OperatorView {
+    /// Their name.
+    #[schema(value_type = String)]
+    pub name: PersonName,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Time,
+}
+
+/// An API token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ApiTokenView {
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: Uuid,
+    /// Whose it is.
+    #[schema(value_type = String)]
+    pub operator: PersonName,
+    /// What it is for.
+    pub label: String,
+    /// What it may do.
+    #[schema(value_type = Vec<String>)]
+    pub scopes: Vec<Scope>,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Time,
+    /// Until when.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Time,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub revoked_at: Option<Time>,
+}
+
+/// A token to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateApiToken {
+    /// For whom; made when there is no such operator yet. Absent: for oneself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub operator: Option<PersonName>,
+    /// What it is for.
+    pub label: String,
+    /// What it may do: `<ability>@<group>`, at most what one's own token allows.
+    #[schema(value_type = Vec<String>)]
+    pub scopes: Vec<Scope>,
+    /// How long it lasts, in seconds; 30 days by default, a year at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_secs: Option<u64>,
+}
+
+/// A token that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CreatedApiToken {
+    /// The token.
+    #[serde(flatten)]
+    pub token: ApiTokenView,
+    /// Its secret. Shown once: absent when the same request is repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// Makes the first operator with a token for everything, at the first start.
+pub(crate) async fn create_first(app: &App, tx: &mut Tx) -> Result<Secret, DbError> {
+    let name: PersonName = "admin".parse().expect("`admin` is a person's name");
+    let now = tx.now();
+    store::ensure_operator(tx, &name).await?;
+    let secret = Secret::draw(TOKEN_PREFIX, &app.entropy);
+    let token = ApiTokenView {
+        id: app.uuid(now),
+        operator: name,
+        label: "first start".to_owned(),
+        scopes: vec![Scope::all()],
+        created_at: now.into(),
+        expires_at: now.plus(MAX_TTL).into(),
+        revoked_at: None,
+    };
+    store::insert_token(tx, &token, &secret.hash()).await?;
+    Ok(secret)
+}
+
+/// Lists operators.
+#[utoipa::path(get, path = "/v1/operators", tag = "operators", params(PageQuery),
+    security(("token" = ["read"])),
+    responses((status = 200, body = Paged<OperatorView>), (status = "4XX", body = ProblemBody)))]
+async fn list_operators(
+    State(app): State<App>,
+    principal: Principal,
+    Query(page): Query<PageQuery>,
+) -> Result<axum::Json<Paged<OperatorView>>, Problem> {
+    let _permit: Permit<ability::Read> = principal.permit()?;
+    let page = page.page::<PersonName>()?;
+    let items = store::operators(&mut *app.db.read().await?, &page).await?;
+    Ok(axum::Json(page.cut(items, |operator| operator.name.to_string())))
+}
+
+/// Lists API tokens: one's own, or everybody's with the scope `tokens`.
+#[utoipa::path(get, path = "/v1/tokens", tag = "operators", params(PageQuery),
+    security(("token" = [])),
+    responses((status = 200, body = Paged<ApiTokenView>), (status = "4XX", body = ProblemBody)))]
+async fn list_tokens(
+    State(app): State<App>,
+    principal: Principal,
+    Query(page): Query<PageQuery>,
+) -> Result<axum::Json<Paged<ApiTokenView>>, Problem> {
+    let page = page.page::<Uuid>()?;
+    let whose = match principal.permit::<ability::Tokens>() {
+        Ok(_) => None,
+        Err(_) => Some(principal.operator()),
+    };
+    let items = store::tokens(&mut *app.db.read().await?, &page, whose).await?;
+    Ok(axum::Json(page.cut(items, |token| token.id.to_string())))
+}
+
+/// Makes an API token.
+#[utoipa::path(post, path = "/v1/tokens", tag = "operators", security(("token" = ["tokens"])),
+    request_body = CreateApiToken,
+    responses((status = 201, body = CreatedApiToken), (status = "4XX", body = ProblemBody)))]
+async fn create_token(
+    State(app): State<App>,
+    principal: Principal,
+    body: Body<CreateApiToken>,
+) -> Result<Response, Problem> {
+    let _permit: Permit<ability::Tokens> = principal.permit()?;
+    let now = app.now();
+    let asked = body.value;
+    let expires_at = check(&principal, &asked, now)?;
+    let mut once = match Once::begin(&app.db, &principal, body.ticket, now).await? {
+        Begun::Fresh(once) => once,
+        Begun::Replay(response) => return Ok(response),
+    };
+    let token = ApiTokenView {
+        id: app.uuid(now),
+        operator: asked.operator.unwrap_or_else(|| principal.operator().clone()),
+        label: asked.label,
+        scopes: asked.scopes,
+        created_at: now.into(),
+        expires_at: expires_at.into(),
+        revoked_at: None,
+    };
+    let secret = Secret::draw(TOKEN_PREFIX, &app.entropy);
+    store::ensure_operator(once.tx(), &token.operator).await?;
+    store::insert_token(once.tx(), &token, &secret.hash()).await?;
+    let remembered = CreatedApiToken { token, secret: None };
+    let answer = CreatedApiToken { secret: Some(secret.expose().to_owned()), ..remembered.clone() };
+    once.finish_secret(StatusCode::CREATED, &answer, &remembered).await
+}
+
+fn check(
+    principal: &Principal,
+    asked: &CreateApiToken,
+    now: Timestamp,
+) -> Result<Timestamp, Problem> {
+    if asked.label.trim().is_empty() || !is_printable(&asked.label) {
+        return Err(Problem::field("/label", "must be printable and not empty"));
+    }
+    if asked.scopes.is_empty() || asked.scopes.len() > MAX_SCOPES {
+        return Err(Problem::field("/scopes", format!("must have 1 to {MAX_SCOPES} entries")));
+    }
+    for (index, scope) in asked.scopes.iter().enumerate() {
+        if !principal.scopes().iter().any(|mine| mine.includes(scope)) {
+            let problem = Problem::field(format!("/scopes/{index}"), "is more than your own");
+            return Err(Problem { kind: ProblemKind::Forbidden, ..problem });
+        }
+    }
+    let ttl = asked.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
+    if ttl.is_zero() || ttl > MAX_TTL {
+        let days = MAX_TTL.as_secs() / DAY.as_secs();
+        return Err(Problem::field("/ttl_secs", format!("must be 1 s to {days} days")));
+    }
+    Ok(now.plus(ttl))
+}
+
+/// Revokes an API token: one's own, or anybody's with the scope `tokens`.
+#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "operators",
+    params(("id" = String, Path, format = "uuid")), security(("token" = [])),
+    responses((status = 204), (status = "4XX", body = ProblemBody)))]
+async fn revoke_token(
+    State(app): State<App>,
+    principal: Principal,
+    Path(id): Path<Uuid>,
+) -> Result<StatusCode, Problem> {
+    let whose = match principal.permit::<ability::Tokens>() {
+        Ok(_) => None,
+        Err(_) => Some(principal.operator()),
+    };
+    let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    if !store::revoke_token(&mut tx, id, whose).await? {
+        return Err(Problem::not_found("token"));
+    }
+    tx.append(Kind::ApiTokenRevoked, id, json!({}));
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,328 @@
+//! The control plane as a value: started it is bound, drained it is gone.
+//!
+//! Owns the first start, which does everything by itself: data folder, authority, keys, trust
+//! root, first operator. Reads no argument and no environment.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use broker::Broker;
+use protocol::action::Verb;
+use protocol::id::HubId;
+use protocol::time::Timestamp;
+use protocol::trust::{CommandKey, RootKeys, SignedTrustRoot, TrustRoot};
+use runtime::http::{ConnectionInfo, HttpLimits, serve_tls};
+use runtime::lifecycle::{TaskError, Tasks};
+use runtime::tls::Identity;
+use runtime::{Clock, Drain, Entropy};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::app::{Addresses, App, Inner, Wakes};
+use crate::audit::{Actor, Kind};
+use crate::auth::Secret;
+use crate::config::{Config, ConfigError};
+use crate::db::{Db, DbError};
+use crate::housekeeping::{ListenerError, Listeners};
+use crate::http::{Problem, body, layers};
+use crate::keys::{self, KeyFileError};
+use crate::outbox::Outbox;
+use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
+use crate::{commands, enrollment, housekeeping, jobs, metrics, openapi, operators, trust};
+
+/// How long tasks may take to end when one of them failed.
+const FAILURE_GRACE: Duration = Duration::from_secs(5);
+
+/// What the control plane does not make itself.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The bus to the hubs.
+    pub broker: Arc<dyn Broker>,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// The end of the process; the control plane also ends by its own.
+    pub drain: Drain,
+}
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be meant.
+    #[error("the configuration is not sound")]
+    Config(#[from] ConfigError),
+    /// The data folder cannot be made or read.
+    #[error("the data folder {} is not usable", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[from] DbError),
+    /// The authority cannot be loaded.
+    #[error("the authority cannot be loaded")]
+    Authority(#[from] PkiError),
+    /// A key cannot be loaded.
+    #[error("a key cannot be loaded")]
+    Key(#[from] KeyFileError),
+    /// The listeners' certificates cannot be made.
+    #[error("the listeners have no certificate")]
+    Listener(#[from] ListenerError),
+    /// An address cannot be bound.
+    #[error("cannot listen on {addr}")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The first entries of the store cannot be written.
+    #[error("the first entries of the store cannot be written: {0}")]
+    FirstStart(#[from] Problem),
+    /// The first trust root cannot be signed.
+    #[error("the first trust root cannot be signed")]
+    Trust(#[from] protocol::jws::JwsError),
+}
+
+/// What only the first start knows. Show it once.
+#[derive(Debug)]
+pub struct FirstStart {
+    /// The first operator's API token, for everything, everywhere.
+    pub token: Secret,
+    /// The root key that signs versions of the trust root. Move it to an offline place.
+    pub root_key: PathBuf,
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct Api {
+    /// Where operators connect.
+    pub operator_addr: SocketAddr,
+    /// Where agents connect.
+    pub agent_addr: SocketAddr,
+    /// What only the first start knows.
+    pub first_start: Option<FirstStart>,
+    app: App,
+    tasks: Tasks,
+}
+
+impl Api {
+    /// Starts the control plane and returns it bound.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing keeps running then.
+    pub async fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
+        config.check()?;
+        metrics::describe();
+        make_folder(&config.data_dir)?;
+        let operator_listener = bind(config.operator_listen).await?;
+        let agent_listener = bind(config.agent_listen).await?;
+        let operator_addr = addr_of(&operator_listener, config.operator_listen)?;
+        let agent_addr = addr_of(&agent_listener, config.agent_listen)?;
+        let app = assemble(config, deps, agent_addr).await?;
+        let first_start = first_start(&app).await?;
+        let listeners = Arc::new(Listeners::new(&app)?);
+        let mut tasks = Tasks::new(app.drain.clone(), FAILURE_GRACE);
+        serve(&app, &mut tasks, &listeners, operator_listener, agent_listener);
+        run_jobs(&app, &mut tasks, listeners);
+        tracing::info!(%operator_addr, %agent_addr, "control plane started");
+        Ok(Self { operator_addr, agent_addr, first_start, app, tasks })
+    }
+
+    /// What is shared inside, for whoever embeds the control plane.
+    pub const fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Tells agents, from their next enrollment or renewal on, to connect to these hubs.
+    pub fn advertise_hubs(&self, hubs: Vec<String>) {
+        self.app
+            .addresses
+            .rcu(|addresses| Addresses { hubs: hubs.clone(), ..(**addresses).clone() });
+    }
+
+    /// A fresh identity for a hub. It verifies devices with [`Authority::certificate`].
+    ///
+    /// # Errors
+    /// When a name is not usable in a certificate.
+    pub fn issue_hub_identity(&self, hub: &HubId, names: &[String]) -> Result<Identity, PkiError> {
+        pki::issue_hub_identity(&self.app.authority, hub, names, self.app.now())
+    }
+
+    /// The authority that devices, hubs and operators trust.
+    pub fn authority(&self) -> &Authority {
+        &self.app.authority
+    }
+
+    /// Runs until the drain, and then until everything has ended.
+    ///
+    /// # Errors
+    /// The first failure of a task.
+    pub async fn wait(self) -> Result<(), TaskError> {
+        let outcome = self.tasks.wait().await;
+        self.app.db.close().await;
+        outcome
+    }
+
+    /// Begins the drain and waits for its end, at most for about `grace`.
+    ///
+    /// # Errors
+    /// The first failure of a task.
+    pub async fn drain(self, grace: Duration) -> Result<(), TaskError> {
+        self.app.drain.begin(grace);
+        self.wait().await
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), StartError> {
+    let failed = |source| StartError::Folder { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)
+}
+
+async fn bind(addr: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(addr).await.map_err(|source| StartError::Bind { addr, source })
+}
+
+fn addr_of(listener: &TcpListener, addr: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Bind { addr, source })
+}
+
+async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<App, StartError> {
+    let folder = &config.data_dir;
+    let now = Timestamp::from_millis(deps.clock.unix_millis());
+    let authority = Authority::load_or_create(folder, now, deps.entropy.clone())?;
+    let command_key = keys::load_or_create(&folder.join("command.key"), &deps.entropy)?;
+    let db = Db::open(&folder.join("tocsin.db")).await?;
+    let addresses =
+        Addresses { api: agent_urls(&config, agent_addr), hubs: config.hub_urls.clone() };
+    Ok(App::new(Inner {
+        db,
+        broker: deps.broker,
+        clock: deps.clock,
+        entropy: deps.entropy,
+        authority,
+        command_key,
+        config,
+        addresses: ArcSwap::from_pointee(addresses),
+        outbox: Outbox::new(),
+        wakes: Wakes::default(),
+        drain: deps.drain.child(),
+    }))
+}
+
+fn agent_urls(config: &Config, agent_addr: SocketAddr) -> Vec<String> {
+    if !config.agent_urls.is_empty() {
+        return config.agent_urls.clone();
+    }
+    let name = config.server_names.first().map_or("localhost", String::as_str);
+    let port = agent_addr.port();
+    let is_v6 = name.parse::<std::net::Ipv6Addr>().is_ok();
+    vec![if is_v6 { format!("https://[{name}]:{port}") } else { format!("https://{name}:{port}") }]
+}
+
+/// Writes the first trust root and the first operator, unless they are there.
+async fn first_start(app: &App) -> Result<Option<FirstStart>, StartError> {
+    let mut conn = app.db.read().await?;
+    let is_first = trust::is_missing(&mut conn).await?;
+    drop(conn);
+    if !is_first {
+        return Ok(None);
+    }
+    let root_path = app.config.data_dir.join("root.key");
+    let root_key = keys::load_or_create(&root_path, &app.entropy)?;
+    let now = app.now();
+    let verbs = Verb::ALL.iter().map(|verb| verb.as_str().to_owned()).collect();
+    let root = TrustRoot {
+        version: 1,
+        issued_at: now,
+        root: RootKeys { keys: vec![root_key.public().clone()], threshold: 1 },
+        command_keys: vec![CommandKey { key: app.command_key.public().clone(), verbs }],
+        approvers: Vec::new(),
+        approvals: std::collections::BTreeMap::new(),
+        protected_devices: std::collections::BTreeSet::new(),
+    };
+    let signed = SignedTrustRoot::sign(&root, &[&root_key])?;
+    let mut tx = app.db.write(Actor::System, now).await?;
+    tx.append(Kind::StoreCreated, "store", json!({ "version": env!("CARGO_PKG_VERSION") }));
+    trust::pin_first(&mut tx, signed).await?;
+    let token = operators::create_first(app, &mut tx).await?;
+    tx.commit().await?;
+    Ok(Some(FirstStart { token, root_key: root_path }))
+}
+
+fn serve(
+    app: &App,
+    tasks: &mut Tasks,
+    listeners: &Listeners,
+    operator_listener: TcpListener,
+    agent_listener: TcpListener,
+) {
+    let (routes, _) = openapi::operator_routes();
+    let operator = finish(app, routes);
+    let agent = finish(app, enrollment::agent_router().merge(commands::agent_router()));
+    let limits = HttpLimits {
+        name: "operator",
+        max_connections: app.config.operator_connections,
+        max_body_bytes: body::MAX_BODY,
+        ..HttpLimits::default()
+    };
+    let (tls, drain) = (listeners.operator.clone(), app.drain.clone());
+    tasks.spawn("operator port", async move {
+        serve_tls(operator_listener, tls, limits, drain, move |_: ConnectionInfo| operator.clone())
+            .await;
+        Ok::<_, io::Error>(())
+    });
+    let limits = HttpLimits {
+        name: "agent",
+        max_connections: app.config.agent_connections,
+        max_body_bytes: protocol::limits::EXCHANGE_BYTES,
+        ..HttpLimits::default()
+    };
+    let (tls, drain) = (listeners.agent.clone(), app.drain.clone());
+    tasks.spawn("agent port", async move {
+        serve_tls(agent_listener, tls, limits, drain, move |_: ConnectionInfo| agent.clone()).await;
+        Ok::<_, io::Error>(())
+    });
+}
+
+/// What wraps every route of a listener.
+fn finish(app: &App, router: axum::Router<App>) -> axum::Router {
+    router
+        .fallback(async || Problem::not_found("route"))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), layers::wrap))
+        .with_state(app.clone())
+}
+
+fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
+    let period = app.config.job_period;
+    tasks.spawn("dispatch", commands::dispatch(app.clone()));
+    tasks.spawn("upstream", commands::read_upstream(app.clone()));
+    let redelivery = jobs::Job { name: "redelivery", period, wake: |wakes| &wakes.redelivery };
+    tasks.spawn("redelivery", jobs::run(app.clone(), redelivery, commands::redeliver));
+    let expiry = jobs::Job { name: "expiry", period, wake: |wakes| &wakes.expiry };
+    tasks.spawn("expiry", jobs::run(app.clone(), expiry, commands::expire));
+    let tidy = jobs::Job {
+        name: "tidying",
+        period: Duration::from_secs(3600),
+        wake: |wakes| &wakes.housekeeping,
+    };
+    tasks.spawn("tidying", jobs::run(app.clone(), tidy, housekeeping::tidy));
+    let renewal =
+        jobs::Job { name: "renewal", period: SERVER_LASTS / 3, wake: |wakes| &wakes.renewal };
+    let renew = move |app: App| {
+        let outcome = listeners.renew(&app).map_err(|error| Problem::internal(&error));
+        std::future::ready(outcome.map(|()| jobs::Found::Nothing))
+    };
+    tasks.spawn("renewal", jobs::run(app.clone(), renewal, renew));
+}

@@ -1,0 +1,35 @@
+//! Passing a new version on to the devices that have a session now.
+//!
+//! Owns a best effort: whoever is missed gets the version at its next hello or check-in.
+
+use broker::Downstream;
+
+use crate::app::App;
+use crate::db::DbError;
+use crate::devices;
+
+use super::frames_after;
+
+/// Sends every present device the versions it is missing.
+pub(crate) async fn push_to_present(app: &App) {
+    if let Err(error) = try_push(app).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "trust root was not pushed");
+    }
+}
+
+async fn try_push(app: &App) -> Result<(), DbError> {
+    let mut after = None;
+    loop {
+        let mut conn = app.db.read().await?;
+        let behind = devices::behind_on_trust(&mut conn, after).await?;
+        let Some(last) = behind.last() else { return Ok(()) };
+        after = Some(last.0);
+        let mut batch = Vec::with_capacity(behind.len());
+        for (device, version) in behind {
+            let frames = frames_after(&mut conn, version).await?;
+            batch.push(Downstream::Deliver { device, frames });
+        }
+        drop(conn);
+        crate::deliver::to_present(app, batch).await;
+    }
+}
