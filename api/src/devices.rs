@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use broker::Presence;
 use protocol::id::{DeviceId, GroupName, HubId};
 use serde::{Deserialize, Serialize};
@@ -51,6 +53,8 @@ pub struct DeviceView {
     pub groups: Vec<GroupName>,
     /// Its enrollment generation.
     pub generation: u32,
+    /// Its key, an uncompressed P-256 point as base64url: what its receipts are verified with.
+    pub public_key: String,
     /// Since when this enrollment.
     #[schema(value_type = String, format = DateTime)]
     pub enrolled_at: Time,
@@ -106,6 +110,7 @@ fn view(
         id: device.id,
         name: device.name,
         generation: device.generation,
+        public_key: BASE64.encode(device.public_key.as_point()),
         enrolled_at: device.enrolled_at.into(),
         revoked_at: device.revoked_at.map(Time),
         certificate_expires_at: device.certificate_expires_at.into(),

@@ -17,7 +17,7 @@ use crate::http::Page;
 
 const COLUMNS: &str = "SELECT d.id, d.name, d.generation, d.revoked_through, d.enrolled_at, \
      d.revoked_at, d.certificate_expires_at, d.trust_version, d.agent_version, d.capabilities, \
-     d.degraded_since, d.last_seen_at FROM devices d WHERE 1 = 1";
+     d.degraded_since, d.last_seen_at, d.public_key FROM devices d WHERE 1 = 1";
 
 /// A device's row.
 #[derive(Debug, Clone)]
@@ -34,6 +34,7 @@ pub(crate) struct Device {
     pub(crate) capabilities: Vec<String>,
     pub(crate) degraded_since: Option<Timestamp>,
     pub(crate) last_seen_at: Option<Timestamp>,
+    pub(crate) public_key: DevicePublicKey,
 }
 
 impl Device {
@@ -78,6 +79,8 @@ fn device(row: &SqliteRow) -> Result<Device, DbError> {
         capabilities: json(row.try_get(9)?, "capability")?,
         degraded_since: time(10)?,
         last_seen_at: time(11)?,
+        public_key: DevicePublicKey::from_point(row.try_get(12)?)
+            .map_err(|_| DbError::Unreadable("device key"))?,
     })
 }
 
