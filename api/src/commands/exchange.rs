@@ -3,6 +3,7 @@
 //! Owns the order of things: what devices report is committed first, then everything that waits
 //! for those who ask is read with one statement, so that nothing just acked is sent again.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -132,11 +133,13 @@ async fn answer_asks(
         let answer = answers.entry(device).or_default();
         let reported = hello.as_ref().map_or(asking.trust_version, |hello| hello.trust_version);
         if reported < asking.newest_trust {
-            if !trust_frames.contains_key(&reported) {
-                let frames = trust::frames_after(&mut conn, reported).await?;
-                trust_frames.insert(reported, frames);
-            }
-            answer.frames.extend(trust_frames.get(&reported).into_iter().flatten().cloned());
+            let frames = match trust_frames.entry(reported) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    entry.insert(trust::frames_after(&mut conn, reported).await?)
+                }
+            };
+            answer.frames.extend(frames.iter().cloned());
         }
         if let Some(hello) = hello.map(tidied)
             && is_news(&asking, &hello, now)

@@ -39,11 +39,11 @@ pub fn read_peer(
     let certificate = certificate.ok_or(PeerError::Missing)?;
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| PeerError::NotADevice)?;
     let names = parsed.subject_alternative_name().ok().flatten().ok_or(PeerError::NotADevice)?;
-    let uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        // The enum is foreign and open; only URIs name devices.
-        _ => None,
-    });
+    let uris = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
     let identity = DeviceIdentity::from_uris(uris).ok_or(PeerError::NotADevice)?;
     let validity = parsed.validity();
     let secs =

@@ -1,0 +1,116 @@
+//! Approvals: persons count, not keys; what they signed is what the device gets.
+
+use protocol::envelope::{Approval, approve};
+use protocol::key::SigningKey;
+use protocol::manifest::{DeviceTree, Manifest};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::bench::{Bench, commands, id_of, order_body};
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32]).unwrap()
+}
+
+async fn manifest(bench: &Bench, order: &str) -> Manifest {
+    let view = bench.get(&format!("/v1/orders/{order}/manifest")).await;
+    let manifest: Manifest = serde_json::from_value(view["manifest"].clone()).unwrap();
+    let ids = view["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["id"].as_str().unwrap().parse().unwrap());
+    assert_eq!(DeviceTree::new(ids).unwrap().root(), manifest.device_root);
+    manifest
+}
+
+fn signed(bench: &Bench, manifest: &Manifest, key: &SigningKey) -> Value {
+    let approval = Approval { manifest: manifest.clone(), approved_at: bench.now() };
+    json!({ "jws": approve(&approval, key).unwrap() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wipe_leaves_when_two_persons_signed_and_not_before() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("a", None).await;
+    let (ann, ann_too, bob) = (key(1), key(2), key(3));
+    let people = [(&ann, "ann"), (&ann_too, "ann"), (&bob, "bob")];
+    agent.trust = bench.set_approvers(&people).await;
+
+    let created = bench.order("wipe", &[agent.id]).await;
+    assert_eq!(created["commands"][0]["state"], "awaiting_approval");
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/orders/{order}/approvals");
+    let manifest = manifest(&bench, &order).await;
+
+    let first = signed(&bench, &manifest, &ann);
+    bench.post(&path, &first, StatusCode::OK).await;
+    bench.post(&path, &first, StatusCode::OK).await;
+    bench.post(&path, &signed(&bench, &manifest, &ann_too), StatusCode::CONFLICT).await;
+    bench.post(&path, &signed(&bench, &manifest, &key(9)), StatusCode::UNPROCESSABLE_ENTITY).await;
+    let mut wider = manifest.clone();
+    wider.device_count += 1;
+    bench.post(&path, &signed(&bench, &wider, &bob), StatusCode::UNPROCESSABLE_ENTITY).await;
+    let waiting = bench.command(&created["commands"][0]["id"]).await;
+    assert_eq!((&waiting["state"], &waiting["seq"]), (&json!("awaiting_approval"), &Value::Null));
+    assert!(commands(&agent.check_in(&bench, Vec::new()).await).is_empty());
+
+    let view = bench.post(&path, &signed(&bench, &manifest, &bob), StatusCode::OK).await;
+    assert_eq!(view["states"], json!({ "queued": 1 }));
+    assert_eq!(view["approvals"].as_array().unwrap().len(), 2);
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    agent.verify(&bench, &told[0].jws);
+    assert_eq!(id_of(&told[0]), created["commands"][0]["id"]);
+    bench.post(&path, &signed(&bench, &manifest, &bob), StatusCode::OK).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_suffices_to_stop() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let created = bench.order("wipe", &[agent.id]).await;
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/orders/{order}/reject");
+    let view = bench.post(&path, &json!({ "reason": "not ours" }), StatusCode::OK).await;
+    assert_eq!(view["states"], json!({ "cancelled": 1 }));
+    bench.post(&path, &json!({}), StatusCode::CONFLICT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wipe_of_too_many_devices_is_no_order() {
+    let bench = Bench::start().await;
+    let mut ids = Vec::new();
+    for index in 0..11 {
+        ids.push(bench.agent(&format!("d{index}"), None).await.id);
+    }
+    bench.post("/v1/orders", &order_body("wipe", &ids), StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(bench.get("/v1/commands").await["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_root_moves_forward_only_and_reaches_present_devices() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+    let next = bench.set_approvers(&[(&key(1), "ann")]).await;
+    let frames = hub.frames_for(agent.id).await;
+    let versions: Vec<_> = frames
+        .iter()
+        .filter_map(|frame| match frame {
+            protocol::frame::HubFrame::Trust { root } => Some(root.pin().unwrap().version),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(versions, [1, 2], "the version it reported is unknown, so all of them");
+    let succeeded = agent.check_in(&bench, Vec::new()).await;
+    let brought = succeeded.iter().find_map(|frame| match frame {
+        protocol::frame::HubFrame::Trust { root } => root.succeed(&agent.trust).ok(),
+        _ => None,
+    });
+    assert_eq!(brought, Some(next));
+    let current = bench.get("/v1/trust").await;
+    let again = json!({ "signed": current["signed"] });
+    bench.post("/v1/trust", &again, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(bench.get("/v1/trust/chain").await.as_array().unwrap().len(), 2);
+}

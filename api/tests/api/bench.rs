@@ -1,0 +1,414 @@
+//! A control plane with an operator, agents and a hub's end of the bus.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Api, Config, Deps};
+use broker::{Broker, Downstream, HubLease, MemoryBroker, Presence, Subscription, Upstream};
+use protocol::enrollment::{EnrollRequest, EnrollResponse, EnrollmentToken};
+use protocol::envelope::{Verified, Verifying};
+use protocol::frame::{AgentFrame, CommandFrame, Exchange, Hello, HubFrame};
+use protocol::id::{BootId, CommandId, DeviceId, SessionId};
+use protocol::jws::CompactJws;
+use protocol::key::{DeviceKey, SigningKey};
+use protocol::receipt::{self, Evidence, Outcome, Receipt};
+use protocol::state::PerLane;
+use protocol::time::Timestamp;
+use protocol::trust::{Approver, SignedTrustRoot, TrustRoot};
+use reqwest::{Response, StatusCode};
+use runtime::clock::ManualClock;
+use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use runtime::tls::{self, Identity};
+use runtime::{Clock, Drain, Entropy};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// Long enough for a busy machine; nothing waits for it when all is well.
+pub(crate) const GUARD: Duration = Duration::from_secs(20);
+
+pub(crate) struct Bench {
+    pub(crate) api: Api,
+    pub(crate) folder: Arc<TempDir>,
+    pub(crate) hand: ManualClock,
+    pub(crate) broker: Arc<MemoryBroker>,
+    pub(crate) token: String,
+    pub(crate) http: reqwest::Client,
+    pub(crate) entropy: Entropy,
+}
+
+fn config(folder: &Path) -> Config {
+    Config {
+        data_dir: folder.join("data"),
+        operator_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        agent_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        job_period: Duration::from_millis(20),
+        ..Config::default()
+    }
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Self {
+        let hand = ManualClock::new();
+        hand.set_unix_millis(Clock::system().unix_millis());
+        let broker = Arc::new(MemoryBroker::new(hand.clock()));
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        Self::start_with(folder, hand, broker, None).await
+    }
+
+    async fn start_with(
+        folder: Arc<TempDir>,
+        hand: ManualClock,
+        broker: Arc<MemoryBroker>,
+        token: Option<String>,
+    ) -> Self {
+        let entropy = Entropy::system();
+        let deps = Deps {
+            broker: broker.clone(),
+            clock: hand.clock(),
+            entropy: entropy.clone(),
+            drain: Drain::new(),
+        };
+        let mut api = Api::start(config(folder.path()), deps).await.unwrap();
+        let first = api.first_start.take().map(|first| first.token.expose().to_owned());
+        let token = token.or(first).unwrap();
+        let ca = api.authority().certificate().clone();
+        let http = client(&[ca], None);
+        Self { api, folder, hand, broker, token, http, entropy }
+    }
+
+    /// Stops without any tidying, and starts on the same folder and bus.
+    pub(crate) async fn kill_and_restart(self) -> Self {
+        let Self { api, folder, hand, broker, token, .. } = self;
+        api.drain(Duration::ZERO).await.unwrap();
+        Self::start_with(folder, hand, broker, Some(token)).await
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.hand.clock().unix_millis())
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.api.operator_addr.port())
+    }
+
+    pub(crate) fn agent_url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.api.agent_addr.port())
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let response = self.http.get(self.url(path)).bearer_auth(&self.token).send().await.unwrap();
+        json_of(response, StatusCode::OK).await
+    }
+
+    pub(crate) async fn post_as(&self, token: &str, path: &str, body: &Value) -> Response {
+        self.http.post(self.url(path)).bearer_auth(token).json(body).send().await.unwrap()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value, status: StatusCode) -> Value {
+        json_of(self.post_as(&self.token, path, body).await, status).await
+    }
+
+    pub(crate) async fn token_for(&self, scopes: &[&str]) -> String {
+        let body = json!({ "label": "test", "operator": "limited", "scopes": scopes });
+        let made = self.post("/v1/tokens", &body, StatusCode::CREATED).await;
+        made["secret"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn enrollment_token(&self, group: Option<&str>) -> EnrollmentToken {
+        let made = self
+            .post("/v1/enrollment-tokens", &json!({ "group": group }), StatusCode::CREATED)
+            .await;
+        made["token"].as_str().unwrap().parse().unwrap()
+    }
+
+    pub(crate) async fn agent(&self, name: &str, group: Option<&str>) -> TestAgent {
+        let token = self.enrollment_token(group).await;
+        let key = rcgen::KeyPair::generate().unwrap();
+        let response = self.enroll(&token, name, &key).await;
+        self.agent_of(key, json_of(response, StatusCode::CREATED).await)
+    }
+
+    /// Enrolls as an agent does: trusting only the authority's key that the token names.
+    pub(crate) async fn enroll(
+        &self,
+        token: &EnrollmentToken,
+        name: &str,
+        key: &rcgen::KeyPair,
+    ) -> Response {
+        let pin = token.ca_spki_sha256.parse().unwrap();
+        let tls = tls::pinned_client_config(pin, &[b"http/1.1"]).unwrap();
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
+        let body =
+            EnrollRequest { secret: token.secret.clone(), name: name.to_owned(), csr: csr(key) };
+        http.post(self.agent_url("/agent/v1/enroll")).json(&body).send().await.unwrap()
+    }
+
+    pub(crate) fn agent_of(&self, key: rcgen::KeyPair, enrolled: Value) -> TestAgent {
+        let enrolled: EnrollResponse = serde_json::from_value(enrolled).unwrap();
+        let chain = CertificateDer::pem_slice_iter(enrolled.certificate.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap();
+        let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let identity = Identity { chain, key: private };
+        let ca = CertificateDer::from_pem_slice(enrolled.ca.as_bytes()).unwrap();
+        let http = client(&[ca], Some(&identity));
+        TestAgent {
+            id: enrolled.device_id,
+            generation: enrolled.generation,
+            signing: DeviceKey::from_pkcs8(&key.serialize_der()).unwrap(),
+            key,
+            trust: enrolled.trust.pin().unwrap(),
+            config: enrolled.config,
+            http,
+        }
+    }
+
+    /// Gives an order for a verb without parameters, or a lock.
+    pub(crate) async fn order(&self, verb: &str, devices: &[DeviceId]) -> Value {
+        self.post("/v1/orders", &order_body(verb, devices), StatusCode::CREATED).await
+    }
+
+    /// The refusal of an order for a revoked device.
+    pub(crate) async fn order_for_revoked(&self, device: DeviceId) -> Value {
+        let body = order_body("lock", &[device]);
+        self.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await
+    }
+
+    /// Replaces the trust root by one with these approvers.
+    pub(crate) async fn set_approvers(&self, approvers: &[(&SigningKey, &str)]) -> TrustRoot {
+        let current = self.get("/v1/trust").await;
+        let mut root: TrustRoot = serde_json::from_value(current["root"].clone()).unwrap();
+        root.version += 1;
+        root.approvers = approvers
+            .iter()
+            .map(|(key, person)| Approver {
+                key: key.public().clone(),
+                person: person.parse().unwrap(),
+            })
+            .collect();
+        let root_key = api::keys::load(&self.folder.path().join("data/root.key")).unwrap();
+        let signed = SignedTrustRoot::sign(&root, &[&root_key]).unwrap();
+        self.post("/v1/trust", &json!({ "signed": signed }), StatusCode::CREATED).await;
+        root
+    }
+
+    pub(crate) async fn command(&self, id: &Value) -> Value {
+        self.get(&format!("/v1/commands/{}", id.as_str().unwrap())).await
+    }
+
+    /// Waits until a command stands there.
+    pub(crate) async fn until_state(&self, id: &Value, state: &str) -> Value {
+        let wait = async {
+            loop {
+                let command = self.command(id).await;
+                if command["state"] == state {
+                    return command;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(GUARD, wait).await.unwrap_or_else(|_| panic!("never {state}"))
+    }
+
+    pub(crate) async fn hub(&self, name: &str) -> TestHub {
+        let incarnation = SessionId::new(self.now(), self.entropy.bytes());
+        let lease = HubLease { hub: name.parse().unwrap(), incarnation };
+        self.broker.renew_lease(&lease).await.unwrap();
+        let subscription = self.broker.subscribe(&lease).await.unwrap();
+        TestHub { lease, subscription, broker: self.broker.clone() }
+    }
+
+    /// Renews a hub's lease, after time was moved beyond it.
+    pub(crate) async fn broker_lease(&self, hub: &mut TestHub) {
+        self.broker.renew_lease(&hub.lease).await.unwrap();
+        hub.subscription = self.broker.subscribe(&hub.lease).await.unwrap();
+    }
+
+    pub(crate) fn session(&self) -> SessionId {
+        SessionId::new(self.now(), self.entropy.bytes())
+    }
+
+    pub(crate) async fn events(&self, kind: &str) -> Vec<Value> {
+        let page = self.get(&format!("/v1/events?limit=500&kind={kind}")).await;
+        page["items"].as_array().unwrap().clone()
+    }
+}
+
+pub(crate) fn order_body(verb: &str, devices: &[DeviceId]) -> Value {
+    let params = match verb {
+        "lock" => json!({ "level": "session" }),
+        "wipe" => json!({ "level": "keys", "power_off": true }),
+        _ => json!({}),
+    };
+    json!({
+        "action": { "verb": verb, "params": params },
+        "targets": { "devices": devices },
+        "reason": "case 7",
+    })
+}
+
+pub(crate) fn csr(key: &rcgen::KeyPair) -> String {
+    rcgen::CertificateParams::default().serialize_request(key).unwrap().pem().unwrap()
+}
+
+pub(crate) fn client(
+    ca: &[CertificateDer<'static>],
+    identity: Option<&Identity>,
+) -> reqwest::Client {
+    let tls = tls::client_config(ca, identity, &[b"http/1.1"]).unwrap();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(GUARD).build().unwrap()
+}
+
+pub(crate) async fn json_of(response: Response, status: StatusCode) -> Value {
+    let actual = response.status();
+    let text = response.text().await.unwrap();
+    assert_eq!(actual, status, "{text}");
+    serde_json::from_str(&text).unwrap_or(Value::Null)
+}
+
+/// An agent's keys and what it says.
+pub(crate) struct TestAgent {
+    pub(crate) id: DeviceId,
+    pub(crate) generation: u32,
+    pub(crate) key: rcgen::KeyPair,
+    pub(crate) signing: DeviceKey,
+    pub(crate) trust: TrustRoot,
+    pub(crate) config: CompactJws,
+    pub(crate) http: reqwest::Client,
+}
+
+impl TestAgent {
+    pub(crate) fn hello(&self) -> AgentFrame {
+        AgentFrame::Hello(Hello {
+            agent: "0.1.0".to_owned(),
+            boot_id: BootId::from_uuid(Uuid::nil()),
+            generation: self.generation,
+            last_seq: PerLane::default(),
+            trust_version: self.trust.version,
+            capabilities: vec!["lock".to_owned(), "refresh".to_owned()],
+            degraded_since: None,
+        })
+    }
+
+    pub(crate) async fn check_in(&self, bench: &Bench, frames: Vec<AgentFrame>) -> Vec<HubFrame> {
+        let response = self.try_check_in(bench, frames).await;
+        let answer = json_of(response, StatusCode::OK).await;
+        serde_json::from_value::<Exchange<HubFrame>>(answer).unwrap().frames
+    }
+
+    pub(crate) async fn try_check_in(&self, bench: &Bench, frames: Vec<AgentFrame>) -> Response {
+        let body = Exchange { frames: [vec![self.hello()], frames].concat() };
+        let url = bench.agent_url("/agent/v1/checkin");
+        self.http.post(url).json(&body).send().await.unwrap()
+    }
+
+    pub(crate) fn verify(&self, bench: &Bench, jws: &CompactJws) -> Verified {
+        let verifying = Verifying {
+            device: self.id,
+            generation: self.generation,
+            now: bench.now(),
+            trust: &self.trust,
+        };
+        verifying.verify(jws).unwrap()
+    }
+
+    /// A receipt for an envelope, changed by `change` before it is signed.
+    pub(crate) fn receipt(
+        &self,
+        command: &CommandFrame,
+        change: impl FnOnce(&mut Receipt),
+    ) -> AgentFrame {
+        let mut claims = Receipt {
+            iss: self.id,
+            generation: self.generation,
+            command_id: command.command_id,
+            order_id: None,
+            verb: None,
+            outcome: Outcome::Succeeded { evidence: Evidence::new().with("sessions", 0) },
+            started_at: Timestamp::from_millis(1),
+            finished_at: Timestamp::from_millis(2),
+            boot_id: BootId::from_uuid(Uuid::nil()),
+            agent_version: "0.1.0".to_owned(),
+            envelope_sha256: command.jws.sha256(),
+        };
+        change(&mut claims);
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let jws = receipt::sign(&claims, &self.signing.signer(&random)).unwrap();
+        AgentFrame::Receipt { command_id: command.command_id, jws }
+    }
+}
+
+/// A hub's end of the bus.
+pub(crate) struct TestHub {
+    lease: HubLease,
+    subscription: Box<dyn Subscription>,
+    broker: Arc<MemoryBroker>,
+}
+
+impl TestHub {
+    pub(crate) async fn arrive(&self, device: DeviceId, session: SessionId) {
+        self.broker.arrive(device, Presence::new(&self.lease, session)).await.unwrap();
+    }
+
+    pub(crate) async fn say(&self, agent: &TestAgent, frames: Vec<AgentFrame>) {
+        let session = SessionId::from_uuid(Uuid::nil());
+        let batch = frames.into_iter().map(|frame| Upstream {
+            device: agent.id,
+            generation: agent.generation,
+            hub: self.lease.hub.clone(),
+            session,
+            frame,
+        });
+        self.broker.send_upstream(batch.collect()).await.unwrap();
+    }
+
+    pub(crate) async fn next(&mut self) -> Downstream {
+        tokio::time::timeout(GUARD, self.subscription.next()).await.unwrap().unwrap()
+    }
+
+    /// The next frames for that device.
+    pub(crate) async fn frames_for(&mut self, device: DeviceId) -> Vec<HubFrame> {
+        loop {
+            if let Downstream::Deliver { device: to, frames } = self.next().await
+                && to == device
+            {
+                return frames;
+            }
+        }
+    }
+
+    /// The next command for that device.
+    pub(crate) async fn command_for(&mut self, device: DeviceId) -> CommandFrame {
+        loop {
+            if let Some(command) = commands(&self.frames_for(device).await).into_iter().next() {
+                return command;
+            }
+        }
+    }
+}
+
+pub(crate) fn commands(frames: &[HubFrame]) -> Vec<CommandFrame> {
+    let command = |frame: &HubFrame| {
+        if let HubFrame::Command(command) = frame { Some(command.clone()) } else { None }
+    };
+    frames.iter().filter_map(command).collect()
+}
+
+pub(crate) fn confirmed(frames: &[HubFrame]) -> Vec<String> {
+    let receipts = |frame: &HubFrame| {
+        if let HubFrame::Confirmed { receipts } = frame { receipts.clone() } else { Vec::new() }
+    };
+    frames.iter().flat_map(receipts).collect()
+}
+
+pub(crate) fn id_of(command: &CommandFrame) -> Value {
+    json!(command.command_id)
+}
+
+pub(crate) fn ack(command: &CommandFrame) -> AgentFrame {
+    let command_id: CommandId = command.command_id;
+    AgentFrame::Ack { command_id }
+}

@@ -1,0 +1,116 @@
+//! Tokens are used once, certificates are renewed, and revocation holds at once.
+
+use std::time::Duration;
+
+use broker::Downstream;
+use protocol::enrollment::{AgentConfig, RenewRequest};
+use protocol::frame::AgentFrame;
+use protocol::state::PerLane;
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::bench::{Bench, commands, csr, json_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_claims_at_once_exactly_one_wins() {
+    let bench = Bench::start().await;
+    let token = bench.enrollment_token(Some("berlin")).await;
+    let keys: Vec<_> = (0..8).map(|_| rcgen::KeyPair::generate().unwrap()).collect();
+    let claims = keys.iter().map(|key| bench.enroll(&token, "web-17", key));
+    let answers = futures_util::future::join_all(claims).await;
+    let won = answers.iter().filter(|answer| answer.status() == StatusCode::CREATED).count();
+    let lost = answers.iter().filter(|answer| answer.status() == StatusCode::UNAUTHORIZED).count();
+    assert_eq!((won, lost), (1, 7));
+    let devices = bench.get("/v1/devices?group=berlin").await;
+    assert_eq!(devices["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_end_and_secrets_are_shown_once() {
+    let bench = Bench::start().await;
+    let token = bench.enrollment_token(None).await;
+    bench.hand.advance(Duration::from_secs(16 * 60));
+    let key = rcgen::KeyPair::generate().unwrap();
+    assert_eq!(bench.enroll(&token, "late", &key).await.status(), StatusCode::UNAUTHORIZED);
+
+    let make = || async {
+        let request = bench.http.post(bench.url("/v1/enrollment-tokens"));
+        let request = request.bearer_auth(&bench.token).header("idempotency-key", "e1");
+        json_of(request.json(&json!({})).send().await.unwrap(), StatusCode::CREATED).await
+    };
+    let (first, second) = (make().await, make().await);
+    assert_eq!(first["id"], second["id"]);
+    assert!(first["token"].is_string() && second["token"].is_null());
+    let too_long = json!({ "ttl_secs": 90_000 });
+    bench.post("/v1/enrollment-tokens", &too_long, StatusCode::UNPROCESSABLE_ENTITY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn same_key_again_is_the_next_generation_and_ends_the_former() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    AgentConfig::verify(&agent.config, &agent.trust).unwrap();
+    let queued = bench.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
+    let token = bench.enrollment_token(None).await;
+    let again = bench.enroll(&token, "a", &agent.key).await;
+    let again = json_of(again, StatusCode::CREATED).await;
+    assert_eq!(again["device_id"], json!(agent.id));
+    assert_eq!(again["generation"], 2);
+    assert_eq!(bench.command(&queued).await["state"], "cancelled");
+    let former = agent.try_check_in(&bench, Vec::new()).await;
+    assert_eq!(former.status(), StatusCode::UNAUTHORIZED);
+    let key = rcgen::KeyPair::try_from(agent.key.serialize_der()).unwrap();
+    let renewed = bench.agent_of(key, again);
+    bench.order("lock", &[agent.id]).await;
+    let told = commands(&renewed.check_in(&bench, Vec::new()).await);
+    assert_eq!(renewed.verify(&bench, &told[0].jws).envelope().seq, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoked_device_is_out_everywhere_also_on_open_connections() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut hub = bench.hub("hub-1").await;
+    let out = bench.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
+    // The connection stays open, and further ones would resume its TLS session.
+    agent.check_in(&bench, Vec::new()).await;
+    let path = format!("/v1/devices/{}/revoke", agent.id);
+    let revoked = bench.post_as(&bench.token, &path, &json!({})).await;
+    assert_eq!(revoked.status(), StatusCode::NO_CONTENT);
+    let told = Downstream::Revoke { device: agent.id, through_generation: 1 };
+    assert_eq!(hub.next().await, told);
+    for _ in 0..2 {
+        let refused = agent.try_check_in(&bench, Vec::new()).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(bench.command(&out).await["state"], "in_doubt");
+    // A hub that missed it is told when the device says hello there.
+    let mut late_hub = bench.hub("hub-2").await;
+    late_hub.say(&agent, vec![agent.hello()]).await;
+    assert_eq!(late_hub.next().await, told);
+    late_hub.say(&agent, vec![AgentFrame::Sync { last_seq: PerLane::default() }]).await;
+    assert_eq!(late_hub.next().await, told);
+    let lost = bench.order_for_revoked(agent.id).await;
+    assert_eq!(lost["errors"][0]["pointer"], "/targets/devices/0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewal_is_over_the_old_certificate_and_for_the_same_key() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let url = bench.agent_url("/agent/v1/renew");
+    let renew = |http: &reqwest::Client, key: &rcgen::KeyPair| {
+        http.post(&url).json(&RenewRequest { csr: csr(key) }).send()
+    };
+    let answer = renew(&agent.http, &agent.key).await.unwrap();
+    let answer = json_of(answer, StatusCode::OK).await;
+    assert!(answer["certificate"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE"));
+    let other = rcgen::KeyPair::generate().unwrap();
+    let refused = renew(&agent.http, &other).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let refused = renew(&bench.http, &agent.key).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    bench.hand.advance(Duration::from_secs(8 * 24 * 60 * 60));
+    let late = agent.try_check_in(&bench, Vec::new()).await;
+    assert_eq!(late.status(), StatusCode::UNAUTHORIZED, "expired, and the connection still open");
+}

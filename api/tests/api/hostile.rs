@@ -1,0 +1,169 @@
+//! Three published holes of another product, and their kin.
+
+use protocol::frame::AgentFrame;
+use protocol::id::CommandId;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::bench::{Bench, json_of, order_body};
+
+/// As CVE-2026-34388: one unexpected value of an enrolled host crashed the whole server.
+#[tokio::test(flavor = "multi_thread")]
+async fn enrolled_host_cannot_crash_the_server_with_unexpected_values() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let id: CommandId = agent.id.to_string().parse().unwrap();
+    let hello = serde_json::to_value(agent.hello()).unwrap();
+    let mut odd_hello = hello.clone();
+    odd_hello["last_seq"] = json!({ "urgent": u64::MAX, "bulk": u64::MAX });
+    odd_hello["trust_version"] = json!(u32::MAX);
+    odd_hello["generation"] = json!(u32::MAX);
+    odd_hello["degraded_since"] = json!(u64::MAX);
+    odd_hello["agent"] = json!("\u{202e}\u{0}\u{7}");
+    odd_hello["capabilities"] = json!(["\u{feff}", "'; DROP TABLE devices; --", "<script>"]);
+    let mut negative = hello.clone();
+    negative["generation"] = json!(-1);
+    let frames = [
+        vec![odd_hello],
+        vec![negative],
+        vec![json!(null)],
+        vec![json!({ "kind": 7 })],
+        vec![hello.clone(), json!({ "kind": "tomorrow", "x": [[[[1]]]] })],
+        vec![hello.clone(), json!({ "kind": "ack", "command_id": "no uuid" })],
+        vec![hello.clone(), json!({ "kind": "ack", "command_id": id })],
+        vec![hello.clone(), json!({ "kind": "progress", "command_id": id, "stage": "\u{0}" })],
+        vec![
+            hello.clone(),
+            json!({ "kind": "progress", "command_id": id, "stage": "x".repeat(65) }),
+        ],
+        vec![hello.clone(), json!({ "kind": "receipt", "command_id": id, "jws": "" })],
+        vec![hello.clone(), json!({ "kind": "receipt", "command_id": id, "jws": "e30.e30.e30" })],
+        vec![
+            hello.clone(),
+            json!({ "kind": "receipt", "command_id": id, "jws": "x".repeat(40_000) }),
+        ],
+        vec![hello; 257],
+    ];
+    let url = bench.agent_url("/agent/v1/checkin");
+    let bodies = frames.into_iter().map(|frames| json!({ "frames": frames }).to_string());
+    let deep = "[".repeat(100_000);
+    let raw = ["", "{", "{\"frames\":", "\u{0}", "{\"frames\":{}}", "{\"frames\":1e999}", &deep];
+    for body in bodies.chain(raw.map(str::to_owned)) {
+        let response = agent.http.post(&url).body(body.clone()).send().await.unwrap();
+        let status = response.status();
+        let head: String = body.chars().take(200).collect();
+        assert!(status.is_success() || status.is_client_error(), "{status} for {head}");
+    }
+    // The same through a hub: what comes from the bus is hostile too.
+    let mut hub = bench.hub("hub-1").await;
+    let mut stranger = bench.agent("b", None).await;
+    stranger.generation = u32::MAX;
+    hub.say(&stranger, vec![stranger.hello(), AgentFrame::Unknown]).await;
+    stranger.id = agent.id.to_string().replace('0', "f").parse().unwrap();
+    stranger.generation = 1;
+    hub.say(&stranger, vec![stranger.hello()]).await;
+    hub.next().await;
+    let device = bench.get(&format!("/v1/devices/{}", agent.id)).await;
+    assert!(!device["agent_version"].as_str().unwrap_or_default().contains('\u{202e}'));
+    assert!(agent.check_in(&bench, Vec::new()).await.len() == 1);
+    let store = bench.folder.path().join("data/tocsin.db");
+    api::audit::verify_store(&store).await.unwrap();
+}
+
+/// As CVE-2026-46356: spoofed client-address headers walked around limits.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_about_the_client_are_not_believed() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let body = json!({ "frames": [agent.hello()] });
+    let chain = "-----BEGIN CERTIFICATE-----";
+    for (name, value) in [
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-real-ip", "127.0.0.1"),
+        ("forwarded", "for=127.0.0.1;proto=https"),
+        ("x-forwarded-client-cert", chain),
+        ("x-ssl-client-cert", chain),
+        ("ssl-client-verify", "SUCCESS"),
+        ("x-forwarded-user", "admin"),
+        ("x-remote-user", "admin"),
+    ] {
+        let request = bench.http.post(bench.agent_url("/agent/v1/checkin")).header(name, value);
+        let response = request.json(&body).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{name}");
+        let response = bench.http.get(bench.url("/v1/devices")).header(name, value);
+        let response = response.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{name}");
+    }
+}
+
+/// As CVE-2026-25963: a batch call did not check its objects. Each of the calls that take or
+/// reach several objects is tried with one foreign object among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_call_checks_authorisation_for_every_object() {
+    let bench = Bench::start().await;
+    let mine = bench.agent("mine", Some("a")).await;
+    let theirs = bench.agent("theirs", Some("b")).await;
+    let token = bench.token_for(&["order:*@a", "stop@a", "devices@a", "enroll@a"]).await;
+    let order = bench.order("lock", &[mine.id, theirs.id]).await;
+    let order = order["order"]["id"].as_str().unwrap();
+    let calls = [
+        ("/v1/orders".to_owned(), order_body("lock", &[mine.id, theirs.id])),
+        (format!("/v1/orders/{order}/cancel"), json!({})),
+        ("/v1/enrollment-tokens".to_owned(), json!({ "group": "b" })),
+        ("/v1/enrollment-tokens".to_owned(), json!({})),
+    ];
+    for (path, body) in calls {
+        let response = bench.post_as(&token, &path, &body).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    let put = |id, groups: Value| {
+        let request = bench.http.put(bench.url(&format!("/v1/devices/{id}/groups")));
+        request.bearer_auth(&token).json(&json!({ "groups": groups })).send()
+    };
+    let stolen = put(theirs.id, json!(["a"])).await.unwrap();
+    assert_eq!(stolen.status(), StatusCode::NOT_FOUND);
+    let pushed = put(mine.id, json!(["a", "b"])).await.unwrap();
+    assert_eq!(pushed.status(), StatusCode::FORBIDDEN);
+    for path in ["/v1/events", "/v1/events/export", "/v1/stream"] {
+        let request = bench.http.get(bench.url(path)).bearer_auth(&token);
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    let states = bench.get(&format!("/v1/orders/{order}")).await["states"].clone();
+    assert_eq!(states, json!({ "queued": 2 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_requests_are_problems_with_their_place() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let good = order_body("lock", &[agent.id]);
+    let cases = [
+        ("/action", "verb", json!("nuke")),
+        ("/targets", "devices", json!(["no uuid"])),
+        ("", "reason", json!("\u{202e}")),
+        ("", "reason", json!("")),
+        ("", "expires_in_secs", json!(1)),
+        ("", "expires_in_secs", json!(-1)),
+        ("", "surprise", json!(1)),
+        ("/targets", "devices", json!([])),
+    ];
+    for (parent, field, value) in cases {
+        let mut body = good.clone();
+        body.pointer_mut(parent).unwrap()[field] = value.clone();
+        let response = bench.post_as(&bench.token, "/v1/orders", &body).await;
+        let media_type = response.headers()["content-type"].clone();
+        let problem = json_of(response, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert_eq!(media_type, "application/problem+json");
+        assert_eq!(problem["status"], 422, "{field} = {value}");
+        assert!(problem["errors"][0]["pointer"].is_string(), "{problem}");
+    }
+    let big = "x".repeat(300 * 1024);
+    let request = bench.http.post(bench.url("/v1/orders")).bearer_auth(&bench.token).body(big);
+    let status = request.header("content-type", "application/json").send().await.unwrap().status();
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let response = bench.http.get(bench.url("/nowhere")).send().await.unwrap();
+    for name in ["x-request-id", "x-content-type-options", "strict-transport-security"] {
+        assert!(response.headers().contains_key(name), "{name}");
+    }
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+}

@@ -1,0 +1,237 @@
+//! From the order to the receipt, and what happens on the way when things fail.
+
+use protocol::frame::AgentFrame;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::bench::{Bench, ack, commands, confirmed, id_of, json_of, order_body};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_reaches_the_device_and_its_receipt_ends_it() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("web-17", Some("berlin")).await;
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+
+    let created = bench.order("lock", &[agent.id]).await;
+    let command = hub.command_for(agent.id).await;
+    assert_eq!(created["commands"][0]["id"], id_of(&command));
+    assert_eq!(command.after_seq, 0);
+    let verified = agent.verify(&bench, &command.jws);
+    assert_eq!(verified.envelope().seq, 1);
+    bench.until_state(&id_of(&command), "sent").await;
+
+    hub.say(&agent, vec![ack(&command)]).await;
+    bench.until_state(&id_of(&command), "acked").await;
+    let progress =
+        AgentFrame::Progress { command_id: command.command_id, stage: "apply".to_owned() };
+    hub.say(&agent, vec![progress]).await;
+    bench.until_state(&id_of(&command), "running").await;
+
+    let receipt = agent.receipt(&command, |_| {});
+    hub.say(&agent, vec![receipt.clone()]).await;
+    let told = hub.frames_for(agent.id).await;
+    let AgentFrame::Receipt { jws, .. } = &receipt else { unreachable!() };
+    assert_eq!(confirmed(&told), [jws.sha256()]);
+    let done = bench.until_state(&id_of(&command), "succeeded").await;
+    assert_eq!(done["outcome"]["evidence"]["sessions"], 0);
+    assert_eq!(done["receipt"], jws.as_str());
+    for time in ["created_at", "queued_at", "sent_at", "acked_at", "running_at", "finished_at"] {
+        assert!(done[time].as_str().unwrap().ends_with('Z'), "{time}");
+    }
+    let store = bench.folder.path().join("data/tocsin.db");
+    assert!(api::audit::verify_store(&store).await.unwrap().seq > 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_duplicates_have_one_effect() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let body = order_body("lock", &[agent.id]);
+    let send = |body: Value| {
+        let request = bench.http.post(bench.url("/v1/orders")).bearer_auth(&bench.token);
+        async move { request.header("idempotency-key", "k1").json(&body).send().await.unwrap() }
+    };
+    let answers = futures_util::future::join_all((0..12).map(|_| send(body.clone()))).await;
+    let mut ids = Vec::new();
+    for answer in answers {
+        ids.push(json_of(answer, StatusCode::CREATED).await["order"]["id"].clone());
+    }
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let all = bench.get("/v1/commands").await;
+    assert_eq!(all["items"].as_array().unwrap().len(), 1);
+
+    let other =
+        json_of(send(order_body("unlock", &[agent.id])).await, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(other.await["type"], "urn:tocsin:problem:idempotency-key-reused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_for_one_device_out_of_scope_is_no_order() {
+    let bench = Bench::start().await;
+    let mine = bench.agent("mine", Some("a")).await;
+    let theirs = bench.agent("theirs", Some("b")).await;
+    let token = bench.token_for(&["order:lock@a", "read@a"]).await;
+    let body = order_body("lock", &[mine.id, theirs.id]);
+    let refused = bench.post_as(&token, "/v1/orders", &body).await;
+    json_of(refused, StatusCode::FORBIDDEN).await;
+    for targets in [json!({ "names": ["mine", "theirs"] }), json!({ "group": "b" })] {
+        let mut body = body.clone();
+        body["targets"] = targets;
+        let refused = bench.post_as(&token, "/v1/orders", &body).await;
+        json_of(refused, StatusCode::FORBIDDEN).await;
+    }
+    let verb = bench.post_as(&token, "/v1/orders", &order_body("wipe", &[mine.id])).await;
+    json_of(verb, StatusCode::FORBIDDEN).await;
+    assert_eq!(bench.get("/v1/commands").await["items"], json!([]));
+
+    let own = bench.post_as(&token, "/v1/orders", &order_body("lock", &[mine.id])).await;
+    json_of(own, StatusCode::CREATED).await;
+    bench.order("lock", &[theirs.id]).await;
+    let seen = bench.http.get(bench.url("/v1/commands")).bearer_auth(&token).send().await.unwrap();
+    let seen = json_of(seen, StatusCode::OK).await;
+    assert_eq!(seen["items"].as_array().unwrap().len(), 1);
+    let stranger = bench.http.get(bench.url(&format!("/v1/devices/{}", theirs.id)));
+    let stranger = stranger.bearer_auth(&token).send().await.unwrap();
+    json_of(stranger, StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_between_commit_and_publish_only_delays() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    // No hub: the commit stands, and nothing can be published.
+    let created = bench.order("lock", &[agent.id]).await;
+    let id = created["commands"][0]["id"].clone();
+    assert_eq!(bench.command(&id).await["state"], "queued");
+    let bench = bench.kill_and_restart().await;
+    let mut hub = bench.hub("hub-1").await;
+    bench.hand.advance(std::time::Duration::from_secs(400));
+    bench.broker_lease(&mut hub).await;
+    hub.arrive(agent.id, bench.session()).await;
+    bench.api.app().wakes.redelivery.notify_one();
+    let command = hub.command_for(agent.id).await;
+    assert_eq!(id_of(&command), id);
+    bench.until_state(&id, "sent").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unacked_commands_are_sent_again_and_acked_ones_are_not() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+    bench.order("lock", &[agent.id]).await;
+    let first = hub.command_for(agent.id).await;
+    bench.until_state(&id_of(&first), "sent").await;
+    bench.hand.advance(std::time::Duration::from_secs(3));
+    let again = hub.command_for(agent.id).await;
+    assert_eq!(first, again);
+    hub.say(&agent, vec![ack(&first)]).await;
+    bench.until_state(&id_of(&first), "acked").await;
+    bench.order("unlock", &[agent.id]).await;
+    let next = hub.command_for(agent.id).await;
+    assert_ne!(next.command_id, first.command_id);
+    assert_eq!(next.after_seq, 0, "the first is delivered");
+    let third = bench.order("lock", &[agent.id]).await;
+    let third_frame = hub.command_for(agent.id).await;
+    assert_eq!(third["commands"][0]["id"], id_of(&third_frame));
+    assert_eq!(third_frame.after_seq, 2, "the second is not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_in_needs_no_broker_and_brings_everything_in_order() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    for verb in ["refresh", "lock", "unlock"] {
+        bench.order(verb, &[agent.id]).await;
+    }
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    let order: Vec<_> = told
+        .iter()
+        .map(|c| (c.lane.as_str(), agent.verify(&bench, &c.jws).envelope().seq, c.after_seq))
+        .collect();
+    assert_eq!(order, [("urgent", 1, 0), ("urgent", 2, 1), ("bulk", 1, 0)]);
+    assert_eq!(bench.command(&id_of(&told[0])).await["state"], "sent");
+    let acks = told.iter().map(ack).collect();
+    assert!(commands(&agent.check_in(&bench, acks).await).is_empty(), "just acked");
+    let receipts: Vec<_> = told.iter().map(|c| agent.receipt(c, |_| {})).collect();
+    assert_eq!(confirmed(&agent.check_in(&bench, receipts).await).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validity_ends_what_no_device_took_and_spares_what_one_has() {
+    let bench = Bench::start().await;
+    let (taken, missed) = (bench.agent("taken", None).await, bench.agent("missed", None).await);
+    let created = bench.order("lock", &[taken.id, missed.id]).await;
+    let told = commands(&taken.check_in(&bench, Vec::new()).await);
+    taken.check_in(&bench, told.iter().map(ack).collect()).await;
+    bench.hand.advance(std::time::Duration::from_secs(25 * 60 * 60));
+    let commands = created["commands"].as_array().unwrap();
+    let of = |id: protocol::id::DeviceId| {
+        commands.iter().find(|c| c["device_id"] == json!(id)).unwrap()["id"].clone()
+    };
+    bench.until_state(&of(missed.id), "expired").await;
+    let out = bench.command(&of(taken.id)).await;
+    assert_eq!((&out["state"], &out["overdue"]), (&json!("acked"), &json!(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_works_until_the_device_has_it() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let created = bench.order("lock", &[agent.id]).await;
+    let id = created["commands"][0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/commands/{id}/cancel");
+    let gone = bench.post(&path, &json!({ "reason": "mistake" }), StatusCode::OK).await;
+    assert_eq!(gone["state"], "cancelled");
+    assert_eq!(gone["ended_by"], "cancelled by admin: mistake");
+    assert!(commands(&agent.check_in(&bench, Vec::new()).await).is_empty());
+
+    let created = bench.order("lock", &[agent.id]).await;
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    agent.check_in(&bench, told.iter().map(ack).collect()).await;
+    let id = created["commands"][0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/commands/{id}/cancel");
+    let late = bench.post(&path, &json!({}), StatusCode::CONFLICT).await;
+    assert!(late["detail"].as_str().unwrap().contains("on disk"));
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    bench.post(&format!("/v1/orders/{order}/cancel"), &json!({}), StatusCode::CONFLICT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dry_run_says_what_it_would_hit_and_writes_nothing() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", Some("berlin")).await;
+    let mut body = order_body("wipe", &[]);
+    body["targets"] = json!({ "group": "berlin" });
+    body["dry_run"] = json!(true);
+    let dry = bench.post("/v1/orders", &body, StatusCode::OK).await;
+    assert_eq!(dry["approvals_needed"], 2);
+    assert_eq!(dry["devices"][0]["id"], json!(agent.id));
+    let kinds: Vec<_> =
+        dry["warnings"].as_array().unwrap().iter().map(|w| w["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["too_few_approvers", "offline", "no_encrypted_volume"]);
+    assert_eq!(bench.get("/v1/commands").await["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_cover_everything_once() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut expected = Vec::new();
+    for _ in 0..7 {
+        let created = bench.order("refresh", &[agent.id]).await;
+        expected.push(created["commands"][0]["id"].clone());
+        bench.hand.advance(std::time::Duration::from_millis(2));
+    }
+    let mut seen = Vec::new();
+    let mut path = "/v1/commands?limit=3".to_owned();
+    loop {
+        let page = bench.get(&path).await;
+        seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].clone()));
+        let Some(next) = page["next"].as_str() else { break };
+        path = format!("/v1/commands?limit=3&after={next}");
+    }
+    assert_eq!(seen, expected);
+}

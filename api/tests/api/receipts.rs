@@ -1,0 +1,98 @@
+//! What devices claim, and what of it is believed.
+
+use protocol::frame::{AgentFrame, CommandFrame};
+use protocol::receipt::{Outcome, RefusalReason};
+use serde_json::json;
+
+use super::bench::{Bench, TestAgent, ack, commands, confirmed, id_of};
+
+async fn taken(bench: &Bench, agent: &TestAgent) -> CommandFrame {
+    bench.order("lock", &[agent.id]).await;
+    let command = commands(&agent.check_in(bench, Vec::new()).await).remove(0);
+    agent.check_in(bench, vec![ack(&command)]).await;
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_receipts_are_events_and_never_outcomes() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let other = bench.agent("b", None).await;
+    let command = taken(&bench, &agent).await;
+    let forged = [
+        other.receipt(&command, |claims| claims.iss = agent.id),
+        other.receipt(&command, |_| {}),
+        agent.receipt(&command, |claims| claims.generation += 1),
+        agent.receipt(&command, |claims| claims.iss = other.id),
+        agent.receipt(&command, |claims| claims.command_id = other.id.to_string().parse().unwrap()),
+    ];
+    let count = forged.len();
+    let told = agent.check_in(&bench, forged.to_vec()).await;
+    assert!(confirmed(&told).is_empty());
+    assert_eq!(bench.command(&id_of(&command)).await["state"], "acked");
+    assert_eq!(bench.events("receipt_forged").await.len(), count);
+    // Another device may not even speak of it.
+    let told = other.check_in(&bench, vec![agent.receipt(&command, |_| {})]).await;
+    assert!(confirmed(&told).is_empty());
+    assert_eq!(bench.command(&id_of(&command)).await["state"], "acked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_receipt_wins_and_others_are_recorded() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let command = taken(&bench, &agent).await;
+    let first = agent.receipt(&command, |_| {});
+    agent.check_in(&bench, vec![first.clone()]).await;
+    let told = agent.check_in(&bench, vec![first.clone(), first]).await;
+    assert_eq!(confirmed(&told).len(), 2, "a repetition is confirmed again");
+    assert!(bench.events("receipt_conflict").await.is_empty());
+
+    let second = agent.receipt(&command, |claims| {
+        claims.outcome = Outcome::InDoubt { stage: "apply".to_owned() };
+    });
+    let told = agent.check_in(&bench, vec![second]).await;
+    assert_eq!(confirmed(&told).len(), 1, "the device need not insist");
+    assert_eq!(bench.command(&id_of(&command)).await["state"], "succeeded");
+    let conflicts = bench.events("receipt_conflict").await;
+    assert_eq!(conflicts[0]["payload"]["receipt_says"], "in_doubt");
+    assert_eq!(conflicts[0]["subject"], id_of(&command));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusal_of_a_forged_envelope_does_not_end_the_real_command() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let command = taken(&bench, &agent).await;
+    let refusal = agent.receipt(&command, |claims| {
+        claims.envelope_sha256 = "of another envelope".to_owned();
+        claims.outcome = Outcome::Refused {
+            reason: RefusalReason::BadSignature,
+            detail: "signed by nobody".to_owned(),
+        };
+    });
+    let told = agent.check_in(&bench, vec![refusal]).await;
+    assert_eq!(confirmed(&told).len(), 1);
+    assert_eq!(bench.command(&id_of(&command)).await["state"], "acked");
+    let alarms = bench.events("envelope_forged").await;
+    assert_eq!(alarms[0]["subject"], json!(agent.id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_says_after_a_cancel_is_kept_beside_it() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    bench.order("lock", &[agent.id]).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let path = format!("/v1/commands/{}/cancel", command.command_id);
+    bench.post(&path, &json!({}), reqwest::StatusCode::OK).await;
+    let progress =
+        AgentFrame::Progress { command_id: command.command_id, stage: "apply".to_owned() };
+    let late = agent.receipt(&command, |_| {});
+    agent.check_in(&bench, vec![ack(&command), progress, late.clone()]).await;
+    agent.check_in(&bench, vec![late]).await;
+    let story = bench.command(&id_of(&command)).await;
+    assert_eq!(story["state"], "cancelled");
+    assert_eq!(story["outcome"]["state"], "succeeded");
+    assert_eq!(bench.events("receipt_conflict").await.len(), 3);
+}
