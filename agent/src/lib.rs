@@ -1,4 +1,26 @@
 //! The agent: one per Linux device, the only part of Tocsin that acts on an endpoint.
+//!
+//! Push, long-poll and check-in feed one `reconcile` that owns ledger, journal and trust root;
+//! workers run the executors; nothing that was not verified and journalled takes effect.
 
+pub mod agent;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod enroll;
 pub mod execute;
 pub mod host;
+pub mod http;
+pub mod identity;
+pub mod journal;
+pub mod notify;
+pub mod state;
+pub mod status;
+
+mod ladder;
+mod reconcile;
+mod renew;
+mod worker;
+
+pub use agent::{Agent, Deps, StartError};
+pub use config::Config;

@@ -1,0 +1,288 @@
+//! An agent as a value: started with its configuration and its surroundings, and drained.
+//!
+//! Owns the order of starting: lock and quarantine are re-asserted before any network, and the
+//! journal is read before any frame.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::id::BootId;
+use protocol::time::Timestamp;
+use runtime::clock::{BOOT_ID_PATH, boot_id};
+use runtime::lifecycle::{TaskError, Tasks};
+use runtime::tls::pki_types::CertificateDer;
+use runtime::tls::{PemError, read_certificates};
+use runtime::{Clock, Drain, Entropy};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::config::{ArmingConfig, Config, InvalidConfig};
+use crate::execute::{lock, quarantine};
+use crate::host::{Arming, Host};
+use crate::http::Dialer;
+use crate::identity::{Identity, IdentityError, KeyPair, certificates};
+use crate::ladder::{self, Obstacle, Places, PushState, Shared};
+use crate::reconcile::{Core, Event, Reconcile, Storage, StorageError};
+use crate::renew::{Renewal, places};
+use crate::state::{Enrollment, StateDir, StateError};
+use crate::status::{CoreStatus, LadderStatus, Rung, Sources, Status};
+use crate::worker::resolve;
+
+/// Events on their way to the core.
+const EVENTS: usize = 256;
+/// How long a drain waits for the step that an executor is in.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is not usable.
+    #[error("configuration of the agent is not valid")]
+    Config(#[from] InvalidConfig),
+    /// The state directory is not usable, or holds no enrollment.
+    #[error("the agent cannot start on its state directory")]
+    State(#[from] StateError),
+    /// Journal, trust roots or time are not usable.
+    #[error("the agent cannot start on what it remembers")]
+    Storage(#[from] StorageError),
+    /// Key or certificate are not usable.
+    #[error("the agent cannot start with its key and certificate")]
+    Identity(#[from] IdentityError),
+    /// The configured authorities are not usable.
+    #[error("the configured authorities cannot be read")]
+    Authorities(#[from] PemError),
+}
+
+/// What an agent needs from its surroundings.
+#[derive(Debug)]
+pub struct Deps {
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+    /// The drain of the process, or a child of it.
+    pub drain: Drain,
+}
+
+/// A running agent. Dropping it cuts everything; what it was doing is recovered at the next start.
+#[derive(Debug)]
+pub struct Agent {
+    tasks: Tasks,
+    drain: Drain,
+    sources: Arc<Sources>,
+}
+
+impl Agent {
+    /// Reads everything from the state directory, re-asserts lock and quarantine, and begins to
+    /// climb the ladder. Blocks while it reads.
+    ///
+    /// # Errors
+    /// See [`StartError`]; an agent without enrollment does not start, armed or not.
+    pub fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
+        config.check()?;
+        let state = StateDir::open(&config.state_dir)?;
+        let enrollment =
+            state.enrollment()?.ok_or_else(|| StateError::NotEnrolled(state.path().to_owned()))?;
+        let fixed =
+            Places { hubs: config.addresses.hubs.clone(), api: config.addresses.api.clone() };
+        let places = places(&enrollment, &fixed);
+        let mut host = config.host();
+        host.control_plane = literal_addresses(&places);
+        reassert(&host, config.is_armed());
+
+        let key = KeyPair::load(&state.key_path())?;
+        let fixed_authorities =
+            config.addresses.ca.as_deref().map(read_certificates).transpose()?;
+        let authorities = match &fixed_authorities {
+            Some(fixed) => fixed.clone(),
+            None => certificates(&enrollment.ca)?,
+        };
+        let who = (enrollment.device_id, enrollment.generation);
+        let identity = Identity::new(who, &key, &enrollment.certificate, &authorities)?;
+        let start = Start { config, deps, state, enrollment, host, places };
+        start.run(key, identity, (fixed, fixed_authorities))
+    }
+
+    /// What the agent tells about itself now. Reads two small files.
+    pub fn status(&self) -> Status {
+        self.sources.status()
+    }
+
+    /// Stops in order: the step that an executor is in is waited for, what follows is left to the
+    /// next start.
+    ///
+    /// # Errors
+    /// The first task that failed.
+    pub async fn drain(self) -> Result<(), TaskError> {
+        self.drain.begin(GRACE);
+        self.tasks.wait().await
+    }
+
+    /// Waits until the drain that was given at the start has stopped the agent.
+    ///
+    /// # Errors
+    /// The first task that failed.
+    pub async fn wait(self) -> Result<(), TaskError> {
+        self.tasks.wait().await
+    }
+}
+
+/// Addresses and authorities of the configuration file, in place of the signed ones.
+type Fixed = (Places, Option<Vec<CertificateDer<'static>>>);
+
+/// Everything that is known before the first task runs.
+struct Start {
+    config: Config,
+    deps: Deps,
+    state: StateDir,
+    enrollment: Enrollment,
+    host: Host,
+    places: Places,
+}
+
+impl Start {
+    fn run(
+        self,
+        key: KeyPair,
+        identity: Identity,
+        (fixed, fixed_authorities): Fixed,
+    ) -> Result<Agent, StartError> {
+        let Self { config, deps, state, enrollment, host, places } = self;
+        let Deps { clock, entropy, drain } = deps;
+        let state = Arc::new(state);
+        let wall = Timestamp::from_millis(clock.unix_millis());
+        let (storage, ledger, records) = Storage::open(state.clone(), &enrollment, wall)?;
+        let (boot_id, arming) = (this_boot(&entropy), arming(config.host.arming));
+        let (identity, identity_now) = watch::channel(identity);
+        let (places, places_now) = watch::channel(places);
+        let (core_status, core_now) = watch::channel(CoreStatus::default());
+        let (ladder_status, ladder_now) = watch::channel(LADDER_AT_START);
+        let (events, taken) = mpsc::channel::<Event>(EVENTS);
+        let renew = Arc::new(Notify::new());
+
+        let core = Core {
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            key: key.clone(),
+            identity: identity_now.clone(),
+            places: places_now.clone(),
+            host: Arc::new(host.clone()),
+            is_armed: config.is_armed(),
+            boot_id,
+            config: config.ladder.clone(),
+            status: core_status,
+        };
+        let mut reconcile = Reconcile::new(core, storage, ledger);
+        reconcile.resume_power_off(&records);
+        reconcile.publish();
+        let shared = Shared {
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            config: config.ladder.clone(),
+            dialer: Dialer::default(),
+            identity: identity_now.clone(),
+            places: places_now,
+            core: core_now.clone(),
+            boot_id,
+            capabilities: ladder::capabilities(arming),
+            events,
+            status: Arc::new(ladder_status),
+            renew: renew.clone(),
+        };
+        let renewal = Renewal {
+            clock: clock.clone(),
+            entropy,
+            key,
+            enrollment,
+            state,
+            identity,
+            places,
+            fixed,
+            fixed_authorities,
+            dialer: shared.dialer.clone(),
+            asked: renew,
+        };
+        let sources = Sources {
+            clock,
+            host,
+            boot_id,
+            arming,
+            identity: identity_now,
+            ladder: ladder_now,
+            core: core_now,
+        };
+        let mut tasks = Tasks::new(drain.clone(), GRACE);
+        climb(&mut tasks, &drain, shared);
+        let stop = drain.soft().clone();
+        tasks.spawn("reconcile", ok(reconcile.run(taken, stop.clone())));
+        tasks.spawn("renewal", ok(renewal.run(stop.clone())));
+        let sources = Arc::new(sources);
+        tasks.spawn("status", ok(Sources::keep(sources.clone(), stop)));
+        Ok(Agent { tasks, drain, sources })
+    }
+}
+
+const LADDER_AT_START: LadderStatus = LadderStatus {
+    rung: Rung::Down,
+    session_id: None,
+    address: None,
+    degraded_since: None,
+    last_error: None,
+};
+
+/// Starts the two loops of the ladder.
+fn climb(tasks: &mut Tasks, drain: &Drain, shared: Shared) {
+    let start = PushState::Down { failures: 0, obstacle: Obstacle::Unreachable };
+    let (state, fares) = watch::channel(start);
+    let reached = Arc::new(Notify::new());
+    let stop = drain.soft().clone();
+    let (push, lower) = (shared.clone(), shared);
+    let (told, tells) = (reached.clone(), reached);
+    let end = stop.clone();
+    tasks.spawn("push", ok(async move { ladder::push::run(push, state, &told, end).await }));
+    tasks.spawn("lower", ok(async move { ladder::lower::run(lower, fares, &tells, stop).await }));
+}
+
+async fn ok(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
+    task.await;
+    Ok(())
+}
+
+/// Puts up again what a reboot took down, before anybody can use the machine or its network.
+/// A failure is told and does not keep the agent from asking for help.
+fn reassert(host: &Host, is_armed: bool) {
+    if !is_armed || host.arming == Arming::Simulated {
+        return;
+    }
+    match quarantine::reassert(host) {
+        Ok(stands) => tracing::info!(stands, "quarantine looked at"),
+        Err(failure) => tracing::error!(detail = failure.detail, "quarantine not re-asserted"),
+    }
+    match lock::reassert(host) {
+        Ok(state) => tracing::info!(stands = state.is_some(), "lock looked at"),
+        Err(failure) => tracing::error!(detail = failure.detail, "lock not re-asserted"),
+    }
+}
+
+/// The addresses that need no name service.
+fn literal_addresses(places: &Places) -> Vec<std::net::SocketAddr> {
+    let is_literal =
+        |place: &&String| crate::http::bare(place).parse::<std::net::SocketAddr>().is_ok();
+    let literal: Vec<_> =
+        places.hubs.iter().chain(&places.api).filter(is_literal).cloned().collect();
+    resolve(&literal)
+}
+
+fn this_boot(entropy: &Entropy) -> BootId {
+    boot_id(std::path::Path::new(BOOT_ID_PATH), entropy)
+        .parse()
+        .unwrap_or_else(|_| BootId::new(Timestamp::default(), entropy.bytes()))
+}
+
+const fn arming(arming: ArmingConfig) -> &'static str {
+    match arming {
+        ArmingConfig::Off => "off",
+        ArmingConfig::Armed => "armed",
+        ArmingConfig::Sandboxed => "sandboxed",
+        ArmingConfig::Simulated => "simulated",
+    }
+}

@@ -1,0 +1,121 @@
+//! The command line of `tocsin-agent`.
+//!
+//! Read by hand: three verbs do not justify a parser's dependencies in a program that runs as
+//! root on every endpoint. Performs nothing.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+#[cfg(test)]
+mod tests;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Tocsin's agent: carries out signed commands on this machine, and proves it.
+
+usage: tocsin-agent run    [--config FILE] [--state DIR]
+       tocsin-agent enroll TOKEN [--config FILE] [--state DIR] [--name NAME] [--force]
+       tocsin-agent status [--config FILE] [--state DIR] [--json]
+
+TOKEN is what `tocsin devices token` printed; `-` reads it from standard input,
+so that it shows in no process list.
+FILE is /etc/tocsin/agent.toml when that exists. Variables TOCSIN_AGENT_* override it.
+";
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invocation {
+    /// The verb.
+    pub verb: Verb,
+    /// The configuration file, if named.
+    pub config: Option<PathBuf>,
+    /// The state directory in place of the configured one.
+    pub state: Option<PathBuf>,
+}
+
+/// The verbs of the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    /// Runs the agent until it is told to stop.
+    Run,
+    /// Makes a device of this machine.
+    Enroll {
+        /// The enrollment token, or `-`.
+        token: String,
+        /// What people call the machine; its host name when left out.
+        name: Option<String>,
+        /// Replaces an enrollment that is there.
+        force: bool,
+    },
+    /// Prints what the agent last told about itself.
+    Status {
+        /// As JSON.
+        json: bool,
+    },
+    /// Prints how to call.
+    Help,
+    /// Prints the version.
+    Version,
+}
+
+/// A command line that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// No such verb, option or argument here.
+    #[error("{0:?} is not understood here; see tocsin-agent --help")]
+    Unknown(String),
+    /// An option lacks its value.
+    #[error("{0} needs a value")]
+    NoValue(&'static str),
+    /// Enrollment without a token.
+    #[error("enroll needs a token")]
+    NoToken,
+}
+
+/// Reads the arguments after the program's name.
+///
+/// # Errors
+/// [`UsageError`].
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
+    let mut arguments = arguments.into_iter();
+    let verb = arguments.next().map(|verb| verb.to_string_lossy().into_owned());
+    let verb = verb.unwrap_or_else(|| "--help".to_owned());
+    let mut invocation = Invocation { verb: named(&verb)?, config: None, state: None };
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_string_lossy();
+        let mut value = |option| arguments.next().ok_or(UsageError::NoValue(option));
+        match (&*text, &mut invocation.verb) {
+            ("--config", _) => invocation.config = Some(value("--config")?.into()),
+            ("--state", _) => invocation.state = Some(value("--state")?.into()),
+            ("--name", Verb::Enroll { name, .. }) => {
+                *name = Some(value("--name")?.to_string_lossy().into_owned());
+            }
+            ("--force", Verb::Enroll { force, .. }) => *force = true,
+            ("--json", Verb::Status { json }) => *json = true,
+            ("--help" | "-h", verb) => *verb = Verb::Help,
+            (token_text, Verb::Enroll { token, .. })
+                if token.is_empty() && (token_text == "-" || !token_text.starts_with('-')) =>
+            {
+                token_text.clone_into(token);
+            }
+            (other, _) => return Err(UsageError::Unknown(other.to_owned())),
+        }
+    }
+    match &invocation.verb {
+        Verb::Enroll { token, .. } if token.is_empty() => Err(UsageError::NoToken),
+        Verb::Enroll { .. } | Verb::Run | Verb::Status { .. } | Verb::Help | Verb::Version => {
+            Ok(invocation)
+        }
+    }
+}
+
+fn named(verb: &str) -> Result<Verb, UsageError> {
+    match verb {
+        "run" => Ok(Verb::Run),
+        "enroll" => Ok(Verb::Enroll { token: String::new(), name: None, force: false }),
+        "status" => Ok(Verb::Status { json: false }),
+        "help" | "--help" | "-h" => Ok(Verb::Help),
+        "--version" | "-V" => Ok(Verb::Version),
+        other => Err(UsageError::Unknown(other.to_owned())),
+    }
+}

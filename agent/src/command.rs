@@ -1,0 +1,125 @@
+//! The verbs of the command line, carried out.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use runtime::{Clock, Drain, Entropy};
+
+use crate::cli::{HELP, Invocation, Verb};
+use crate::state::StateDir;
+use crate::{Agent, Config, Deps, enroll, notify, status};
+
+/// Where the configuration lies unless it is named.
+const CONFIG: &str = "/etc/tocsin/agent.toml";
+/// How long a drain may take.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Carries out what was asked for.
+///
+/// # Errors
+/// Whatever went wrong, for a person.
+pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
+    match invocation.verb.clone() {
+        Verb::Help => print(HELP),
+        Verb::Version => print(concat!("tocsin-agent ", env!("CARGO_PKG_VERSION"), "\n")),
+        Verb::Status { json } => show_status(&config(&invocation)?, json),
+        Verb::Enroll { token, name, force } => {
+            enroll_here(&config(&invocation)?, token, name, force).await
+        }
+        Verb::Run => run(config(&invocation)?).await,
+    }
+}
+
+fn config(invocation: &Invocation) -> anyhow::Result<Config> {
+    let usual = Path::new(CONFIG);
+    let path = match &invocation.config {
+        Some(path) => Some(path.as_path()),
+        None => Some(usual).filter(|path| path.exists()),
+    };
+    let mut config: Config = runtime::config::load(path, std::env::vars(), "TOCSIN_AGENT_")?;
+    if let Some(state) = &invocation.state {
+        config.state_dir.clone_from(state);
+    }
+    if config.host.dbus.is_none() {
+        config.host.dbus = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok();
+    }
+    config.check().context("the configuration cannot be meant")?;
+    Ok(config)
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    runtime::observability::init(&config.log)?;
+    let drain = Drain::on_signals(GRACE)?;
+    let deps = Deps { clock: Clock::system(), entropy: Entropy::system(), drain: drain.clone() };
+    let agent = Agent::start(config, deps).context("the agent does not start")?;
+    notify::tell("READY=1");
+    let stop = drain.soft().clone();
+    let outcome = tokio::select! {
+        outcome = agent.wait() => outcome,
+        // Ends early only where there is no watchdog to feed, which is no reason to stop.
+        () = async { notify::watchdog(stop).await; std::future::pending().await } => Ok(()),
+    };
+    notify::tell("STOPPING=1");
+    Ok(outcome?)
+}
+
+async fn enroll_here(
+    config: &Config,
+    token: String,
+    name: Option<String>,
+    force: bool,
+) -> anyhow::Result<()> {
+    let mut text = token;
+    if text == "-" {
+        text.clear();
+        std::io::stdin().take(64 * 1024).read_to_string(&mut text)?;
+    }
+    let token = text.parse().context("the token cannot be read")?;
+    let name = name.or_else(host_name).context("no host name; give one with --name")?;
+    let state = StateDir::open(&config.state_dir)?;
+    let enrollment = enroll::enroll(&state, &token, name, force).await?;
+    print(&format!(
+        "enrolled as device {} (generation {}) in {}\n",
+        enrollment.device_id,
+        enrollment.generation,
+        config.state_dir.display()
+    ))
+}
+
+fn show_status(config: &Config, json: bool) -> anyhow::Result<()> {
+    let status = status::read(&config.state_dir)?;
+    if json {
+        return print(&(serde_json::to_string_pretty(&status)? + "\n"));
+    }
+    let word = |value: serde_json::Value| {
+        let text = value.as_str().or_else(|| value.get("state").and_then(|state| state.as_str()));
+        text.unwrap_or("unknown").to_owned()
+    };
+    let lines = [
+        ("device", status.device_id.to_string()),
+        ("rung", word(serde_json::to_value(status.ladder.rung)?)),
+        ("address", status.ladder.address.unwrap_or_default()),
+        ("session", status.ladder.session_id.map(|id| id.to_string()).unwrap_or_default()),
+        ("lock", word(serde_json::to_value(&status.lock)?)),
+        ("quarantine", word(serde_json::to_value(&status.quarantine)?)),
+        ("arming", status.arming),
+        ("trust root", status.commands.trust_version.to_string()),
+        ("journal", format!("{} records", status.commands.journal_records)),
+        ("unconfirmed", status.commands.unconfirmed.to_string()),
+        ("last error", status.commands.last_error.or(status.ladder.last_error).unwrap_or_default()),
+    ];
+    let text: String = lines.iter().map(|(name, text)| format!("{name:12} {text}\n")).collect();
+    print(&text)
+}
+
+fn host_name() -> Option<String> {
+    let path = PathBuf::from("/proc/sys/kernel/hostname");
+    let name = std::fs::read_to_string(path).ok()?.trim().to_owned();
+    Some(name).filter(|name| !name.is_empty())
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}

@@ -1,0 +1,185 @@
+//! One HTTPS request at a time, with a limit for everything.
+//!
+//! Owns connecting (name, TCP, TLS) and the client side of a request. Knows no path and no frame.
+//! Each request has a connection of its own: they are rare, and TLS sessions are resumed.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use protocol::limits;
+use runtime::tls::TlsConnector;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// Names whose addresses are remembered.
+const KNOWN_NAMES: usize = 2 * limits::LIST_ENTRIES;
+
+/// Why there was no answer, or not the one hoped for.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Not `host:port`.
+    #[error("{0:?} is not host:port")]
+    Address(String),
+    /// Name, TCP or TLS did not work.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// What the system or the other end said.
+        source: std::io::Error,
+    },
+    /// It took too long.
+    #[error("no answer within {} ms", .0.as_millis())]
+    TimedOut(Duration),
+    /// The request or the answer broke off.
+    #[error("the exchange broke off")]
+    Exchange(#[source] hyper::Error),
+    /// The answer is longer than allowed, or broke off.
+    #[error("the answer cannot be read: {0}")]
+    Body(String),
+    /// Any status but a success.
+    #[error("answered {status}: {detail}")]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// How long to stay away, if the server said so.
+        retry_after: Option<Duration>,
+        /// The beginning of the answer, for a person.
+        detail: String,
+    },
+}
+
+/// Connects to `host:port`, and remembers what names resolved to: under quarantine a device has
+/// no name service, but hubs and control plane stay open by address.
+#[derive(Debug, Clone, Default)]
+pub struct Dialer {
+    known: Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>,
+}
+
+impl Dialer {
+    /// A TLS connection within `timeout`.
+    ///
+    /// # Errors
+    /// [`HttpError::Address`], [`HttpError::Connect`] or [`HttpError::TimedOut`].
+    pub async fn connect(
+        &self,
+        address: &str,
+        tls: Arc<ClientConfig>,
+        timeout: Duration,
+    ) -> Result<TlsStream<TcpStream>, HttpError> {
+        let (host, _) = split(address).ok_or_else(|| HttpError::Address(address.to_owned()))?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| HttpError::Address(address.to_owned()))?;
+        let connecting = async {
+            let tcp = self.tcp(bare(address)).await?;
+            tcp.set_nodelay(true)?;
+            TlsConnector::from(tls).connect(name, tcp).await
+        };
+        match tokio::time::timeout(timeout, connecting).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(source)) => Err(HttpError::Connect { address: address.to_owned(), source }),
+            Err(_) => Err(HttpError::TimedOut(timeout)),
+        }
+    }
+
+    async fn tcp(&self, address: &str) -> std::io::Result<TcpStream> {
+        let resolved = tokio::net::lookup_host(address).await.map(Iterator::collect::<Vec<_>>);
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let addresses = match resolved {
+            Ok(addresses) => {
+                let mut known = known();
+                if known.len() < KNOWN_NAMES || known.contains_key(address) {
+                    known.insert(address.to_owned(), addresses.clone());
+                }
+                addresses
+            }
+            Err(error) => known().get(address).cloned().ok_or(error)?,
+        };
+        TcpStream::connect(&*addresses).await
+    }
+}
+
+/// `POST`s JSON and answers the body of a success.
+///
+/// # Errors
+/// [`HttpError`].
+pub async fn post(
+    stream: TlsStream<TcpStream>,
+    (address, path): (&str, &str),
+    body: Vec<u8>,
+    timeout: Duration,
+) -> Result<Bytes, HttpError> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header(HOST, bare(address))
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|_| HttpError::Address(address.to_owned()))?;
+    tokio::time::timeout(timeout, exchange(stream, request))
+        .await
+        .map_err(|_| HttpError::TimedOut(timeout))?
+}
+
+async fn exchange(
+    stream: TlsStream<TcpStream>,
+    request: Request<Full<Bytes>>,
+) -> Result<Bytes, HttpError> {
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(64 * 1024)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(HttpError::Exchange)?;
+    let asking = async {
+        let response = sender.send_request(request).await.map_err(HttpError::Exchange)?;
+        read(response).await
+    };
+    tokio::pin!(connection, asking);
+    let mut is_over = false;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut asking => return answer,
+            // Its error, if any, reaches the one who asks.
+            _ = &mut connection, if !is_over => is_over = true,
+        }
+    }
+}
+
+async fn read(response: Response<hyper::body::Incoming>) -> Result<Bytes, HttpError> {
+    let status = response.status();
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| {
+        value.to_str().ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_secs)
+    });
+    let body = Limited::new(response.into_body(), limits::EXCHANGE_BYTES).collect().await;
+    let body = body.map_err(|error| HttpError::Body(error.to_string()))?.to_bytes();
+    if status.is_success() {
+        return Ok(body);
+    }
+    let detail = String::from_utf8_lossy(&body);
+    let detail = detail.chars().filter(|c| !c.is_control()).take(200).collect();
+    Err(HttpError::Status { status, retry_after, detail })
+}
+
+/// Host and port of an address; brackets of an IPv6 literal are taken off.
+fn split(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = bare(address).rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+}
+
+/// An address without the scheme and the slash that people write around it.
+pub fn bare(address: &str) -> &str {
+    let address = address.trim_end_matches('/');
+    address.strip_prefix("https://").or_else(|| address.strip_prefix("wss://")).unwrap_or(address)
+}

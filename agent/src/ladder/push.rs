@@ -1,0 +1,207 @@
+//! The push rung: always tries to hold one session, and moves it without a gap.
+
+use std::time::{Duration, Instant};
+
+use protocol::close::{Advice, CloseCode};
+use protocol::frame::{AgentFrame, Mode, Reconnect};
+use runtime::Backoff;
+use runtime::lifecycle::CancellationToken;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::rotation::Rotation;
+use super::socket::{self, AttemptError, Control, Session};
+use super::{Obstacle, PushState, Shared};
+use crate::reconcile::{Event, Linked};
+use crate::status::Rung;
+
+/// The longest wait that a hub may ask for before a reconnect.
+const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
+
+/// The session in use.
+struct Live {
+    number: u64,
+    /// Keeps the session open while a check-in carries the frames.
+    frames: mpsc::Sender<AgentFrame>,
+    mode: Mode,
+    check_in: Duration,
+}
+
+struct Push {
+    shared: Shared,
+    state: watch::Sender<PushState>,
+    control: mpsc::Sender<(u64, Control)>,
+    sessions: JoinSet<()>,
+    stop: CancellationToken,
+    hubs: Rotation,
+    backoff: Backoff,
+    live: Option<Live>,
+    opened: u64,
+    failures: u32,
+    attempt_at: Option<Instant>,
+}
+
+/// Runs until `stop`. `reached` says that a device which was told not to come back may try again.
+pub(crate) async fn run(
+    shared: Shared,
+    state: watch::Sender<PushState>,
+    reached: &Notify,
+    stop: CancellationToken,
+) {
+    let (control, mut told) = mpsc::channel(16);
+    let mut push = Push {
+        hubs: Rotation::starting(shared.entropy.next_u64()),
+        backoff: Backoff::new(shared.config.backoff_base, shared.config.backoff_cap),
+        attempt_at: Some(shared.clock.now()),
+        shared,
+        state,
+        control,
+        sessions: JoinSet::new(),
+        stop: stop.clone(),
+        live: None,
+        opened: 0,
+        failures: 0,
+    };
+    loop {
+        let attempt_at = push.attempt_at;
+        let is_stopped = *push.state.borrow() == PushState::Stopped;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some((number, control)) = told.recv() => push.told(number, control),
+            Some(_) = push.sessions.join_next() => {}
+            () = reached.notified(), if is_stopped && attempt_at.is_none() => {
+                push.attempt_at = Some(push.after_backoff());
+            }
+            () = at(&push.shared, attempt_at) => {
+                push.attempt_at = None;
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    () = push.attempt() => {}
+                }
+            }
+        }
+    }
+    // Each session sees the same stop, and says goodbye.
+    drop(told);
+    while push.sessions.join_next().await.is_some() {}
+}
+
+impl Push {
+    async fn attempt(&mut self) {
+        let hubs = self.shared.places.borrow().hubs.clone();
+        let opened = match self.hubs.current(&hubs) {
+            Some(address) => {
+                socket::open(&self.shared, &address).await.map(|session| (session, address))
+            }
+            None => Err(AttemptError::NoAddress),
+        };
+        match opened {
+            Ok((session, address)) => self.opened(session, &address).await,
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// A session stands: it takes over from the former one, which ends when it has nothing left.
+    async fn opened(&mut self, session: Session, address: &str) {
+        self.backoff.reset();
+        self.failures = 0;
+        self.opened += 1;
+        let welcome = session.welcome().clone();
+        let (frames, receiver) = mpsc::channel(super::FRAMES);
+        self.shared.tell(Event::ServerTime(welcome.server_time)).await;
+        self.shared.tell(Event::Linked(Linked { frames: frames.clone() })).await;
+        let control = (self.opened, self.control.clone());
+        let run = session.run(receiver, self.shared.events.clone(), control, self.stop.clone());
+        self.sessions.spawn(run);
+        self.shared.stands(Rung::Push, address, Some(welcome.session_id));
+        let check_in = Duration::from_secs(u64::from(welcome.checkin_secs.max(1)));
+        self.live = Some(Live { number: self.opened, frames, mode: Mode::Push, check_in });
+        self.state.send_replace(PushState::Up { mode: Mode::Push, check_in });
+    }
+
+    fn failed(&mut self, error: &AttemptError) {
+        tracing::info!(error = super::chain(error), "no session");
+        self.hubs.next();
+        self.failures = self.failures.saturating_add(1);
+        if let Some(delay) = error.retry_after() {
+            self.backoff.retry_after(delay);
+        }
+        if self.live.is_some() {
+            // The former session still serves; moving away from it can wait.
+            self.attempt_at = Some(self.after_backoff());
+            return;
+        }
+        self.shared.falls(Rung::Push, error);
+        self.ended(error.close_code(), error.obstacle());
+    }
+
+    fn told(&mut self, number: u64, control: Control) {
+        let Some(live) = self.live.as_mut().filter(|live| live.number == number) else { return };
+        match control {
+            Control::Mode(mode) => {
+                if live.mode == Mode::Poll && mode == Mode::Push {
+                    let linked = Linked { frames: live.frames.clone() };
+                    // A full queue means that the core has enough to do; the check-in goes on.
+                    if self.shared.events.try_send(Event::Linked(linked)).is_err() {
+                        return;
+                    }
+                }
+                live.mode = mode;
+                self.state.send_replace(PushState::Up { mode, check_in: live.check_in });
+            }
+            Control::Reconnect(reconnect) => self.reconnect(reconnect),
+            Control::Ended(code) => {
+                self.live = None;
+                let error = AttemptError::Closed(code);
+                self.shared.falls(Rung::Push, &error);
+                self.ended(code, Obstacle::Unreachable);
+            }
+        }
+    }
+
+    /// Make before break: the next session opens while this one still serves.
+    fn reconnect(&mut self, reconnect: Reconnect) {
+        tracing::info!(reason = reconnect.reason, "hub asks to reconnect");
+        let wait = Duration::from_millis(reconnect.after_ms).min(LONGEST_WAIT);
+        if reconnect.hubs.is_empty() {
+            self.hubs.next();
+        } else {
+            self.hubs.prefer(reconnect.hubs);
+        }
+        self.attempt_at = Some(self.shared.clock.now() + wait);
+    }
+
+    /// There is no session: what follows from how the last one ended.
+    fn ended(&mut self, code: Option<CloseCode>, obstacle: Obstacle) {
+        let down = PushState::Down { failures: self.failures, obstacle };
+        let advice = code.map_or(Advice::Reconnect, CloseCode::advice);
+        match advice {
+            Advice::Stop => {
+                tracing::error!(code = ?code, "device was told not to come back");
+                self.attempt_at = None;
+                self.state.send_replace(PushState::Stopped);
+                return;
+            }
+            Advice::Renew => self.shared.renew.notify_one(),
+            Advice::ReconnectElsewhere => self.hubs.next(),
+            Advice::Reconnect => {}
+        }
+        self.attempt_at = Some(self.after_backoff());
+        self.state.send_replace(down);
+    }
+
+    fn after_backoff(&mut self) -> Instant {
+        self.shared.clock.now() + self.backoff.next(self.shared.entropy.next_u64())
+    }
+}
+
+async fn at(shared: &Shared, at: Option<Instant>) {
+    match at {
+        Some(at) => {
+            tokio::time::sleep(at.saturating_duration_since(shared.clock.now())).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,388 @@
+//! The one place where commands become effects: push, long-poll and check-in only trigger it.
+//!
+//! One task owns ledger, journal, trust root and lower bound of time. Whatever wakes it (a frame,
+//! the end of a step, a timer), it then compares what should be with what is and acts on the
+//! difference; the comparison takes no input. It must not touch a socket: frames come and go
+//! through bounded channels.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::frame::{AgentFrame, HubFrame};
+use protocol::id::{BootId, CommandId};
+use protocol::ledger::{Ledger, Record};
+use protocol::limits;
+use protocol::state::{Lane, PerLane};
+use protocol::time::Timestamp;
+use runtime::lifecycle::CancellationToken;
+use runtime::{Backoff, Clock, Entropy};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::LadderConfig;
+use crate::host::Host;
+use crate::identity::{Identity, KeyPair};
+use crate::journal::JournalError;
+use crate::ladder::Places;
+use crate::status::CoreStatus;
+use crate::worker::Workers;
+
+use self::lanes::Running;
+use self::link::Link;
+pub(crate) use self::link::{Event, Linked};
+pub(crate) use self::storage::Storage;
+pub(crate) use self::storage::StorageError;
+
+mod deliveries;
+mod lanes;
+mod link;
+mod outcome;
+mod storage;
+
+/// Events that are taken together, so that their records share one sync.
+const BATCH: usize = 64;
+/// The shortest time between two `sync` frames.
+const SYNC_PAUSE: Duration = Duration::from_secs(1);
+/// The last ceiling of the back-off between sendings of a receipt.
+const RESEND_CAP: Duration = Duration::from_secs(120);
+/// How long a command waits when its record could not be written.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the core is made of besides its storage.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) key: KeyPair,
+    pub(crate) identity: watch::Receiver<Identity>,
+    pub(crate) places: watch::Receiver<Places>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) is_armed: bool,
+    pub(crate) boot_id: BootId,
+    pub(crate) config: LadderConfig,
+    pub(crate) status: watch::Sender<CoreStatus>,
+}
+
+/// The event loop's state.
+#[derive(Debug)]
+pub(crate) struct Reconcile {
+    core: Core,
+    /// Away only while a blocking thread works on it.
+    storage: Option<Storage>,
+    ledger: Ledger,
+    link: Link,
+    workers: Workers,
+    running: PerLane<Option<Running>>,
+    /// Nothing is journalled before this, after the disk failed.
+    retry_at: Option<Instant>,
+    sync: Sync,
+    resend: Resend,
+    power_off: Option<PowerOff>,
+    last_error: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Sync {
+    is_due: bool,
+    not_before: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Resend {
+    at: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// A power-off that waits for its receipt to be confirmed.
+#[derive(Debug)]
+struct PowerOff {
+    command_id: CommandId,
+    deadline: Instant,
+}
+
+impl Reconcile {
+    pub(crate) fn new(core: Core, storage: Storage, ledger: Ledger) -> Self {
+        let backoff = Backoff::new(core.config.resend, RESEND_CAP);
+        Self {
+            core,
+            storage: Some(storage),
+            ledger,
+            link: Link::default(),
+            workers: Workers::default(),
+            running: PerLane::default(),
+            retry_at: None,
+            sync: Sync::default(),
+            resend: Resend { at: None, backoff },
+            power_off: None,
+            last_error: None,
+        }
+    }
+
+    /// A wipe that had ended when the agent did, but whose power-off may not have come: it comes.
+    pub(crate) fn resume_power_off(&mut self, records: &[Record]) {
+        if let Some(command_id) = outcome::pending_power_off(records, self.core.boot_id) {
+            self.await_power_off(command_id);
+        }
+    }
+
+    /// Runs until `stop`. The step that an executor is in is waited for; the next one is left to
+    /// recovery.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.reconcile().await;
+            self.publish();
+            let wake = self.wake_in();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                (lane, step, report) = self.workers.next() => {
+                    self.step_ended(lane, step, report).await;
+                }
+                () = sleep(wake) => {}
+                taken = events.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    self.handle(std::mem::take(&mut batch)).await;
+                }
+            }
+        }
+        while !self.workers.is_idle() {
+            let (lane, step, report) = self.workers.next().await;
+            self.last_step_ended(lane, step, report).await;
+        }
+        self.publish();
+    }
+
+    /// Compares what should be with what is, and acts on the difference.
+    async fn reconcile(&mut self) {
+        let now = self.core.clock.now();
+        if self.retry_at.is_some_and(|at| now < at) {
+            return self.send_due(now);
+        }
+        self.retry_at = None;
+        self.observe_time().await;
+        for lane in Lane::ALL {
+            self.advance(lane).await;
+        }
+        self.send_due(now);
+        if self.storage().wants_compaction() {
+            self.compact().await;
+        }
+        self.power_off_when_due(now).await;
+    }
+
+    /// Sends what is due: receipts without confirmation, and the wish for everything pending.
+    fn send_due(&mut self, now: Instant) {
+        if !self.link.is_up() {
+            return;
+        }
+        if self.sync.is_due && self.sync.not_before.is_none_or(|at| at <= now) {
+            self.sync = Sync { is_due: false, not_before: Some(now + SYNC_PAUSE) };
+            self.link.send(AgentFrame::Sync { last_seq: self.ledger.last_seq() });
+        }
+        if self.ledger.unconfirmed().next().is_none() {
+            self.resend.at = None;
+            self.resend.backoff.reset();
+        } else if self.resend.at.is_none_or(|at| at <= now) {
+            self.send_receipts(now);
+        }
+    }
+
+    fn send_receipts(&mut self, now: Instant) {
+        for (command_id, jws) in self.ledger.unconfirmed().take(limits::EXCHANGE_FRAMES / 2) {
+            let frame = AgentFrame::Receipt { command_id, jws: jws.clone() };
+            if !self.link.send(frame) {
+                break;
+            }
+        }
+        // At least the base, so that a confirmation on its way is not overtaken.
+        let jitter = self.resend.backoff.next(self.core.entropy.next_u64());
+        self.resend.at = Some(now + self.core.config.resend + jitter);
+    }
+
+    /// A new link: whatever the former one lost goes out again.
+    fn linked(&mut self, linked: Linked) {
+        self.link.replace(linked);
+        for command_id in self.ledger.open_commands().take(limits::EXCHANGE_FRAMES / 2) {
+            self.link.send(AgentFrame::Ack { command_id });
+        }
+        self.resend.at = None;
+    }
+
+    /// Everything in order; commands that come together share one sync.
+    async fn handle(&mut self, events: Vec<Event>) {
+        let mut commands = Vec::new();
+        for event in events {
+            match event {
+                Event::Frame(HubFrame::Command(frame)) => commands.push(frame),
+                Event::Frame(HubFrame::Trust { root }) => {
+                    self.deliver(std::mem::take(&mut commands)).await;
+                    self.take_trust(root).await;
+                }
+                Event::Frame(HubFrame::Confirmed { receipts }) => self.confirm(receipts).await,
+                Event::Linked(linked) => self.linked(linked),
+                Event::ServerTime(time) => self.observe(time).await,
+                // The ladder's part.
+                Event::Frame(
+                    HubFrame::Welcome(_)
+                    | HubFrame::Mode { .. }
+                    | HubFrame::Reconnect(_)
+                    | HubFrame::Unknown,
+                ) => {}
+            }
+        }
+        self.deliver(commands).await;
+    }
+
+    async fn confirm(&mut self, receipts: Vec<String>) {
+        let waiting: Vec<String> = self.ledger.unconfirmed().map(|(_, r)| r.sha256()).collect();
+        let known = receipts.into_iter().filter(|sha256| waiting.contains(sha256));
+        let records: Vec<_> =
+            known.map(|receipt_sha256| Record::Confirmed { receipt_sha256 }).collect();
+        if records.is_empty() {
+            return;
+        }
+        // Not durable means only that the receipt goes out once more.
+        if self.commit(records).await.is_ok() {
+            self.ledger.forget(self.now());
+            self.resend.backoff.reset();
+        }
+    }
+
+    /// Puts the next trust root in force. An earlier one is somebody's attempt, or an echo.
+    async fn take_trust(&mut self, root: protocol::trust::SignedTrustRoot) {
+        let outcome = self.on_disk(move |storage| storage.trust.succeed(root)).await;
+        match outcome {
+            Ok(()) => {
+                let version = self.storage().trust.in_force().version;
+                tracing::info!(trust.version = version, "trust root in force");
+            }
+            Err(error) => self.fault("trust root was not taken", &error),
+        }
+    }
+
+    /// The later of the clock and the lower bound of time.
+    fn now(&self) -> Timestamp {
+        self.storage().floor.now(self.wall())
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_millis(self.core.clock.unix_millis())
+    }
+
+    async fn observe_time(&mut self) {
+        self.observe(self.wall()).await;
+    }
+
+    async fn observe(&mut self, seen: Timestamp) {
+        // A certificate that ended is worse than useless to a liar: nobody talks to us then.
+        let cap = self.core.identity.borrow().not_after;
+        let storage = self.storage.as_mut().expect(STORAGE_IS_HERE);
+        if storage.floor.raise(seen, cap)
+            && let Err(error) = self.on_disk(|storage| storage.floor.save()).await
+        {
+            self.fault("lower bound of time was not written", &error);
+        }
+    }
+
+    /// Makes records durable, then applies them. After an error nothing has happened.
+    async fn commit(&mut self, records: Vec<Record>) -> Result<(), JournalError> {
+        let (records, outcome) = self
+            .on_disk(move |storage| {
+                let outcome = storage.append(&records);
+                (records, outcome)
+            })
+            .await;
+        match outcome {
+            Ok(()) => {
+                records.iter().for_each(|record| self.ledger.apply(record));
+                Ok(())
+            }
+            Err(error) => {
+                self.retry_at = Some(self.core.clock.now() + RETRY);
+                self.fault("journal was not written", &error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn compact(&mut self) {
+        self.ledger.forget(self.now());
+        let snapshot = self.ledger.snapshot();
+        if let Err(error) = self.on_disk(move |storage| storage.compact(&snapshot)).await {
+            self.retry_at = Some(self.core.clock.now() + RETRY);
+            self.fault("journal was not compacted", &error);
+        }
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Storage) -> T + Send + 'static,
+    ) -> T {
+        let mut storage = self.storage.take().expect(STORAGE_IS_HERE);
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work(&mut storage);
+            (storage, result)
+        });
+        let (storage, result) = task.await.expect("work on the storage does not panic");
+        self.storage = Some(storage);
+        result
+    }
+
+    fn storage(&self) -> &Storage {
+        self.storage.as_ref().expect(STORAGE_IS_HERE)
+    }
+
+    fn fault(&mut self, what: &'static str, error: &(dyn std::error::Error + 'static)) {
+        tracing::warn!(error, "{what}");
+        let mut text = format!("{what}: {error}");
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        self.last_error = Some(text);
+    }
+
+    /// How long until something is due by itself.
+    fn wake_in(&self) -> Option<Duration> {
+        let now = self.core.clock.now();
+        let resend = self.resend.at.filter(|_| self.link.is_up());
+        let sync = self.sync.not_before.filter(|_| self.sync.is_due && self.link.is_up());
+        let power_off = self.power_off.as_ref().map(|power_off| power_off.deadline);
+        let due = [resend, sync, power_off, self.retry_at].into_iter().flatten().min();
+        due.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Tells everybody who watches where things stand.
+    pub(crate) fn publish(&self) {
+        let storage = self.storage();
+        let lanes = Lane::ALL.into_iter().filter_map(|lane| self.running.get(lane).as_ref());
+        let status = CoreStatus {
+            last_seq: self.ledger.last_seq(),
+            trust_version: storage.trust.in_force().version,
+            journal_records: storage.records,
+            journal_bytes: storage.journal.len(),
+            journal_damaged: storage.is_damaged,
+            journal_failing: self.retry_at.is_some(),
+            unconfirmed: self.ledger.unconfirmed().count(),
+            running: lanes.map(Running::command_id).collect(),
+            last_error: self.last_error.clone(),
+        };
+        self.core.status.send_if_modified(|known| {
+            let is_new = *known != status;
+            *known = status;
+            is_new
+        });
+    }
+}
+
+const STORAGE_IS_HERE: &str = "the storage is away only while on_disk waits for it";
+
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}

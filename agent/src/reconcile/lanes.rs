@@ -1,0 +1,224 @@
+//! Commands that are carried out: one at a time in each lane, step by step.
+//!
+//! Between two steps stands the record that the next one needs: the intent before the effect,
+//! the outcome before the receipt. A record that cannot be written stops its lane until it can.
+
+use std::sync::Arc;
+
+use protocol::envelope::{Envelope, Refusal};
+use protocol::frame::AgentFrame;
+use protocol::id::CommandId;
+use protocol::jws::CompactJws;
+use protocol::ledger::{Record, Work};
+use protocol::receipt::{Evidence, Failure, Outcome, RefusalReason};
+use protocol::state::{Lane, VerbClass};
+
+use super::Reconcile;
+use super::deliveries::claims;
+use super::outcome::{About, Times};
+use crate::execute::{Afterwards, Recovery};
+use crate::worker::{Job, Report, Step};
+
+/// What a lane is at.
+#[derive(Debug)]
+pub(super) enum Running {
+    /// A step is on its thread.
+    Stepping(Arc<Job>),
+    /// The intent has to be written before the effect.
+    Intending(Arc<Job>),
+    /// The outcome has to be written before the receipt leaves.
+    Ending(Ending),
+}
+
+/// An outcome on its way to the disk.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    command_id: CommandId,
+    receipt: CompactJws,
+    afterwards: Afterwards,
+}
+
+impl Running {
+    pub(super) fn command_id(&self) -> CommandId {
+        match self {
+            Self::Stepping(job) | Self::Intending(job) => job.task.command_id,
+            Self::Ending(ending) => ending.command_id,
+        }
+    }
+}
+
+impl Reconcile {
+    /// Brings a lane forward: writes what waits to be written, begins what waits to begin.
+    pub(super) async fn advance(&mut self, lane: Lane) {
+        loop {
+            match self.running.get_mut(lane).take() {
+                None => {
+                    let Some(work) = self.ledger.next_work(lane) else { return };
+                    let Some(running) = self.begin(work) else { return };
+                    *self.running.get_mut(lane) = Some(running);
+                }
+                stepping @ Some(Running::Stepping(_)) => {
+                    *self.running.get_mut(lane) = stepping;
+                    return;
+                }
+                Some(Running::Intending(job)) => {
+                    let intent = Record::Intent { command_id: job.task.command_id };
+                    if self.commit(vec![intent]).await.is_err() {
+                        *self.running.get_mut(lane) = Some(Running::Intending(job));
+                        return;
+                    }
+                    *self.running.get_mut(lane) = Some(self.step(job, Step::Apply));
+                }
+                Some(Running::Ending(ending)) => {
+                    if !self.end(ending.clone()).await {
+                        *self.running.get_mut(lane) = Some(Running::Ending(ending));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Verifies a command again, at this moment, and begins it; one that was begun before is
+    /// recovered, whatever the clock says now.
+    fn begin(&mut self, work: Work) -> Option<Running> {
+        let verified = if work.is_begun {
+            let unreadable = || Refusal::new(RefusalReason::Malformed, "unreadable envelope");
+            claims(&work.envelope).ok_or_else(unreadable)
+        } else {
+            self.verify_now(&work.envelope)
+        };
+        let envelope = match verified {
+            Ok(envelope) => envelope,
+            Err(refusal) => return self.refuse(&work, refusal),
+        };
+        let text = (work.envelope.as_str().to_owned(), work.envelope.sha256());
+        let places = self.core.places.borrow().clone();
+        let peers = places.hubs.into_iter().chain(places.api).collect();
+        let job = Job::new(envelope, text, self.core.host.clone(), peers, self.wall());
+        let step = if work.is_begun { Step::Recover } else { Step::Plan };
+        Some(self.step(Arc::new(job), step))
+    }
+
+    fn verify_now(&self, envelope: &CompactJws) -> Result<Envelope, Refusal> {
+        let verified = self.verifying().verify(envelope)?;
+        let envelope = verified.envelope();
+        match envelope.action().verb().class() {
+            VerbClass::Disruptive | VerbClass::Destructive if !self.core.is_armed => {
+                let detail = "executors are not armed on this device";
+                Err(Refusal::new(RefusalReason::NotArmed, detail).of(envelope))
+            }
+            VerbClass::Routine | VerbClass::Disruptive | VerbClass::Destructive => {
+                Ok(envelope.clone())
+            }
+        }
+    }
+
+    fn refuse(&mut self, work: &Work, refusal: Refusal) -> Option<Running> {
+        let envelope = claims(&work.envelope);
+        let about = About {
+            command_id: work.command_id,
+            order_id: envelope.as_ref().map(Envelope::order_id),
+            verb: envelope.as_ref().map(|envelope| envelope.action().verb()),
+            envelope_sha256: work.envelope.sha256(),
+        };
+        let outcome = Outcome::Refused { reason: refusal.reason, detail: refusal.detail };
+        let receipt = self.sign(about, Times::moment(self.wall()), outcome)?;
+        let afterwards = Afterwards::Nothing;
+        Some(Running::Ending(Ending { command_id: work.command_id, receipt, afterwards }))
+    }
+
+    fn step(&mut self, job: Arc<Job>, step: Step) -> Running {
+        let command_id = job.task.command_id;
+        let stage = step.as_str().to_owned();
+        tracing::info!(command.id = %command_id, stage, "step begins");
+        self.link.send(AgentFrame::Progress { command_id, stage });
+        self.workers.begin(job.clone(), step);
+        Running::Stepping(job)
+    }
+
+    /// A step has ended: the next one begins, or the outcome stands.
+    pub(super) async fn step_ended(&mut self, lane: Lane, step: Step, report: Report) {
+        let Some(Running::Stepping(job)) = self.running.get_mut(lane).take() else { return };
+        let next = match report {
+            Report::Planned(Ok(())) => Some(Running::Intending(job)),
+            Report::Recovered(Recovery::Apply) => Some(self.step(job, Step::Apply)),
+            Report::Recovered(Recovery::Applied) | Report::Applied(Ok(())) => {
+                Some(self.step(job, Step::Prove))
+            }
+            ended @ (Report::Planned(Err(_))
+            | Report::Applied(Err(_))
+            | Report::Proved(_)
+            | Report::Recovered(Recovery::InDoubt)) => self.outcome(&job, step, ended),
+        };
+        *self.running.get_mut(lane) = next;
+        self.advance(lane).await;
+    }
+
+    /// A step has ended while the agent stops: nothing further begins, but an outcome is kept.
+    pub(super) async fn last_step_ended(&mut self, lane: Lane, step: Step, report: Report) {
+        let Some(Running::Stepping(job)) = self.running.get_mut(lane).take() else { return };
+        let is_outcome = match &report {
+            Report::Planned(outcome) | Report::Applied(outcome) => outcome.is_err(),
+            Report::Proved(_) => true,
+            Report::Recovered(recovery) => matches!(recovery, Recovery::InDoubt),
+        };
+        if is_outcome && let Some(Running::Ending(ending)) = self.outcome(&job, step, report) {
+            self.end(ending).await;
+        }
+    }
+
+    /// The signed outcome of a step that was the last. Success and failure are both outcomes; a
+    /// step with a successor gives none.
+    fn outcome(&self, job: &Job, step: Step, report: Report) -> Option<Running> {
+        let outcome = match report {
+            Report::Proved(Ok(evidence)) => Outcome::Succeeded { evidence },
+            Report::Planned(Err(failure))
+            | Report::Applied(Err(failure))
+            | Report::Proved(Err(failure)) => failed(failure),
+            Report::Recovered(Recovery::InDoubt) => Outcome::InDoubt { stage: "apply".to_owned() },
+            Report::Planned(Ok(()))
+            | Report::Applied(Ok(()))
+            | Report::Recovered(Recovery::Apply | Recovery::Applied) => return None,
+        };
+        let afterwards = match &outcome {
+            Outcome::Succeeded { .. } => job.executor().afterwards(),
+            Outcome::Failed { .. } | Outcome::Refused { .. } | Outcome::InDoubt { .. } => {
+                Afterwards::Nothing
+            }
+        };
+        let command_id = job.task.command_id;
+        let state = outcome.state().as_str();
+        tracing::info!(command.id = %command_id, stage = step.as_str(), state, "command ended");
+        let about = About {
+            command_id,
+            order_id: Some(job.envelope.order_id()),
+            verb: Some(job.envelope.action().verb()),
+            envelope_sha256: job.envelope_sha256.clone(),
+        };
+        let times = Times { started_at: job.task.started_at, finished_at: self.wall() };
+        let receipt = self.sign(about, times, outcome)?;
+        Some(Running::Ending(Ending { command_id, receipt, afterwards }))
+    }
+
+    /// Writes an outcome and sends its receipt. Whether it is on disk.
+    async fn end(&mut self, ending: Ending) -> bool {
+        let Ending { command_id, receipt, afterwards } = ending;
+        let record = Record::Done { command_id, receipt: receipt.clone() };
+        if self.commit(vec![record]).await.is_err() {
+            return false;
+        }
+        self.link.send(AgentFrame::Receipt { command_id, jws: receipt });
+        let soon = self.core.clock.now() + self.core.config.resend;
+        self.resend.at.get_or_insert(soon);
+        match afterwards {
+            Afterwards::Nothing => {}
+            Afterwards::PowerOff => self.await_power_off(command_id),
+        }
+        true
+    }
+}
+
+fn failed(failure: Failure) -> Outcome {
+    Outcome::Failed { failure, evidence: Evidence::new() }
+}

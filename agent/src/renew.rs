@@ -1,0 +1,118 @@
+//! Keeps the certificate fresh: renewed at two thirds of its life, over the old one, while the
+//! session goes on; the next connection shows the new one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::time::Timestamp;
+use runtime::lifecycle::CancellationToken;
+use runtime::tls::pki_types::CertificateDer;
+use runtime::{Backoff, Clock, Entropy};
+use tokio::sync::{Notify, watch};
+
+use crate::enroll::{self, EnrollError};
+use crate::http::Dialer;
+use crate::identity::{Identity, KeyPair, certificates};
+use crate::ladder::Places;
+use crate::state::{Enrollment, StateDir, TrustChain};
+
+/// The longest sleep: wall clocks jump, and a machine that was suspended looks soon.
+const LOOK: Duration = Duration::from_secs(15 * 60);
+/// Back-off between attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30 * 60));
+
+/// What renewal works with.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+    pub(crate) key: KeyPair,
+    pub(crate) enrollment: Enrollment,
+    pub(crate) state: Arc<StateDir>,
+    pub(crate) identity: watch::Sender<Identity>,
+    pub(crate) places: watch::Sender<Places>,
+    /// What the configuration file says instead of the signed directory.
+    pub(crate) fixed: Places,
+    pub(crate) fixed_authorities: Option<Vec<CertificateDer<'static>>>,
+    pub(crate) dialer: Dialer,
+    /// Somebody said that the certificate is over.
+    pub(crate) asked: Arc<Notify>,
+}
+
+impl Renewal {
+    /// Runs until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        loop {
+            let wait = self.wait();
+            let asked = self.asked.clone();
+            let is_due = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = asked.notified() => true,
+                () = tokio::time::sleep(wait) => self.wait().is_zero(),
+            };
+            if !is_due {
+                continue;
+            }
+            let outcome = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                outcome = self.renew() => outcome,
+            };
+            match outcome {
+                Ok(()) => {
+                    backoff.reset();
+                    let ends_at = self.identity.borrow().not_after;
+                    tracing::info!(%ends_at, "certificate renewed");
+                }
+                Err(error) => {
+                    told(&error);
+                    let pause = backoff.next(self.entropy.next_u64()).max(BACKOFF.0);
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now = Timestamp::from_millis(self.clock.unix_millis());
+        self.identity.borrow().renew_at().since(now).min(LOOK)
+    }
+
+    async fn renew(&mut self) -> Result<(), EnrollError> {
+        let trust = TrustChain::load(&self.state)?;
+        let identity = self.identity.borrow().clone();
+        let api = self.places.borrow().api.clone();
+        let with = (&self.key, &identity, trust.in_force());
+        let enrollment = enroll::renew(&self.enrollment, with, (&self.dialer, &api)).await?;
+        let authorities = match &self.fixed_authorities {
+            Some(fixed) => fixed.clone(),
+            None => certificates(&enrollment.ca)?,
+        };
+        let who = (enrollment.device_id, enrollment.generation);
+        let renewed = Identity::new(who, &self.key, &enrollment.certificate, &authorities)?;
+        self.state.save_enrollment(&enrollment)?;
+        self.places.send_replace(places(&enrollment, &self.fixed));
+        self.identity.send_replace(renewed);
+        self.enrollment = enrollment;
+        Ok(())
+    }
+}
+
+fn told(error: &EnrollError) {
+    let error = error as &(dyn std::error::Error + 'static);
+    tracing::warn!(error, "certificate was not renewed");
+}
+
+/// Where hubs and control plane are: as configured, else as signed.
+pub(crate) fn places(enrollment: &Enrollment, fixed: &Places) -> Places {
+    let signed = enroll::followed(enrollment);
+    let (hubs, api) = signed.map(|signed| (signed.hubs, signed.api)).unwrap_or_default();
+    let or = |fixed: &Vec<String>, signed| if fixed.is_empty() { signed } else { fixed.clone() };
+    Places { hubs: or(&fixed.hubs, hubs), api: or(&fixed.api, api) }
+}
