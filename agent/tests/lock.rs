@@ -319,32 +319,52 @@ fn the_agent_of_a_crash_test_acts() {
     }
 }
 
-/// Runs an action in a process that is killed at its nth call of a kind; whether it got through.
-fn survives(sandbox: &Sandbox, action: &str, call: &str, nth: usize) -> bool {
+/// Runs an action in a process to which something happens at its nth call of a kind; whether it
+/// got through.
+fn survives(sandbox: &Sandbox, action: &str, fault: &Fault, nth: usize) -> bool {
+    let Fault { call, what } = fault;
     let output = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:signal=SIGKILL:when={nth}")])
+        .args(["-e", &format!("inject={call}:{what}:when={nth}")])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", CHILD, "--test-threads=1"])
         .env(CRASHING, format!("{action} {}", sandbox.base().display()))
         .output()
         .unwrap();
-    let killed = output.status.signal() == Some(9);
-    assert!(killed || output.status.success(), "{action}, {call} {nth}: {output:?}");
+    // Killed, or panicked in the child's test because the action had failed.
+    let as_meant = output.status.signal() == Some(9) || output.status.code() == Some(101);
+    assert!(as_meant || output.status.success(), "{action}, {fault:?} {nth}: {output:?}");
     output.status.success()
 }
 
-/// Walks every call of these kinds: synced, renamed, removed are the moments that a crash tells
-/// apart.
-fn at_every_step(sandbox: &Sandbox, action: &str, mut check: impl FnMut(&str)) {
-    for call in ["fsync", "/^rename", "/^unlink"] {
+/// What happens at a call of a kind, as strace(1) spells both.
+#[derive(Debug)]
+struct Fault {
+    call: &'static str,
+    what: &'static str,
+}
+
+/// Synced, renamed, removed are the moments that a crash tells apart.
+const KILLED: [Fault; 3] = [
+    Fault { call: "fsync", what: "signal=SIGKILL" },
+    Fault { call: "/^rename", what: "signal=SIGKILL" },
+    Fault { call: "/^unlink", what: "signal=SIGKILL" },
+];
+
+/// The disk gives up.
+const BROKEN: [Fault; 2] =
+    [Fault { call: "fsync", what: "error=EIO" }, Fault { call: "/^rename", what: "error=ENOSPC" }];
+
+/// Lets each fault happen at every call of its kind, one by one.
+fn at_every_step(sandbox: &Sandbox, action: &str, faults: &[Fault], mut check: impl FnMut(&str)) {
+    for fault in faults {
         let mut nth = 1;
-        while !survives(sandbox, action, call, nth) {
-            check(&format!("{action} killed at {call} {nth}"));
+        while !survives(sandbox, action, fault, nth) {
+            check(&format!("{action}, {fault:?} {nth}"));
             nth += 1;
         }
-        assert!(nth > 3, "{action} was killed at only {nth} calls of {call}");
-        check(&format!("{action} not killed"));
+        assert!(nth > 3, "{action} met {fault:?} only {nth} times");
+        check(&format!("{action} without {fault:?}"));
     }
 }
 
@@ -355,7 +375,7 @@ fn a_lock_killed_at_any_step_ends_locked_and_unlocks_exactly() {
         sandbox.write("/var/lib/systemd/linger/alice", "", 0o644);
         let before = sandbox.tree();
         let mut steps = 0;
-        at_every_step(&sandbox, "lock", |step| {
+        at_every_step(&sandbox, "lock", &KILLED, |step| {
             // Every other time the unlock comes without the lock having been finished.
             steps += 1;
             if steps % 2 == 0 {
@@ -379,12 +399,25 @@ fn an_unlock_killed_at_any_step_ends_unlocked_exactly() {
         let before = sandbox.tree();
         let relock = || locking(LockLevel::Session).apply(&sandbox.host, &task()).unwrap();
         relock();
-        at_every_step(&sandbox, "unlock", |step| {
+        at_every_step(&sandbox, "unlock", &KILLED, |step| {
             // A boot in between must not lock again.
             lock::reassert(&sandbox.host).unwrap();
             unlock(&sandbox);
             assert_eq!(sandbox.tree(), before, "{step}");
             relock();
+        });
+    });
+}
+
+#[test]
+fn a_failing_disk_is_reported_and_undone_exactly() {
+    in_namespaces("a_failing_disk_is_reported_and_undone_exactly", || {
+        let sandbox = Sandbox::new();
+        sandbox.write("/var/lib/systemd/linger/alice", "", 0o644);
+        let before = sandbox.tree();
+        at_every_step(&sandbox, "lock", &BROKEN, |step| {
+            unlock(&sandbox);
+            assert_eq!(sandbox.tree(), before, "{step}");
         });
     });
 }
