@@ -34,7 +34,7 @@ pub(super) async fn reject(
     let order = commands::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
     let why = format!("rejected by {}: {reason}", permit.person());
-    if commands::reject_waiting(&mut tx, id, &why).await? == 0 {
+    if commands::reject_waiting(&mut tx, &permit, id, &why).await? == 0 {
         return Err(Problem::conflict("no command of this order waits for approvals"));
     }
     tx.append(Kind::OrderRejected, id, json!({ "reason": reason }));

@@ -82,11 +82,7 @@ pub(super) async fn cancel_order(
 }
 
 /// An order is withdrawn as a whole: each of its devices must be within reach.
-async fn demand_all(
-    tx: &mut Tx,
-    permit: &Permit<ability::Stop>,
-    known: &[Standing],
-) -> Result<(), Problem> {
+async fn demand_all<A>(tx: &mut Tx, permit: &Permit<A>, known: &[Standing]) -> Result<(), Problem> {
     let ids: Vec<_> = known.iter().map(|known| known.device).collect();
     let mut groups = devices::groups_of(tx.conn(), &ids).await?;
     ids.iter().try_for_each(|id| permit.demand(&groups.remove(id).unwrap_or_default()))
@@ -108,11 +104,14 @@ async fn withdraw(tx: &mut Tx, known: &Standing, why: &str) -> Result<bool, Prob
 /// Withdraws the commands of an order that wait for approvals, and says how many.
 pub(crate) async fn reject_waiting(
     tx: &mut Tx,
+    permit: &Permit<ability::Approve>,
     order: OrderId,
     why: &str,
 ) -> Result<usize, Problem> {
+    let known = store::of_order(tx.conn(), order).await?;
+    demand_all(tx, permit, &known).await?;
     let mut count = 0;
-    for known in store::of_order(tx.conn(), order).await? {
+    for known in known {
         if known.state == CommandState::AwaitingApproval {
             count += usize::from(withdraw(tx, &known, why).await?);
         }

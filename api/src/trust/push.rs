@@ -2,7 +2,11 @@
 //!
 //! Owns a best effort: whoever is missed gets the version at its next hello or check-in.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use broker::Downstream;
+use protocol::frame::HubFrame;
 
 use crate::app::App;
 use crate::db::DbError;
@@ -25,9 +29,13 @@ async fn try_push(app: &App) -> Result<(), DbError> {
         let Some(last) = behind.last() else { return Ok(()) };
         after = Some(last.0);
         let mut batch = Vec::with_capacity(behind.len());
+        let mut by_version: BTreeMap<u32, Vec<HubFrame>> = BTreeMap::new();
         for (device, version) in behind {
-            let frames = frames_after(&mut conn, version).await?;
-            batch.push(Downstream::Deliver { device, frames });
+            let frames = match by_version.entry(version) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(frames_after(&mut conn, version).await?),
+            };
+            batch.push(Downstream::Deliver { device, frames: frames.clone() });
         }
         drop(conn);
         crate::deliver::to_present(app, batch).await;

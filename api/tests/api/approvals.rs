@@ -1,8 +1,10 @@
 //! Approvals: persons count, not keys; what they signed is what the device gets.
 
 use protocol::envelope::{Approval, approve};
+use protocol::frame::HubFrame;
 use protocol::key::SigningKey;
 use protocol::manifest::{DeviceTree, Manifest};
+use protocol::trust::SignedTrustRoot;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -87,6 +89,14 @@ async fn wipe_of_too_many_devices_is_no_order() {
     assert_eq!(bench.get("/v1/commands").await["items"], json!([]));
 }
 
+fn roots(frames: &[HubFrame]) -> impl Iterator<Item = &SignedTrustRoot> {
+    frames.iter().filter_map(
+        |frame| {
+            if let HubFrame::Trust { root } = frame { Some(root) } else { None }
+        },
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trust_root_moves_forward_only_and_reaches_present_devices() {
     let bench = Bench::start().await;
@@ -95,19 +105,10 @@ async fn trust_root_moves_forward_only_and_reaches_present_devices() {
     hub.arrive(agent.id, bench.session()).await;
     let next = bench.set_approvers(&[(&key(1), "ann")]).await;
     let frames = hub.frames_for(agent.id).await;
-    let versions: Vec<_> = frames
-        .iter()
-        .filter_map(|frame| match frame {
-            protocol::frame::HubFrame::Trust { root } => Some(root.pin().unwrap().version),
-            _ => None,
-        })
-        .collect();
+    let versions: Vec<_> = roots(&frames).map(|root| root.pin().unwrap().version).collect();
     assert_eq!(versions, [1, 2], "the version it reported is unknown, so all of them");
     let succeeded = agent.check_in(&bench, Vec::new()).await;
-    let brought = succeeded.iter().find_map(|frame| match frame {
-        protocol::frame::HubFrame::Trust { root } => root.succeed(&agent.trust).ok(),
-        _ => None,
-    });
+    let brought = roots(&succeeded).find_map(|root| root.succeed(&agent.trust).ok());
     assert_eq!(brought, Some(next));
     let current = bench.get("/v1/trust").await;
     let again = json!({ "signed": current["signed"] });

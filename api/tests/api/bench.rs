@@ -154,8 +154,10 @@ impl Bench {
         let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let identity = Identity { chain, key: private };
         let ca = CertificateDer::from_pem_slice(enrolled.ca.as_bytes()).unwrap();
-        let http = client(&[ca], Some(&identity));
+        let tls = tls::client_config(&[ca], Some(&identity), &[b"http/1.1"]).unwrap();
+        let http = client_of(&tls);
         TestAgent {
+            tls,
             id: enrolled.device_id,
             generation: enrolled.generation,
             signing: DeviceKey::from_pkcs8(&key.serialize_der()).unwrap(),
@@ -258,8 +260,13 @@ pub(crate) fn client(
     ca: &[CertificateDer<'static>],
     identity: Option<&Identity>,
 ) -> reqwest::Client {
-    let tls = tls::client_config(ca, identity, &[b"http/1.1"]).unwrap();
-    reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(GUARD).build().unwrap()
+    client_of(&tls::client_config(ca, identity, &[b"http/1.1"]).unwrap())
+}
+
+/// A client with a connection of its own; clients of one configuration share its TLS tickets.
+pub(crate) fn client_of(tls: &rustls::ClientConfig) -> reqwest::Client {
+    let builder = reqwest::Client::builder().tls_backend_preconfigured(tls.clone());
+    builder.timeout(GUARD).build().unwrap()
 }
 
 pub(crate) async fn json_of(response: Response, status: StatusCode) -> Value {
@@ -271,6 +278,7 @@ pub(crate) async fn json_of(response: Response, status: StatusCode) -> Value {
 
 /// An agent's keys and what it says.
 pub(crate) struct TestAgent {
+    pub(crate) tls: rustls::ClientConfig,
     pub(crate) id: DeviceId,
     pub(crate) generation: u32,
     pub(crate) key: rcgen::KeyPair,

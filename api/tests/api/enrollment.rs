@@ -9,7 +9,7 @@ use protocol::state::PerLane;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::bench::{Bench, commands, csr, json_of};
+use super::bench::{Bench, client_of, commands, csr, json_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_claims_at_once_exactly_one_wins() {
@@ -69,10 +69,10 @@ async fn same_key_again_is_the_next_generation_and_ends_the_former() {
 #[tokio::test(flavor = "multi_thread")]
 async fn revoked_device_is_out_everywhere_also_on_open_connections() {
     let bench = Bench::start().await;
-    let agent = bench.agent("a", None).await;
+    let mut agent = bench.agent("a", None).await;
     let mut hub = bench.hub("hub-1").await;
     let out = bench.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
-    // The connection stays open, and further ones would resume its TLS session.
+    // The connection stays open, and the next one resumes its TLS session.
     agent.check_in(&bench, Vec::new()).await;
     let path = format!("/v1/devices/{}/revoke", agent.id);
     let revoked = bench.post_as(&bench.token, &path, &json!({})).await;
@@ -82,6 +82,7 @@ async fn revoked_device_is_out_everywhere_also_on_open_connections() {
     for _ in 0..2 {
         let refused = agent.try_check_in(&bench, Vec::new()).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        agent.http = client_of(&agent.tls);
     }
     assert_eq!(bench.command(&out).await["state"], "in_doubt");
     // A hub that missed it is told when the device says hello there.
