@@ -87,7 +87,7 @@ pub struct AdmissionConfig {
     pub source_per_sec: u32,
     /// Connections at once from one address; 500 by default.
     pub source_burst: u32,
-    /// Requests per minute of one device; 30 by default.
+    /// Requests per minute of one device; 60 by default: a long-poll is one request per answer.
     pub device_per_min: u32,
     /// Requests at once of one device; 20 by default.
     pub device_burst: u32,
@@ -115,7 +115,7 @@ impl Default for AdmissionConfig {
             handshake_burst: 2000,
             source_per_sec: 100,
             source_burst: 500,
-            device_per_min: 30,
+            device_per_min: 60,
             device_burst: 20,
             frames_per_sec: 50,
             frame_burst: 600,

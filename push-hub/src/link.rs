@@ -247,8 +247,10 @@ impl Keeper {
     /// Tells every session how to behave.
     fn tell(&self, change: Mode) {
         for handle in self.core.registry.all() {
+            let frame = mode(change);
+            self.core.metrics.frame_out(&frame);
             // A full inbox has already closed its session.
-            drop(handle.push([mode(change)]));
+            drop(handle.push([frame]));
         }
     }
 }

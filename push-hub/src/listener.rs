@@ -21,6 +21,7 @@ use crate::core::Core;
 use crate::door::Door;
 use crate::metrics::Outcome;
 use crate::session;
+use crate::socket::Socket;
 
 /// Connections that the kernel holds until they are accepted: a storm's first seconds.
 const BACKLOG: u32 = 4096;
@@ -173,7 +174,8 @@ async fn converse(core: &Arc<Core>, stream: TlsStream<TcpStream>, door: Arc<Door
     let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() else {
         return Outcome::Served;
     };
-    let io = (parts.io.into_inner(), parts.read_buf.to_vec());
-    core.tracker.spawn(session::run(core.clone(), io, identity, slot));
+    let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    let socket = Socket::new(io, early, &core.config.socket, core.clock.clone()).await;
+    core.tracker.spawn(session::run(core.clone(), Box::new(socket), identity, slot));
     Outcome::Upgraded
 }

@@ -50,30 +50,38 @@ impl From<SocketError> for End {
 }
 
 /// Runs a connection whose upgrade was granted. `slot` is given back at `hello`.
+///
+/// The socket is boxed and everything but the waiting is a future of its own in a box: this task
+/// is what an idle agent costs, and a future is as large as the largest of its steps.
 pub(crate) async fn run<IO>(
     core: Arc<Core>,
-    (io, early): (IO, Vec<u8>),
+    mut socket: Box<Socket<IO>>,
     identity: Identity,
     slot: OwnedSemaphorePermit,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut socket = Socket::new(io, early, &core.config.socket, core.clock.clone()).await;
-    let end = match open(&core, &mut socket, identity).await {
+    let opened = Box::pin(open(&core, &mut socket, identity)).await;
+    drop(slot);
+    let end = match opened {
         Ok((machine, handle)) => {
-            drop(slot);
-            let span = tracing::info_span!(
+            // Kept for every session while it is enabled: not at the level that operators run with.
+            let span = tracing::debug_span!(
                 "session",
                 device.id = %handle.device,
                 session.id = %handle.session
             );
             live(&core, &mut socket, (machine, handle), identity).instrument(span).await
         }
-        Err(end) => {
-            drop(slot);
-            end
-        }
+        Err(end) => end,
     };
+    Box::pin(part(&core, &mut socket, end)).await;
+}
+
+async fn part<IO>(core: &Core, socket: &mut Socket<IO>, end: End)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     match end {
         End::Ours(code) => {
             core.metrics.close(code);
@@ -200,7 +208,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
         let mut timer = std::pin::pin!(sleep_until(self.wake_at().into()));
         loop {
             self.take_inbox();
-            let more = match self.perform().await {
+            let more = match Box::pin(self.perform()).await {
                 Ok(more) => more,
                 Err(end) => return end,
             };

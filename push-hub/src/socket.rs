@@ -227,8 +227,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         }
     }
 
-    /// Closes with a code and lets the peer read it, within [`CLOSE_TIMEOUT`].
-    pub async fn close(mut self, code: CloseCode) {
+    /// Closes with a code and lets the peer read it, within [`CLOSE_TIMEOUT`]. Nothing may be
+    /// asked of the socket afterwards.
+    pub async fn close(&mut self, code: CloseCode) {
         let frame =
             CloseFrame { code: WireCode::from(code.number()), reason: code.as_str().into() };
         let orderly = async {
@@ -239,8 +240,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         drop(timeout(CLOSE_TIMEOUT, orderly).await);
     }
 
-    /// Sends the library's answer to the peer's close, within [`CLOSE_TIMEOUT`].
-    pub async fn finish(mut self) {
+    /// Sends the library's answer to the peer's close, within [`CLOSE_TIMEOUT`]. Nothing may be
+    /// asked of the socket afterwards.
+    pub async fn finish(&mut self) {
         let orderly = async {
             drop(self.stream.flush().await);
             self.part().await;
