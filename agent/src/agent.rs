@@ -201,7 +201,7 @@ impl Start {
             dialer: shared.dialer.clone(),
             asked: renew,
         };
-        let sources = Sources {
+        let sources = Arc::new(Sources {
             clock,
             host,
             boot_id,
@@ -209,13 +209,12 @@ impl Start {
             identity: identity_now,
             ladder: ladder_now,
             core: core_now,
-        };
+        });
         let mut tasks = Tasks::new(drain.clone(), GRACE);
         climb(&mut tasks, &drain, shared);
         let stop = drain.soft().clone();
         tasks.spawn("reconcile", ok(reconcile.run(taken, stop.clone())));
         tasks.spawn("renewal", ok(renewal.run(stop.clone())));
-        let sources = Arc::new(sources);
         tasks.spawn("status", ok(Sources::keep(sources.clone(), stop)));
         Ok(Agent { tasks, drain, sources })
     }

@@ -1,0 +1,90 @@
+//! Enrollment over a pinned connection: once, and repeatable until then.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+
+use agent::enroll::{EnrollError, enroll};
+use agent::state::{StateDir, TrustChain};
+use protocol::enrollment::{AgentConfig, EnrollRequest, EnrollResponse, EnrollmentToken};
+use protocol::fixture::device;
+use runtime::tls::{ClientAuth, accept};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::bench::{Bench, GUARD, now, read_head};
+
+/// Serves one enrollment; the answer gets lost when told so. Gives what was asked.
+async fn serve(bench: &Bench, listener: &TcpListener, loses: bool) -> EnrollRequest {
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = accept(stream, bench.tls(ClientAuth::None), GUARD).await.unwrap().0;
+    let head = read_head(&mut stream).await.unwrap().to_lowercase();
+    assert!(head.starts_with("post /agent/v1/enroll "), "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    let request: EnrollRequest = serde_json::from_slice(&body).unwrap();
+    if loses {
+        return request;
+    }
+    let (certificate, ca) = bench.certify(&request.csr);
+    let config = AgentConfig { iat: now(), api: Vec::new(), hubs: vec!["h:1".to_owned()] };
+    let answer = EnrollResponse {
+        device_id: device(4),
+        generation: 2,
+        certificate,
+        ca,
+        trust: bench.organisation.signed_trust(),
+        config: config.sign(&bench.organisation.command_key).unwrap(),
+    };
+    let body = serde_json::to_string(&answer).unwrap();
+    let text = format!("HTTP/1.1 201 Created\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    request
+}
+
+#[tokio::test]
+async fn interrupted_enrollment_is_repeated_with_the_same_key_and_done_once() {
+    let bench = Bench::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = vec![listener.local_addr().unwrap().to_string()];
+    let token = EnrollmentToken { secret: "s".to_owned(), api, ca_spki_sha256: bench.pin() };
+    let folder = tempfile::tempdir().unwrap();
+    let state = Arc::new(StateDir::open(&folder.path().join("state")).unwrap());
+    let name = || "web-17".to_owned();
+
+    let lost = enroll(&state, &token, name(), false);
+    let (lost, first) = tokio::join!(lost, serve(&bench, &listener, true));
+    assert!(matches!(lost, Err(EnrollError::Http(_))), "{lost:?}");
+    assert!(state.enrollment().unwrap().is_none());
+    let key = std::fs::read(state.key_path()).unwrap();
+
+    let done = enroll(&state, &token, name(), false);
+    let (done, second) = tokio::join!(done, serve(&bench, &listener, false));
+    assert_eq!((done.unwrap().device_id, second.name), (device(4), name()));
+    assert_eq!(first.secret, second.secret);
+    assert_eq!(std::fs::read(state.key_path()).unwrap(), key);
+    let mode = std::fs::metadata(state.key_path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(TrustChain::load(&state).unwrap().in_force().version, 1);
+
+    let again = enroll(&state, &token, name(), false).await;
+    assert!(matches!(again, Err(EnrollError::Enrolled(_))), "{again:?}");
+}
+
+#[tokio::test]
+async fn server_of_another_authority_is_not_told_the_secret() {
+    let (bench, liar) = (Bench::new(), Bench::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = vec![listener.local_addr().unwrap().to_string()];
+    let token = EnrollmentToken { secret: "s".to_owned(), api, ca_spki_sha256: bench.pin() };
+    let folder = tempfile::tempdir().unwrap();
+    let state = StateDir::open(folder.path()).unwrap();
+    let lying = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        accept(stream, liar.tls(ClientAuth::None), GUARD).await.map(drop)
+    };
+    let (enrolled, handshake) = tokio::join!(enroll(&state, &token, "n".to_owned(), false), lying);
+    assert!(matches!(enrolled, Err(EnrollError::Http(_))), "{enrolled:?}");
+    assert!(handshake.is_err());
+}

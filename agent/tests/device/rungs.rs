@@ -1,0 +1,110 @@
+//! The ladder: down by itself when a rung fails, and up again by itself.
+
+use std::sync::atomic::Ordering;
+
+use agent::status::Rung;
+use protocol::close::CloseCode;
+use protocol::fixture::lock;
+use protocol::frame::{AgentFrame, CHECK_IN_PATH, HubFrame, Mode, POLL_PATH, Reconnect};
+
+use crate::bench::{Bench, greeting, until};
+
+#[tokio::test]
+async fn long_poll_delivers_when_the_websocket_is_refused() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    server.refuses_sockets.store(true, Ordering::SeqCst);
+    let agent = bench.start();
+    let (_, answer) = server.exchange(POLL_PATH).await;
+    let command = HubFrame::Command(bench.command(1, lock(), 1));
+    drop(answer.send(vec![greeting(), command]));
+    let receipt = server.receipt(POLL_PATH).await;
+    assert_eq!(bench.receipt(&receipt).outcome.state().as_str(), "succeeded");
+    assert_eq!(agent.status().ladder.rung, Rung::LongPoll);
+    server.refuses_sockets.store(false, Ordering::SeqCst);
+    let _hub = server.session().await;
+    until(|| agent.status().ladder.rung == Rung::Push).await;
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn check_in_delivers_when_the_hub_is_gone_and_the_socket_returns_by_itself() {
+    let mut bench = Bench::new();
+    let mut api = bench.server().await;
+    let hub = bench.server_at("127.0.0.1:0".parse().unwrap()).await;
+    let address = hub.address;
+    drop(hub);
+    bench.config.addresses.hubs = vec![address.to_string()];
+    let agent = bench.start();
+    let (_, answer) = api.exchange(CHECK_IN_PATH).await;
+    let command = HubFrame::Command(bench.command(1, lock(), 1));
+    drop(answer.send(vec![greeting(), command]));
+    let receipt = api.receipt(CHECK_IN_PATH).await;
+    assert_eq!(bench.receipt(&receipt).outcome.state().as_str(), "succeeded");
+    assert_eq!(agent.status().ladder.rung, Rung::CheckIn);
+    let mut back = bench.server_at(address).await;
+    let mut hub = back.session().await;
+    assert!(hub.hello.degraded_since.is_some());
+    assert_eq!(hub.receipt().await, receipt);
+    until(|| agent.status().ladder.rung == Rung::Push).await;
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn replaced_session_comes_back() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    server.session().await.close(CloseCode::Replaced).await;
+    let _again = server.session().await;
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn revoked_device_only_checks_in_slowly() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    server.session().await.close(CloseCode::Revoked).await;
+    // Its next word is a check-in, and until that is answered it tries no session.
+    let (frames, answer) = server.exchange(CHECK_IN_PATH).await;
+    assert!(matches!(frames.first(), Some(AgentFrame::Hello(_))));
+    drop(answer.send(vec![greeting()]));
+    let _after_a_check_in_was_answered = server.session().await;
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn new_session_opens_before_the_old_one_closes() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let mut elsewhere = bench.server_at("127.0.0.1:0".parse().unwrap()).await;
+    let agent = bench.start();
+    let mut old = server.session().await;
+    let hubs = vec![elsewhere.address.to_string()];
+    let reason = "drain".to_owned();
+    old.send(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs, reason })).await;
+    let mut new = elsewhere.session().await;
+    new.send(HubFrame::Command(bench.command(1, lock(), 1))).await;
+    new.receipt().await;
+    while old.next().await.is_some() {}
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn poll_mode_keeps_the_session_and_checks_in() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let mode = |mode| HubFrame::Mode { mode, reason: "broker".to_owned() };
+    hub.send(mode(Mode::Poll)).await;
+    let (_, answer) = server.exchange(CHECK_IN_PATH).await;
+    let command = HubFrame::Command(bench.command(1, lock(), 1));
+    drop(answer.send(vec![greeting(), command]));
+    let receipt = server.receipt(CHECK_IN_PATH).await;
+    hub.send(mode(Mode::Push)).await;
+    assert_eq!(hub.receipt().await, receipt);
+    assert_eq!(agent.status().ladder.rung, Rung::Push);
+    agent.drain().await.unwrap();
+}
