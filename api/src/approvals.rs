@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use protocol::envelope::check_approval;
 use protocol::id::{OrderId, PersonName};
 use protocol::jws::CompactJws;
@@ -24,7 +24,7 @@ use crate::commands::wire::{OrderView, SubmitApproval};
 use crate::commands::{self, Order};
 use crate::db::Tx;
 use crate::http::problem::ProblemBody;
-use crate::http::{Body, Problem};
+use crate::http::{Body, Path, Problem};
 use crate::trust;
 
 mod reject;

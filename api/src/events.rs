@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::audit::Event;
 use crate::auth::{Permit, Principal, ability};
 use crate::http::problem::ProblemBody;
-use crate::http::{PageQuery, Paged, Problem};
+use crate::http::{PageQuery, Paged, Problem, Query};
 use crate::time::Time;
 
 mod store;

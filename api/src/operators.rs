@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use protocol::action::is_printable;
@@ -22,7 +22,7 @@ use crate::audit::Kind;
 use crate::auth::{Permit, Principal, Scope, Secret, TOKEN_PREFIX, ability};
 use crate::db::{DbError, Tx};
 use crate::http::problem::ProblemBody;
-use crate::http::{Begun, Body, Once, PageQuery, Paged, Problem, ProblemKind};
+use crate::http::{Begun, Body, Once, PageQuery, Paged, Path, Problem, ProblemKind, Query};
 use crate::time::Time;
 
 mod store;
@@ -109,8 +109,9 @@ pub struct CreatedApiToken {
     pub secret: Option<String>,
 }
 
-/// Makes the first operator with a token for everything, at the first start.
-pub(crate) async fn create_first(app: &App, tx: &mut Tx) -> Result<Secret, DbError> {
+/// Makes the owner, if need be, and a token for everything: at the first start, or for whoever
+/// owns the data folder.
+pub(crate) async fn create_owner_token(app: &App, tx: &mut Tx) -> Result<Secret, DbError> {
     let name: PersonName = "admin".parse().expect("`admin` is a person's name");
     let now = tx.now();
     store::ensure_operator(tx, &name).await?;
@@ -118,7 +119,7 @@ pub(crate) async fn create_first(app: &App, tx: &mut Tx) -> Result<Secret, DbErr
     let token = ApiTokenView {
         id: app.uuid(now),
         operator: name,
-        label: "first start".to_owned(),
+        label: "owner of the data folder".to_owned(),
         scopes: vec![Scope::all()],
         created_at: now.into(),
         expires_at: now.plus(MAX_TTL).into(),

@@ -151,6 +151,17 @@ impl Api {
             .rcu(|addresses| Addresses { hubs: hubs.clone(), ..(**addresses).clone() });
     }
 
+    /// A further token for everything, for whoever owns the data folder and lost the first.
+    ///
+    /// # Errors
+    /// When the store is not available.
+    pub async fn issue_owner_token(&self) -> Result<Secret, DbError> {
+        let mut tx = self.app.db.write(Actor::System, self.app.now()).await?;
+        let token = operators::create_owner_token(&self.app, &mut tx).await?;
+        tx.commit().await?;
+        Ok(token)
+    }
+
     /// A fresh identity for a hub. It verifies devices with [`Authority::certificate`].
     ///
     /// # Errors
@@ -256,7 +267,7 @@ async fn first_start(app: &App) -> Result<Option<FirstStart>, StartError> {
     let mut tx = app.db.write(Actor::System, now).await?;
     tx.append(Kind::StoreCreated, "store", json!({ "version": env!("CARGO_PKG_VERSION") }));
     trust::pin_first(&mut tx, signed).await?;
-    let token = operators::create_first(app, &mut tx).await?;
+    let token = operators::create_owner_token(app, &mut tx).await?;
     tx.commit().await?;
     Ok(Some(FirstStart { token, root_key: root_path }))
 }

@@ -66,10 +66,11 @@ async fn insert_devices(api: &Api, ids: &[DeviceId]) {
     for id in ids {
         sqlx::query(
             "INSERT INTO devices (id, name, key_id, public_key, generation, \
-             certificate_expires_at, enrolled_at) VALUES (?, 'd', ?, x'00', 1, 0, 0)",
+             certificate_expires_at, enrolled_at) VALUES (?, 'd', ?, ?, 1, 0, 0)",
         )
         .bind(id.as_uuid())
         .bind(id.to_string())
+        .bind([[4].as_slice(), &[0; 64]].concat())
         .execute(tx.conn())
         .await
         .unwrap();

@@ -1,7 +1,7 @@
 //! `POST /v1/orders/{id}/reject`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use protocol::action::is_printable;
 use protocol::id::OrderId;
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::auth::{Permit, Principal, ability};
 use crate::commands;
 use crate::commands::wire::{OrderView, Withdraw};
 use crate::http::problem::ProblemBody;
-use crate::http::{Body, Problem};
+use crate::http::{Body, Path, Problem};
 
 /// Refuses an order that waits for approvals. Two to destroy, one to stop: any approver may.
 #[utoipa::path(post, path = "/v1/orders/{id}/reject", tag = "orders",

@@ -1,7 +1,7 @@
 //! `POST /v1/commands/{id}/cancel` and `POST /v1/orders/{id}/cancel`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use protocol::action::is_printable;
 use protocol::id::{CommandId, OrderId};
 use protocol::state::CommandState;
@@ -16,7 +16,7 @@ use crate::auth::{Permit, Principal, ability};
 use crate::db::Tx;
 use crate::devices;
 use crate::http::problem::ProblemBody;
-use crate::http::{Body, Problem};
+use crate::http::{Body, Path, Problem};
 
 /// Withdraws a command that no device has on disk. One that was sent may still arrive: what its
 /// device then says is recorded as a conflict.

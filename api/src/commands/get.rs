@@ -1,15 +1,15 @@
 //! `GET /v1/commands/{id}`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use protocol::id::CommandId;
 
 use super::store;
 use super::wire::CommandView;
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
-use crate::http::Problem;
 use crate::http::problem::ProblemBody;
+use crate::http::{Path, Problem};
 
 /// Answers one command with its whole story.
 #[utoipa::path(get, path = "/v1/commands/{id}", tag = "commands",

@@ -1,15 +1,15 @@
 //! `GET /v1/orders/{id}` and `GET /v1/orders/{id}/manifest`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use protocol::id::OrderId;
 
 use super::store::orders::{devices, find_order, order_view};
 use super::wire::{ManifestDevice, ManifestView, OrderView};
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
-use crate::http::Problem;
 use crate::http::problem::ProblemBody;
+use crate::http::{Path, Problem};
 
 /// Answers one order.
 #[utoipa::path(get, path = "/v1/orders/{id}", tag = "orders",

@@ -1,7 +1,7 @@
 //! `GET /v1/commands`
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use protocol::action::Verb;
 use protocol::id::{CommandId, DeviceId, OrderId};
 use protocol::state::CommandState;
@@ -12,7 +12,7 @@ use super::wire::CommandView;
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
 use crate::http::problem::ProblemBody;
-use crate::http::{PageQuery, Paged, Problem};
+use crate::http::{PageQuery, Paged, Problem, Query};
 
 /// Which commands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]

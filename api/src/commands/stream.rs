@@ -1,6 +1,6 @@
 //! `GET /v1/commands/{id}/stream`
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use protocol::id::CommandId;
@@ -9,8 +9,8 @@ use super::store;
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
 use crate::events::{self, EventQuery, EventView};
-use crate::http::Problem;
 use crate::http::problem::ProblemBody;
+use crate::http::{Path, Problem};
 
 /// Streams the story of a command from its begin, or from `Last-Event-ID` on.
 #[utoipa::path(get, path = "/v1/commands/{id}/stream", tag = "commands",

@@ -1,14 +1,14 @@
 //! `GET /v1/devices/{id}`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use protocol::id::DeviceId;
 
 use super::{DeviceView, locate, store, view};
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
-use crate::http::Problem;
 use crate::http::problem::ProblemBody;
+use crate::http::{Path, Problem};
 
 /// Answers one device.
 #[utoipa::path(get, path = "/v1/devices/{id}", tag = "devices",

@@ -1,7 +1,7 @@
 //! `PUT /v1/devices/{id}/groups`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use protocol::id::{DeviceId, GroupName};
 use protocol::limits;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
 use crate::http::problem::ProblemBody;
-use crate::http::{Body, Problem};
+use crate::http::{Body, Path, Problem};
 
 /// The groups that a device is to be in, instead of its present ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -1,7 +1,7 @@
 //! `GET /v1/devices`
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use protocol::id::{DeviceId, GroupName};
 use serde::Deserialize;
 
@@ -9,7 +9,7 @@ use super::{DeviceView, locate, store, view};
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
 use crate::http::problem::ProblemBody;
-use crate::http::{PageQuery, Paged, Problem};
+use crate::http::{PageQuery, Paged, Problem, Query};
 
 /// Which devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, utoipa::IntoParams)]

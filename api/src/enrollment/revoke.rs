@@ -1,6 +1,6 @@
 //! `POST /v1/devices/{id}/revoke`
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use protocol::id::DeviceId;
 use serde_json::json;
@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
-use crate::http::Problem;
 use crate::http::problem::ProblemBody;
+use crate::http::{Path, Problem};
 use crate::{commands, deliver, devices};
 
 /// Ends a device's enrollment at once: its sessions close, its commands end.

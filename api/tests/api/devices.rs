@@ -56,3 +56,12 @@ async fn tokens_do_what_their_scopes_say_until_they_are_revoked() {
     assert_eq!(revoked.status(), StatusCode::NO_CONTENT);
     assert_eq!(read().await.unwrap().status(), StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owner_of_the_data_folder_gets_in_again() {
+    let bench = Bench::start().await;
+    let token = bench.api.issue_owner_token().await.unwrap();
+    let read = bench.http.get(bench.url("/v1/devices")).bearer_auth(token.expose());
+    assert_eq!(read.send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(bench.events("api_token_created").await.len(), 2);
+}

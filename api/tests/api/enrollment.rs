@@ -115,3 +115,25 @@ async fn renewal_is_over_the_old_certificate_and_for_the_same_key() {
     let late = agent.try_check_in(&bench, Vec::new()).await;
     assert_eq!(late.status(), StatusCode::UNAUTHORIZED, "expired, and the connection still open");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_start_keeps_its_files_private_and_happens_once() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::start().await;
+    let mode = |name: &str| {
+        let path = bench.folder.path().join(name);
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode("data"), 0o700);
+    for key in ["data/ca.key", "data/command.key", "data/root.key"] {
+        assert_eq!(mode(key), 0o600, "{key}");
+    }
+    let trust = bench.get("/v1/trust").await;
+    assert_eq!((&trust["version"], &trust["root"]["approvers"]), (&json!(1), &json!([])));
+    let pin = bench.api.authority().pin();
+    let bench = bench.kill_and_restart().await;
+    assert!(bench.api.first_start.is_none());
+    assert_eq!(bench.api.authority().pin(), pin);
+    assert_eq!(bench.get("/v1/trust").await, trust);
+    assert_eq!(bench.events("store_created").await.len(), 1);
+}

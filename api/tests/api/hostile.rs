@@ -157,6 +157,11 @@ async fn wrong_requests_are_problems_with_their_place() {
         assert_eq!(problem["status"], 422, "{field} = {value}");
         assert!(problem["errors"][0]["pointer"].is_string(), "{problem}");
     }
+    for path in ["/v1/devices/7", "/v1/devices?limit=x", "/v1/commands?state=odd"] {
+        let request = bench.http.get(bench.url(path)).bearer_auth(&bench.token);
+        let problem = json_of(request.send().await.unwrap(), StatusCode::BAD_REQUEST).await;
+        assert_eq!(problem["type"], "urn:tocsin:problem:malformed");
+    }
     let big = "x".repeat(300 * 1024);
     let request = bench.http.post(bench.url("/v1/orders")).bearer_auth(&bench.token).body(big);
     // The refusal may close the connection before all of it was sent.
