@@ -157,6 +157,7 @@ impl Reconcile {
     /// Compares what should be with what is, and acts on the difference.
     async fn reconcile(&mut self) {
         let now = self.core.clock.now();
+        self.power_off_when_due(now).await;
         if self.retry_at.is_some_and(|at| now < at) {
             return self.send_due(now);
         }
@@ -169,7 +170,6 @@ impl Reconcile {
         if self.storage().wants_compaction() {
             self.compact().await;
         }
-        self.power_off_when_due(now).await;
     }
 
     /// Sends what is due: receipts without confirmation, and the wish for everything pending.

@@ -1,5 +1,8 @@
 //! Several addresses, one at a time: the next one after each failure.
 
+#[cfg(test)]
+mod tests;
+
 /// Which of several addresses to try.
 #[derive(Debug, Default)]
 pub(super) struct Rotation {

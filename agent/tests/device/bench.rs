@@ -186,8 +186,11 @@ impl Bench {
 
     /// The journal as it is on disk at this moment.
     pub(crate) fn journal(&self) -> String {
-        let path = self.config.state_dir.join(format!("journal-{}-1", device(1)));
-        String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
+        String::from_utf8_lossy(&std::fs::read(self.journal_path()).unwrap()).into_owned()
+    }
+
+    pub(crate) fn journal_path(&self) -> PathBuf {
+        self.config.state_dir.join(format!("journal-{}-1", device(1)))
     }
 
     pub(crate) fn power_log(&self) -> PathBuf {

@@ -5,11 +5,11 @@ use agent::Deps;
 use protocol::action::{Action, Refresh};
 use protocol::fixture::{lock, wipe};
 use protocol::frame::{AgentFrame, HubFrame};
-use protocol::receipt::Outcome;
+use protocol::receipt::{Outcome, RefusalReason};
 use protocol::trust::{SignedTrustRoot, TrustRoot};
 use runtime::{Clock, Drain, Entropy};
 
-use crate::bench::{Bench, until};
+use crate::bench::{Bench, reason, until};
 
 fn confirmed(receipt: &AgentFrame) -> HubFrame {
     let AgentFrame::Receipt { jws, .. } = receipt else { panic!("{receipt:?} is no receipt") };
@@ -141,6 +141,54 @@ async fn next_trust_root_is_kept_and_an_earlier_one_is_not() {
     bench.kill(agent).await;
     let agent = bench.start();
     assert_eq!(server.session().await.hello.trust_version, 2);
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn lost_journal_makes_older_commands_unbelievable() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let command = bench.command(1, lock(), 1);
+    hub.send(HubFrame::Command(command.clone())).await;
+    hub.receipt().await;
+    bench.kill(agent).await;
+    drop(hub);
+    std::fs::remove_file(bench.journal_path()).unwrap();
+
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    assert!(hub.hello.capabilities.iter().any(|word| word == "journal_damaged"));
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = bench.receipt(&hub.receipt().await);
+    assert_eq!(reason(&receipt), RefusalReason::Replayed);
+    assert_eq!(bench.effects().len(), 1);
+    assert!(agent.status().commands.journal_damaged);
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn damaged_journal_finds_out_about_open_commands_instead_of_beginning_again() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(bench.command(1, lock(), 1))).await;
+    hub.receipt().await;
+    bench.kill(agent).await;
+    drop(hub);
+    // The intent becomes unreadable; the outcome beyond it is still there.
+    let mut bytes = std::fs::read(bench.journal_path()).unwrap();
+    let intent = b"\"intent\"";
+    let at = bytes.windows(intent.len()).position(|part| part == intent).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(bench.journal_path(), bytes).unwrap();
+
+    let agent = bench.start();
+    let receipt = bench.receipt(&server.session().await.receipt().await);
+    assert!(matches!(receipt.outcome, Outcome::Succeeded { .. }), "{receipt:?}");
+    assert_eq!(bench.effects().len(), 1);
     agent.drain().await.unwrap();
 }
 

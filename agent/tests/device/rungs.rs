@@ -1,6 +1,7 @@
 //! The ladder: down by itself when a rung fails, and up again by itself.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use agent::status::Rung;
 use protocol::close::CloseCode;
@@ -105,6 +106,21 @@ async fn poll_mode_keeps_the_session_and_checks_in() {
     let receipt = server.receipt(CHECK_IN_PATH).await;
     hub.send(mode(Mode::Push)).await;
     assert_eq!(hub.receipt().await, receipt);
+    assert_eq!(agent.status().ladder.rung, Rung::Push);
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn slow_check_in_finds_what_a_healthy_session_missed() {
+    let mut bench = Bench::new();
+    bench.config.ladder.check_in_healthy = Duration::from_millis(50);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let (_, answer) = server.exchange(CHECK_IN_PATH).await;
+    drop(answer.send(vec![greeting(), HubFrame::Command(bench.command(1, lock(), 1))]));
+    let receipt = bench.receipt(&hub.receipt().await);
+    assert_eq!(receipt.outcome.state().as_str(), "succeeded");
     assert_eq!(agent.status().ladder.rung, Rung::Push);
     agent.drain().await.unwrap();
 }
