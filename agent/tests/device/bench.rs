@@ -15,7 +15,7 @@ use agent::{Agent, Deps};
 use futures_util::{SinkExt as _, StreamExt as _};
 use protocol::action::Action;
 use protocol::close::CloseCode;
-use protocol::enrollment::AgentConfig;
+use protocol::enrollment::{AgentConfig, RENEW_PATH, RenewRequest};
 use protocol::envelope::Envelope;
 use protocol::fixture::{Organisation, device, session};
 use protocol::frame::{AgentFrame, CommandFrame, Exchange, Frame as _, Hello, HubFrame};
@@ -108,6 +108,18 @@ impl Bench {
         let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         (request.signed_by(&self.authority).unwrap().pem(), self.authority.pem())
+    }
+
+    /// Replaces the device's certificate by one that is past two thirds of its life.
+    pub(crate) fn age(&self) {
+        let state = StateDir::open(&self.config.state_dir).unwrap();
+        let key = KeyPair::load(&state.key_path()).unwrap();
+        let request = key.certificate_request().unwrap();
+        let mut request = CertificateSigningRequestParams::from_pem(&request).unwrap();
+        request.params.not_after = rcgen::date_time_ymd(2036, 1, 1);
+        let certificate = request.signed_by(&self.authority).unwrap().pem();
+        let enrollment = state.enrollment().unwrap().unwrap();
+        state.save_enrollment(&Enrollment { certificate, ..enrollment }).unwrap();
     }
 
     /// The pin of the authority, as tokens carry it.
@@ -243,6 +255,7 @@ pub(crate) async fn until(is: impl Fn() -> bool) {
 pub(crate) enum Call {
     Socket(Box<HubSide>),
     Exchange { path: String, frames: Vec<AgentFrame>, answer: oneshot::Sender<Vec<HubFrame>> },
+    Renewal { request: RenewRequest, answer: oneshot::Sender<String> },
 }
 
 /// Hub and control plane in one. Dropping it cuts everything.
@@ -254,7 +267,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    async fn call(&mut self) -> Call {
+    /// Whatever the agent asks next.
+    pub(crate) async fn call(&mut self) -> Call {
         let call = tokio::time::timeout(GUARD, self.calls.recv()).await;
         call.expect("the agent calls").expect("the server runs")
     }
@@ -265,6 +279,7 @@ impl Server {
             match self.call().await {
                 Call::Socket(hub) => return *hub,
                 Call::Exchange { answer, .. } => drop(answer.send(vec![greeting()])),
+                Call::Renewal { .. } => {}
             }
         }
     }
@@ -280,7 +295,7 @@ impl Server {
                     return (frames, answer);
                 }
                 Call::Exchange { answer, .. } => drop(answer.send(vec![greeting()])),
-                Call::Socket(_) => {}
+                Call::Socket(_) | Call::Renewal { .. } => {}
             }
         }
     }
@@ -424,6 +439,13 @@ async fn serve(
     }
     let mut body = vec![0; header("content-length").unwrap().parse().unwrap()];
     stream.read_exact(&mut body).await?;
+    if path == RENEW_PATH {
+        let (answer, answered) = oneshot::channel();
+        let request = serde_json::from_slice(&body).unwrap();
+        drop(told.send(Call::Renewal { request, answer }).await);
+        let Ok(body) = answered.await else { return Ok(()) };
+        return reply(stream, &body).await;
+    }
     let exchange: Exchange<AgentFrame> = serde_json::from_slice(&body).unwrap();
     assert!(matches!(exchange.frames.first(), Some(AgentFrame::Hello(_))));
     exchange.frames.iter().for_each(|frame| frame.check().unwrap());
@@ -431,6 +453,10 @@ async fn serve(
     drop(told.send(Call::Exchange { path, frames: exchange.frames, answer }).await);
     let Ok(frames) = answered.await else { return Ok(()) };
     let body = serde_json::to_string(&Exchange { frames }).unwrap();
+    reply(stream, &body).await
+}
+
+async fn reply(mut stream: TlsStream<TcpStream>, body: &str) -> std::io::Result<()> {
     let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await

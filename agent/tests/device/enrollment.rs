@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use agent::enroll::{EnrollError, enroll};
 use agent::state::{StateDir, TrustChain};
-use protocol::enrollment::{AgentConfig, EnrollRequest, EnrollResponse, EnrollmentToken};
-use protocol::fixture::device;
+use protocol::enrollment::{
+    AgentConfig, EnrollRequest, EnrollResponse, EnrollmentToken, RenewResponse,
+};
+use protocol::fixture::{device, lock};
+use protocol::frame::HubFrame;
 use runtime::tls::{ClientAuth, accept};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::bench::{Bench, GUARD, now, read_head};
+use crate::bench::{Bench, Call, GUARD, now, read_head, until};
 
 /// Serves one enrollment; the answer gets lost when told so. Gives what was asked.
 async fn serve(bench: &Bench, listener: &TcpListener, loses: bool) -> EnrollRequest {
@@ -87,4 +90,34 @@ async fn server_of_another_authority_is_not_told_the_secret() {
     let (enrolled, handshake) = tokio::join!(enroll(&state, &token, "n".to_owned(), false), lying);
     assert!(matches!(enrolled, Err(EnrollError::Http(_))), "{enrolled:?}");
     assert!(handshake.is_err());
+}
+
+#[tokio::test]
+async fn certificate_is_renewed_over_the_old_one_while_the_session_goes_on() {
+    let mut bench = Bench::new();
+    bench.age();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let before = agent.status().certificate_ends_at;
+    let (mut hub, mut renewal) = (None, None);
+    while hub.is_none() || renewal.is_none() {
+        match server.call().await {
+            Call::Socket(session) => hub = Some(session),
+            Call::Renewal { request, answer } => renewal = Some((request, answer)),
+            Call::Exchange { .. } => {}
+        }
+    }
+    let (request, answer) = renewal.unwrap();
+    let (certificate, ca) = bench.certify(&request.csr);
+    let config = AgentConfig { iat: now(), api: Vec::new(), hubs: vec!["h:1".to_owned()] };
+    let config = config.sign(&bench.organisation.command_key).unwrap();
+    let renewed = RenewResponse { certificate: certificate.clone(), ca, config: config.clone() };
+    answer.send(serde_json::to_string(&renewed).unwrap()).unwrap();
+    until(|| agent.status().certificate_ends_at > before).await;
+    let mut hub = hub.unwrap();
+    hub.send(HubFrame::Command(bench.command(1, lock(), 1))).await;
+    hub.receipt().await;
+    agent.drain().await.unwrap();
+    let kept = StateDir::open(&bench.config.state_dir).unwrap().enrollment().unwrap().unwrap();
+    assert_eq!((kept.certificate, kept.config), (certificate, config));
 }
