@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use runtime::{Clock, Drain, Entropy};
 
-use crate::cli::{HELP, Invocation, Verb};
-use crate::state::StateDir;
-use crate::{Agent, Config, Deps, enroll, notify, status};
+use agent::cli::{HELP, Invocation, Verb};
+use agent::state::StateDir;
+use agent::{Agent, Config, Deps, enroll, notify, status};
 
 /// Where the configuration lies unless it is named.
 const CONFIG: &str = "/etc/tocsin/agent.toml";
@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Whatever went wrong, for a person.
-pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
+pub(crate) async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
     match invocation.verb.clone() {
         Verb::Help => print(HELP),
         Verb::Version => print(concat!("tocsin-agent ", env!("CARGO_PKG_VERSION"), "\n")),
