@@ -1,0 +1,290 @@
+//! The command line: its verbs and options, and who carries them out.
+//!
+//! Owns parsing and dispatch; each verb or small family has a file of its own. Nothing here talks
+//! to a device: every verb is a client of the operator API, and could be replaced by `curl`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use protocol::time::Timestamp;
+use runtime::{Clock, Entropy};
+
+use crate::client::Client;
+use crate::output::Out;
+use crate::profile::Overrides;
+use crate::{demo, up};
+
+pub use self::failure::{EXIT_CODES, Exit, Failure};
+
+pub mod approve;
+pub mod ask;
+pub mod check;
+pub mod commands;
+pub mod devices;
+pub mod enroll;
+pub mod events;
+pub mod failure;
+pub mod follow;
+pub mod key;
+pub mod login;
+pub mod order;
+pub mod preview;
+pub mod proof;
+pub mod targets;
+#[cfg(test)]
+mod tests;
+pub mod trust;
+pub mod watch;
+
+/// Real-time management of Linux endpoints: order, approve, and prove.
+#[derive(Debug, Parser)]
+#[command(name = "tocsin", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb. Each overrides the profile.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Print the API's own objects as JSON instead of tables and sentences
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// File of the profile [default: $XDG_CONFIG_HOME/tocsin/profile.toml]
+    #[arg(long, global = true, env = "TOCSIN_PROFILE", value_name = "FILE", hide_env = true)]
+    pub profile: Option<PathBuf>,
+    /// Address of the operator port, such as https://tocsin.example:7442
+    #[arg(long, global = true, env = "TOCSIN_URL", hide_env = true)]
+    pub url: Option<String>,
+    /// The authority's certificate (PEM)
+    #[arg(long, global = true, env = "TOCSIN_CA", value_name = "FILE", hide_env = true)]
+    pub ca: Option<PathBuf>,
+    /// SHA-256 of the authority's public key, in place of --ca
+    #[arg(
+        long,
+        global = true,
+        env = "TOCSIN_CA_PIN",
+        value_name = "HEX",
+        hide_env = true,
+        conflicts_with = "ca"
+    )]
+    pub ca_pin: Option<String>,
+    /// API token; others on this machine can see it here, so prefer `login` or TOCSIN_TOKEN
+    #[arg(long, global = true, env = "TOCSIN_TOKEN", hide_env = true, hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Write the profile: which control plane, how to recognise it, and the token
+    Login(login::LoginArgs),
+    /// Make a token that enrolls one device
+    EnrollToken(enroll::EnrollTokenArgs),
+    /// List devices
+    Devices(devices::DevicesArgs),
+    /// Show or revoke one device
+    #[command(subcommand)]
+    Device(devices::DeviceVerb),
+    /// Keep everybody but the break-glass identity out of devices
+    Lock(order::LockArgs),
+    /// Undo `lock` exactly
+    Unlock(order::PlainArgs),
+    /// Destroy the keys of devices' volumes, for good
+    Wipe(order::WipeArgs),
+    /// Cut devices from every network but the hubs and the control plane
+    Quarantine(order::QuarantineArgs),
+    /// Undo `quarantine` exactly
+    Release(order::PlainArgs),
+    /// Have devices report now
+    Refresh(order::PlainArgs),
+    /// Approve an order with your own key
+    Approve(approve::ApproveArgs),
+    /// Refuse an order that awaits approval
+    Reject(approve::RejectArgs),
+    /// List the orders that await approval
+    Approvals,
+    /// Withdraw a command or a whole order, as far as no device has it
+    Cancel(commands::CancelArgs),
+    /// List orders
+    Orders(commands::ListArgs),
+    /// List commands
+    Commands(commands::ListArgs),
+    /// Show one command with its whole story
+    #[command(subcommand)]
+    Command(commands::CommandVerb),
+    /// Follow one command, or everything, as it happens
+    Watch(watch::WatchArgs),
+    /// Verify what a device signed, also offline
+    Proof(proof::ProofArgs),
+    /// Verify or export the audit log
+    #[command(subcommand)]
+    Events(events::EventsVerb),
+    /// Make or show your approval key
+    #[command(subcommand)]
+    Key(key::KeyVerb),
+    /// Show or change whom the devices trust
+    #[command(subcommand)]
+    Trust(trust::TrustVerb),
+    /// Check a configuration file
+    Check(check::CheckArgs),
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+    /// Run everything in one process
+    Up(up::UpArgs),
+    /// Run everything in sandboxes, and show what it can do
+    Demo(demo::DemoArgs),
+    /// Run an agent
+    #[command(hide = true, disable_help_flag = true)]
+    Agent(AgentArgs),
+    /// The router of the demo
+    #[command(hide = true)]
+    DemoRouter(demo::sandbox::SandboxArgs),
+    /// The device of the demo
+    #[command(hide = true)]
+    DemoDevice(demo::sandbox::SandboxArgs),
+}
+
+/// Arguments of `tocsin completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `tocsin agent`: those of `tocsin-agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// Passed on as they are
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
+}
+
+/// What every verb of an operator needs.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Where and how it prints.
+    pub out: Out,
+    /// What flags and variables say of the profile.
+    pub overrides: Overrides,
+    /// Time.
+    pub clock: Clock,
+    /// Chance.
+    pub entropy: Entropy,
+}
+
+impl Context {
+    /// The surroundings of this process.
+    pub fn new(global: Global) -> Self {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let named = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        Self {
+            out: Out::new(global.json),
+            overrides: Overrides {
+                path: named(global.profile),
+                url: given(global.url),
+                ca: named(global.ca),
+                pin: given(global.ca_pin),
+                token: given(global.token),
+            },
+            clock: Clock::system(),
+            entropy: Entropy::system(),
+        }
+    }
+
+    /// A client of the control plane of the profile.
+    pub fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(&self.overrides.load()?, self.entropy.clone())?)
+    }
+
+    /// Wall time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.unix_millis())
+    }
+}
+
+/// Carries a command line out, to the end of the process.
+pub fn start(cli: Cli) -> ExitCode {
+    let context = Context::new(cli.global);
+    let out = context.out;
+    let outcome = match cli.verb {
+        // These leave a namespace before any thread is started.
+        Verb::DemoRouter(args) => role(demo::sandbox::run_router(&args)),
+        Verb::DemoDevice(args) => role(demo::sandbox::run_device(&args)),
+        verb => in_runtime(context, verb),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            out.note(&failure.text());
+            failure.exit().into()
+        }
+    }
+}
+
+fn in_runtime(context: Context, verb: Verb) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(Box::pin(run(context, verb)));
+    // A question may still wait for a line on standard input: nobody waits for it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
+    let context = &context;
+    match verb {
+        Verb::Login(args) => login::run(context, args).await,
+        Verb::EnrollToken(args) => enroll::run(context, args).await,
+        Verb::Devices(args) => devices::list(context, args).await,
+        Verb::Device(verb) => devices::run(context, verb).await,
+        Verb::Lock(args) => order::lock(context, args).await,
+        Verb::Unlock(args) => order::unlock(context, args).await,
+        Verb::Wipe(args) => order::wipe(context, args).await,
+        Verb::Quarantine(args) => order::quarantine(context, args).await,
+        Verb::Release(args) => order::release(context, args).await,
+        Verb::Refresh(args) => order::refresh(context, args).await,
+        Verb::Approve(args) => approve::run(context, args).await,
+        Verb::Reject(args) => approve::reject(context, args).await,
+        Verb::Approvals => approve::inbox(context).await,
+        Verb::Cancel(args) => commands::cancel(context, args).await,
+        Verb::Orders(args) => commands::orders(context, args).await,
+        Verb::Commands(args) => commands::list(context, args).await,
+        Verb::Command(verb) => commands::run(context, verb).await,
+        Verb::Watch(args) => watch::run(context, args).await,
+        Verb::Proof(args) => proof::run(context, args).await,
+        Verb::Events(verb) => events::run(context, verb).await,
+        Verb::Key(verb) => key::run(context, verb),
+        Verb::Trust(verb) => trust::run(context, verb).await,
+        Verb::Check(args) => check::run(context, &args),
+        Verb::Completions(args) => Ok(completions(context, &args)),
+        Verb::Up(args) => role(Box::pin(up::run(args, &context.out)).await),
+        Verb::Demo(args) => role(Box::pin(demo::run(args, &context.out)).await),
+        Verb::Agent(args) => role(Box::pin(agent(args)).await),
+        Verb::DemoRouter(args) => role(demo::sandbox::run_router(&args)),
+        Verb::DemoDevice(args) => role(demo::sandbox::run_device(&args)),
+    }
+}
+
+async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+    let invocation = agent::cli::parse(args.args.into_iter())?;
+    agent::command::carry_out(invocation).await
+}
+
+/// The roles end with an `anyhow` error, as a `main` does.
+fn role(outcome: anyhow::Result<()>) -> Result<Exit, Failure> {
+    outcome.map(|()| Exit::Success).map_err(|error| Failure::new(format!("{error:#}")))
+}
+
+fn completions(context: &Context, args: &CompletionsArgs) -> Exit {
+    let mut script = Vec::new();
+    let mut command = <Cli as clap::CommandFactory>::command();
+    clap_complete::generate(args.shell, &mut command, "tocsin", &mut script);
+    context.out.raw(&script);
+    Exit::Success
+}

@@ -1,0 +1,167 @@
+//! Following an order until it ended everywhere, or until nobody wants to wait any more.
+//!
+//! Owns the waiting. What is shown is read from the control plane whenever a stream says that
+//! something happened, and by period in any case: a lost stream costs a moment, never the truth.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::commands::wire::CommandView;
+use protocol::id::{CommandId, DeviceId, OrderId};
+use protocol::state::CommandState;
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use self::progress::Progress;
+use super::{Context, Exit, Failure, proof};
+use crate::client::Client;
+use crate::output::{Tone, outcome};
+
+mod progress;
+
+/// Streams that are opened at most; more commands than that are looked at by period.
+const STREAMS: usize = 8;
+/// How often is looked without being told.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Commands of which one more look per period costs another period.
+const COMMANDS_PER_PERIOD: usize = 500;
+
+/// What is waited for.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// The order.
+    pub order: OrderId,
+    /// Which devices had a session when it was given. Others are not waited for.
+    pub online: BTreeMap<DeviceId, bool>,
+    /// How long.
+    pub timeout: Duration,
+}
+
+/// Why the waiting ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Every command ended, or waits for somebody else.
+    Settled,
+    /// The rest is for devices that are not there.
+    OthersOffline,
+    /// It took too long.
+    TimedOut,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Waits, and says what was proven.
+pub async fn to_the_end(
+    context: &Context,
+    client: &Client,
+    waiting: Waiting,
+) -> Result<Exit, Failure> {
+    let (end, views) = wait(context, client, &waiting).await?;
+    let proven = proof::judge_all(client, &views).await;
+    let out = context.out;
+    if out.is_json() {
+        let order: serde_json::Value = client.get(&format!("/v1/orders/{}", waiting.order)).await?;
+        out.object(&json!({ "order": order, "commands": views }));
+    }
+    for (view, proof) in views.iter().zip(&proven) {
+        let online = waiting.online.get(&view.device_id).copied();
+        let (tone, sentence) =
+            outcome::sentence(view, proof.as_ref().map(|_| ()), online, context.now());
+        out.line(&out.paint(tone, &sentence));
+    }
+    say_end(context, end, &waiting, &views);
+    let is_forged = views.iter().zip(&proven).any(|(v, p)| v.receipt.is_some() && p.is_err());
+    let exit = Exit::of_states(views.iter().map(|view| view.state));
+    Ok(if is_forged { Exit::Failed } else { exit })
+}
+
+fn say_end(context: &Context, end: End, waiting: &Waiting, views: &[CommandView]) {
+    let out = context.out;
+    let why = match end {
+        End::Settled => return,
+        End::OthersOffline => "not waiting for devices that are offline",
+        End::TimedOut => "stopped waiting",
+        End::Interrupted => "interrupted",
+    };
+    out.note(&out.paint_note(Tone::Waiting, &format!("{why}; the order goes on")));
+    match views {
+        [only] => out.note(&format!("  follow it:   tocsin watch {}", only.id)),
+        _ => out.note(&format!("  follow it:   tocsin commands --order {}", waiting.order)),
+    }
+    out.note(&format!("  withdraw it: tocsin cancel {}", waiting.order));
+}
+
+async fn wait(
+    context: &Context,
+    client: &Client,
+    waiting: &Waiting,
+) -> Result<(End, Vec<CommandView>), Failure> {
+    let query = [("order", waiting.order.to_string())];
+    let mut progress = Progress::new(context.out);
+    let signal = Arc::new(Notify::new());
+    let mut streams = JoinSet::new();
+    let deadline = tokio::time::sleep(waiting.timeout);
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(deadline, interrupt);
+    loop {
+        let views: Vec<CommandView> = client.all("/v1/commands", &query, None).await?;
+        progress.show(&views, context.now());
+        if let Some(end) = settled(&views, waiting) {
+            progress.close();
+            return Ok((end, views));
+        }
+        if streams.is_empty() {
+            listen(&mut streams, client, &views, &signal);
+        }
+        let many = u32::try_from(views.len() / COMMANDS_PER_PERIOD + 1).unwrap_or(u32::MAX);
+        let end = tokio::select! {
+            biased;
+            _ = &mut interrupt => End::Interrupted,
+            () = &mut deadline => End::TimedOut,
+            () = signal.notified() => continue,
+            () = tokio::time::sleep(PERIOD.saturating_mul(many)) => continue,
+        };
+        progress.close();
+        return Ok((end, views));
+    }
+}
+
+/// Whether there is nothing left to wait for.
+fn settled(views: &[CommandView], waiting: &Waiting) -> Option<End> {
+    let mut end = End::Settled;
+    for view in views {
+        let is_settled = match view.state {
+            CommandState::AwaitingApproval => true,
+            state => state.is_terminal(),
+        };
+        if is_settled {
+            continue;
+        }
+        let is_away = waiting.online.get(&view.device_id) == Some(&false);
+        if !(is_away && view.state.is_undelivered()) {
+            return None;
+        }
+        end = End::OthersOffline;
+    }
+    Some(end)
+}
+
+/// Has a signal given whenever something happens to one of the first commands.
+fn listen(streams: &mut JoinSet<()>, client: &Client, views: &[CommandView], signal: &Arc<Notify>) {
+    for view in views.iter().filter(|view| !view.state.is_terminal()).take(STREAMS) {
+        streams.spawn(forward(client.clone(), view.id, Arc::clone(signal)));
+    }
+}
+
+async fn forward(client: Client, command: CommandId, signal: Arc<Notify>) {
+    // Without a stream the period alone has to do.
+    let Ok(mut stream) = client.stream(&format!("/v1/commands/{command}/stream"), None).await
+    else {
+        return;
+    };
+    while let Ok(Some(_)) = stream.next().await {
+        signal.notify_one();
+    }
+}

@@ -1,0 +1,54 @@
+//! `tocsin login`: writing the profile.
+//!
+//! Owns trying it out before it is written: a profile that does not work is not kept.
+
+use std::path::PathBuf;
+
+use api::http::Paged;
+use api::operators::ApiTokenView;
+use clap::Args;
+use serde_json::json;
+
+use super::{Context, Exit, Failure, ask};
+use crate::client::Client;
+use crate::output::Tone;
+
+/// Arguments of `tocsin login`; address, authority and token are global options.
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// File with the API token; without it, and without --token, it is asked for or read from a
+    /// pipe
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Writes the profile, if it works.
+pub async fn run(context: &Context, args: LoginArgs) -> Result<Exit, Failure> {
+    let mut given = context.overrides.clone();
+    let path = given.path()?;
+    let missing =
+        |what: &str, next: &str| Err(Failure::usage(format!("{what} is missing")).next(next));
+    if given.url.is_none() {
+        return missing("--url", "give the address of the operator port, https://HOST:7442");
+    }
+    if given.ca.is_none() && given.pin.is_none() {
+        let next = "give --ca FILE: `tocsin up` writes authority.pem into its data folder; or \
+                    --ca-pin HEX";
+        return missing("--ca", next);
+    }
+    if let Some(file) = &args.token_file {
+        given.token = Some(ask::secret_file(file)?.trim().to_owned());
+    }
+    if given.token.is_none() {
+        given.token = Some(ask::token()?.trim().to_owned());
+    }
+    let profile = given.over(None)?;
+    let client = Client::new(&profile, context.entropy.clone())?;
+    let _known: Paged<ApiTokenView> = client.get("/v1/tokens?limit=1").await?;
+    profile.write(&path)?;
+    let out = context.out;
+    out.object(&json!({ "url": profile.url, "profile": path }));
+    let done = out.paint(Tone::Good, "logged in");
+    out.line(&format!("{done} to {}; profile written to {}", profile.url, path.display()));
+    Ok(Exit::Success)
+}

@@ -1,0 +1,279 @@
+//! The verbs that act on devices: what they take, and how an order is given.
+//!
+//! Owns the way from arguments to an order: dry run, confirmation, order, progress. What was
+//! shown is what is ordered: the order names the devices of the dry run by their ids.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use api::commands::wire::{CreateOrder, CreatedOrder, DryRun, Targets};
+use clap::{ArgGroup, Args, ValueEnum};
+use protocol::action::{
+    Action, AllowedPeer, Lock, LockLevel, Quarantine, Refresh, Release, Unlock, Wipe, WipeLevel,
+};
+use protocol::id::{DeviceId, GroupName};
+use protocol::state::{CommandState, VerbClass};
+
+use super::ask::{self, Demand};
+use super::follow::{self, Waiting};
+use super::{Context, Exit, Failure, approve, preview, targets};
+use crate::client::Client;
+
+/// What every verb takes.
+#[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("target").required(true).args(["devices", "group"])))]
+pub struct OrderArgs {
+    /// Devices, by name or id
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<String>,
+    /// All devices of this group, as it is now
+    #[arg(long)]
+    pub group: Option<GroupName>,
+    /// Why; needed for everything but refresh, and shown to whoever approves
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// How long the order is valid, such as 1h [default: a day]
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub expires: Option<Duration>,
+    /// Show what would happen, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// How the order is waited for.
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// How an order is waited for.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Do not wait for the outcome
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait for devices that are there
+    #[arg(long, value_parser = duration, default_value = "10m", value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+/// Arguments of verbs without parameters.
+#[derive(Debug, Clone, Args)]
+pub struct PlainArgs {
+    /// Targets and the rest.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// Arguments of `tocsin lock`.
+#[derive(Debug, Clone, Args)]
+pub struct LockArgs {
+    /// How far: screens of graphical sessions only, or every account and session
+    #[arg(long, value_enum, default_value_t = Level::Session)]
+    pub level: Level,
+    /// What the screen says: whom to call, the case number
+    #[arg(long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Targets and the rest.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// How far a lock goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Screens of graphical sessions only
+    Screen,
+    /// Every account but break-glass, every session ended
+    Session,
+}
+
+/// Arguments of `tocsin quarantine`.
+#[derive(Debug, Clone, Args)]
+pub struct QuarantineArgs {
+    /// A peer that stays reachable, such as a jump host; may be repeated
+    #[arg(long, value_name = "IP:PORT", value_parser = peer)]
+    pub allow: Vec<AllowedPeer>,
+    /// Targets and the rest.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// Arguments of `tocsin wipe`.
+#[derive(Debug, Clone, Args)]
+pub struct WipeArgs {
+    /// How far: the keys, which takes milliseconds, or the data as well
+    #[arg(long, value_enum, default_value_t = Depth::Keys)]
+    pub level: Depth,
+    /// Leave the device on; a mounted volume stays readable until it is off
+    #[arg(long)]
+    pub no_power_off: bool,
+    /// Targets and the rest.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// How far a wipe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Depth {
+    /// Headers and keyslots
+    Keys,
+    /// Keys first, then the data area
+    Data,
+}
+
+/// Reads a duration such as `15m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    runtime::config::duration::parse(text)
+        .ok_or_else(|| "a duration is a number and a unit, such as 90s, 15m, 2h, 7d".to_owned())
+}
+
+fn peer(text: &str) -> Result<AllowedPeer, String> {
+    let address: std::net::SocketAddr = text
+        .parse()
+        .map_err(|_| "a peer is an address and a port, such as 10.0.0.5:22 or [fd00::5]:22")?;
+    Ok(AllowedPeer { address: address.ip(), tcp_port: address.port() })
+}
+
+/// Locks devices.
+pub async fn lock(context: &Context, args: LockArgs) -> Result<Exit, Failure> {
+    let level = match args.level {
+        Level::Screen => LockLevel::Screen,
+        Level::Session => LockLevel::Session,
+    };
+    give(context, Action::Lock(Lock { level, message: args.message }), args.order).await
+}
+
+/// Unlocks devices.
+pub async fn unlock(context: &Context, args: PlainArgs) -> Result<Exit, Failure> {
+    give(context, Action::Unlock(Unlock {}), args.order).await
+}
+
+/// Wipes devices.
+pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
+    let level = match args.level {
+        Depth::Keys => WipeLevel::Keys,
+        Depth::Data => WipeLevel::Data,
+    };
+    let wipe = Wipe { level, power_off: !args.no_power_off };
+    give(context, Action::Wipe(wipe), args.order).await
+}
+
+/// Quarantines devices.
+pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<Exit, Failure> {
+    give(context, Action::Quarantine(Quarantine { allow: args.allow }), args.order).await
+}
+
+/// Releases devices from quarantine.
+pub async fn release(context: &Context, args: PlainArgs) -> Result<Exit, Failure> {
+    give(context, Action::Release(Release {}), args.order).await
+}
+
+/// Has devices report.
+pub async fn refresh(context: &Context, args: PlainArgs) -> Result<Exit, Failure> {
+    give(context, Action::Refresh(Refresh {}), args.order).await
+}
+
+/// Shows, asks, orders, and follows.
+async fn give(context: &Context, action: Action, args: OrderArgs) -> Result<Exit, Failure> {
+    action.check().map_err(|error| Failure::usage(error.to_string()))?;
+    let (out, client) = (context.out, context.client()?);
+    let targets = targets::parse(&client, &args.devices, args.group.clone()).await?;
+    let mut order = CreateOrder {
+        action,
+        targets,
+        reason: reason(context, &args).await?,
+        expires_in_secs: args.expires.map(|expires| expires.as_secs()),
+        dry_run: true,
+    };
+    if order.reason.is_none() && args.dry_run {
+        // Nothing is ordered, but the control plane judges the request as a whole.
+        order.reason = Some("dry run".to_owned());
+    }
+    let plan: DryRun = match client.post("/v1/orders", &order).await {
+        Ok(plan) => plan,
+        Err(error) => return Err(targets::explain(&client, &order.targets, error).await),
+    };
+    let lines = preview::lines(context, &client, &order.action, &plan).await;
+    if args.dry_run {
+        out.object(&plan);
+        lines.iter().for_each(|line| out.line(line));
+        return Ok(Exit::Success);
+    }
+    match order.action.verb().class() {
+        VerbClass::Routine => {}
+        VerbClass::Disruptive | VerbClass::Destructive => {
+            if !args.yes || out.is_live() {
+                lines.iter().for_each(|line| out.note(line));
+            }
+            if !args.yes {
+                let (question, demand) = question(&order.action, &plan);
+                ask::confirm(out, &question, &demand).await?;
+            }
+        }
+    }
+    order.targets = Targets::Devices(plan.devices.iter().map(|device| device.id).collect());
+    order.dry_run = false;
+    let created: CreatedOrder = client.create("/v1/orders", &order).await?;
+    after(context, &client, &created, &plan, &args.wait).await
+}
+
+/// The reason given, or asked for where somebody can be asked.
+async fn reason(context: &Context, args: &OrderArgs) -> Result<Option<String>, Failure> {
+    let given = args.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
+    Ok(match given {
+        Some(reason) => Some(reason.to_owned()),
+        None if !args.yes && !args.dry_run && ask::is_possible() => {
+            let line = ask::line(context.out, "Reason (shown to whoever approves): ").await?;
+            Some(line.trim().to_owned()).filter(|line| !line.is_empty())
+        }
+        None => None,
+    })
+}
+
+/// What a person is asked, and the answer that goes ahead. What cannot be undone takes more than
+/// a `y` that comes by habit.
+pub fn question(action: &Action, plan: &DryRun) -> (String, Demand) {
+    let verb = action.verb();
+    let demand = match (verb.class(), plan.devices.as_slice()) {
+        (VerbClass::Destructive, [only]) if !only.name.trim().is_empty() => {
+            Demand::Exactly(crate::output::text::clean(only.name.trim()))
+        }
+        (VerbClass::Destructive, devices) => Demand::Exactly(devices.len().to_string()),
+        (VerbClass::Disruptive | VerbClass::Routine, _) => Demand::Yes,
+    };
+    let what = crate::output::text::count(plan.devices.len(), "device");
+    (format!("\nGo ahead and {verb} {what}?"), demand)
+}
+
+/// What follows an order: progress, or who else is needed.
+async fn after(
+    context: &Context,
+    client: &Client,
+    created: &CreatedOrder,
+    plan: &DryRun,
+    wait: &WaitArgs,
+) -> Result<Exit, Failure> {
+    let out = context.out;
+    let order = &created.order;
+    let waits = |state: CommandState| state == CommandState::AwaitingApproval;
+    let is_free = created.commands.iter().any(|command| !waits(command.state));
+    if created.commands.iter().any(|command| waits(command.state)) {
+        for line in approve::how_to_approve(order, context.now()) {
+            out.line(&line);
+        }
+    }
+    if wait.no_wait || !is_free {
+        out.object(created);
+        if is_free {
+            out.line(&format!("order {} accepted: it is on disk", order.id));
+            out.line(&format!("  follow it:   tocsin orders --order {}", order.id));
+            out.line(&format!("  withdraw it: tocsin cancel {}", order.id));
+        }
+        return Ok(if is_free { Exit::Success } else { Exit::AwaitingApproval });
+    }
+    let online: BTreeMap<DeviceId, bool> =
+        plan.devices.iter().filter_map(|d| Some((d.id, d.online?))).collect();
+    let waiting = Waiting { order: order.id, online, timeout: wait.timeout };
+    follow::to_the_end(context, client, waiting).await
+}

@@ -1,0 +1,146 @@
+//! `tocsin watch`: what happens, as it happens.
+//!
+//! Owns following a stream across lost connections: it comes back after the last event it saw, so
+//! that nothing is shown twice and nothing is missed.
+
+use std::time::Duration;
+
+use api::commands::wire::CommandView;
+use api::events::EventView;
+use clap::Args;
+use protocol::id::CommandId;
+use runtime::Backoff;
+
+use super::{Context, Exit, Failure, proof};
+use crate::client::{Client, ClientError, sse};
+use crate::output::{Tone, outcome, text};
+
+const BACKOFF_BASE: Duration = Duration::from_millis(250);
+const BACKOFF_CAP: Duration = Duration::from_secs(15);
+/// Particulars in one line at most, in characters.
+const PARTICULARS: usize = 120;
+
+/// Arguments of `tocsin watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// One command, to its end; without it everything, until Ctrl-C
+    pub command: Option<CommandId>,
+}
+
+/// Follows events.
+pub async fn run(context: &Context, args: WatchArgs) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    let path = match args.command {
+        Some(id) => {
+            // Known before the stream is opened: an unknown one is an error and no silence.
+            let view: CommandView = client.get(&format!("/v1/commands/{id}")).await?;
+            context.out.note(&format!("{} on {}", view.verb, text::clean(&view.device_name)));
+            format!("/v1/commands/{id}/stream")
+        }
+        None => "/v1/stream".to_owned(),
+    };
+    let mut follower = Follower { client: &client, path, after: None };
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    let outcome = tokio::select! {
+        biased;
+        _ = &mut interrupt => Ok(false),
+        outcome = follower.follow(context, args.command) => outcome.map(|()| true),
+    };
+    match (args.command, outcome?) {
+        (Some(id), true) => ended(context, &client, id).await,
+        (Some(id), false) => {
+            context.out.note(&format!("the command goes on; withdraw it: tocsin cancel {id}"));
+            Ok(Exit::Pending)
+        }
+        (None, _) => Ok(Exit::Success),
+    }
+}
+
+async fn ended(context: &Context, client: &Client, id: CommandId) -> Result<Exit, Failure> {
+    let found = proof::fetch(client, id).await?;
+    let judged = found.verify();
+    let command = &found.command;
+    let (tone, sentence) =
+        outcome::sentence(command, judged.as_ref().map(|_| ()), None, context.now());
+    context.out.line(&context.out.paint(tone, &sentence));
+    let is_forged = command.receipt.is_some() && judged.is_err();
+    Ok(if is_forged { Exit::Failed } else { Exit::of_state(command.state) })
+}
+
+struct Follower<'a> {
+    client: &'a Client,
+    path: String,
+    after: Option<String>,
+}
+
+impl Follower<'_> {
+    /// Shows events until the command ended; for ever without one.
+    async fn follow(
+        &mut self,
+        context: &Context,
+        command: Option<CommandId>,
+    ) -> Result<(), Failure> {
+        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        loop {
+            match self.once(context, command, &mut backoff).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if error.is_transient() => {
+                    context.out.note(&format!("connection lost, trying again: {error}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(backoff.next(context.entropy.next_u64())).await;
+        }
+    }
+
+    /// One connection; `true` when the command ended.
+    async fn once(
+        &mut self,
+        context: &Context,
+        command: Option<CommandId>,
+        backoff: &mut Backoff,
+    ) -> Result<bool, ClientError> {
+        let mut stream = self.client.stream(&self.path, self.after.as_deref()).await?;
+        while let Some(message) = stream.next().await? {
+            backoff.reset();
+            if message.id.is_some() {
+                self.after.clone_from(&message.id);
+            }
+            show(context, &message);
+            if command.is_some() && is_end(&message.event) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Whether an event of that kind ends a command.
+fn is_end(kind: &str) -> bool {
+    use api::audit::Kind;
+    let ends =
+        [Kind::CommandFinished, Kind::CommandExpired, Kind::CommandCancelled, Kind::CommandInDoubt];
+    ends.iter().any(|end| end.as_str() == kind)
+}
+
+fn show(context: &Context, message: &sse::Message) {
+    let out = context.out;
+    let Ok(event) = serde_json::from_str::<EventView>(&message.data) else {
+        out.note("an event could not be read; is this the same version as the control plane?");
+        return;
+    };
+    out.object_line(&event);
+    let hour = event.at.to_string();
+    let hour = hour.split_once('T').map_or(hour.as_str(), |(_, hour)| hour);
+    let what = out.paint(Tone::Strong, &text::clean(&event.kind.replace('_', " ")));
+    let particulars = serde_json::to_string(&event.payload).unwrap_or_default();
+    let particulars = text::clean_to(&particulars, PARTICULARS);
+    out.line(&format!(
+        "{hour}  {what}  {}  by {}  {}",
+        text::clean(&event.subject),
+        text::clean(&event.actor),
+        out.paint(Tone::Faint, &particulars)
+    ));
+}
