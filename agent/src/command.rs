@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use protocol::enrollment::EnrollmentToken;
 use runtime::{Clock, Drain, Entropy};
 
-use agent::cli::{HELP, Invocation, Verb};
-use agent::state::StateDir;
-use agent::{Agent, Config, Deps, enroll, notify, status};
+use crate::cli::{HELP, Invocation, Verb};
+use crate::state::StateDir;
+use crate::{Agent, Config, Deps, enroll, notify, status};
 
 /// Where the configuration lies unless it is named.
 const CONFIG: &str = "/etc/tocsin/agent.toml";
@@ -20,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Whatever went wrong, for a person.
-pub(crate) async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
+pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
     match invocation.verb.clone() {
         Verb::Help => print(HELP),
         Verb::Version => print(concat!("tocsin-agent ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -76,7 +77,10 @@ async fn enroll_here(
         text.clear();
         std::io::stdin().take(64 * 1024).read_to_string(&mut text)?;
     }
-    let token = text.parse().context("the token cannot be read")?;
+    let mut token: EnrollmentToken = text.parse().context("the token cannot be read")?;
+    if !config.addresses.api.is_empty() {
+        token.api.clone_from(&config.addresses.api);
+    }
     let name = name.or_else(host_name).context("no host name; give one with --name")?;
     let state = StateDir::open(&config.state_dir)?;
     let enrollment = enroll::enroll(&state, &token, name, force).await?;

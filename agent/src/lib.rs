@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod enroll;
 pub mod execute;

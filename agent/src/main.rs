@@ -3,9 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use agent::cli;
-
-mod command;
+use agent::{cli, command};
 
 fn main() -> ExitCode {
     let outcome = cli::parse(std::env::args_os().skip(1)).map_err(anyhow::Error::from).and_then(

@@ -22,8 +22,11 @@ mod tests;
 pub struct Config {
     /// The hub's name, unique among the hubs of one broker; `hub` by default.
     pub name: HubId,
-    /// Where agents connect; port 8443 of every address by default. Port 0 takes a free one.
+    /// Where agents connect; port 7444 of every address by default. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Whether WebSockets are offered; yes by default. Without them agents long-poll, which is for
+    /// sites whose middleboxes break upgraded connections.
+    pub websocket: bool,
     /// Interval of WebSocket pings; 25 s by default, since common proxies cut at 60 s.
     #[serde(with = "runtime::config::duration")]
     pub heartbeat: Duration,
@@ -55,7 +58,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: "hub".parse().expect("three letters are a name"),
-            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)),
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7444)),
+            websocket: true,
             heartbeat: limits::HEARTBEAT,
             dead_after: limits::DEAD_AFTER,
             check_in: limits::CHECK_IN_HEALTHY,

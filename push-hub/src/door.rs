@@ -100,6 +100,9 @@ impl Door {
             Err(reason) => return Ok(self.turn_away(reason)),
         };
         let answer = match (request.method(), request.uri().path()) {
+            (_, SOCKET_PATH) if !self.core.config.websocket => {
+                plain(StatusCode::NOT_FOUND, "no websockets here")
+            }
             (&Method::GET, SOCKET_PATH) => self.upgrade(request),
             (&Method::POST, POLL_PATH) => {
                 let held = poll::answer(&self.core, identity, request.into_body(), || {

@@ -1,7 +1,9 @@
 //! The life of a command as a pure table: a state and what happened give the next state.
 //!
-//! Owns every transition. No clock, no store. A terminal state is final: what a device says
-//! afterwards is a conflict, to be recorded and never to be believed over the first.
+//! Owns every transition. No clock, no store. What a device has signed is final: what it says
+//! afterwards is a conflict, to be recorded and never to be believed over the first. `expired` and
+//! `cancelled` are only the control plane's word: a command that was sent may have arrived all the
+//! same, and then the device's word stands. A wiped device must never be shown as spared.
 
 use protocol::state::CommandState;
 
@@ -83,26 +85,28 @@ const fn sent(state: CommandState) -> Step {
 const fn acked(state: CommandState) -> Step {
     use CommandState as S;
     match state {
-        S::Queued | S::Sent => Step::To(S::Acked),
+        S::Queued | S::Sent | S::Expired | S::Cancelled => Step::To(S::Acked),
         S::Acked | S::Running | S::Succeeded | S::Failed | S::Refused => Step::Stay,
-        S::AwaitingApproval | S::Expired | S::Cancelled | S::InDoubt => Step::Conflict,
+        S::AwaitingApproval | S::InDoubt => Step::Conflict,
     }
 }
 
 const fn progressed(state: CommandState) -> Step {
     use CommandState as S;
     match state {
-        S::Queued | S::Sent | S::Acked => Step::To(S::Running),
+        S::Queued | S::Sent | S::Acked | S::Expired | S::Cancelled => Step::To(S::Running),
         S::Running | S::Succeeded | S::Failed | S::Refused => Step::Stay,
-        S::AwaitingApproval | S::Expired | S::Cancelled | S::InDoubt => Step::Conflict,
+        S::AwaitingApproval | S::InDoubt => Step::Conflict,
     }
 }
 
 const fn receipt(state: CommandState, outcome: CommandState, is_stored: bool) -> Step {
     use CommandState as S;
     match state {
-        S::Queued | S::Sent | S::Acked | S::Running => Step::To(outcome),
-        S::Succeeded | S::Failed | S::Refused | S::Expired | S::Cancelled | S::InDoubt => {
+        S::Queued | S::Sent | S::Acked | S::Running | S::Expired | S::Cancelled => {
+            Step::To(outcome)
+        }
+        S::Succeeded | S::Failed | S::Refused | S::InDoubt => {
             if is_stored {
                 Step::Stay
             } else {

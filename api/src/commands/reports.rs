@@ -36,6 +36,10 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             known.device == identity.device && known.generation == identity.generation
         });
         match (what, known) {
+            // Nothing was ever signed that the device could have.
+            (Said::Acked | Said::Progress(_), Some(known)) if known.envelope_sha256.is_none() => {
+                conflict(&mut tx, known, "answered what was never sent");
+            }
             (Said::Acked, Some(known)) => ack(&mut tx, known).await?,
             (Said::Progress(stage), Some(known)) => progress(&mut tx, known, &stage).await?,
             (Said::Finished(receipt), Some(known)) if answers(&receipt, known) => {

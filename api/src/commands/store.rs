@@ -221,11 +221,14 @@ pub(super) async fn end(
 /// Moves a command on because its device has it on disk.
 pub(super) async fn ack(tx: &mut Tx, id: CommandId) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query("UPDATE commands SET state = 'acked', acked_at = ? WHERE id = ?")
-        .bind(now)
-        .bind(id.as_uuid())
-        .execute(tx.conn())
-        .await?;
+    sqlx::query(
+        "UPDATE commands SET state = 'acked', acked_at = ?, finished_at = NULL, ended_by = NULL \
+         WHERE id = ?",
+    )
+    .bind(now)
+    .bind(id.as_uuid())
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 
@@ -234,7 +237,8 @@ pub(super) async fn progress(tx: &mut Tx, id: CommandId, stage: &str) -> Result<
     let now = millis(tx.now());
     sqlx::query(
         "UPDATE commands SET state = 'running', stage = ?, \
-         running_at = COALESCE(running_at, ?), acked_at = COALESCE(acked_at, ?) WHERE id = ?",
+         running_at = COALESCE(running_at, ?), acked_at = COALESCE(acked_at, ?), \
+         finished_at = NULL, ended_by = NULL WHERE id = ?",
     )
     .bind(stage)
     .bind(now)
@@ -256,7 +260,7 @@ pub(super) async fn finish(
     let now = millis(tx.now());
     sqlx::query(
         "UPDATE commands SET state = ?, finished_at = ?, acked_at = COALESCE(acked_at, ?), \
-         receipt = ?, outcome = ? WHERE id = ?",
+         receipt = ?, outcome = ?, ended_by = NULL WHERE id = ?",
     )
     .bind(state.as_str())
     .bind(now)

@@ -79,7 +79,7 @@ async fn refusal_of_a_forged_envelope_does_not_end_the_real_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_device_says_after_a_cancel_is_kept_beside_it() {
+async fn what_a_device_signed_outranks_a_cancel() {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;
     bench.order("lock", &[agent.id]).await;
@@ -92,7 +92,8 @@ async fn what_a_device_says_after_a_cancel_is_kept_beside_it() {
     agent.check_in(&bench, vec![ack(&command), progress, late.clone()]).await;
     agent.check_in(&bench, vec![late]).await;
     let story = bench.command(&id_of(&command)).await;
-    assert_eq!(story["state"], "cancelled");
+    assert_eq!(story["state"], "succeeded");
     assert_eq!(story["outcome"]["state"], "succeeded");
-    assert_eq!(bench.events("receipt_conflict").await.len(), 3);
+    assert_eq!(story["ended_by"], serde_json::Value::Null);
+    assert_eq!(bench.events("command_cancelled").await.len(), 1);
 }
