@@ -213,11 +213,13 @@ impl Context {
 pub fn start(cli: Cli) -> ExitCode {
     let context = Context::new(cli.global);
     let out = context.out;
-    let outcome = match cli.verb {
-        // These leave a namespace before any thread is started.
-        Verb::DemoRouter(args) => role(demo::sandbox::run_router(&args)),
-        Verb::DemoDevice(args) => role(demo::sandbox::run_device(&args)),
-        verb => in_runtime(context, verb),
+    // The demo's two leave a namespace, and so run before any thread is started.
+    let outcome = if let Verb::DemoRouter(args) = &cli.verb {
+        role(demo::sandbox::run_router(args))
+    } else if let Verb::DemoDevice(args) = &cli.verb {
+        role(demo::sandbox::run_device(args))
+    } else {
+        in_runtime(context, cli.verb)
     };
     match outcome {
         Ok(exit) => exit.into(),
@@ -272,7 +274,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
 }
 
 async fn agent(args: AgentArgs) -> anyhow::Result<()> {
-    let invocation = agent::cli::parse(args.args.into_iter())?;
+    let invocation = agent::cli::parse(args.args)?;
     agent::command::carry_out(invocation).await
 }
 

@@ -132,10 +132,7 @@ async fn wait(
 fn settled(views: &[CommandView], waiting: &Waiting) -> Option<End> {
     let mut end = End::Settled;
     for view in views {
-        let is_settled = match view.state {
-            CommandState::AwaitingApproval => true,
-            state => state.is_terminal(),
-        };
+        let is_settled = view.state.is_terminal() || view.state == CommandState::AwaitingApproval;
         if is_settled {
             continue;
         }

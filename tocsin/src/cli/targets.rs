@@ -98,7 +98,7 @@ fn ambiguous(typed: &str, found: &[DeviceView]) -> Failure {
 
 /// The names nearest to what was typed, nearest first; none that is too far to be meant.
 pub fn nearest(typed: &str, names: &[&str]) -> Vec<String> {
-    let most = typed.chars().count() / 3 + 1;
+    let most = (typed.chars().count() / 3).max(1);
     let mut ranked: Vec<_> = names
         .iter()
         .map(|name| (distance(typed, name), *name))

@@ -1,1 +1,70 @@
-//! Tests.
+//! Tests of what people see.
+
+use std::time::Duration;
+
+use protocol::time::Timestamp;
+
+use super::*;
+
+#[test]
+fn hidden_characters_of_a_device_never_reach_the_terminal() {
+    assert_eq!(text::clean("web\u{1b}[2J-17\r\n"), "web�[2J-17��");
+    assert_eq!(text::clean("a\u{202e}b\u{200b}c\u{9b}d"), "a�b�c�d");
+    let mut table = Table::new(&["name"]);
+    table.row([("x\u{1b}]0;owned\u{7}".to_owned(), Tone::Plain)]);
+    assert_eq!(table.render(false), "NAME\nx�]0;owned�");
+}
+
+#[test]
+fn long_text_is_cut_and_says_so() {
+    assert_eq!(text::clean_to("abcdef", 4), "abc…");
+    assert_eq!(text::clean_to("abcd", 4), "abcd");
+}
+
+#[test]
+fn json_stays_the_same_value_and_hides_nothing() {
+    let value = serde_json::json!({ "name": "a\u{202e}b\u{9b}c\u{feff}", "n": [1, "ü€"] });
+    let guarded = text::json_guard(&serde_json::to_string_pretty(&value).unwrap());
+    assert!(guarded.contains("a\\u202eb\\u009bc\\ufeff"), "{guarded}");
+    assert!(guarded.contains("ü€"));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&guarded).unwrap(), value);
+}
+
+#[test]
+fn table_has_no_colour_codes_unless_wanted() {
+    let mut table = Table::new(&["name", "state"]);
+    table.row([("web-17".to_owned(), Tone::Strong), ("locked".to_owned(), Tone::Bad)]);
+    assert_eq!(table.render(false), "NAME    STATE\nweb-17  locked");
+    assert!(table.render(true).contains('\u{1b}'));
+}
+
+#[test]
+fn durations_read_as_people_say_them() {
+    for (millis, text) in [
+        (0, "0 ms"),
+        (212, "212 ms"),
+        (3400, "3.4 s"),
+        (59_000, "59 s"),
+        (300_000, "5 min"),
+        (7_200_000, "2 h"),
+        (259_200_000, "3 d"),
+    ] {
+        assert_eq!(time::duration(Duration::from_millis(millis)), text);
+    }
+}
+
+#[test]
+fn time_of_day_names_the_day_when_it_is_another() {
+    let now = Timestamp::from_millis(1_767_225_600_000);
+    let hours = |hours: u64| now.plus(Duration::from_secs(hours * 3600));
+    assert_eq!(time::clock(hours(14), now), "14:00Z");
+    assert_eq!(time::clock(hours(24), now), "2026-01-02 00:00Z");
+    assert_eq!(time::ago(now, hours(3)), "3 h ago");
+    assert_eq!(time::ago(hours(3), now), "now");
+}
+
+#[test]
+fn counting_words_agree_with_the_number() {
+    assert_eq!(text::count(1, "device"), "1 device");
+    assert_eq!(text::count(2, "device"), "2 devices");
+}

@@ -1,0 +1,236 @@
+//! The whole platform in one process: control plane, one hub and the bus between them.
+//!
+//! Owns the wiring and nothing else: every role is started by the constructor that it has on its
+//! own, and none of them knows that it is embedded.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::pki::SERVER_LASTS;
+use api::{Api, FirstStart};
+use arc_swap::ArcSwap;
+use broker::{Broker, MemoryBroker};
+use push_hub::Hub;
+use runtime::admin::{Admin, Readiness};
+use runtime::lifecycle::{TaskError, Tasks};
+use runtime::observability::{ObservabilityConfig, recorder};
+use runtime::tls::{self, TlsError};
+use runtime::{Clock, Drain, Entropy};
+use rustls::ServerConfig;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+/// How long the roles may take to end when one of them failed.
+const FAILURE_GRACE: Duration = Duration::from_secs(5);
+/// How long a drain may take; longer than the hub's spread of reconnects.
+pub const DRAIN: Duration = Duration::from_secs(30);
+
+/// How the platform runs. Every setting has a default that suits one machine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What to log.
+    pub log: ObservabilityConfig,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served, without TLS.
+    pub admin_listen: SocketAddr,
+    /// The control plane. Its `data_dir` is that of the platform.
+    pub api: api::Config,
+    /// The hub.
+    pub hub: push_hub::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            log: ObservabilityConfig::default(),
+            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7440)),
+            api: api::Config { data_dir: PathBuf::from(".tocsin"), ..api::Config::default() },
+            hub: push_hub::Config::default(),
+        }
+    }
+}
+
+/// Why the platform did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The control plane did not.
+    #[error("the control plane did not start")]
+    Api(#[from] api::StartError),
+    /// The hub did not.
+    #[error("the hub did not start")]
+    Hub(#[from] push_hub::StartError),
+    /// The hub has no certificate.
+    #[error("the hub has no certificate")]
+    Certificate(#[from] api::pki::PkiError),
+    /// The hub's TLS side cannot be made.
+    #[error("the hub's TLS cannot be set up")]
+    Tls(#[from] TlsError),
+    /// The admin port cannot be bound.
+    #[error("admin port {address} cannot be bound")]
+    Admin {
+        /// What was configured.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// A running platform.
+#[derive(Debug)]
+pub struct Platform {
+    /// Where operators connect.
+    pub operator_addr: SocketAddr,
+    /// Where agents enroll and check in.
+    pub api_agent_addr: SocketAddr,
+    /// Where agents hold their sessions.
+    pub hub_agent_addr: SocketAddr,
+    /// Where it can be observed.
+    pub admin_addr: SocketAddr,
+    /// The authority of all certificates, PEM.
+    pub authority_pem: String,
+    /// What only the first start knows.
+    pub first_start: Option<FirstStart>,
+    drain: Drain,
+    tasks: Tasks,
+    _admin: Admin,
+}
+
+impl Platform {
+    /// Starts the control plane, then the hub with a certificate from its authority.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing keeps running then.
+    pub async fn start(config: Config, drain: Drain) -> Result<Self, StartError> {
+        let (clock, entropy) = (Clock::system(), Entropy::system());
+        let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(clock.clone()));
+        let readiness = Readiness::new(&["control_plane"]);
+        let admin = start_admin(config.admin_listen, &readiness, &drain).await?;
+
+        let server_names = config.api.server_names.clone();
+        let advertised = config.api.hub_urls.clone();
+        let deps = api::Deps {
+            broker: broker.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            drain: drain.child(),
+        };
+        let mut api = Api::start(config.api, deps).await?;
+
+        let certificates = HubCertificates { names: server_names, hub: config.hub.name.clone() };
+        let tls = Arc::new(ArcSwap::from_pointee(certificates.issue(&api)?));
+        let deps = push_hub::Deps {
+            broker,
+            clock,
+            entropy,
+            tls: tls.clone(),
+            readiness: readiness.clone(),
+            drain: drain.child(),
+        };
+        let hub = Hub::start(config.hub, deps).await?;
+        if advertised.is_empty() {
+            api.advertise_hubs(vec![url(&certificates.names, hub.agent_addr())]);
+        }
+        readiness.set("control_plane", true);
+
+        let (operator_addr, api_agent_addr) = (api.operator_addr, api.agent_addr);
+        let (authority_pem, first_start) =
+            (api.authority().certificate_pem(), api.first_start.take());
+        let hub_agent_addr = hub.agent_addr();
+        let mut tasks = Tasks::new(drain.clone(), FAILURE_GRACE);
+        let renewal = renew(api.app().clone(), certificates, tls, drain.clone());
+        tasks.spawn("certificates", renewal);
+        tasks.spawn("control plane", api.wait());
+        tasks.spawn("hub", async move {
+            hub.finished().await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+        Ok(Self {
+            operator_addr,
+            api_agent_addr,
+            hub_agent_addr,
+            admin_addr: admin.addr(),
+            authority_pem,
+            first_start,
+            drain,
+            tasks,
+            _admin: admin,
+        })
+    }
+
+    /// Runs until the drain, and then until everything has ended.
+    ///
+    /// # Errors
+    /// The first failure of a role.
+    pub async fn wait(self) -> Result<(), TaskError> {
+        self.tasks.wait().await
+    }
+
+    /// Begins the drain and waits for its end.
+    ///
+    /// # Errors
+    /// The first failure of a role.
+    pub async fn drain(self, grace: Duration) -> Result<(), TaskError> {
+        self.drain.begin(grace);
+        self.wait().await
+    }
+}
+
+async fn start_admin(
+    address: SocketAddr,
+    readiness: &Readiness,
+    drain: &Drain,
+) -> Result<Admin, StartError> {
+    let failed = |source| StartError::Admin { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    Admin::start(listener, readiness.clone(), recorder(), drain.clone()).map_err(failed)
+}
+
+/// The first server name, with the port that was bound.
+fn url(names: &[String], bound: SocketAddr) -> String {
+    let name = names.first().map_or("localhost", String::as_str);
+    let host = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
+    format!("https://{host}:{}", bound.port())
+}
+
+/// The hub's certificates: for the platform's names, from the platform's authority.
+#[derive(Debug)]
+struct HubCertificates {
+    names: Vec<String>,
+    hub: protocol::id::HubId,
+}
+
+impl HubCertificates {
+    fn issue(&self, api: &Api) -> Result<ServerConfig, StartError> {
+        self.issue_by(api.app())
+    }
+
+    fn issue_by(&self, app: &api::app::App) -> Result<ServerConfig, StartError> {
+        let authority = &app.authority;
+        let identity = api::pki::issue_hub_identity(authority, &self.hub, &self.names, app.now())?;
+        let authorities = vec![authority.certificate().clone()];
+        Ok(push_hub::agent_tls(&identity, authorities)?)
+    }
+}
+
+/// Replaces the hub's certificate long before its end; sessions stay.
+async fn renew(
+    app: api::app::App,
+    certificates: HubCertificates,
+    tls: Arc<ArcSwap<ServerConfig>>,
+    drain: Drain,
+) -> Result<(), StartError> {
+    loop {
+        tokio::select! {
+            () = drain.soft().cancelled() => return Ok(()),
+            () = tokio::time::sleep(SERVER_LASTS / 3) => {}
+        }
+        tls.store(Arc::new(certificates.issue_by(&app)?));
+    }
+}
+
+/// Installs the one TLS provider, for the libraries that ask the process for it.
+pub fn install_tls() {
+    tls::install_provider();
+}

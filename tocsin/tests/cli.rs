@@ -1,0 +1,271 @@
+//! The command line as people and scripts use it: the real program against a real control plane.
+//!
+//! There is no hub here, so that every device is offline: what happens with one is in `path`.
+
+#[path = "cli/bench.rs"]
+mod bench;
+
+use bench::{Bench, Run};
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn login_writes_a_profile_that_works() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::start().await;
+    let (url, ca) = (bench.url(), bench.path("data/ca.crt"));
+    let profile = bench.path("config/tocsin/profile.toml");
+
+    let wrong = bench.run(&["login", "--url", &url, "--ca", &ca, "--token", "tocsin_pat_x"]).await;
+    wrong.expect(1);
+    assert!(wrong.stderr.contains("tocsin login"), "{wrong:?}");
+    assert!(!std::path::Path::new(&profile).exists(), "a profile that does not work is not kept");
+
+    let token = bench.token().to_owned();
+    let run = bench.run(&["login", "--url", &url, "--ca", &ca, "--token", &token]).await;
+    run.expect(0);
+    assert!(!run.stdout.contains(&token) && !run.stderr.contains(&token));
+    let mode = std::fs::metadata(&profile).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let devices = bench.run(&["devices"]).await;
+    devices.expect(0);
+    assert!(devices.stderr.contains("tocsin enroll-token"), "{devices:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_say_what_to_do_next() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    for (line, code, hint) in [
+        (vec!["--url", "https://127.0.0.1:1", "devices"], 1, "is `tocsin up`"),
+        (vec!["--token", "tocsin_pat_x", "devices"], 1, "run `tocsin login`"),
+        (
+            vec!["--ca-pin", &"a".repeat(64), "devices"],
+            1,
+            "the certificate is not of the authority",
+        ),
+        (vec!["--profile", "/nowhere/p.toml", "devices"], 1, "run `tocsin login"),
+        (vec!["device", "show", "web-71"], 1, "did you mean web-17?"),
+        (vec!["lock", "wbe-17", "--reason", "x", "--yes"], 1, "did you mean web-17?"),
+        (vec!["lock", "web-17", "--yes"], 1, "reason"),
+        (vec!["lock", "web-17", "--reason", "x"], 2, "--yes"),
+        (vec!["lock"], 2, "--help"),
+    ] {
+        let run = bench.run(&line).await;
+        run.expect(code);
+        assert!(run.stderr.contains(hint), "{line:?}: {run:?}");
+    }
+    let commands = bench.json(&["commands", "--json"]).await;
+    assert_eq!(commands["items"].as_array().unwrap().len(), 0, "none of it ordered anything");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enrollment_token_comes_with_the_line_for_the_device() {
+    let bench = Bench::logged_in().await;
+    let run = bench.run(&["enroll-token", "--group", "lab", "--ttl", "5m"]).await;
+    run.expect(0);
+    let token = run.stdout.trim();
+    assert!(token.starts_with("tocsin-enroll-1."), "standard output is the token alone");
+    assert!(run.stderr.contains(&format!("tocsin-agent enroll {token}")));
+
+    bench.enroll("web-17").await;
+    let devices = bench.json(&["devices", "--json", "--group", "lab"]).await;
+    let device = &devices["items"][0];
+    assert_eq!(device["name"], "web-17");
+    assert_eq!(device["online"], false);
+    let shown = bench.json(&["device", "show", "web-17", "--json"]).await;
+    assert_eq!(shown["id"], device["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dry_run_shows_what_would_be_hit_and_orders_nothing() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    let run = bench.run(&["wipe", "web-17", "--dry-run"]).await;
+    run.expect(0);
+    for part in ["DESTRUCTIVE", "web-17", "offline", "2 persons must approve", "no session"] {
+        assert!(run.stdout.contains(part), "{part}: {run:?}");
+    }
+    let plan = bench.json(&["wipe", "web-17", "--dry-run", "--json"]).await;
+    assert_eq!(plan["devices"][0]["name"], "web-17");
+    let commands = bench.json(&["commands", "--json"]).await;
+    assert_eq!(commands["items"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_for_an_offline_device_is_queued_and_can_be_cancelled() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    let run = bench.run(&["lock", "web-17", "--reason", "INC-42", "--yes"]).await;
+    run.expect(5);
+    let said = "web-17 offline: queued, will be delivered at its next contact, expires ";
+    assert!(run.stdout.starts_with(said), "{run:?}");
+    assert!(run.stderr.contains("the order goes on"), "{run:?}");
+
+    let commands = bench.json(&["commands", "--json", "--state", "queued"]).await;
+    let id = commands["items"][0]["id"].as_str().unwrap().to_owned();
+    bench.run(&["cancel", &id, "--reason", "found the laptop"]).await.expect(0);
+    let watched = bench.run(&["watch", &id]).await;
+    watched.expect(6);
+    assert!(watched.stdout.contains("cancelled by admin: found the laptop"), "{watched:?}");
+    let shown = bench.run(&["command", "show", &id]).await;
+    shown.expect(0);
+    assert!(shown.stdout.contains("timeline"), "{shown:?}");
+    let unproven = bench.run(&["proof", &id]).await;
+    unproven.expect(1);
+    assert!(unproven.stderr.contains("there is no receipt"), "{unproven:?}");
+    let unknown = bench.run(&["cancel", "01a201ab-c40d-7962-9c37-507ec7a201d9"]).await;
+    unknown.expect(1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_in_json_has_the_objects_of_the_api() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    let run = bench.run(&["refresh", "web-17", "--json"]).await;
+    run.expect(5);
+    let answer: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(answer["order"]["action"]["verb"], "refresh");
+    assert_eq!(answer["commands"][0]["state"], "queued");
+    let run = bench.run(&["refresh", "web-17", "--json", "--no-wait"]).await;
+    run.expect(0);
+    let answer: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(answer["commands"][0]["state"], "queued");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_persons_approve_a_wipe_with_keys_of_their_own() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    let root_key = bench.path("data/root.key");
+    let run = bench.run(&["wipe", "web-17", "--reason", "stolen", "--yes"]).await;
+    run.expect(7);
+    let inbox = bench.json(&["approvals", "--json"]).await;
+    let order = inbox["items"][0]["id"].as_str().unwrap().to_owned();
+    assert!(run.stdout.contains(&format!("tocsin approve {order} --key FILE")), "{run:?}");
+
+    for person in ["alice", "bob", "mallory"] {
+        let file = bench.path(&format!("{person}.key"));
+        let made = bench.json(&["key", "new", "--out", &file, "--json"]).await;
+        let key = made["public_key"].as_str().unwrap().to_owned();
+        if person != "mallory" {
+            let line = ["trust", "add-approver", &key, "--person", person];
+            bench.run(&[&line[..], &["--root-key", &root_key, "--yes"]].concat()).await.expect(0);
+        }
+    }
+    let trust = bench.run(&["trust", "show"]).await;
+    trust.expect(0);
+    assert!(trust.stdout.contains("version 3") && trust.stdout.contains("bob"), "{trust:?}");
+
+    let (alice, bob) = (bench.path("alice.key"), bench.path("bob.key"));
+    let stranger =
+        bench.run(&["approve", &order, "--key", &bench.path("mallory.key"), "--yes"]).await;
+    stranger.expect(1);
+    assert!(stranger.stderr.contains("is no approver's key"), "{stranger:?}");
+    let unasked = bench.run(&["approve", &order, "--key", &alice]).await;
+    unasked.expect(2);
+    let first = bench.run(&["approve", &order, "--key", &alice, "--yes"]).await;
+    first.expect(7);
+    assert!(first.stdout.contains("alice (1 of 2)"), "{first:?}");
+    assert!(first.stderr.contains("stolen"), "what is signed is shown: {first:?}");
+    let wrong = bench.path("wrong");
+    std::fs::write(&wrong, "not the passphrase\n").unwrap();
+    let line = ["approve", &order, "--key", &bob, "--yes", "--passphrase-file", &wrong];
+    let closed = bench.run(&line).await;
+    closed.expect(1);
+    assert!(closed.stderr.contains("passphrase does not open"), "{closed:?}");
+    bench.run(&["approve", &order, "--key", &bob, "--yes", "--no-wait"]).await.expect(0);
+    let commands = bench.json(&["commands", "--json", "--order", &order]).await;
+    assert_eq!(commands["items"][0]["state"], "queued");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_person_can_reject_an_order() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    bench.run(&["wipe", "web-17", "--reason", "stolen", "--yes"]).await.expect(7);
+    let inbox = bench.json(&["approvals", "--json"]).await;
+    let order = inbox["items"][0]["id"].as_str().unwrap().to_owned();
+    bench.run(&["reject", &order, "--reason", "wrong laptop"]).await.expect(0);
+    let orders = bench.json(&["orders", "--json"]).await;
+    assert_eq!(orders["items"][0]["states"]["cancelled"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threshold_can_be_set_for_one_operator() {
+    let bench = Bench::logged_in().await;
+    let root_key = bench.path("data/root.key");
+    let line = ["trust", "set-threshold", "wipe", "1", "--root-key", &root_key];
+    bench.run(&line).await.expect(2);
+    bench.run(&[&line[..], &["--yes"]].concat()).await.expect(0);
+    let trust = bench.json(&["trust", "show", "--json"]).await;
+    assert_eq!(trust["root"]["approvals"]["wipe"], 1);
+    let other = bench.path("other.key");
+    api::keys::create(std::path::Path::new(&other), &runtime::Entropy::system()).unwrap();
+    let line = ["trust", "set-threshold", "wipe", "0", "--root-key", &other, "--yes"];
+    let refused = bench.run(&line).await;
+    refused.expect(1);
+    assert!(refused.stderr.contains("was not signed by this root key"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tampered_log_is_noticed_and_the_bad_entry_named() {
+    let mut bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    bench.run(&["lock", "web-17", "--reason", "INC-42", "--yes", "--no-wait"]).await.expect(0);
+    let export = bench.path("log.jsonl");
+    bench.run(&["events", "export", "--out", &export]).await.expect(0);
+    let whole = bench.run(&["events", "verify", &export]).await;
+    whole.expect(0);
+    let head = whole.stdout.lines().last().unwrap().strip_prefix("head ").unwrap().to_owned();
+    let log = std::fs::read_to_string(&export).unwrap();
+    let bad = 1 + log.lines().position(|line| line.contains("INC-42")).unwrap();
+    std::fs::write(&export, log.replace("INC-42", "INC-43")).unwrap();
+    broken(&bench.run(&["events", "verify", &export]).await, bad);
+    let cut: Vec<_> = log.lines().take(bad).collect();
+    std::fs::write(&export, cut.join("\n")).unwrap();
+    bench.run(&["events", "verify", &export]).await.expect(0);
+    bench.run(&["events", "verify", &export, "--head", &head]).await.expect(1);
+
+    bench.stop().await;
+    let (data, store) = (bench.path("data"), bench.path("data/tocsin.db"));
+    bench.run(&["events", "verify", "--data", &data, "--head", &head]).await.expect(0);
+    let mut bytes = std::fs::read(&store).unwrap();
+    let places: Vec<_> = bytes.windows(6).enumerate().filter(|(_, w)| w == b"INC-42").collect();
+    let places: Vec<_> = places.into_iter().map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "the log is in the store's file");
+    for at in places {
+        bytes[at..at + 6].copy_from_slice(b"INC-43");
+    }
+    std::fs::write(&store, bytes).unwrap();
+    broken(&bench.run(&["events", "verify", "--data", &data]).await, bad);
+}
+
+fn broken(run: &Run, event: usize) {
+    run.expect(1);
+    assert!(run.stderr.contains(&format!("BROKEN at event {event}: it was altered")), "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_no_control_plane_works_without_one() {
+    let bench = Bench::start().await;
+    for (name, text, code) in [
+        ("agent.toml", "[host]\narming = \"off\"\n", 0),
+        ("agent-2.toml", "[host]\narmin = \"off\"\n", 1),
+        ("hub.toml", "listne = \"127.0.0.1:1\"\n", 1),
+        ("api.toml", "agent_urls = [\"http://x\"]\n", 1),
+    ] {
+        let file = bench.path(name);
+        std::fs::write(&file, text).unwrap();
+        let run = bench.run(&["check", &file]).await;
+        run.expect(code);
+    }
+    let typo = bench.run(&["check", &bench.path("agent-2.toml")]).await;
+    assert!(typo.stderr.contains("line 2") && typo.stderr.contains("arming"), "{typo:?}");
+    let script = bench.run(&["completions", "bash"]).await;
+    script.expect(0);
+    assert!(script.stdout.contains("quarantine"));
+    let help = bench.run(&["--help"]).await;
+    help.expect(0);
+    assert!(help.stdout.contains("Exit codes:"));
+}

@@ -1,0 +1,108 @@
+//! kill -9 at every step: the command still ends exactly once, in the right state.
+//!
+//! strace kills the process at the n-th write, fsync, rename or send after the order's device is
+//! online; n goes up until the process outlives its command.
+
+use crate::installation::{Installation, Trap};
+
+/// Everything by which a process changes the world outside its memory.
+const CALLS: &str = "write,writev,pwrite64,pwritev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,\
+     sendto,sendmsg,ftruncate";
+/// More steps than this, and something goes round in circles.
+const MOST_STEPS: u32 = 500;
+
+#[test]
+fn agent_killed_at_every_step_does_everything_exactly_once() {
+    let installation = Installation::new();
+    let mut device = installation.device("web-1");
+    let log = installation.path("strace.log");
+    for step in 1..MOST_STEPS {
+        let trap = Trap::set(device.pid(), CALLS, step, &log);
+        let command = installation.order("lock", &device.name);
+        let survived = loop {
+            if device.has_died() {
+                break false;
+            }
+            if installation.command(&command)["finished_at"].is_string() {
+                break true;
+            }
+        };
+        drop(trap);
+        if device.has_died() {
+            device.kill();
+            device.start();
+        }
+        let ended = installation.ended(&command);
+        assert_eq!(ended["state"], "succeeded", "killed at step {step}: {ended}");
+        assert_eq!(device.effects(&command), 1, "killed at step {step}");
+        installation.online(&device.name);
+        if survived {
+            assert!(step > 10, "only {step} steps: the trap does not work");
+            return;
+        }
+    }
+    panic!("the agent never outlived its command");
+}
+
+#[test]
+fn platform_killed_at_every_step_loses_nothing() {
+    let mut installation = Installation::new();
+    let device = installation.device("web-1");
+    let log = installation.path("strace.log");
+    for step in 1..MOST_STEPS {
+        let trap = Trap::set(installation.pid(), CALLS, step, &log);
+        let output = installation.tocsin(&[
+            "lock",
+            &device.name,
+            "--reason",
+            "a test",
+            "--yes",
+            "--no-wait",
+            "--json",
+        ]);
+        let accepted = output.status.success();
+        let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let command = made["commands"][0]["id"].as_str().map(str::to_owned);
+        let survived = loop {
+            if installation.has_died() {
+                break false;
+            }
+            let Some(command) = &command else { break true };
+            let output = installation.tocsin(&["command", "show", command, "--json"]);
+            let shown: serde_json::Value =
+                serde_json::from_slice(&output.stdout).unwrap_or_default();
+            if shown["finished_at"].is_string() {
+                break true;
+            }
+        };
+        drop(trap);
+        if installation.has_died() {
+            installation.kill();
+            installation.start(&[]);
+        }
+        installation.online(&device.name);
+        match command {
+            // What was answered is kept.
+            Some(command) => {
+                let ended = installation.ended(&command);
+                assert_eq!(ended["state"], "succeeded", "killed at step {step}: {ended}");
+                assert_eq!(device.effects(&command), 1, "killed at step {step}");
+            }
+            // What was not answered may or may not have been stored; what is stored ends.
+            None => {
+                assert!(!accepted, "an accepted order without a command at step {step}");
+                let listed = installation.json(&["commands"]);
+                for stored in listed["items"].as_array().expect("a list") {
+                    let id = stored["id"].as_str().expect("an id");
+                    assert_eq!(installation.ended(id)["state"], "succeeded");
+                    assert_eq!(device.effects(id), 1, "killed at step {step}");
+                }
+            }
+        }
+        if survived {
+            assert!(step > 10, "only {step} steps: the trap does not work");
+            return;
+        }
+    }
+    panic!("the platform never outlived an order");
+}
