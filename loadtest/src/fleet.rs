@@ -1,0 +1,220 @@
+//! Making devices and unmaking them: enrollment through the front door, and revocation.
+//!
+//! Each device has a key of its own, made here and kept in memory only. Whatever was enrolled is
+//! remembered, however the enrollment of the rest ends, so that all of it can be revoked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use protocol::enrollment::{AgentConfig, ENROLL_PATH, EnrollRequest, EnrollResponse};
+use protocol::id::{DeviceId, GroupName};
+use protocol::jws::JwsError;
+use protocol::key::{DeviceKey, KeyError};
+use protocol::trust::{TrustError, TrustRoot};
+use runtime::tls::pki_types::pem::{Error as PemError, PemObject as _};
+use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use runtime::tls::{self, PinError, TlsError};
+use runtime::{Drain, Entropy};
+use rustls::ClientConfig;
+use tokio::task::JoinSet;
+
+use crate::http::{HttpError, Line, Peer};
+use crate::operator::{self, Desk, Operator, OperatorError};
+
+/// Devices that are enrolled or revoked at the same time.
+const AT_ONCE: usize = 4;
+
+/// Why a device was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The operator's API gave no token.
+    #[error("no enrollment token was made")]
+    Operator(#[from] OperatorError),
+    /// The agent port was not reached.
+    #[error("the agent port did not answer")]
+    Http(#[from] HttpError),
+    /// The agent port answered otherwise than with an enrollment.
+    #[error("the agent port refused the enrollment")]
+    Refused(#[source] OperatorError),
+    /// The token's pin.
+    #[error("the token's pin cannot be used")]
+    Pin(#[from] PinError),
+    /// The token names no address.
+    #[error("the token names no address of the agent port")]
+    NoAddress,
+    /// The signed configuration names no hub.
+    #[error("the platform names no hub")]
+    NoHub,
+    /// Key or certificate request.
+    #[error("no key could be made")]
+    Making(#[from] rcgen::Error),
+    /// The key is not one for receipts.
+    #[error("the key cannot sign")]
+    Key(#[from] KeyError),
+    /// The certificates that were answered.
+    #[error("a certificate is not pem")]
+    Pem(#[from] PemError),
+    /// TLS could not be set up.
+    #[error("tls cannot be set up")]
+    Tls(#[from] TlsError),
+    /// The trust root that was answered.
+    #[error("the trust root cannot be pinned")]
+    Trust(#[from] TrustError),
+    /// The signed configuration that was answered.
+    #[error("the signed configuration cannot be believed")]
+    Config(#[from] JwsError),
+    /// The answer is not understood.
+    #[error("the answer of the agent port is not understood")]
+    Answer(#[from] serde_json::Error),
+}
+
+/// A device as it came out of its enrollment.
+pub struct Enrolled {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its enrollment generation.
+    pub generation: u32,
+    /// The key of its certificate and its receipts.
+    pub key: DeviceKey,
+    /// The TLS client that shows its certificate.
+    pub tls: Arc<ClientConfig>,
+    /// The trust root that it pinned.
+    pub trust: TrustRoot,
+    /// Addresses of hubs.
+    pub hubs: Vec<String>,
+}
+
+impl std::fmt::Debug for Enrolled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolled").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// How an enrollment of many ended.
+#[derive(Debug)]
+pub struct Enrollment {
+    /// Those that are devices now.
+    pub devices: Vec<Enrolled>,
+    /// What stopped it, if anything did.
+    pub error: Option<FleetError>,
+}
+
+/// A group name of this run alone.
+pub fn group(entropy: &Entropy) -> GroupName {
+    let name = format!("loadtest-{:08x}", entropy.next_u64() >> 32);
+    name.parse().expect("letters, a dash and hex digits are a group name")
+}
+
+/// Enrolls `count` devices into a group. Stops at the first error, and when `drain` begins.
+pub async fn enroll(
+    operator: &Operator,
+    count: usize,
+    group: &GroupName,
+    drain: &Drain,
+) -> Enrollment {
+    let mut tasks = JoinSet::new();
+    for worker in 0..AT_ONCE {
+        let (operator, group, soft) = (operator.clone(), group.clone(), drain.soft().clone());
+        tasks.spawn(async move {
+            let mut clerk = Clerk { desk: operator.desk(), door: None };
+            let mut devices = Vec::new();
+            for number in (worker..count).step_by(AT_ONCE) {
+                if soft.is_cancelled() {
+                    break;
+                }
+                match Box::pin(clerk.enroll(&group, number)).await {
+                    Ok(device) => devices.push(device),
+                    Err(error) => return (devices, Some(error)),
+                }
+            }
+            (devices, None)
+        });
+    }
+    let mut enrollment = Enrollment { devices: Vec::with_capacity(count), error: None };
+    while let Some(ended) = tasks.join_next().await {
+        let (devices, error) = ended.expect("enrolling does not panic");
+        enrollment.devices.extend(devices);
+        enrollment.error = enrollment.error.or(error);
+    }
+    enrollment
+}
+
+/// Revokes those devices. Answers how many could not be.
+pub async fn revoke(operator: &Operator, devices: &[DeviceId], drain: &Drain) -> usize {
+    let mut tasks = JoinSet::new();
+    for worker in 0..AT_ONCE {
+        let mut left: VecDeque<_> = devices.iter().skip(worker).step_by(AT_ONCE).copied().collect();
+        let (mut desk, hard) = (operator.desk(), drain.hard().clone());
+        tasks.spawn(async move {
+            let mut failed = 0;
+            while let Some(device) = left.pop_front() {
+                if hard.is_cancelled() {
+                    return failed + left.len() + 1;
+                }
+                if let Err(error) = desk.revoke(device).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "not revoked");
+                    failed += 1;
+                }
+            }
+            failed
+        });
+    }
+    tasks.join_all().await.into_iter().sum()
+}
+
+/// Enrolls one device after the other, over connections that stay open.
+struct Clerk {
+    desk: Desk,
+    door: Option<Line>,
+}
+
+impl Clerk {
+    async fn enroll(&mut self, group: &GroupName, number: usize) -> Result<Enrolled, FleetError> {
+        let token = self.desk.enrollment_token(group).await?;
+        if self.door.is_none() {
+            let address = token.api.first().ok_or(FleetError::NoAddress)?;
+            let config = tls::pinned_client_config(token.ca_spki_sha256.parse()?, &[b"http/1.1"])?;
+            self.door = Some(Line::new(Arc::new(Peer::new(address, Arc::new(config))?)));
+        }
+        let door = self.door.as_mut().expect("it was made just now");
+        let key = rcgen::KeyPair::generate()?;
+        let csr = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
+        let name = format!("sim-{}-{number:05}", group.as_str().trim_start_matches("loadtest-"));
+        let request = EnrollRequest { secret: token.secret, name, csr };
+        let answer = door.post(ENROLL_PATH, None, serde_json::to_vec(&request)?).await?;
+        let answer = operator::success(answer).map_err(FleetError::Refused)?;
+        enrolled(serde_json::from_slice(&answer.body)?, &key)
+    }
+}
+
+fn enrolled(answer: EnrollResponse, key: &rcgen::KeyPair) -> Result<Enrolled, FleetError> {
+    let (chain, authorities) = (certificates(&answer.certificate)?, certificates(&answer.ca)?);
+    let pkcs8 = key.serialize_der();
+    let device_key = DeviceKey::from_pkcs8(&pkcs8)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8));
+    let tls = client(&authorities, &tls::Identity { chain, key })?;
+    let trust = answer.trust.pin()?;
+    let hubs = AgentConfig::verify(&answer.config, &trust)?.hubs;
+    if hubs.is_empty() {
+        return Err(FleetError::NoHub);
+    }
+    let EnrollResponse { device_id: id, generation, .. } = answer;
+    Ok(Enrolled { id, generation, key: device_key, tls, trust, hubs })
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect()
+}
+
+/// The TLS client of one device. It remembers one session, as it talks to one hub.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn client(
+    authorities: &[CertificateDer<'static>],
+    identity: &tls::Identity,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = tls::client_config(authorities, Some(identity), &[b"http/1.1"])?;
+    config.resumption = rustls::client::Resumption::in_memory_sessions(2);
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,219 @@
+//! A swarm: many simulated devices, each with a session of its own to a real hub.
+//!
+//! Owns their tasks, how many connect at a time, and the switches that end or cut them. What one
+//! device does is the part of the modules below.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use protocol::close::Advice;
+use protocol::id::BootId;
+use protocol::time::Timestamp;
+use runtime::lifecycle::CancellationToken;
+use runtime::{Backoff, Clock, Entropy};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::book::Book;
+use crate::fleet::Enrolled;
+use crate::http::{HttpError, Peer};
+use crate::rate::{Rate, Schedule};
+
+use self::device::Device;
+use self::socket::Ended;
+
+mod device;
+mod socket;
+
+/// The pause after a failed connection: the first ceiling and the last.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+
+/// How a swarm connects.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Connections that are being opened at the same time.
+    pub at_once: usize,
+    /// The rate at which the first connections begin; `None`: as fast as they come to stand.
+    pub rate: Option<Rate>,
+}
+
+/// What the devices of a swarm share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    clock: Clock,
+    entropy: Entropy,
+    book: Arc<Book>,
+    connecting: Semaphore,
+    stop: CancellationToken,
+    connected: watch::Sender<usize>,
+    /// How long each connection took, since somebody looked last.
+    took: Mutex<Vec<Duration>>,
+    dropped: watch::Sender<u64>,
+}
+
+/// A running swarm. Dropping it cuts every socket.
+#[derive(Debug)]
+pub struct Swarm {
+    shared: Arc<Shared>,
+    size: usize,
+    cut: watch::Sender<u64>,
+    tasks: JoinSet<()>,
+}
+
+impl Swarm {
+    /// Lets every device connect. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`HttpError::Address`] when the address of a hub is none.
+    pub fn start(
+        devices: Vec<Enrolled>,
+        pace: Pace,
+        book: Arc<Book>,
+        (clock, entropy): (Clock, Entropy),
+    ) -> Result<Self, HttpError> {
+        let boot_id = BootId::new(Timestamp::from_millis(clock.unix_millis()), entropy.bytes());
+        let schedule = pace.rate.map(|rate| Schedule::new(clock.now(), rate));
+        let shared = Arc::new(Shared {
+            clock,
+            entropy,
+            book,
+            connecting: Semaphore::new(pace.at_once),
+            stop: CancellationToken::new(),
+            connected: watch::Sender::new(0),
+            took: Mutex::default(),
+            dropped: watch::Sender::new(0),
+        });
+        let (size, cut) = (devices.len(), watch::Sender::new(0));
+        let mut tasks = JoinSet::new();
+        for (number, enrolled) in (0..).zip(devices) {
+            // Devices spread over the hubs by their number.
+            let at = usize::try_from(number).unwrap_or(0) % enrolled.hubs.len().max(1);
+            let hub = enrolled.hubs.get(at).map_or("", String::as_str);
+            let peer = Peer::new(hub, enrolled.tls.clone())?;
+            let begin = schedule.map(|schedule| schedule.at(number));
+            let life =
+                Life { peer, device: Device::new(enrolled, boot_id), shared: shared.clone() };
+            tasks.spawn(life.run(begin, cut.subscribe()));
+        }
+        Ok(Self { shared, size, cut, tasks })
+    }
+
+    /// How many have a session now.
+    pub fn connected(&self) -> usize {
+        *self.shared.connected.borrow()
+    }
+
+    /// Sessions that ended without being asked to.
+    pub fn dropped(&self) -> u64 {
+        *self.shared.dropped.borrow()
+    }
+
+    /// Waits until every device has a session.
+    pub async fn all_connected(&self) {
+        let mut connected = self.shared.connected.subscribe();
+        // The sender lives in self: waiting cannot fail.
+        let _ = connected.wait_for(|connected| *connected == self.size).await;
+    }
+
+    /// Cuts every socket at once, without a word. Each device connects again immediately.
+    /// Answers when all sockets are gone.
+    pub async fn cut(&self) {
+        let mut connected = self.shared.connected.subscribe();
+        // Nobody connects again before the last one is gone.
+        let slots = u32::try_from(self.shared.connecting.available_permits()).unwrap_or(u32::MAX);
+        let held = self.shared.connecting.acquire_many(slots).await;
+        self.cut.send_modify(|cut| *cut += 1);
+        let _ = connected.wait_for(|connected| *connected == 0).await;
+        drop(held);
+    }
+
+    /// How long each connection took that came to stand since this was asked last.
+    pub fn take_connect_times(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.shared.took.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says goodbye on every session, and waits until all are gone.
+    pub async fn stop(mut self) {
+        self.shared.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// One device from its first connection to the end of the swarm.
+struct Life {
+    peer: Peer,
+    device: Device,
+    shared: Arc<Shared>,
+}
+
+impl Life {
+    async fn run(mut self, begin: Option<Instant>, mut cut: watch::Receiver<u64>) {
+        let stop = self.shared.stop.clone();
+        let living = async {
+            if let Some(begin) = begin {
+                self.rest(begin.saturating_duration_since(self.shared.clock.now())).await;
+            }
+            let [base, cap] = BACKOFF;
+            let mut backoff = Backoff::new(base, cap);
+            while let Some(is_smooth) = Box::pin(self.session(&mut cut)).await {
+                if is_smooth {
+                    backoff.reset();
+                } else {
+                    self.rest(backoff.next(self.shared.entropy.next_u64())).await;
+                }
+            }
+        };
+        // A session ends by the same token, with a goodbye; this is for those who still try.
+        tokio::select! {
+            biased;
+            () = living => {}
+            () = async { stop.cancelled().await; tokio::time::sleep(GOODBYE).await } => {}
+        }
+    }
+
+    /// Waits for so long, or until the swarm stops.
+    async fn rest(&self, duration: Duration) {
+        let _ = tokio::time::timeout(duration, self.shared.stop.cancelled()).await;
+    }
+
+    /// One session. `None`: no further one; otherwise whether the next may begin at once.
+    async fn session(&mut self, cut: &mut watch::Receiver<u64>) -> Option<bool> {
+        let shared = self.shared.clone();
+        let slot = shared.connecting.acquire().await.ok()?;
+        if shared.stop.is_cancelled() {
+            return None;
+        }
+        // What was cut before this connection began is no cut of this one.
+        cut.mark_unchanged();
+        let began = shared.clock.now();
+        let opened = socket::open(&self.peer, &mut self.device, &shared).await;
+        drop(slot);
+        let session = match opened {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no session");
+                shared.book.error(&error);
+                return Some(false);
+            }
+        };
+        let took = shared.clock.now().saturating_duration_since(began);
+        shared.took.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+        shared.connected.send_modify(|connected| *connected += 1);
+        let ended = session.run(cut).await;
+        shared.connected.send_modify(|connected| *connected -= 1);
+        match ended {
+            Ended::Stopped => None,
+            Ended::Cut | Ended::Moved => Some(true),
+            Ended::Closed(code) => {
+                shared.dropped.send_modify(|dropped| *dropped += 1);
+                let name = code.map_or("lost", protocol::close::CloseCode::as_str);
+                shared.book.error(format_args!("session closed, {name}"));
+                (code.map(protocol::close::CloseCode::advice) != Some(Advice::Stop))
+                    .then_some(false)
+            }
+        }
+    }
+}
+
+/// How long the goodbyes of a swarm may take.
+const GOODBYE: Duration = Duration::from_secs(5);
