@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::time::Timestamp;
@@ -36,6 +37,9 @@ pub mod targets;
 mod tests;
 pub mod trust;
 pub mod watch;
+
+/// How long a verb may still take after Ctrl-C, to say how things stand.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Real-time management of Linux endpoints: order, approve, and prove.
 #[derive(Debug, Parser)]
@@ -232,10 +236,41 @@ pub fn start(cli: Cli) -> ExitCode {
 
 fn in_runtime(context: Context, verb: Verb) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(Box::pin(run(context, verb)));
+    let outcome = runtime.block_on(async {
+        match is_role(&verb) {
+            true => Box::pin(run(context, verb)).await,
+            false => interruptible(Box::pin(run(context, verb))).await,
+        }
+    });
     // A question may still wait for a line on standard input: nobody waits for it.
     runtime.shutdown_background();
     outcome
+}
+
+/// Whether a verb runs until it is stopped, and drains by itself then.
+const fn is_role(verb: &Verb) -> bool {
+    matches!(verb, Verb::Up(_) | Verb::Demo(_) | Verb::Agent(_))
+}
+
+/// Ends a verb that does not end by itself after Ctrl-C, such as one whose request hangs.
+async fn interruptible(
+    verb: impl Future<Output = Result<Exit, Failure>> + Unpin,
+) -> Result<Exit, Failure> {
+    let mut verb = verb;
+    tokio::select! {
+        biased;
+        outcome = &mut verb => return outcome,
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    let stopped =
+        || Failure::new("interrupted").next("if an order was given, `tocsin orders` shows it");
+    tokio::select! {
+        biased;
+        outcome = tokio::time::timeout(LAST_WORDS, &mut verb) => {
+            outcome.unwrap_or_else(|_| Err(stopped()))
+        }
+        _ = tokio::signal::ctrl_c() => Err(stopped()),
+    }
 }
 
 async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {

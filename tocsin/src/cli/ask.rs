@@ -44,7 +44,7 @@ pub async fn confirm(out: Out, question: &str, demand: &Demand) -> Result<(), Fa
     }
     let hint = match demand {
         Demand::Yes => "[y/N]".to_owned(),
-        Demand::Exactly(text) => format!("type {text} to go ahead:"),
+        Demand::Exactly(text) => format!("Type {text} to confirm:"),
     };
     let answer = line(out, &format!("{question} {hint} ")).await?;
     if demand.is_met(&answer) {
@@ -63,7 +63,11 @@ pub async fn line(out: Out, question: &str) -> Result<String, Failure> {
     });
     tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted: nothing was done")),
+        _ = tokio::signal::ctrl_c() => {
+            // The terminal shows ^C where the cursor was.
+            out.note("");
+            Err(Failure::new("interrupted: nothing was done"))
+        }
         line = read => {
             let line = line.map_err(|_| Failure::new("standard input cannot be read"))??;
             Ok(line.trim_end_matches(['\r', '\n']).to_owned())

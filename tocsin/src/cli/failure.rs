@@ -18,7 +18,7 @@ use crate::profile::ProfileError;
 pub enum Exit {
     /// Everything that was asked for happened.
     Success = 0,
-    /// The request could not be made or was not accepted.
+    /// The request could not be made or was not accepted, as far as is known.
     Error = 1,
     /// The arguments are not understood, or a question could not be asked.
     Usage = 2,
@@ -38,7 +38,7 @@ pub enum Exit {
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  all of it succeeded
-  1  error of use or connection: nothing was ordered
+  1  error of use or connection; the text says so if an order may have been given
   2  arguments not understood, or a confirmation was needed and nobody could be asked
   3  refused by a device: nothing was done there
   4  failed on a device, or in doubt

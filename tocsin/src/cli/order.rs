@@ -17,7 +17,7 @@ use protocol::state::{CommandState, VerbClass};
 use super::ask::{self, Demand};
 use super::follow::{self, Waiting};
 use super::{Context, Exit, Failure, approve, preview, targets};
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 
 /// What every verb takes.
 #[derive(Debug, Clone, Args)]
@@ -214,8 +214,19 @@ async fn give(context: &Context, action: Action, args: OrderArgs) -> Result<Exit
     }
     order.targets = Targets::Devices(plan.devices.iter().map(|device| device.id).collect());
     order.dry_run = false;
-    let created: CreatedOrder = client.create("/v1/orders", &order).await?;
+    let created: CreatedOrder = client.create("/v1/orders", &order).await.map_err(perhaps_given)?;
     after(context, &client, &created, &plan, &args.wait).await
+}
+
+/// An order whose answer was lost may stand all the same.
+fn perhaps_given(error: ClientError) -> Failure {
+    let is_open = error.is_transient();
+    let failure = Failure::from(error);
+    if is_open {
+        failure.next("the order may have been accepted: see `tocsin orders` before giving it again")
+    } else {
+        failure
+    }
 }
 
 /// The reason given, or asked for where somebody can be asked.
