@@ -18,6 +18,7 @@ use super::ask::{self, Demand};
 use super::follow::{self, Waiting};
 use super::{Context, Exit, Failure, approve, preview, targets};
 use crate::client::{Client, ClientError};
+use crate::output::text;
 
 /// What every verb takes.
 #[derive(Debug, Clone, Args)]
@@ -247,14 +248,19 @@ async fn reason(context: &Context, args: &OrderArgs) -> Result<Option<String>, F
 pub fn question(action: &Action, plan: &DryRun) -> (String, Demand) {
     let verb = action.verb();
     let demand = match (verb.class(), plan.devices.as_slice()) {
-        (VerbClass::Destructive, [only]) if !only.name.trim().is_empty() => {
-            Demand::Exactly(crate::output::text::clean(only.name.trim()))
+        // A name with characters that nobody can type is no question.
+        (VerbClass::Destructive, [only]) if is_typable(&only.name) => {
+            Demand::Exactly(only.name.clone())
         }
         (VerbClass::Destructive, devices) => Demand::Exactly(devices.len().to_string()),
         (VerbClass::Disruptive | VerbClass::Routine, _) => Demand::Yes,
     };
-    let what = crate::output::text::count(plan.devices.len(), "device");
+    let what = text::count(plan.devices.len(), "device");
     (format!("\nGo ahead and {verb} {what}?"), demand)
+}
+
+fn is_typable(name: &str) -> bool {
+    !name.is_empty() && name.trim() == name && text::clean(name) == name
 }
 
 /// What follows an order: progress, or who else is needed.

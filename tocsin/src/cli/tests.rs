@@ -103,6 +103,8 @@ fn wipe_is_confirmed_by_the_name_or_the_number_of_its_devices() {
     let demand = |action: &Action, names: &[&str]| order::question(action, &plan(names)).1;
     assert_eq!(demand(&fixture::wipe(), &["web-17"]), Demand::Exactly("web-17".to_owned()));
     assert_eq!(demand(&fixture::wipe(), &["a", "b", "c"]), Demand::Exactly("3".to_owned()));
+    let untypable = ["web\u{202e}71-"];
+    assert_eq!(demand(&fixture::wipe(), &untypable), Demand::Exactly("1".to_owned()));
     assert_eq!(demand(&fixture::lock(), &["web-17"]), Demand::Yes);
 }
 
