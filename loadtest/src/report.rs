@@ -74,7 +74,8 @@ impl Latency {
 }
 
 fn millis(micros: u64) -> f64 {
-    Duration::from_micros(micros).as_secs_f64() * 1000.0
+    // An hour has fewer microseconds than 32 bits count.
+    f64::from(u32::try_from(micros).unwrap_or(u32::MAX)) / 1000.0
 }
 
 /// A number of a [`Latency`].
