@@ -1,13 +1,11 @@
 //! kill -9 at every step: the command still ends exactly once, in the right state.
 //!
-//! strace kills the process at the n-th write, fsync, rename or send after the order's device is
-//! online; n goes up until the process outlives its command.
+//! A trap kills the process at its n-th write, fsync, rename or send after the device is online;
+//! n goes up until the process outlives its command.
 
-use crate::installation::{Installation, Trap};
+use crate::installation::Installation;
+use crate::trap::Trap;
 
-/// Everything by which a process changes the world outside its memory.
-const CALLS: &str = "write,writev,pwrite64,pwritev,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,\
-     sendto,sendmsg,ftruncate";
 /// More steps than this, and something goes round in circles.
 const MOST_STEPS: u32 = 500;
 
@@ -15,9 +13,8 @@ const MOST_STEPS: u32 = 500;
 fn agent_killed_at_every_step_does_everything_exactly_once() {
     let installation = Installation::new();
     let mut device = installation.device("web-1");
-    let log = installation.path("strace.log");
     for step in 1..MOST_STEPS {
-        let trap = Trap::set(device.pid(), CALLS, step, &log);
+        let trap = Trap::set(device.pid(), step);
         let command = installation.order("lock", &device.name);
         let survived = loop {
             if device.has_died() {
@@ -48,9 +45,8 @@ fn agent_killed_at_every_step_does_everything_exactly_once() {
 fn platform_killed_at_every_step_loses_nothing() {
     let mut installation = Installation::new();
     let device = installation.device("web-1");
-    let log = installation.path("strace.log");
     for step in 1..MOST_STEPS {
-        let trap = Trap::set(installation.pid(), CALLS, step, &log);
+        let trap = Trap::set(installation.pid(), step);
         let output = installation.tocsin(&[
             "lock",
             &device.name,

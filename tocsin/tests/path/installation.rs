@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -79,6 +79,10 @@ impl Installation {
             .env("TOCSIN_UP_API__SERVER_NAMES", "[\"127.0.0.1\"]")
             .env("TOCSIN_UP_HUB__LISTEN", &self.ports.hub)
             .env("TOCSIN_UP_LOG__FILTER", "warn")
+            // The agents of these tests come back much faster than real ones.
+            .env("TOCSIN_UP_HUB__ADMISSION__DEVICE_PER_MIN", "0")
+            .env("TOCSIN_UP_HUB__ADMISSION__SOURCE_PER_SEC", "0")
+            .env("TOCSIN_UP_HUB__POLL_HOLD", "1s")
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
@@ -263,48 +267,4 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// strace on a running process, set to kill it at the n-th of those system calls.
-pub(crate) struct Trap(Child);
-
-impl Trap {
-    /// Attaches, and returns when the trap is set.
-    pub(crate) fn set(pid: u32, calls: &str, when: u32, log: &Path) -> Self {
-        let inject = format!("inject={calls}:signal=SIGKILL:when={when}");
-        let mut strace = Command::new("strace")
-            .args(["-f", "-q", "-e", &format!("trace={calls}"), "-e", &inject, "-o"])
-            .arg(log)
-            .args(["-p", &pid.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("strace is installed (scripts/packages)");
-        let tracer = strace.id();
-        eventually("strace attaches to every thread", || {
-            if strace.try_wait().ok()?.is_some() {
-                panic!("strace ended; may this user trace?");
-            }
-            traced_by(pid, tracer).then_some(())
-        });
-        Self(strace)
-    }
-}
-
-impl Drop for Trap {
-    fn drop(&mut self) {
-        // SIGTERM lets strace detach; a process that it killed is gone already.
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.0.wait();
-    }
-}
-
-fn traced_by(pid: u32, tracer: u32) -> bool {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    let wanted = format!("TracerPid:\t{tracer}");
-    tasks.flatten().all(|task| {
-        let status = fs::read_to_string(task.path().join("status"));
-        status.is_ok_and(|text| text.lines().any(|line| line == wanted))
-    })
 }

@@ -5,3 +5,4 @@ mod crash;
 mod installation;
 mod ladder;
 mod orders;
+mod trap;

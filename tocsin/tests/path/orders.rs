@@ -61,7 +61,7 @@ fn order_that_was_withdrawn_never_takes_effect() {
     let installation = Installation::new();
     let mut device = installation.enroll("web-1");
     let withdrawn = installation.order("lock", &device.name);
-    installation.succeed(&["cancel", &withdrawn, "--yes"]);
+    installation.succeed(&["cancel", &withdrawn]);
     let kept = installation.order("lock", &device.name);
     device.start();
     assert_eq!(installation.ended(&kept)["state"], "succeeded");
@@ -73,7 +73,7 @@ fn order_that_was_withdrawn_never_takes_effect() {
 fn revoked_device_loses_its_session_and_gets_no_other() {
     let installation = Installation::new();
     let device = installation.device("web-1");
-    installation.succeed(&["device", "revoke", &device.name, "--reason", "a test", "--yes"]);
+    installation.succeed(&["device", "revoke", &device.name, "--yes"]);
     eventually("the session ends", || {
         let listed = installation.json(&["devices", "--online"]);
         listed["items"].as_array().is_some_and(Vec::is_empty).then_some(())
