@@ -86,7 +86,7 @@ impl Report {
 
 /// What a scenario works with.
 #[derive(Debug)]
-struct Stage<'a> {
+struct Bench<'a> {
     clock: Clock,
     entropy: Entropy,
     operator: Operator,
@@ -109,31 +109,31 @@ pub async fn run(cli: &Cli, drain: &Drain) -> Result<Report, RunError> {
     open_files::raise(u64::from(common.agents) + connections)?;
     let operator = Operator::new(&common.api, &common.ca, &common.token, entropy.clone())?;
     let book = Arc::new(Book::default());
-    let stage = Stage { clock, entropy, operator, book, common, drain };
+    let bench = Bench { clock, entropy, operator, book, common, drain };
 
-    let started_at_ms = stage.clock.unix_millis();
-    let group = fleet::group(&stage.entropy);
+    let started_at_ms = bench.clock.unix_millis();
+    let group = fleet::group(&bench.entropy);
     let agents = usize::try_from(common.agents).unwrap_or(usize::MAX);
     tracing::info!(agents, group = group.as_str(), "enrolling");
-    let enrollment = fleet::enroll(&stage.operator, agents, &group, drain).await;
+    let enrollment = fleet::enroll(&bench.operator, agents, &group, drain).await;
     let ids: Vec<_> = enrollment.devices.iter().map(|device| device.id).collect();
     let outcome = match enrollment.error {
         Some(error) => Err(error.into()),
         None if drain.is_draining() => Err(RunError::Interrupted),
-        None => Box::pin(stage.play(&cli.scenario, enrollment.devices)).await,
+        None => Box::pin(bench.play(&cli.scenario, enrollment.devices)).await,
     };
-    stage.tidy(&ids).await;
+    bench.tidy(&ids).await;
     Ok(Report {
         schema: SCHEMA,
         started_at_ms,
         agents,
         interrupted: drain.is_draining(),
         findings: outcome?,
-        errors: stage.book.errors(),
+        errors: bench.book.errors(),
     })
 }
 
-impl Stage<'_> {
+impl Bench<'_> {
     async fn play(
         &self,
         scenario: &Scenario,

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::{RunError, Stage};
+use super::{Bench, RunError};
 use crate::cli::ConnectArgs;
 use crate::fleet::Enrolled;
 use crate::probe::{self, Usage};
@@ -13,7 +13,7 @@ use crate::report::{Connecting, Latency, Wave};
 use crate::swarm::{Pace, Swarm};
 
 pub(super) async fn play(
-    stage: &Stage<'_>,
+    bench: &Bench<'_>,
     args: &ConnectArgs,
     mut devices: Vec<Enrolled>,
 ) -> Result<Connecting, RunError> {
@@ -25,39 +25,39 @@ pub(super) async fn play(
         }
     }
     let agents = devices.len();
-    let begun = (stage.clock.now(), args.hub_pid.map(probe::usage).transpose()?);
-    let pace = Pace { at_once: usize::from(stage.common.connecting), rate: None };
-    let swarm = stage.swarm(devices, pace)?;
-    let outcome = Box::pin(measure(stage, args, &swarm, (agents, begun))).await;
+    let begun = (bench.clock.now(), args.hub_pid.map(probe::usage).transpose()?);
+    let pace = Pace { at_once: usize::from(bench.common.connecting), rate: None };
+    let swarm = bench.swarm(devices, pace)?;
+    let outcome = Box::pin(measure(bench, args, &swarm, (agents, begun))).await;
     swarm.stop().await;
     outcome
 }
 
 async fn measure(
-    stage: &Stage<'_>,
+    bench: &Bench<'_>,
     args: &ConnectArgs,
     swarm: &Swarm,
     (agents, begun): (usize, (Instant, Option<Usage>)),
 ) -> Result<Connecting, RunError> {
     tracing::info!("connecting");
-    let first = wave(stage, args, swarm, (agents, begun)).await?;
+    let first = wave(bench, args, swarm, (agents, begun)).await?;
     tracing::info!("cutting all sockets");
     swarm.cut().await;
-    let begun = (stage.clock.now(), args.hub_pid.map(probe::usage).transpose()?);
-    let storm = wave(stage, args, swarm, (agents, begun)).await?;
+    let begun = (bench.clock.now(), args.hub_pid.map(probe::usage).transpose()?);
+    let storm = wave(bench, args, swarm, (agents, begun)).await?;
     Ok(Connecting { first, storm, resumed: !args.full })
 }
 
 async fn wave(
-    stage: &Stage<'_>,
+    bench: &Bench<'_>,
     args: &ConnectArgs,
     swarm: &Swarm,
     (agents, (began, before)): (usize, (Instant, Option<Usage>)),
 ) -> Result<Wave, RunError> {
-    stage.all_connected(swarm, agents).await?;
-    let secs = stage.clock.now().saturating_duration_since(began).as_secs_f64();
+    bench.all_connected(swarm, agents).await?;
+    let secs = bench.clock.now().saturating_duration_since(began).as_secs_f64();
     let after = args.hub_pid.map(probe::usage).transpose()?;
-    let count = f64::from(stage.common.agents);
+    let count = f64::from(bench.common.agents);
     let cpu = before.zip(after).map(|(before, after)| after.cpu_since(&before).as_secs_f64());
     Ok(Wave {
         secs,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{RunError, Stage};
+use super::{Bench, RunError};
 use crate::cli::IdleArgs;
 use crate::fleet::Enrolled;
 use crate::probe::{self, Usage};
@@ -13,34 +13,34 @@ use crate::report::{Idle, IdleHub};
 use crate::swarm::Swarm;
 
 pub(super) async fn play(
-    stage: &Stage<'_>,
+    bench: &Bench<'_>,
     args: &IdleArgs,
     devices: Vec<Enrolled>,
 ) -> Result<Idle, RunError> {
     let agents = devices.len();
     let before = args.hub_pid.map(probe::usage).transpose()?;
-    let swarm = stage.swarm(devices, stage.gentle())?;
-    let outcome = Box::pin(measure(stage, args, &swarm, (agents, before))).await;
+    let swarm = bench.swarm(devices, bench.gentle())?;
+    let outcome = Box::pin(measure(bench, args, &swarm, (agents, before))).await;
     swarm.stop().await;
     outcome
 }
 
 async fn measure(
-    stage: &Stage<'_>,
+    bench: &Bench<'_>,
     args: &IdleArgs,
     swarm: &Swarm,
     (agents, before): (usize, Option<Usage>),
 ) -> Result<Idle, RunError> {
-    stage.all_connected(swarm, agents).await?;
+    bench.all_connected(swarm, agents).await?;
     tracing::info!(secs = args.secs, "holding");
     let settled = args.hub_pid.map(probe::usage).transpose()?;
-    let (began, dropped) = (stage.clock.now(), swarm.dropped());
-    stage.rest(Duration::from_secs(args.secs)).await;
-    let secs = stage.clock.now().saturating_duration_since(began).as_secs_f64();
+    let (began, dropped) = (bench.clock.now(), swarm.dropped());
+    bench.rest(Duration::from_secs(args.secs)).await;
+    let secs = bench.clock.now().saturating_duration_since(began).as_secs_f64();
     let after = args.hub_pid.map(probe::usage).transpose()?;
     let hub = match (before, settled, after) {
         (Some(before), Some(settled), Some(after)) => {
-            Some(cost(before, (settled, after), f64::from(stage.common.agents), secs))
+            Some(cost(before, (settled, after), f64::from(bench.common.agents), secs))
         }
         _ => None,
     };

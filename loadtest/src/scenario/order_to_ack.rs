@@ -11,7 +11,7 @@ use runtime::Clock;
 use runtime::lifecycle::CancellationToken;
 use tokio::task::JoinSet;
 
-use super::{HURRY, RunError, Stage};
+use super::{Bench, HURRY, RunError};
 use crate::book::{self, Book};
 use crate::cli::OrderArgs;
 use crate::fleet::Enrolled;
@@ -25,41 +25,41 @@ use crate::swarm::Swarm;
 const BREATH: Duration = Duration::from_millis(200);
 
 pub(super) async fn play(
-    stage: &Stage<'_>,
+    bench: &Bench<'_>,
     args: &OrderArgs,
     devices: Vec<Enrolled>,
 ) -> Result<Orders, RunError> {
     let ids: Arc<[DeviceId]> = devices.iter().map(|device| device.id).collect();
-    let swarm = stage.swarm(devices, stage.gentle())?;
-    let outcome = Box::pin(measure(stage, args, &swarm, ids)).await;
+    let swarm = bench.swarm(devices, bench.gentle())?;
+    let outcome = Box::pin(measure(bench, args, &swarm, ids)).await;
     swarm.stop().await;
     outcome
 }
 
 async fn measure(
-    stage: &Stage<'_>,
+    bench: &Bench<'_>,
     args: &OrderArgs,
     swarm: &Swarm,
     ids: Arc<[DeviceId]>,
 ) -> Result<Orders, RunError> {
-    stage.all_connected(swarm, ids.len()).await?;
+    bench.all_connected(swarm, ids.len()).await?;
     let mut desks = Vec::new();
     for _ in 0..args.connections {
-        let mut desk = stage.operator.desk();
+        let mut desk = bench.operator.desk();
         desk.ready().await?;
         desks.push(desk);
     }
-    let start = stage.clock.now() + BREATH;
+    let start = bench.clock.now() + BREATH;
     tracing::info!(orders = args.orders, rate = %args.rate, "ordering");
     let schedule = Schedule::new(start, args.rate);
     let work = Arc::new(Work {
         schedule,
-        pacer: Pacer::start(schedule, args.orders, stage.clock.clone()),
+        pacer: Pacer::start(schedule, args.orders, bench.clock.clone()),
         ids,
         verb: args.verb,
-        book: stage.book.clone(),
-        clock: stage.clock.clone(),
-        soft: stage.drain.soft().clone(),
+        book: bench.book.clone(),
+        clock: bench.clock.clone(),
+        soft: bench.drain.soft().clone(),
     });
     let mut tasks = JoinSet::new();
     for desk in desks {
@@ -67,28 +67,28 @@ async fn measure(
     }
     tokio::select! {
         biased;
-        () = stage.drain.hard().cancelled() => tasks.abort_all(),
+        () = bench.drain.hard().cancelled() => tasks.abort_all(),
         () = async { while tasks.join_next().await.is_some() {} } => {}
     }
-    let secs = stage.clock.now().saturating_duration_since(start).as_secs_f64();
-    settle(stage).await;
-    Ok(findings(stage, args, secs))
+    let secs = bench.clock.now().saturating_duration_since(start).as_secs_f64();
+    settle(bench).await;
+    Ok(findings(bench, args, secs))
 }
 
 /// Waits for the receipts that are out.
-async fn settle(stage: &Stage<'_>) {
-    let patience = stage.common.patience();
-    let patience = if stage.drain.is_draining() { patience.min(HURRY) } else { patience };
+async fn settle(bench: &Bench<'_>) {
+    let patience = bench.common.patience();
+    let patience = if bench.drain.is_draining() { patience.min(HURRY) } else { patience };
     tokio::select! {
         biased;
-        () = stage.drain.hard().cancelled() => {}
-        _ = tokio::time::timeout(patience, stage.book.settled()) => {}
+        () = bench.drain.hard().cancelled() => {}
+        _ = tokio::time::timeout(patience, bench.book.settled()) => {}
     }
 }
 
-fn findings(stage: &Stage<'_>, args: &OrderArgs, secs: f64) -> Orders {
-    let counts = stage.book.counts();
-    let acked = stage.book.latency(book::Stage::Acked);
+fn findings(bench: &Bench<'_>, args: &OrderArgs, secs: f64) -> Orders {
+    let counts = bench.book.counts();
+    let acked = bench.book.latency(book::Stage::Acked);
     let missed = args.thresholds.as_ref().map(|thresholds| thresholds.missed(&acked));
     let answered = u32::try_from(counts.ordered).unwrap_or(u32::MAX);
     Orders {
@@ -97,7 +97,7 @@ fn findings(stage: &Stage<'_>, args: &OrderArgs, secs: f64) -> Orders {
         achieved_per_sec: if secs > 0.0 { f64::from(answered) / secs } else { 0.0 },
         connections: usize::from(args.connections),
         counts,
-        stages: book::Stage::ALL.map(|at| (at, stage.book.latency(at))).into(),
+        stages: book::Stage::ALL.map(|at| (at, bench.book.latency(at))).into(),
         missed: missed.unwrap_or_default(),
     }
 }
