@@ -81,7 +81,7 @@ fn revoked_device_loses_its_session_and_gets_no_other() {
 }
 
 #[test]
-fn audit_log_verifies_offline_and_names_the_entry_that_was_altered() {
+fn audit_log_verifies_offline_after_a_kill() {
     let mut installation = Installation::new();
     let device = installation.device("web-1");
     let command = installation.order("lock", &device.name);
