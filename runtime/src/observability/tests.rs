@@ -1,10 +1,11 @@
 //! Tests of the process-wide recorder and the log settings.
 
-use super::{LogFormat, ObservabilityConfig, ObservabilityError, init, recorder};
+use super::{LogFormat, ObservabilityConfig, ObservabilityError, init};
 
+#[cfg(feature = "server")]
 #[test]
 fn recorder_is_shared_and_keeps_seconds_in_buckets() {
-    let (first, second) = (recorder(), recorder());
+    let (first, second) = (super::recorder(), super::recorder());
     metrics::counter!("tocsin_runtime_tests_total").increment(2);
     metrics::histogram!("tocsin_runtime_tests_seconds").record(0.002);
     for handle in [first, second] {
