@@ -19,8 +19,10 @@ use super::stage::{API_PORT, HUB_PORT, Means, ROUTER, Stage};
 use crate::output::{Out, Tone};
 use crate::platform::Platform;
 
-/// The sandboxed device.
+/// The device that the tour is about.
 pub(super) const DEVICE: &str = "web-17";
+/// The device that is wiped when the other one has no disk that could be.
+const OTHER_DEVICE: &str = "web-18";
 /// The passphrase of the sandboxed device's disk, as its owner would know it.
 const DISK_PASSPHRASE: &str = "correct horse battery staple";
 /// How long devices may take to come online.
@@ -76,16 +78,22 @@ impl<'a> Cast<'a> {
 
     /// The devices: enrolls and starts them, and waits until they are online.
     pub(super) async fn enter(&mut self, simulated: u8, out: &Out) -> anyhow::Result<()> {
-        let what = if self.means.namespaces { "real, in a sandbox" } else { "simulated" };
-        out.line(&format!("  {:<12}{what}: {}", DEVICE, self.describe()));
+        let mut everybody = usize::from(simulated) + 1;
+        if self.means.namespaces {
+            out.line(&format!("  {DEVICE}      real, in a sandbox: {}", self.describe()));
+            self.enter_sandboxed().await?;
+        } else {
+            out.line(&format!("  {DEVICE}      simulated: every effect is one line in a file"));
+            self.enter_simulated(DEVICE).await?;
+        }
+        if self.wipe_device() == OTHER_DEVICE {
+            out.line(&format!("  {OTHER_DEVICE}      simulated, to be wiped"));
+            self.enter_simulated(OTHER_DEVICE).await?;
+            everybody += 1;
+        }
         if let Some(remedy) = self.means.remedy() {
             let text = format!("  for the parts that are only simulated here: {remedy}");
             out.line(&out.paint(Tone::Waiting, &text));
-        }
-        if self.means.namespaces {
-            self.enter_sandboxed().await?;
-        } else {
-            self.enter_simulated(DEVICE).await?;
         }
         for number in 1..=simulated {
             self.enter_simulated(&format!("sim-{number}")).await?;
@@ -93,7 +101,6 @@ impl<'a> Cast<'a> {
         if simulated > 0 {
             out.line("  sim-…       simulated: every effect is one line in a file");
         }
-        let everybody = usize::from(simulated) + 1;
         let arrived = async {
             while self.online().await? < everybody {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -103,18 +110,19 @@ impl<'a> Cast<'a> {
         tokio::time::timeout(ARRIVAL, arrived).await.context("not every device came online")?
     }
 
-    fn describe(&self) -> String {
-        let mut parts = Vec::new();
-        if self.means.namespaces {
-            parts.push("its own network namespace with real nftables");
-        }
-        parts.push(if self.means.luks {
-            "a real LUKS2 volume in a file"
+    fn describe(&self) -> &'static str {
+        if self.means.luks {
+            "real nftables in its own network namespace, a real LUKS2 volume in a\n              \
+             file, a folder with its own accounts and PAM files"
         } else {
-            "no disk, since cryptsetup is not installed"
-        });
-        parts.push("a folder with its own accounts and PAM files");
-        parts.join(", ")
+            "real nftables in its own network namespace, a folder with its\n              \
+             own accounts and PAM files; no disk"
+        }
+    }
+
+    /// The device that the tour wipes: one with a real disk, or a simulated one.
+    pub(super) const fn wipe_device(&self) -> &'static str {
+        if self.means.namespaces && !self.means.luks { OTHER_DEVICE } else { DEVICE }
     }
 
     async fn online(&self) -> anyhow::Result<usize> {

@@ -91,7 +91,7 @@ impl Tour<'_> {
             self.observe("the owner's passphrase opens the device's disk");
         }
         let reason = ["--reason", "stolen, confirmed by the owner", "--yes"];
-        let order = self.order(&[&["wipe", DEVICE], &reason[..]].concat()).await?;
+        let order = self.order(&[&["wipe", self.cast.wipe_device()], &reason[..]].concat()).await?;
         for (person, then) in [("alice", Exit::AwaitingApproval), ("bob", Exit::Success)] {
             let key = self.cast.file(&format!("{person}.key"));
             let passphrase = self.cast.file("passphrase");
