@@ -63,7 +63,7 @@ pub struct Global {
     /// File of the profile [default: $XDG_CONFIG_HOME/tocsin/profile.toml]
     #[arg(long, global = true, env = "TOCSIN_PROFILE", value_name = "FILE", hide_env = true)]
     pub profile: Option<PathBuf>,
-    /// Address of the operator port, such as https://tocsin.example:7442
+    /// Address of the operator port, such as `https://tocsin.example:7442`
     #[arg(long, global = true, env = "TOCSIN_URL", hide_env = true)]
     pub url: Option<String>,
     /// The authority's certificate (PEM)
