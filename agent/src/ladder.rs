@@ -93,8 +93,11 @@ impl Shared {
     fn hello(&self) -> Hello {
         let core = self.core.borrow();
         let mut capabilities = self.capabilities.clone();
-        let troubles =
-            [("journal_damaged", core.journal_damaged), ("journal_failing", core.journal_failing)];
+        let troubles = [
+            ("journal_damaged", core.journal_damaged),
+            ("journal_failing", core.journal_failing),
+            ("trust_rolled_back", core.trust_rolled_back),
+        ];
         capabilities
             .extend(troubles.iter().filter(|(_, is)| *is).map(|(word, _)| (*word).to_owned()));
         Hello {

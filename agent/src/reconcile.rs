@@ -44,8 +44,10 @@ const BATCH: usize = 64;
 const SYNC_PAUSE: Duration = Duration::from_secs(1);
 /// The last ceiling of the back-off between sendings of a receipt.
 const RESEND_CAP: Duration = Duration::from_secs(120);
-/// How long a command waits when its record could not be written.
+/// How long after a failed write the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long after a failed compaction the next one is tried; until then the journal grows.
+const COMPACT_RETRY: Duration = Duration::from_secs(60);
 
 /// What the core is made of besides its storage.
 #[derive(Debug)]
@@ -72,8 +74,9 @@ pub(crate) struct Reconcile {
     link: Link,
     workers: Workers,
     running: PerLane<Option<Running>>,
-    /// Nothing is journalled before this, after the disk failed.
+    /// The disk failed: nothing is acked, and at this time it is tried again.
     retry_at: Option<Instant>,
+    compact_not_before: Option<Instant>,
     sync: Sync,
     resend: Resend,
     power_off: Option<PowerOff>,
@@ -96,7 +99,10 @@ struct Resend {
 #[derive(Debug)]
 struct PowerOff {
     command_id: CommandId,
+    /// The longest that it waits.
     deadline: Instant,
+    /// It was tried and did not work: when to try again.
+    retry_at: Option<Instant>,
 }
 
 impl Reconcile {
@@ -110,6 +116,7 @@ impl Reconcile {
             workers: Workers::default(),
             running: PerLane::default(),
             retry_at: None,
+            compact_not_before: None,
             sync: Sync::default(),
             resend: Resend { at: None, backoff },
             power_off: None,
@@ -158,18 +165,37 @@ impl Reconcile {
     async fn reconcile(&mut self) {
         let now = self.core.clock.now();
         self.power_off_when_due(now).await;
-        if self.retry_at.is_some_and(|at| now < at) {
+        if !self.is_disk_back(now).await {
             return self.send_due(now);
         }
-        self.retry_at = None;
         self.observe_time().await;
         for lane in Lane::ALL {
             self.advance(lane).await;
         }
         self.send_due(now);
-        if self.storage().wants_compaction() {
+        let may_compact = self.compact_not_before.is_none_or(|at| at <= now);
+        if may_compact && self.storage().wants_compaction() {
             self.compact().await;
         }
+    }
+
+    /// Whether the journal can be written, as far as is known. After a failure that is found out
+    /// by a record that changes nothing, and what was not taken meanwhile is asked for again.
+    async fn is_disk_back(&mut self, now: Instant) -> bool {
+        let Some(retry_at) = self.retry_at else { return true };
+        if now < retry_at {
+            return false;
+        }
+        if self.storage().journal.is_detached() {
+            self.compact().await;
+        } else {
+            let last_seq = self.ledger.last_seq();
+            if self.commit(vec![Record::Sequence { last_seq }]).await.is_ok() {
+                self.retry_at = None;
+            }
+        }
+        self.sync.is_due |= self.retry_at.is_none();
+        self.retry_at.is_none()
     }
 
     /// Sends what is due: receipts without confirmation, and the wish for everything pending.
@@ -222,7 +248,12 @@ impl Reconcile {
                 }
                 Event::Frame(HubFrame::Confirmed { receipts }) => self.confirm(receipts).await,
                 Event::Linked(linked) => self.linked(linked),
-                Event::ServerTime(time) => self.observe(time).await,
+                Event::ServerTime(time) => {
+                    // A server's word is not signed: it counts within what two clocks may differ,
+                    // so that a liar cannot make good commands look expired.
+                    let most = self.wall().plus(limits::CLOCK_SKEW);
+                    self.observe(time.min(most)).await;
+                }
                 // The ladder's part.
                 Event::Frame(
                     HubFrame::Welcome(_)
@@ -310,8 +341,12 @@ impl Reconcile {
     async fn compact(&mut self) {
         self.ledger.forget(self.now());
         let snapshot = self.ledger.snapshot();
-        if let Err(error) = self.on_disk(move |storage| storage.compact(&snapshot)).await {
-            self.retry_at = Some(self.core.clock.now() + RETRY);
+        let outcome = self.on_disk(move |storage| storage.compact(&snapshot)).await;
+        let now = self.core.clock.now();
+        // A journal that is only long still serves; one without its file does not.
+        self.retry_at = self.storage().journal.is_detached().then_some(now + RETRY);
+        if let Err(error) = outcome {
+            self.compact_not_before = Some(now + COMPACT_RETRY);
             self.fault("journal was not compacted", &error);
         }
     }
@@ -350,7 +385,7 @@ impl Reconcile {
         let now = self.core.clock.now();
         let resend = self.resend.at.filter(|_| self.link.is_up());
         let sync = self.sync.not_before.filter(|_| self.sync.is_due && self.link.is_up());
-        let power_off = self.power_off.as_ref().map(|power_off| power_off.deadline);
+        let power_off = self.power_off.as_ref().map(PowerOff::due);
         let due = [resend, sync, power_off, self.retry_at].into_iter().flatten().min();
         due.map(|at| at.saturating_duration_since(now))
     }
@@ -362,6 +397,7 @@ impl Reconcile {
         let status = CoreStatus {
             last_seq: self.ledger.last_seq(),
             trust_version: storage.trust.in_force().version,
+            trust_rolled_back: storage.trust.is_rolled_back(),
             journal_records: storage.records,
             journal_bytes: storage.journal.len(),
             journal_damaged: storage.is_damaged,
@@ -375,6 +411,13 @@ impl Reconcile {
             *known = status;
             is_new
         });
+    }
+}
+
+impl PowerOff {
+    /// When it comes at the latest.
+    fn due(&self) -> Instant {
+        self.retry_at.unwrap_or(self.deadline)
     }
 }
 

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the largest document: the chain of trust roots.
-const DOCUMENT_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of the largest document: two trust roots with all the signatures they may carry.
+const DOCUMENT_BYTES: usize = 4 * 1024 * 1024;
 /// How far the lower bound of time moves before it is written again.
 const FLOOR_STEP: Duration = Duration::from_secs(60);
 
@@ -84,6 +84,7 @@ pub struct Enrollment {
 
 const ENROLLMENT: &str = "enrollment.json";
 const TRUST: &str = "trust-roots.json";
+const TRUST_MARK: &str = "trust-version.json";
 const TIME: &str = "time.json";
 
 impl StateDir {
@@ -142,12 +143,22 @@ impl StateDir {
     }
 }
 
-/// The trust root in force, and the signed chain that led to it.
+/// The trust root in force, and what vouches for it.
+///
+/// On disk lie two versions: the one in force, and the one before it, whose root keys signed it.
+/// That is enough to see that the file is whole, and to prove the next version; older ones prove
+/// nothing more to a device that believed them once, and would grow for ever. The number of the
+/// newest version lies in a file of its own, so that an earlier trust root that is put back is
+/// noticed. A whole state directory that is put back is not: then only the control plane sees
+/// that `hello` tells of older numbers than before.
 #[derive(Debug)]
 pub struct TrustChain {
     folder: PathBuf,
+    /// The newest two versions, or the only one.
     chain: Vec<SignedTrustRoot>,
     in_force: TrustRoot,
+    /// The newest version that was ever in force here.
+    newest: u32,
 }
 
 impl TrustChain {
@@ -157,12 +168,14 @@ impl TrustChain {
     /// [`StateError::Trust`] when it is not sound, [`StateError::File`].
     pub fn pin(state: &StateDir, first: SignedTrustRoot) -> Result<Self, StateError> {
         let in_force = first.pin()?;
-        let chain = vec![first];
+        let (chain, newest) = (vec![first], in_force.version);
+        // In this order: between the two the mark is too low at worst, which accuses nobody.
+        save(&state.path, TRUST_MARK, &newest)?;
         save(&state.path, TRUST, &chain)?;
-        Ok(Self { folder: state.path.clone(), chain, in_force })
+        Ok(Self { folder: state.path.clone(), chain, in_force, newest })
     }
 
-    /// The trust root in force: the chain on disk, verified link by link.
+    /// The trust root in force: the versions on disk, verified link by link.
     ///
     /// # Errors
     /// [`StateError::NotEnrolled`] when nothing is pinned, else [`StateError`].
@@ -172,12 +185,20 @@ impl TrustChain {
         let mut links = chain.iter();
         let first = links.next().ok_or_else(|| StateError::NotEnrolled(state.path.clone()))?;
         let in_force = links.try_fold(first.pin()?, |current, next| next.succeed(&current))?;
-        Ok(Self { folder: state.path.clone(), chain, in_force })
+        let mark: u32 = load(&state.path, TRUST_MARK)?.unwrap_or_default();
+        let newest = mark.max(in_force.version);
+        Ok(Self { folder: state.path.clone(), chain, in_force, newest })
     }
 
     /// The trust root in force.
     pub const fn in_force(&self) -> &TrustRoot {
         &self.in_force
+    }
+
+    /// Whether a newer version was in force here before: somebody put an earlier one back. What
+    /// it allows may have been withdrawn since, so nothing is believed until the newest is back.
+    pub const fn is_rolled_back(&self) -> bool {
+        self.in_force.version < self.newest
     }
 
     /// Puts the next version in force, once it is on disk.
@@ -186,12 +207,17 @@ impl TrustChain {
     /// [`StateError::Trust`] when it does not follow, [`StateError::File`]; the former stands.
     pub fn succeed(&mut self, next: SignedTrustRoot) -> Result<(), StateError> {
         let in_force = next.succeed(&self.in_force)?;
-        self.chain.push(next);
-        if let Err(error) = save(&self.folder, TRUST, &self.chain) {
-            self.chain.pop();
-            return Err(error);
+        let chain: Vec<_> = self.chain.last().cloned().into_iter().chain([next]).collect();
+        save(&self.folder, TRUST, &chain)?;
+        (self.chain, self.in_force) = (chain, in_force);
+        if self.in_force.version > self.newest {
+            self.newest = self.in_force.version;
+            if let Err(error) = save(&self.folder, TRUST_MARK, &self.newest) {
+                // The version is in force all the same; the next one raises the mark again.
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "version of the trust root was not marked");
+            }
         }
-        self.in_force = in_force;
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::execute::lock;
+use crate::execute::quarantine::{self, Recorded};
 use crate::host::Host;
 use crate::identity::Identity;
 
@@ -91,6 +92,9 @@ pub struct CoreStatus {
     pub last_seq: PerLane<u64>,
     /// Version of the trust root in force.
     pub trust_version: u32,
+    /// A newer one was in force before: no command is believed until it is back.
+    #[serde(default)]
+    pub trust_rolled_back: bool,
     /// Records in the journal.
     pub journal_records: usize,
     /// Bytes of the journal.
@@ -253,25 +257,15 @@ fn lock_status(host: &Host) -> LockStatus {
     }
 }
 
-/// The two fields of the quarantine's own record that the status tells.
-#[derive(Deserialize)]
-struct Standing {
-    command_id: CommandId,
-    confirmed: bool,
-}
-
 fn quarantine_status(host: &Host) -> QuarantineStatus {
-    match read_bounded(&host.state_dir.join("quarantine.json"), MAX_BYTES) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(Standing { command_id, confirmed: true }) => {
-                QuarantineStatus::Confirmed { command_id }
-            }
-            Ok(Standing { command_id, confirmed: false }) => {
-                QuarantineStatus::Trying { command_id }
-            }
-            Err(_) => QuarantineStatus::Unknown,
-        },
-        Err(error) if error.is_not_found() => QuarantineStatus::Open,
+    match quarantine::current(host) {
+        Ok(None) => QuarantineStatus::Open,
+        Ok(Some(Recorded { command_id, is_confirmed: true })) => {
+            QuarantineStatus::Confirmed { command_id }
+        }
+        Ok(Some(Recorded { command_id, is_confirmed: false })) => {
+            QuarantineStatus::Trying { command_id }
+        }
         Err(_) => QuarantineStatus::Unknown,
     }
 }

@@ -4,7 +4,7 @@
 //! and only then applies it here and acts on it; after a crash the same records rebuild the same
 //! ledger. Replay, order within a lane and "one effect per order" are decided here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,13 @@ pub enum Record {
     Confirmed {
         /// SHA-256 of the receipt's text.
         receipt_sha256: String,
+    },
+    /// An order whose command is forgotten, while its approvals still hold.
+    Order {
+        /// Which order.
+        order_id: OrderId,
+        /// When its approvals end.
+        remember_until: Timestamp,
     },
     /// The newest sequence numbers: opens a compacted journal.
     Sequence {
@@ -93,7 +100,8 @@ pub enum Offer {
     Gap,
     /// Not to be done: write [`Record::Refused`] with a receipt, apply it, then send the receipt.
     Refuse(Refusal),
-    /// Not to be done, and too many such envelopes wait for confirmation already: drop it.
+    /// The ledger is full, of refusals that nobody confirms or of orders: neither taken nor
+    /// answered. It comes again.
     Drop,
 }
 
@@ -102,10 +110,8 @@ pub enum Offer {
 pub enum Answer {
     /// It is on disk.
     Ack,
-    /// It has ended so.
+    /// It has ended so. Also when the store was said to know: who delivers it again does not.
     Receipt(CompactJws),
-    /// It has ended and the store knows.
-    Nothing,
 }
 
 /// A command to be carried out now.
@@ -130,7 +136,7 @@ enum Stage {
     Received,
     Begun,
     Done(CompactJws),
-    Confirmed,
+    Confirmed(CompactJws),
 }
 
 /// What the device remembers.
@@ -138,7 +144,8 @@ enum Stage {
 pub struct Ledger {
     last_seq: PerLane<u64>,
     entries: BTreeMap<CommandId, Entry>,
-    orders: BTreeSet<OrderId>,
+    /// Orders that were taken, each until its approvals end: they outlive their commands here.
+    orders: BTreeMap<OrderId, Timestamp>,
     refused: VecDeque<Refused>,
 }
 
@@ -162,13 +169,28 @@ impl Ledger {
         if let Some(answer) = self.known(frame) {
             return Offer::Known(answer);
         }
-        let verified = match verifying.verify(&frame.jws) {
+        let outcome = verifying.verify(&frame.jws);
+        let authentic = match &outcome {
+            Ok(verified) => Some(verified.envelope()),
+            Err(refusal) => refusal.authentic.as_deref(),
+        };
+        // First of all, so that nobody gets a signed "expired" for what was carried out.
+        if let Some(envelope) = authentic {
+            if self.entry(envelope.jti, &frame.jws).is_some() {
+                // Under another command's name: its outcome is told under its own only.
+                return Offer::Drop;
+            }
+            if let Some(refusal) = self.seen_before(envelope) {
+                return self.refuse(refusal.of(envelope));
+            }
+        }
+        let verified = match outcome {
             Ok(verified) => verified,
             Err(refusal) => return self.refuse(refusal),
         };
         let envelope = verified.envelope();
-        if let Some(refusal) = self.seen_before(envelope) {
-            return self.refuse(refusal.of(envelope));
+        if self.orders.len() >= limits::LEDGER_ORDERS {
+            return Offer::Drop;
         }
         let is_hint_sound = frame.after_seq < envelope.seq;
         if is_hint_sound && frame.after_seq > *self.last_seq.get(envelope.lane) {
@@ -178,18 +200,21 @@ impl Ledger {
     }
 
     fn known(&self, frame: &CommandFrame) -> Option<Answer> {
-        let entry =
-            self.entries.get(&frame.command_id).filter(|e| e.received.envelope == frame.jws);
-        if let Some(entry) = entry {
+        if let Some(entry) = self.entry(frame.command_id, &frame.jws) {
             return Some(match &entry.stage {
                 Stage::Received | Stage::Begun => Answer::Ack,
-                Stage::Done(receipt) => Answer::Receipt(receipt.clone()),
-                Stage::Confirmed => Answer::Nothing,
+                Stage::Done(receipt) | Stage::Confirmed(receipt) => {
+                    Answer::Receipt(receipt.clone())
+                }
             });
         }
         let sha256 = frame.jws.sha256();
         let refused = self.refused.iter().find(|refused| refused.envelope_sha256 == sha256)?;
         Some(Answer::Receipt(refused.receipt.clone()))
+    }
+
+    fn entry(&self, command_id: CommandId, envelope: &CompactJws) -> Option<&Entry> {
+        self.entries.get(&command_id).filter(|entry| entry.received.envelope == *envelope)
     }
 
     fn seen_before(&self, envelope: &Envelope) -> Option<Refusal> {
@@ -198,7 +223,7 @@ impl Ledger {
             let detail = format!("number {} of its lane, {last} was seen", envelope.seq);
             return Some(Refusal::new(RefusalReason::Replayed, detail));
         }
-        if self.orders.contains(&envelope.order_id()) {
+        if self.orders.contains_key(&envelope.order_id()) {
             let detail = format!("order {} was taken already", envelope.order_id());
             return Some(Refusal::new(RefusalReason::DuplicateOrder, detail));
         }
@@ -238,6 +263,9 @@ impl Ledger {
                 self.refused.push_back(refused.clone());
             }
             Record::Confirmed { receipt_sha256 } => self.confirm(receipt_sha256),
+            Record::Order { order_id, remember_until } => {
+                self.orders.insert(*order_id, *remember_until);
+            }
             Record::Sequence { last_seq } => {
                 for lane in Lane::ALL {
                     self.see(lane, *last_seq.get(lane));
@@ -248,7 +276,7 @@ impl Ledger {
 
     fn receive(&mut self, received: &Received) {
         self.see(received.lane, received.seq);
-        self.orders.insert(received.order_id);
+        self.orders.insert(received.order_id, received.remember_until);
         self.entries
             .entry(received.command_id)
             .or_insert_with(|| Entry { received: received.clone(), stage: Stage::Received });
@@ -262,8 +290,10 @@ impl Ledger {
     fn confirm(&mut self, receipt_sha256: &str) {
         self.refused.retain(|refused| refused.receipt.sha256() != receipt_sha256);
         for entry in self.entries.values_mut() {
-            if matches!(&entry.stage, Stage::Done(receipt) if receipt.sha256() == receipt_sha256) {
-                entry.stage = Stage::Confirmed;
+            if let Stage::Done(receipt) = &entry.stage
+                && receipt.sha256() == receipt_sha256
+            {
+                entry.stage = Stage::Confirmed(receipt.clone());
             }
         }
     }
@@ -285,7 +315,7 @@ impl Ledger {
     pub fn unconfirmed(&self) -> impl Iterator<Item = (CommandId, &CompactJws)> {
         let done = self.entries.iter().filter_map(|(command_id, entry)| match &entry.stage {
             Stage::Done(receipt) => Some((*command_id, receipt)),
-            Stage::Received | Stage::Begun | Stage::Confirmed => None,
+            Stage::Received | Stage::Begun | Stage::Confirmed(_) => None,
         });
         done.chain(self.refused.iter().map(|refused| (refused.command_id, &refused.receipt)))
     }
@@ -294,31 +324,35 @@ impl Ledger {
     pub fn open_commands(&self) -> impl Iterator<Item = CommandId> {
         self.entries.iter().filter_map(|(command_id, entry)| match entry.stage {
             Stage::Received | Stage::Begun => Some(*command_id),
-            Stage::Done(_) | Stage::Confirmed => None,
+            Stage::Done(_) | Stage::Confirmed(_) => None,
         })
     }
 
     /// Forgets confirmed commands whose order can no longer come again, and the oldest confirmed
-    /// ones beyond the bound. Their sequence numbers stay seen.
+    /// ones beyond the bound. Sequence numbers stay seen, and orders stay taken until their
+    /// approvals end: an approval is good for one effect, however much came in between.
     pub fn forget(&mut self, now: Timestamp) {
         let mut surplus = self.entries.len().saturating_sub(limits::LEDGER_ENTRIES);
-        let orders = &mut self.orders;
         self.entries.retain(|_, entry| {
-            if entry.stage != Stage::Confirmed {
+            if !matches!(entry.stage, Stage::Confirmed(_)) {
                 return true;
             }
             let is_over = entry.received.remember_until <= now || surplus > 0;
             if is_over {
                 surplus = surplus.saturating_sub(1);
-                orders.remove(&entry.received.order_id);
             }
             !is_over
         });
+        self.orders.retain(|_, remember_until| *remember_until > now);
     }
 
     /// The records that rebuild this ledger: a compacted journal.
     pub fn snapshot(&self) -> Vec<Record> {
         let mut records = vec![Record::Sequence { last_seq: self.last_seq }];
+        records.extend(self.orders.iter().map(|(order_id, remember_until)| Record::Order {
+            order_id: *order_id,
+            remember_until: *remember_until,
+        }));
         for (command_id, entry) in &self.entries {
             let command_id = *command_id;
             records.push(Record::Received(entry.received.clone()));
@@ -328,11 +362,9 @@ impl Ledger {
                 Stage::Done(receipt) => {
                     records.push(Record::Done { command_id, receipt: receipt.clone() });
                 }
-                Stage::Confirmed => {
-                    // Any receipt serves: only its hash counts, and it is confirmed at once.
-                    let receipt = CompactJws::from_text(command_id.to_string());
+                Stage::Confirmed(receipt) => {
                     let receipt_sha256 = receipt.sha256();
-                    records.push(Record::Done { command_id, receipt });
+                    records.push(Record::Done { command_id, receipt: receipt.clone() });
                     records.push(Record::Confirmed { receipt_sha256 });
                 }
             }

@@ -5,8 +5,8 @@
 //! up again from it. When the control plane cannot be reached through a new quarantine, the
 //! device returns to what stood before and says so; once it was reached, only a release lifts it.
 //!
-//! Limits of this form: the agent's traffic is told by user id, raw and packet sockets pass below
-//! the `inet` hooks, and path-MTU messages are dropped like all other ICMP.
+//! Limits of this form: the agent's traffic is told by user id, and raw and packet sockets pass
+//! below the `inet` hooks. Of ICMP only path-MTU and neighbour messages come in.
 //!
 //! Evidence of `quarantine`: `table_sha256`, `policies` (chain to policy), `reachable` (an
 //! address of the control plane), `sinks` (`v4` and `v6`: `filtered` or `no_route`),
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 use protocol::action::{self, AllowedPeer};
+use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use runtime::Clock;
 
@@ -228,6 +229,28 @@ impl Executor for Release {
     fn recover(&self, _host: &Host, _task: &Task) -> Recovery {
         Recovery::Apply
     }
+}
+
+/// The quarantine that is recorded on this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// The command that ordered it.
+    pub command_id: CommandId,
+    /// Whether the control plane was reached through it: then it stands until a release.
+    pub is_confirmed: bool,
+}
+
+/// The quarantine that this device is under, or tries; `None` when there is none. Looks at the
+/// record, not at the kernel.
+///
+/// # Errors
+/// `Io` when the record cannot be read or understood.
+pub fn current(host: &Host) -> Result<Option<Recorded>, Failure> {
+    let standing = Standing::load(host, "state")?;
+    Ok(standing.map(|Standing { command_id, confirmed, .. }| Recorded {
+        command_id,
+        is_confirmed: confirmed,
+    }))
 }
 
 /// Puts the recorded quarantine up again, for boot and for tampering. Answers whether one stands.

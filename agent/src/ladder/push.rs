@@ -116,7 +116,9 @@ impl Push {
         let run = session.run(receiver, self.shared.events.clone(), control, self.stop.clone());
         self.sessions.spawn(run);
         self.shared.stands(Rung::Push, address, Some(welcome.session_id));
-        let check_in = Duration::from_secs(u64::from(welcome.checkin_secs.max(1)));
+        // A hub must not make its agents besiege the control plane.
+        let check_in = Duration::from_secs(u64::from(welcome.checkin_secs));
+        let check_in = check_in.max(self.shared.config.check_in);
         self.live = Some(Live { number: self.opened, frames, mode: Mode::Push, check_in });
         self.state.send_replace(PushState::Up { mode: Mode::Push, check_in });
     }

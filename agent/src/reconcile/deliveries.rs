@@ -20,6 +20,11 @@ impl Reconcile {
             // After a failed write nothing is acked before it works again; the server repeats.
             return;
         }
+        if self.storage().trust.is_rolled_back() {
+            // They come again, behind the trust roots that are missing.
+            self.sync.is_due = true;
+            return;
+        }
         let is_many = commands.len() > 1;
         let mut ahead: Option<Ledger> = None;
         let (mut records, mut answers) = (Vec::new(), Vec::new());
@@ -51,19 +56,23 @@ impl Reconcile {
         frame: &CommandFrame,
     ) -> Option<(Option<Record>, Option<AgentFrame>)> {
         let command_id = frame.command_id;
-        let ack = AgentFrame::Ack { command_id };
         let offer = ledger.offer(frame, &self.verifying());
         let refusal = match offer {
             Offer::Take(received) => match self.distrusted(&received) {
-                None => return Some((Some(Record::Received(*received)), Some(ack))),
+                None => {
+                    let ack = AgentFrame::Ack { command_id: received.command_id };
+                    return Some((Some(Record::Received(*received)), Some(ack)));
+                }
                 Some(refusal) => refusal,
             },
             Offer::Refuse(refusal) => refusal,
-            Offer::Known(Answer::Ack) => return Some((None, Some(ack))),
+            Offer::Known(Answer::Ack) => {
+                return Some((None, Some(AgentFrame::Ack { command_id })));
+            }
             Offer::Known(Answer::Receipt(jws)) => {
                 return Some((None, Some(AgentFrame::Receipt { command_id, jws })));
             }
-            Offer::Known(Answer::Nothing) | Offer::Drop => return Some((None, None)),
+            Offer::Drop => return Some((None, None)),
             Offer::Gap => return None,
         };
         tracing::warn!(

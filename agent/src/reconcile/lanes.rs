@@ -54,6 +54,9 @@ impl Reconcile {
             match self.running.get_mut(lane).take() {
                 None => {
                     let Some(work) = self.ledger.next_work(lane) else { return };
+                    if self.storage().trust.is_rolled_back() && !work.is_begun {
+                        return;
+                    }
                     let Some(running) = self.begin(work) else { return };
                     *self.running.get_mut(lane) = Some(running);
                 }
@@ -205,17 +208,18 @@ impl Reconcile {
     async fn end(&mut self, ending: Ending) -> bool {
         let Ending { command_id, receipt, afterwards } = ending;
         let record = Record::Done { command_id, receipt: receipt.clone() };
-        if self.commit(vec![record]).await.is_err() {
-            return false;
+        let is_on_disk = self.commit(vec![record]).await.is_ok();
+        match afterwards {
+            Afterwards::PowerOff => self.await_power_off(command_id),
+            Afterwards::Nothing if !is_on_disk => return false,
+            Afterwards::Nothing => {}
         }
+        // A wipe may have taken the disk of the journal with it. Its proof leaves all the same,
+        // and the device goes down: should it come up again, recovery finds the wipe finished.
         self.link.send(AgentFrame::Receipt { command_id, jws: receipt });
         let soon = self.core.clock.now() + self.core.config.resend;
         self.resend.at.get_or_insert(soon);
-        match afterwards {
-            Afterwards::Nothing => {}
-            Afterwards::PowerOff => self.await_power_off(command_id),
-        }
-        true
+        is_on_disk
     }
 }
 

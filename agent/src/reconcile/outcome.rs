@@ -1,15 +1,21 @@
 //! Outcomes and their receipts, and the power-off that may follow.
 
+use std::time::{Duration, Instant};
+
 use protocol::action::{Action, Verb};
 use protocol::id::{BootId, CommandId, OrderId};
 use protocol::jws::{self, CompactJws};
 use protocol::ledger::Record;
 use protocol::limits;
 use protocol::receipt::{self, Evidence, Outcome, Receipt};
+use protocol::state::Lane;
 use protocol::time::Timestamp;
 
 use super::deliveries::claims;
 use super::{PowerOff, Reconcile};
+
+/// How long after a power-off that did not work the next one is tried.
+const POWER_OFF_RETRY: Duration = Duration::from_secs(60);
 
 /// What a receipt is about.
 #[derive(Debug, Clone)]
@@ -59,26 +65,60 @@ impl Reconcile {
         signed.inspect_err(|error| tracing::error!(%error, "receipt was not signed")).ok()
     }
 
+    /// From now on the power-off of that command waits for the confirmation of its receipt.
     pub(super) fn await_power_off(&mut self, command_id: CommandId) {
+        if self.power_off.as_ref().is_some_and(|waiting| waiting.command_id == command_id) {
+            return;
+        }
         let deadline = self.core.clock.now() + self.core.config.power_off_wait;
-        self.power_off = Some(PowerOff { command_id, deadline });
+        self.power_off = Some(PowerOff { command_id, deadline, retry_at: None });
     }
 
     /// Powers off once the receipt is confirmed, or has had its time.
-    pub(super) async fn power_off_when_due(&mut self, now: std::time::Instant) {
+    ///
+    /// There is no record of it: a device that runs in the boot in which its wipe succeeded was
+    /// not powered off, whatever a record would say, and is as soon as the agent starts again. In
+    /// the next boot it is not: somebody switched it on.
+    pub(super) async fn power_off_when_due(&mut self, now: Instant) {
         let Some(power_off) = &self.power_off else { return };
-        let waits = self.ledger.unconfirmed().any(|(id, _)| id == power_off.command_id);
-        if waits && now < power_off.deadline {
+        let is_unconfirmed = self.is_unconfirmed(power_off.command_id);
+        let is_due = match power_off.retry_at {
+            Some(retry_at) => retry_at <= now,
+            None => !is_unconfirmed || power_off.deadline <= now,
+        };
+        if !is_due {
             return;
         }
-        tracing::warn!(command.id = %power_off.command_id, confirmed = !waits, "powering off");
-        self.power_off = None;
+        tracing::warn!(
+            command.id = %power_off.command_id,
+            confirmed = !is_unconfirmed,
+            "powering off"
+        );
         let host = self.core.host.clone();
-        match tokio::task::spawn_blocking(move || host.power_off()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => self.last_error = Some(format!("power off: {}", failure.detail)),
-            Err(error) => self.fault("power off did not end", &error),
+        let outcome = tokio::task::spawn_blocking(move || host.power_off()).await;
+        let error = match outcome {
+            Ok(Ok(())) => {
+                self.power_off = None;
+                return;
+            }
+            Ok(Err(failure)) => failure.detail,
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(error, "device was not powered off");
+        self.last_error = Some(format!("power off: {error}"));
+        if let Some(power_off) = &mut self.power_off {
+            power_off.retry_at = Some(now + POWER_OFF_RETRY);
         }
+    }
+
+    /// Whether the store may not hold the outcome of that command: it waits to be written here,
+    /// or to be confirmed from there.
+    fn is_unconfirmed(&self, command_id: CommandId) -> bool {
+        let ends = |lane: Lane| {
+            let running = self.running.get(lane).as_ref();
+            running.is_some_and(|running| running.command_id() == command_id)
+        };
+        self.ledger.unconfirmed().any(|(id, _)| id == command_id) || Lane::ALL.into_iter().any(ends)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use protocol::fixture::Organisation;
+use protocol::fixture::{Organisation, signing_key};
 use protocol::time::Timestamp;
-use protocol::trust::{SignedTrustRoot, TrustError, TrustRoot};
+use protocol::trust::{RootKeys, SignedTrustRoot, TrustError, TrustRoot};
 
 use super::{StateDir, StateError, TimeFloor, TrustChain};
 
@@ -42,6 +42,61 @@ fn trust_chain_survives_a_restart() {
     chain.succeed(version(&organisation, 3)).unwrap();
     assert_eq!(TrustChain::load(&state).unwrap().in_force(), chain.in_force());
     assert_eq!(chain.in_force().version, 3);
+}
+
+#[test]
+fn only_the_newest_two_trust_roots_are_kept_and_they_prove_the_next() {
+    let (_folder, state) = state();
+    let organisation = Organisation::new();
+    let mut chain = TrustChain::pin(&state, organisation.signed_trust()).unwrap();
+    let file = state.path().join("trust-roots.json");
+    chain.succeed(version(&organisation, 2)).unwrap();
+    let of_two = std::fs::metadata(&file).unwrap().len();
+    for next in 3..30 {
+        let mut chain = TrustChain::load(&state).unwrap();
+        chain.succeed(version(&organisation, next)).unwrap();
+        assert_eq!(chain.in_force().version, next);
+    }
+    assert!(std::fs::metadata(&file).unwrap().len() < of_two + 16);
+}
+
+#[test]
+fn trust_root_of_other_root_keys_beside_the_former_is_not_loaded() {
+    let (_folder, state) = state();
+    let organisation = Organisation::new();
+    let mut chain = TrustChain::pin(&state, organisation.signed_trust()).unwrap();
+    chain.succeed(version(&organisation, 2)).unwrap();
+    let stranger = signing_key(99);
+    let root = RootKeys { keys: vec![stranger.public().clone()], threshold: 1 };
+    let forged = TrustRoot { version: 2, root, ..organisation.trust.clone() };
+    let forged = SignedTrustRoot::sign(&forged, &[&stranger]).unwrap();
+    let file = state.path().join("trust-roots.json");
+    std::fs::write(&file, serde_json::to_vec(&[organisation.signed_trust(), forged]).unwrap())
+        .unwrap();
+    let refused = TrustChain::load(&state).unwrap_err();
+    assert!(matches!(refused, StateError::Trust(TrustError::TooFewSignatures { .. })));
+}
+
+#[test]
+fn earlier_trust_root_that_is_put_back_is_noticed_until_the_newest_is_back() {
+    let (_folder, state) = state();
+    let organisation = Organisation::new();
+    let mut chain = TrustChain::pin(&state, organisation.signed_trust()).unwrap();
+    let file = state.path().join("trust-roots.json");
+    let earlier = std::fs::read(&file).unwrap();
+    chain.succeed(version(&organisation, 2)).unwrap();
+    chain.succeed(version(&organisation, 3)).unwrap();
+    assert!(!TrustChain::load(&state).unwrap().is_rolled_back());
+    std::fs::write(&file, earlier).unwrap();
+    let mut chain = TrustChain::load(&state).unwrap();
+    assert!(chain.is_rolled_back());
+    chain.succeed(version(&organisation, 2)).unwrap();
+    assert!(TrustChain::load(&state).unwrap().is_rolled_back());
+    chain.succeed(version(&organisation, 3)).unwrap();
+    assert!(!TrustChain::load(&state).unwrap().is_rolled_back());
+    // Another enrollment begins anew.
+    TrustChain::pin(&state, organisation.signed_trust()).unwrap();
+    assert!(!TrustChain::load(&state).unwrap().is_rolled_back());
 }
 
 #[test]

@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent::config::{ArmingConfig, Config, PowerConfig};
@@ -19,6 +19,7 @@ use protocol::enrollment::{AgentConfig, RENEW_PATH, RenewRequest};
 use protocol::envelope::Envelope;
 use protocol::fixture::{Organisation, device, session};
 use protocol::frame::{AgentFrame, CommandFrame, Exchange, Frame as _, Hello, HubFrame};
+use protocol::id::CommandId;
 use protocol::key::DevicePublicKey;
 use protocol::receipt::{self, Outcome, Receipt, RefusalReason};
 use protocol::session::Output;
@@ -146,22 +147,24 @@ impl Bench {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let refuses_sockets = Arc::new(AtomicBool::new(false));
+        let says = Arc::new(Mutex::new(Says::default()));
         let (told, calls) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
-        let refuses = refuses_sockets.clone();
+        let (refuses, saying) = (refuses_sockets.clone(), says.clone());
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (tls, told, refuses) = (tls.clone(), told.clone(), refuses.clone());
+                let (tls, told) = (tls.clone(), told.clone());
+                let (refuses, says) = (refuses.clone(), saying.clone());
                 connections.spawn(async move {
                     if let Ok((stream, _)) = accept(stream, tls, GUARD).await {
-                        let _ = serve(stream, &told, &refuses).await;
+                        let _ = serve(stream, &told, &refuses, &says).await;
                     }
                 });
             }
         });
-        Server { address, calls, refuses_sockets, _tasks: tasks }
+        Server { address, calls, refuses_sockets, says, _tasks: tasks }
     }
 
     /// Starts the agent.
@@ -236,6 +239,12 @@ pub(crate) fn reason(receipt: &Receipt) -> RefusalReason {
     *reason
 }
 
+/// That receipt, confirmed.
+pub(crate) fn confirmed(receipt: &AgentFrame) -> HubFrame {
+    let AgentFrame::Receipt { jws, .. } = receipt else { panic!("{receipt:?} is no receipt") };
+    HubFrame::Confirmed { receipts: vec![jws.sha256()] }
+}
+
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(Clock::system().unix_millis()).whole_secs()
 }
@@ -258,11 +267,19 @@ pub(crate) enum Call {
     Renewal { request: RenewRequest, answer: oneshot::Sender<String> },
 }
 
+/// What a hub says in its welcome, true or not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Says {
+    pub(crate) pace: Pace,
+    pub(crate) server_time: Option<Timestamp>,
+}
+
 /// Hub and control plane in one. Dropping it cuts everything.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     calls: mpsc::Receiver<Call>,
     pub(crate) refuses_sockets: Arc<AtomicBool>,
+    pub(crate) says: Arc<Mutex<Says>>,
     _tasks: JoinSet<()>,
 }
 
@@ -271,6 +288,11 @@ impl Server {
     pub(crate) async fn call(&mut self) -> Call {
         let call = tokio::time::timeout(GUARD, self.calls.recv()).await;
         call.expect("the agent calls").expect("the server runs")
+    }
+
+    /// Whether nothing was ever asked of it.
+    pub(crate) fn is_untouched(&mut self) -> bool {
+        self.calls.try_recv().is_err()
     }
 
     /// The next session; exchanges that come before it are answered with a welcome.
@@ -326,14 +348,14 @@ pub(crate) struct HubSide {
 }
 
 impl HubSide {
-    async fn open(stream: TlsStream<TcpStream>) -> Option<Self> {
+    async fn open(stream: TlsStream<TcpStream>, says: Says) -> Option<Self> {
         let clock = Clock::system();
         let config = Some(WebSocketConfig::default());
         let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, config).await;
         let Some(Ok(Message::Text(text))) = socket.next().await else { return None };
-        let times = (clock.now(), now());
+        let times = (clock.now(), says.server_time.unwrap_or_else(now));
         let handshake = HubHandshake::new(clock.now());
-        let opened = handshake.receive(text.as_str(), session(1), Pace::default(), times);
+        let opened = handshake.receive(text.as_str(), session(1), says.pace, times);
         let (machine, hello) = opened.expect("the agent's hello is sound");
         let mut hub = Self { hello, machine, socket, clock };
         hub.flush().await;
@@ -355,6 +377,11 @@ impl HubSide {
     pub(crate) async fn send(&mut self, frame: HubFrame) {
         self.machine.deliver(&frame, self.clock.now());
         assert_eq!(self.flush().await, None);
+    }
+
+    /// Sends a text that no honest hub would send.
+    pub(crate) async fn send_text(&mut self, text: String) {
+        self.socket.send(Message::text(text)).await.unwrap();
     }
 
     /// The next frame of the agent; `None` when the session is over.
@@ -393,6 +420,12 @@ impl HubSide {
         self.wait_for(|frame| matches!(frame, AgentFrame::Receipt { .. })).await
     }
 
+    /// The next receipt about that command.
+    pub(crate) async fn receipt_of(&mut self, id: CommandId) -> AgentFrame {
+        let is_it = |f: &AgentFrame| matches!(f, AgentFrame::Receipt { command_id, .. } if *command_id == id);
+        self.wait_for(is_it).await
+    }
+
     pub(crate) async fn close(mut self, code: CloseCode) {
         let frame = CloseFrame { code: WireCode::from(code.number()), reason: "".into() };
         drop(self.socket.close(Some(frame)).await);
@@ -413,6 +446,7 @@ async fn serve(
     mut stream: TlsStream<TcpStream>,
     told: &mpsc::Sender<Call>,
     refuses_sockets: &AtomicBool,
+    says: &Mutex<Says>,
 ) -> std::io::Result<()> {
     let head = read_head(&mut stream).await?;
     let path = head.split(' ').nth(1).unwrap().to_owned();
@@ -432,7 +466,8 @@ async fn serve(
              sec-websocket-accept: {accept}\r\nsec-websocket-protocol: tocsin.v1\r\n\r\n"
         );
         stream.write_all(upgrade.as_bytes()).await?;
-        if let Some(hub) = HubSide::open(stream).await {
+        let says = *says.lock().unwrap();
+        if let Some(hub) = HubSide::open(stream, says).await {
             drop(told.send(Call::Socket(Box::new(hub))).await);
         }
         return Ok(());

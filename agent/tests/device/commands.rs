@@ -9,12 +9,7 @@ use protocol::receipt::{Outcome, RefusalReason};
 use protocol::trust::{SignedTrustRoot, TrustRoot};
 use runtime::{Clock, Drain, Entropy};
 
-use crate::bench::{Bench, reason, until};
-
-fn confirmed(receipt: &AgentFrame) -> HubFrame {
-    let AgentFrame::Receipt { jws, .. } = receipt else { panic!("{receipt:?} is no receipt") };
-    HubFrame::Confirmed { receipts: vec![jws.sha256()] }
-}
+use crate::bench::{Bench, confirmed, reason, until};
 
 #[tokio::test]
 async fn command_is_acked_only_once_it_is_on_disk() {

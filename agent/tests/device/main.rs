@@ -4,5 +4,6 @@
 mod bench;
 mod commands;
 mod enrollment;
+mod hostile;
 mod refusals;
 mod rungs;

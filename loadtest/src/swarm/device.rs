@@ -110,7 +110,7 @@ impl Device {
             Offer::Known(Answer::Receipt(jws)) => {
                 Delivered::Known(Some(AgentFrame::Receipt { command_id, jws }))
             }
-            Offer::Known(Answer::Nothing) | Offer::Drop => Delivered::Known(None),
+            Offer::Drop => Delivered::Known(None),
             Offer::Gap => Delivered::Gap,
             Offer::Refuse(refusal) => self.refuse(frame, refusal, now),
         }

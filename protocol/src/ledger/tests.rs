@@ -66,8 +66,32 @@ fn a_command_is_answered_by_its_stage() {
     assert_eq!(story.offer(&frame), Offer::Known(Answer::Ack));
     let receipt = story.done(1);
     assert_eq!(story.offer(&frame), Offer::Known(Answer::Receipt(receipt.clone())));
+    // Who confirmed it may have lied: the one who delivers it again gets the truth again.
     story.confirm(&receipt);
-    assert_eq!(story.offer(&frame), Offer::Known(Answer::Nothing));
+    assert_eq!(story.offer(&frame), Offer::Known(Answer::Receipt(receipt.clone())));
+    let compacted = Ledger::replay(&story.ledger().snapshot());
+    let offer = compacted.offer(&frame, &story.organisation.verifying(device(1)));
+    assert_eq!(offer, Offer::Known(Answer::Receipt(receipt)));
+    assert_eq!(compacted.unconfirmed().count(), 0);
+}
+
+#[test]
+fn what_was_carried_out_is_never_refused_as_anything_but_replayed() {
+    let mut story = Story::new();
+    let frame = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&frame);
+    let receipt = story.done(1);
+    story.confirm(&receipt);
+    let mut ledger = story.ledger();
+    let late = NOW.plus(Duration::from_secs(3600));
+    let verifying = Verifying { now: late, ..story.organisation.verifying(device(1)) };
+    let mislabelled = CommandFrame { command_id: command(2), ..frame.clone() };
+    assert_eq!(ledger.offer(&mislabelled, &verifying), Offer::Drop);
+    ledger.forget(late);
+    for frame in [frame, mislabelled] {
+        let offer = ledger.offer(&frame, &verifying);
+        assert_eq!(refusal_reason(&offer), Some(RefusalReason::Replayed));
+    }
 }
 
 #[test]
@@ -94,7 +118,35 @@ fn commands_are_remembered_while_their_approvals_hold() {
     let mut ledger = story.ledger();
     ledger.forget(NOW.plus(Duration::from_secs(3599)));
     let offer = ledger.offer(&frame, &story.organisation.verifying(device(1)));
-    assert_eq!(offer, Offer::Known(Answer::Nothing));
+    assert_eq!(offer, Offer::Known(Answer::Receipt(receipt)));
+}
+
+#[test]
+fn order_stays_taken_although_its_command_was_pushed_out() {
+    let mut story = Story::new();
+    let wipe = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&wipe);
+    let receipt = story.done(1);
+    story.confirm(&receipt);
+    // More confirmed commands than the ledger keeps, all of later ids.
+    let Record::Received(first) = story.records[0].clone() else { panic!("taken first") };
+    for number in 0..limits::LEDGER_ENTRIES as u64 {
+        let later = NOW.plus(Duration::from_millis(number + 1));
+        let command_id = CommandId::new(later, [0; 10]);
+        let receipt = CompactJws::from_text(number.to_string());
+        let order_id = OrderId::new(NOW, [0; 10]);
+        let received = Received { command_id, order_id, lane: Lane::Bulk, ..first.clone() };
+        story.records.push(Record::Received(received));
+        story.records.push(Record::Done { command_id, receipt });
+    }
+    let mut ledger = story.ledger();
+    ledger.forget(NOW);
+    let ledger = Ledger::replay(&ledger.snapshot());
+    let mut again = story.organisation.envelope(1, fixture::lock(), device(1), 2);
+    again.jti = command(2);
+    let again = story.organisation.deliver(&again, 0);
+    let offer = ledger.offer(&again, &story.organisation.verifying(device(1)));
+    assert_eq!(refusal_reason(&offer), Some(RefusalReason::DuplicateOrder));
 }
 
 #[test]

@@ -172,7 +172,6 @@ impl Agent {
         match answer {
             Answer::Ack => self.outgoing.push_back(AgentFrame::Ack { command_id }),
             Answer::Receipt(jws) => self.outgoing.push_back(receipt(command_id, &jws)),
-            Answer::Nothing => {}
         }
     }
 

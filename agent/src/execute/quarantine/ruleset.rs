@@ -20,7 +20,13 @@ pub(super) const DELETE: &str = "add table inet tocsin\ndelete table inet tocsin
 
 /// Neighbour and router discovery: without it a device has no IPv6. The hop limit proves that the
 /// sender is on the same link (RFC 4861, section 11.2). DHCP renewals come from privileged ports.
+///
+/// "Packet too big" is the one message from elsewhere that passes: without it the way to the hub
+/// stalls wherever a path carries less than the link. The kernel believes it only about flows it
+/// has, and it changes nothing but the size of what the device sends (RFC 1191, RFC 8201).
 const INPUT_LINK: &str = "\
+\t\ticmp type destination-unreachable icmp code frag-needed accept
+\t\ticmpv6 type packet-too-big accept
 \t\ticmpv6 type { nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept
 \t\tmeta nfproto ipv4 udp sport 67 udp dport 68 accept
 \t\tip6 saddr fe80::/10 udp sport 547 udp dport 546 accept

@@ -38,6 +38,24 @@ fn every_chain_drops_and_nothing_is_said_about_established() {
 }
 
 #[test]
+fn path_mtu_messages_come_in_and_no_other_error_does() {
+    let rules = text(&["10.0.0.1:443"], &[]);
+    let (input, beyond) = rules.split_once("chain output").unwrap();
+    let icmp = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim).filter(|line| line.starts_with("icmp"));
+        lines.map(str::to_owned).collect()
+    };
+    let errors = [
+        "icmp type destination-unreachable icmp code frag-needed accept",
+        "icmpv6 type packet-too-big accept",
+    ];
+    let neighbours = "nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert";
+    let link = format!("icmpv6 type {{ {neighbours} }} ip6 hoplimit 255 accept");
+    assert_eq!(icmp(input), [errors[0], errors[1], &link]);
+    assert!(icmp(beyond).iter().all(|line| line.starts_with("icmpv6 type { nd-router-solicit")));
+}
+
+#[test]
 fn order_and_repetition_of_addresses_do_not_change_the_text() {
     let once = text(&["10.0.0.1:443", "10.0.0.2:443"], &[]);
     assert_eq!(once, text(&["10.0.0.2:443", "10.0.0.1:443", "10.0.0.2:443"], &[]));
