@@ -11,7 +11,7 @@ pub const FRAME_BYTES: usize = 64 * 1024;
 pub const ENVELOPE_BYTES: usize = 48 * 1024;
 /// Bytes of one receipt. Larger evidence is collected apart and named by its digest.
 pub const RECEIPT_BYTES: usize = 32 * 1024;
-/// Bytes of one version of the trust root.
+/// Bytes of one version of the trust root, all its signatures together.
 pub const TRUST_ROOT_BYTES: usize = 48 * 1024;
 /// Approvals that one envelope may carry.
 pub const APPROVALS: usize = 16;
@@ -36,6 +36,8 @@ pub const OUTBOX_FRAMES: usize = 1024;
 pub const URGENT_WAITING: usize = 32;
 /// Commands that a device remembers after they ended.
 pub const LEDGER_ENTRIES: usize = 10_000;
+/// Orders that a device remembers as taken; beyond, it takes no further ones for a while.
+pub const LEDGER_ORDERS: usize = 40_000;
 /// Unconfirmed refusals of envelopes that nobody trusted signed.
 pub const LEDGER_STRANGERS: usize = 64;
 

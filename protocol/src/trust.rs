@@ -149,6 +149,10 @@ impl SignedTrustRoot {
         if self.0.len() > limits::APPROVALS {
             return Err(TrustError::Inconsistent);
         }
+        // All of them travel in one frame: a root that no session can carry must not be accepted.
+        if self.0.iter().map(|jws| jws.as_str().len()).sum::<usize>() > limits::TRUST_ROOT_BYTES {
+            return Err(JwsError::TooLong { max: limits::TRUST_ROOT_BYTES }.into());
+        }
         let parsed = self
             .0
             .iter()

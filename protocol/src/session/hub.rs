@@ -195,9 +195,15 @@ impl HubSession {
         } else if self.heard_at > self.pinged_at {
             // It answered the probe: the connection lives, the agent takes its time.
             self.urgent.clear();
-        } else if now >= delivered_at + limits::URGENT_DEAD_AFTER {
+        } else if now >= self.urgent_deadline(delivered_at) {
             self.close(CloseCode::Dead);
         }
+    }
+
+    /// A probe that left late, because the hub was held up, has its time all the same.
+    fn urgent_deadline(&self, delivered_at: Instant) -> Instant {
+        let answer = limits::URGENT_DEAD_AFTER - limits::URGENT_ACK;
+        (delivered_at + limits::URGENT_DEAD_AFTER).max(self.pinged_at + answer)
     }
 
     fn ping(&mut self, now: Instant) {
@@ -236,7 +242,7 @@ impl HubSession {
             if self.pinged_at < probe_at {
                 (probe_at, Wake::UrgentProbe)
             } else {
-                (*delivered_at + limits::URGENT_DEAD_AFTER, Wake::Silence)
+                (self.urgent_deadline(*delivered_at), Wake::Silence)
             }
         });
         let earlier = |a: (Instant, Wake), b: (Instant, Wake)| if b.0 < a.0 { b } else { a };

@@ -184,6 +184,21 @@ fn urgent_command_without_ack_finds_a_dead_peer_within_five_seconds() {
 }
 
 #[test]
+fn probe_that_leaves_late_has_its_time_all_the_same() {
+    let now = start();
+    let mut session = hub(now);
+    session.deliver(&HubFrame::Command(urgent(1)), now);
+    let _ = outputs(&mut session);
+    session.handle_timeout(now + secs(20));
+    assert_eq!(outputs(&mut session), [Output::Ping]);
+    session.handle_timeout(now + secs(20));
+    assert_eq!(outputs(&mut session), []);
+    assert_eq!(session.poll_timeout(), (now + secs(23), Wake::Silence));
+    session.handle_timeout(now + secs(23));
+    assert_eq!(outputs(&mut session), [Output::Close(CloseCode::Dead)]);
+}
+
+#[test]
 fn ack_or_an_answered_probe_ends_the_urgency() {
     let now = start();
     let command_id = urgent(1).command_id;

@@ -1,5 +1,7 @@
 //! Trust roots move forward only, along an unbroken chain of signatures.
 
+use std::time::Duration;
+
 use super::*;
 use crate::fixture::{self, Organisation};
 
@@ -72,6 +74,20 @@ fn signatures_over_different_texts_are_refused() {
     let mixed = [one.expect("signs").0, other.expect("signs").0].concat();
     assert_eq!(SignedTrustRoot(mixed).pin(), Err(TrustError::Inconsistent));
     assert_eq!(SignedTrustRoot(Vec::new()).pin(), Err(TrustError::Inconsistent));
+}
+
+#[test]
+fn root_that_fits_no_frame_is_refused() {
+    let mut organisation = Organisation::new();
+    organisation.trust.protected_devices = (0..450u16)
+        .map(|n| DeviceId::new(fixture::NOW.plus(Duration::from_millis(n.into())), [0; 10]))
+        .collect();
+    let key = &organisation.root_key;
+    let once = SignedTrustRoot::sign(&organisation.trust, &[key]).expect("signs");
+    assert!(once.pin().is_ok());
+    let thrice = SignedTrustRoot::sign(&organisation.trust, &[key, key, key]).expect("signs");
+    let too_long = TrustError::Document(JwsError::TooLong { max: limits::TRUST_ROOT_BYTES });
+    assert_eq!(thrice.pin(), Err(too_long));
 }
 
 #[test]
