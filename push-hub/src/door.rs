@@ -147,6 +147,9 @@ impl Door {
         if !offers_subprotocol(request.headers()) {
             return plain(StatusCode::BAD_REQUEST, "subprotocol tocsin.v1 is not offered");
         }
+        if self.slot.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return plain(StatusCode::BAD_REQUEST, "upgrade on a connection of its own");
+        }
         let (parts, _) = request.into_parts();
         let Ok(granted) = create_response(&Request::from_parts(parts, ())) else {
             return plain(StatusCode::BAD_REQUEST, "not a websocket upgrade");

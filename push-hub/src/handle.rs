@@ -40,6 +40,8 @@ pub(crate) struct Handle {
     pub(crate) rung: Rung,
     inbox: Mutex<Inbox>,
     wake: Notify,
+    /// Apart from `wake`: who waits for the end must not swallow the word that frames wait.
+    closing: Notify,
     waiting_bytes: Gauge,
 }
 
@@ -78,6 +80,7 @@ impl Handle {
             rung,
             inbox: Mutex::new(inbox),
             wake: Notify::new(),
+            closing: Notify::new(),
             waiting_bytes,
         }
     }
@@ -88,6 +91,7 @@ impl Handle {
         let outcome = frames.into_iter().try_for_each(|frame| self.push_one(&mut inbox, frame));
         if outcome.is_err() && self.rung == Rung::Push {
             inbox.close.get_or_insert(CloseCode::Slow);
+            self.closing.notify_one();
         }
         drop(inbox);
         self.wake.notify_one();
@@ -110,6 +114,7 @@ impl Handle {
     /// Tells the session to end. The first code stands.
     pub(crate) fn close(&self, code: CloseCode) {
         self.lock().close.get_or_insert(code);
+        self.closing.notify_one();
         self.wake.notify_one();
     }
 
@@ -132,7 +137,7 @@ impl Handle {
             if let Some(code) = self.lock().close {
                 return code;
             }
-            self.wake.notified().await;
+            self.closing.notified().await;
         }
     }
 

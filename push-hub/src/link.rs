@@ -166,11 +166,12 @@ impl Keeper {
                 self.unfence();
             }
         }
-        if link.needs_subscription.load(Ordering::SeqCst) {
-            let subscription = call(core.broker.subscribe(&lease)).await?;
+        // Cleared before, not after: the new subscription may end the moment it is handed over.
+        if link.needs_subscription.swap(false, Ordering::SeqCst) {
+            let subscribed = call(core.broker.subscribe(&lease)).await;
+            let again = |_: &BrokerError| link.needs_subscription.store(true, Ordering::SeqCst);
             // The dispatcher ends only with the hub.
-            drop(self.subscriptions.send(subscription).await);
-            link.needs_subscription.store(false, Ordering::SeqCst);
+            drop(self.subscriptions.send(subscribed.inspect_err(again)?).await);
             link.ask_resync();
         }
         call(core.broker.probe()).await?;

@@ -244,6 +244,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
         if now >= self.expires_at {
             return Err(End::Ours(CloseCode::CertificateExpired));
         }
+        // What has arrived counts, however late this task comes to read it.
+        self.glance()?;
         self.machine.handle_timeout(now);
         Ok(())
     }

@@ -227,7 +227,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         }
     }
 
-    /// Closes with a code and lets the peer read it, within [`CLOSE_TIMEOUT`]. Nothing may be
+    /// Closes with a code and lets the peer read it, within a bounded time. Nothing may be
     /// asked of the socket afterwards.
     pub async fn close(&mut self, code: CloseCode) {
         let frame =
@@ -240,7 +240,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         drop(timeout(CLOSE_TIMEOUT, orderly).await);
     }
 
-    /// Sends the library's answer to the peer's close, within [`CLOSE_TIMEOUT`]. Nothing may be
+    /// Sends the library's answer to the peer's close, within a bounded time. Nothing may be
     /// asked of the socket afterwards.
     pub async fn finish(&mut self) {
         let orderly = async {

@@ -65,3 +65,16 @@ fn sync_on_behalf_of_an_agent_carries_what_it_said_last() {
     handle.remember(&newer);
     assert_eq!(handle.sync(), newer);
 }
+
+#[tokio::test]
+async fn who_waits_for_the_end_does_not_swallow_the_word_that_frames_wait() {
+    let handle = handle(Rung::Push);
+    {
+        let mut closed = std::pin::pin!(handle.closed());
+        assert!(futures_util::poll!(closed.as_mut()).is_pending());
+        handle.push([frame(0)]).expect("there is room");
+        assert!(futures_util::poll!(closed.as_mut()).is_pending());
+    }
+    let mut woken = std::pin::pin!(handle.woken());
+    assert!(futures_util::poll!(woken.as_mut()).is_ready());
+}
