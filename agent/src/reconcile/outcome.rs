@@ -149,6 +149,7 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
         | Record::Done { .. }
         | Record::Refused(_)
         | Record::Confirmed { .. }
+        | Record::Order { .. }
         | Record::Sequence { .. } => false,
     };
     let ended = |id: CommandId| {
@@ -160,6 +161,7 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
             | Record::Intent { .. }
             | Record::Refused(_)
             | Record::Confirmed { .. }
+            | Record::Order { .. }
             | Record::Sequence { .. } => false,
         })
     };
@@ -169,6 +171,7 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
         | Record::Done { .. }
         | Record::Refused(_)
         | Record::Confirmed { .. }
+        | Record::Order { .. }
         | Record::Sequence { .. } => None,
     })
 }
