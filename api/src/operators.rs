@@ -84,7 +84,8 @@ pub struct ApiTokenView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateApiToken {
-    /// For whom; made when there is no such operator yet. Absent: for oneself.
+    /// For whom; made when there is no such operator yet. Absent: for oneself. Another's name
+    /// needs the scope `tokens@*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub operator: Option<PersonName>,
@@ -144,7 +145,16 @@ async fn list_operators(
     Ok(axum::Json(page.cut(items, |operator| operator.name.to_string())))
 }
 
-/// Lists API tokens: one's own, or everybody's with the scope `tokens`.
+/// Whose tokens may be seen and revoked: everybody's (`None`) only with a scope that is bound to
+/// no group, as a token belongs to none.
+fn whose(principal: &Principal) -> Option<&PersonName> {
+    match principal.permit::<ability::Tokens>().and_then(Permit::everywhere) {
+        Ok(_) => None,
+        Err(_) => Some(principal.operator()),
+    }
+}
+
+/// Lists API tokens: one's own, or everybody's with the scope `tokens@*`.
 #[utoipa::path(get, path = "/v1/tokens", tag = "operators", params(PageQuery),
     security(("token" = [])),
     responses((status = 200, body = Paged<ApiTokenView>), (status = "4XX", body = ProblemBody)))]
@@ -154,11 +164,7 @@ async fn list_tokens(
     Query(page): Query<PageQuery>,
 ) -> Result<axum::Json<Paged<ApiTokenView>>, Problem> {
     let page = page.page::<Uuid>()?;
-    let whose = match principal.permit::<ability::Tokens>() {
-        Ok(_) => None,
-        Err(_) => Some(principal.operator()),
-    };
-    let items = store::tokens(&mut *app.db.read().await?, &page, whose).await?;
+    let items = store::tokens(&mut *app.db.read().await?, &page, whose(&principal)).await?;
     Ok(axum::Json(page.cut(items, |token| token.id.to_string())))
 }
 
@@ -171,9 +177,13 @@ async fn create_token(
     principal: Principal,
     body: Body<CreateApiToken>,
 ) -> Result<Response, Problem> {
-    let _permit: Permit<ability::Tokens> = principal.permit()?;
+    let permit: Permit<ability::Tokens> = principal.permit()?;
     let now = app.now();
     let asked = body.value;
+    if asked.operator.as_ref().is_some_and(|operator| operator != permit.person()) {
+        // Whoever is bound to groups must not act under another name.
+        permit.everywhere()?;
+    }
     let expires_at = check(&principal, &asked, now)?;
     let mut once = match Once::begin(&app.db, &principal, body.ticket, now).await? {
         Begun::Fresh(once) => once,
@@ -221,7 +231,7 @@ fn check(
     Ok(now.plus(ttl))
 }
 
-/// Revokes an API token: one's own, or anybody's with the scope `tokens`.
+/// Revokes an API token: one's own, or anybody's with the scope `tokens@*`.
 #[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "operators",
     params(("id" = String, Path, format = "uuid")), security(("token" = [])),
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
@@ -230,12 +240,8 @@ async fn revoke_token(
     principal: Principal,
     Path(id): Path<Uuid>,
 ) -> Result<StatusCode, Problem> {
-    let whose = match principal.permit::<ability::Tokens>() {
-        Ok(_) => None,
-        Err(_) => Some(principal.operator()),
-    };
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
-    if !store::revoke_token(&mut tx, id, whose).await? {
+    if !store::revoke_token(&mut tx, id, whose(&principal)).await? {
         return Err(Problem::not_found("token"));
     }
     tx.append(Kind::ApiTokenRevoked, id, json!({}));

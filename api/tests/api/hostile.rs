@@ -174,3 +174,31 @@ async fn wrong_requests_are_problems_with_their_place() {
     }
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
 }
+
+/// Tokens belong to no group: a token bound to one manages those of its own operator alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn group_bound_token_manages_its_own_operators_tokens_alone() {
+    let bench = Bench::start().await;
+    let bound = bench.token_for(&["tokens@lab", "read@lab"]).await;
+    let list = bench.http.get(bench.url("/v1/tokens")).bearer_auth(&bound).send().await.unwrap();
+    let list = json_of(list, StatusCode::OK).await;
+    let whose: Vec<_> = list["items"].as_array().unwrap().iter().map(|t| &t["operator"]).collect();
+    assert_eq!(whose, ["limited"]);
+
+    let mint =
+        |operator: &str| json!({ "label": "x", "operator": operator, "scopes": ["read@lab"] });
+    let refused = bench.post_as(&bound, "/v1/tokens", &mint("admin")).await;
+    json_of(refused, StatusCode::FORBIDDEN).await;
+    let own = bench.post_as(&bound, "/v1/tokens", &mint("limited")).await;
+    let own = json_of(own, StatusCode::CREATED).await;
+
+    let all = bench.get("/v1/tokens").await;
+    let admins = all["items"].as_array().unwrap().iter().find(|t| t["operator"] == "admin");
+    let revoke = |id: &Value| {
+        let url = bench.url(&format!("/v1/tokens/{}", id.as_str().unwrap()));
+        bench.http.delete(url).bearer_auth(&bound).send()
+    };
+    let refused = revoke(&admins.unwrap()["id"]).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::NOT_FOUND);
+    assert_eq!(revoke(&own["id"]).await.unwrap().status(), StatusCode::NO_CONTENT);
+}
