@@ -18,6 +18,9 @@ use crate::status::Rung;
 /// The longest wait that a hub may ask for before a reconnect.
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
 
+/// How long a session must last to count as a success.
+const PROVEN_AFTER: Duration = Duration::from_secs(10);
+
 /// The session in use.
 struct Live {
     number: u64,
@@ -25,6 +28,7 @@ struct Live {
     frames: mpsc::Sender<AgentFrame>,
     mode: Mode,
     check_in: Duration,
+    since: Instant,
 }
 
 struct Push {
@@ -105,8 +109,6 @@ impl Push {
 
     /// A session stands: it takes over from the former one, which ends when it has nothing left.
     async fn opened(&mut self, session: Session, address: &str) {
-        self.backoff.reset();
-        self.failures = 0;
         self.opened += 1;
         let welcome = session.welcome().clone();
         let (frames, receiver) = mpsc::channel(super::FRAMES);
@@ -119,7 +121,8 @@ impl Push {
         // A hub must not make its agents besiege the control plane.
         let check_in = Duration::from_secs(u64::from(welcome.checkin_secs));
         let check_in = check_in.max(self.shared.config.check_in);
-        self.live = Some(Live { number: self.opened, frames, mode: Mode::Push, check_in });
+        let since = self.shared.clock.now();
+        self.live = Some(Live { number: self.opened, frames, mode: Mode::Push, check_in, since });
         self.state.send_replace(PushState::Up { mode: Mode::Push, check_in });
     }
 
@@ -155,11 +158,24 @@ impl Push {
             }
             Control::Reconnect(reconnect) => self.reconnect(reconnect),
             Control::Ended(code) => {
+                let lasted = self.shared.clock.now().saturating_duration_since(live.since);
                 self.live = None;
+                self.judge(lasted);
                 let error = AttemptError::Closed(code);
                 self.shared.falls(Rung::Push, &error);
                 self.ended(code, Obstacle::Unreachable);
             }
+        }
+    }
+
+    /// A `welcome` alone proves nothing: a hub that says it and closes must not keep its agents
+    /// from the lower rungs, nor have them come back at once.
+    fn judge(&mut self, lasted: Duration) {
+        if lasted >= PROVEN_AFTER {
+            self.backoff.reset();
+            self.failures = 0;
+        } else {
+            self.failures = self.failures.saturating_add(1);
         }
     }
 

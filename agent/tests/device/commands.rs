@@ -140,6 +140,39 @@ async fn next_trust_root_is_kept_and_an_earlier_one_is_not() {
 }
 
 #[tokio::test]
+async fn device_whose_trust_root_was_put_back_obeys_only_when_the_newest_is_there_again() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let file = bench.config.state_dir.join("trust-roots.json");
+    let earlier = std::fs::read(&file).unwrap();
+    let second = TrustRoot { version: 2, ..bench.organisation.trust.clone() };
+    let root = SignedTrustRoot::sign(&second, &[&bench.organisation.root_key]).unwrap();
+    hub.send(HubFrame::Trust { root: root.clone() }).await;
+    until(|| agent.status().commands.trust_version == 2).await;
+    bench.kill(agent).await;
+    drop(hub);
+    std::fs::write(&file, earlier).unwrap();
+
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    assert_eq!(hub.hello.trust_version, 1);
+    assert!(hub.hello.capabilities.iter().any(|word| word == "trust_rolled_back"));
+    let command = HubFrame::Command(bench.command(1, lock(), 1));
+    hub.send(command.clone()).await;
+    // Not taken, but asked for again.
+    assert!(matches!(hub.next().await, Some(AgentFrame::Sync { .. })));
+    assert!(bench.effects().is_empty());
+    hub.send(HubFrame::Trust { root }).await;
+    hub.send(command).await;
+    hub.receipt().await;
+    assert_eq!(bench.effects().len(), 1);
+    assert!(!agent.status().commands.trust_rolled_back);
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
 async fn lost_journal_makes_older_commands_unbelievable() {
     let mut bench = Bench::new();
     let mut server = bench.server().await;

@@ -3,7 +3,13 @@
 
 mod bench;
 mod commands;
+mod disk;
 mod enrollment;
 mod hostile;
+#[path = "../support/netns.rs"]
+#[expect(dead_code, reason = "shared with the tests of quarantine, which use the rest")]
+mod netns;
+mod power;
 mod refusals;
 mod rungs;
+mod start;

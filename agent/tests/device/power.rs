@@ -1,0 +1,138 @@
+//! The power-off that ends a wipe: after its proof has arrived, or has had its time; and what a
+//! crash in between changes. Real volumes, and a file that stands for the power switch.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use agent::config::ArmingConfig;
+use protocol::fixture::wipe;
+use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
+use protocol::ledger::Record;
+use protocol::receipt::Outcome;
+
+use crate::bench::{Bench, confirmed, until};
+use crate::disk::{Disk, bytes, in_mount_namespace, received};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A device in a sandbox with one volume, whose power-off waits that long; and an approved wipe.
+fn scene(power_off_wait: Duration) -> (Bench, CommandFrame) {
+    let mut bench = Bench::new();
+    let folder = bench.config.state_dir.parent().unwrap().to_owned();
+    let (root, volume, key) = (folder.join("root"), folder.join("volume"), folder.join("key"));
+    fs::create_dir(&root).unwrap();
+    fs::File::create(&volume).unwrap().set_len(6 * 1024 * 1024).unwrap();
+    fs::write(&key, "passphrase").unwrap();
+    let weak = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+    let output = Command::new("/usr/sbin/cryptsetup")
+        .args(["-q", "luksFormat", "--type", "luks2", "--offset", "8192"])
+        .args(weak)
+        .args([&volume, &key])
+        .output()
+        .expect("this test needs /usr/sbin/cryptsetup: install the package cryptsetup-bin");
+    assert!(output.status.success(), "{output:?}");
+    bench.config.host.arming = ArmingConfig::Sandboxed;
+    bench.config.host.root = root;
+    bench.config.host.dbus = Some(String::new());
+    bench.config.host.wipe_targets = vec![volume];
+    bench.config.ladder.power_off_wait = power_off_wait;
+    let approvers = [&bench.organisation.alice, &bench.organisation.bob];
+    let approved = bench.organisation.approved(bench.envelope(1, wipe(), 1), &approvers);
+    let frame = bench.organisation.deliver(&approved, 0);
+    (bench, frame)
+}
+
+fn succeeded(bench: &Bench, receipt: &AgentFrame) {
+    let receipt = bench.receipt(receipt);
+    assert!(matches!(receipt.outcome, Outcome::Succeeded { .. }), "{receipt:?}");
+}
+
+/// How often the switch was pressed.
+fn pressed(bench: &Bench) -> usize {
+    fs::read_to_string(bench.power_log()).unwrap_or_default().lines().count()
+}
+
+#[tokio::test]
+async fn power_off_waits_for_the_confirmation_of_its_receipt() {
+    let (mut bench, command) = scene(HOUR);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    succeeded(&bench, &receipt);
+    // Sent again, on this session and the next one, and still on.
+    assert_eq!(hub.receipt().await, receipt);
+    drop(hub);
+    let mut hub = server.session().await;
+    assert_eq!(hub.receipt().await, receipt);
+    assert_eq!(pressed(&bench), 0);
+    hub.send(confirmed(&receipt)).await;
+    until(|| pressed(&bench) == 1).await;
+    hub.send(confirmed(&receipt)).await;
+    agent.drain().await.unwrap();
+    assert_eq!(pressed(&bench), 1);
+}
+
+#[tokio::test]
+async fn power_off_comes_by_itself_when_the_link_is_dead() {
+    let (mut bench, command) = scene(Duration::from_millis(100));
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command)).await;
+    // Nobody hears the receipt.
+    hub.wait_for(|f| matches!(f, AgentFrame::Progress { stage, .. } if stage == "apply")).await;
+    drop((hub, server));
+    until(|| pressed(&bench) == 1).await;
+    agent.drain().await.unwrap();
+    assert_eq!(pressed(&bench), 1);
+    assert!(!bench.journal().contains("\"confirmed\""));
+}
+
+#[tokio::test]
+async fn crash_between_outcome_and_power_off_delays_it_only() {
+    let (mut bench, command) = scene(HOUR);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    bench.kill(agent).await;
+    drop(hub);
+    assert_eq!(pressed(&bench), 0);
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    assert_eq!(hub.receipt().await, receipt);
+    assert_eq!(pressed(&bench), 0);
+    hub.send(confirmed(&receipt)).await;
+    until(|| pressed(&bench) == 1).await;
+    drop(hub);
+    bench.kill(agent).await;
+    assert_eq!(pressed(&bench), 1);
+    // Still on, in the very boot of the wipe: the switch did not work, and is pressed again.
+    let agent = bench.start();
+    until(|| pressed(&bench) == 2).await;
+    agent.drain().await.unwrap();
+}
+
+#[test]
+fn wipe_that_took_the_disk_of_the_journal_is_still_proven_and_ends_in_the_power_off() {
+    in_mount_namespace(|| async {
+        let (mut bench, command) = scene(Duration::from_millis(100));
+        let mut server = bench.server().await;
+        let intent = Record::Intent { command_id: command.command_id };
+        let room = bytes(&received(&bench, &command, 1)) + bytes(&intent);
+        let _disk = Disk::with_room(&bench, room);
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        hub.send(HubFrame::Command(command)).await;
+        let receipt = hub.receipt().await;
+        succeeded(&bench, &receipt);
+        let AgentFrame::Receipt { jws, .. } = &receipt else { unreachable!("it is a receipt") };
+        assert!(!bench.journal().contains(jws.as_str()), "the disk was not full");
+        until(|| pressed(&bench) == 1).await;
+        agent.drain().await.unwrap();
+    });
+}
