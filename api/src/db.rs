@@ -31,8 +31,10 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Values bound in one `IN (…)` list: below SQLite's bound of 32,766 parameters.
 pub(crate) const CHUNK: usize = 1000;
 
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "initial", include_str!("../migrations/0001_initial.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "initial", include_str!("../migrations/0001_initial.sql")),
+    (2, "out", include_str!("../migrations/0002_out.sql")),
+];
 
 /// Why the store did not do what was asked. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]

@@ -46,6 +46,9 @@ kinds! {
     DeviceGroupsChanged = "device_groups_changed",
     /// A device reported other facts about itself.
     DeviceReported = "device_reported",
+    /// A device asks from before what it is said to have on disk: its journal went back, or
+    /// somebody acked in its name.
+    JournalRollback = "journal_rollback",
     /// An order was accepted.
     OrderCreated = "order_created",
     /// A person's approval of an order was accepted.

@@ -1,21 +1,23 @@
 //! Answering agents: the same frames, whichever rung of the ladder brought them.
 //!
 //! Owns the order of things: what devices report is committed first, then everything that waits
-//! for those who ask is read with one statement, so that nothing just acked is sent again.
+//! for those who ask is read with one statement, so that nothing just acked is sent again. What a
+//! device is said to have, and by its own numbers has not, is sent again and is an event.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::enrollment::DeviceIdentity;
-use protocol::frame::{AgentFrame, Hello, HubFrame};
+use protocol::frame::{AgentFrame, CommandFrame, Hello, HubFrame};
 use protocol::id::{CommandId, DeviceId};
 use protocol::limits;
+use protocol::state::PerLane;
 use serde_json::json;
 
 use super::judge::{self, Report, printable};
 use super::reports::take_reports;
-use super::store::delivery::{self, Asking};
+use super::store::delivery::{self, Asking, Out};
 use crate::app::App;
 use crate::audit::{Actor, Kind};
 use crate::db::DbError;
@@ -57,9 +59,11 @@ pub(super) async fn exchange(
     metrics::upstream_frames(inbound.len());
     let (asks, reports) = sort(app, inbound).await?;
     let mut answers: BTreeMap<DeviceId, Answer> = BTreeMap::new();
+    // A hello may be older than what came with it.
+    let just_said: BTreeSet<_> = reports.iter().map(|report| report.command).collect();
     let confirmed = take_reports(app, reports).await?;
     if !asks.is_empty() {
-        answer_asks(app, asks, &mut answers).await?;
+        answer_asks(app, asks, &just_said, &mut answers).await?;
     }
     for (device, receipts) in confirmed {
         let answer = answers.entry(device).or_default();
@@ -70,8 +74,16 @@ pub(super) async fn exchange(
     Ok(answers)
 }
 
-/// Who asks for what waits: the identity, and the hello if it was one.
-type Asks = BTreeMap<DeviceId, (DeviceIdentity, Option<Hello>)>;
+/// Who asks for what waits.
+type Asks = BTreeMap<DeviceId, Ask>;
+
+/// The identity, the newest numbers on its disk, and the hello if it was one.
+#[derive(Debug)]
+struct Ask {
+    identity: DeviceIdentity,
+    last_seq: PerLane<u64>,
+    hello: Option<Hello>,
+}
 
 async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), DbError> {
     let mut asks = Asks::new();
@@ -80,10 +92,16 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
     for Inbound { identity, frame } in inbound {
         match frame {
             AgentFrame::Hello(hello) => {
-                asks.insert(identity.device, (identity, Some(hello)));
+                let last_seq = hello.last_seq;
+                asks.insert(identity.device, Ask { identity, last_seq, hello: Some(hello) });
             }
-            AgentFrame::Sync { .. } => {
-                asks.entry(identity.device).or_insert((identity, None));
+            AgentFrame::Sync { last_seq } => {
+                let ask = asks.entry(identity.device);
+                ask.and_modify(|ask| ask.last_seq = last_seq).or_insert(Ask {
+                    identity,
+                    last_seq,
+                    hello: None,
+                });
             }
             frame @ AgentFrame::Receipt { .. } => {
                 with_receipt.insert(identity.device);
@@ -110,6 +128,7 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
 async fn answer_asks(
     app: &App,
     asks: Asks,
+    just_said: &BTreeSet<CommandId>,
     answers: &mut BTreeMap<DeviceId, Answer>,
 ) -> Result<(), DbError> {
     let now = app.now();
@@ -120,8 +139,8 @@ async fn answer_asks(
         found.append(&mut delivery::asking(&mut conn, ids, now).await?);
     }
     let mut trust_frames: BTreeMap<u32, Vec<HubFrame>> = BTreeMap::new();
-    let mut news = Vec::new();
-    for (device, (identity, hello)) in asks {
+    let mut news = News::default();
+    for (device, Ask { identity, last_seq, hello }) in asks {
         let Some(asking) = found.remove(&device) else {
             answers.entry(device).or_default().refused_through = Some(identity.generation);
             continue;
@@ -144,9 +163,15 @@ async fn answer_asks(
         if let Some(hello) = hello.map(tidied)
             && is_news(&asking, &hello, now)
         {
-            news.push((device, hello, asking.capabilities.clone(), asking.agent_version.clone()));
+            let (words, version) = (asking.capabilities.clone(), asking.agent_version.clone());
+            news.hellos.push((device, hello, words, version));
         }
-        fill(answer, asking);
+        let told = to_tell(asking.out, last_seq, just_said);
+        if told.lost > 0 {
+            tracing::warn!(device.id = %device, lost = told.lost, "device lacks what was acked");
+            news.rollbacks.push((device, last_seq, told.lost));
+        }
+        fill(answer, told.frames);
     }
     drop(conn);
     record(app, news).await
@@ -163,11 +188,35 @@ fn refusal(identity: DeviceIdentity, asking: &Asking) -> Option<u32> {
     }
 }
 
+/// What a device is to be told.
+struct ToTell {
+    /// The commands in order, urgent lane first, each with the number of the one before it.
+    frames: Vec<CommandFrame>,
+    /// How many of them the device was said to have.
+    lost: usize,
+}
+
+/// What waits, and what the device is said to have although its numbers say that it has not.
+fn to_tell(out: Vec<Out>, last_seq: PerLane<u64>, just_said: &BTreeSet<CommandId>) -> ToTell {
+    let mut told = ToTell { frames: Vec::with_capacity(out.len()), lost: 0 };
+    let mut before = PerLane::default();
+    for Out { seq, is_taken, mut frame } in out {
+        let is_lost = seq > *last_seq.get(frame.lane) && !just_said.contains(&frame.command_id);
+        if is_taken && !is_lost {
+            continue;
+        }
+        told.lost += usize::from(is_taken);
+        frame.after_seq = std::mem::replace(before.get_mut(frame.lane), seq);
+        told.frames.push(frame);
+    }
+    told
+}
+
 /// Puts what waits into the answer, as much as a session takes at once. What is left comes when
 /// these are acked: each of them is due for redelivery in its order.
-fn fill(answer: &mut Answer, asking: Asking) {
+fn fill(answer: &mut Answer, frames: Vec<CommandFrame>) {
     let mut bytes = 0;
-    for frame in asking.pending.into_iter().take(ANSWER_COMMANDS) {
+    for frame in frames.into_iter().take(ANSWER_COMMANDS) {
         bytes += frame.jws.as_str().len();
         if bytes > ANSWER_BYTES && !answer.commands.is_empty() {
             return;
@@ -194,19 +243,30 @@ fn is_news(asking: &Asking, hello: &Hello, now: protocol::time::Timestamp) -> bo
         || asking.last_seen_at.is_none_or(|seen| now.since(seen) > SEEN_STEP)
 }
 
-type News = (DeviceId, Hello, Vec<String>, Option<String>);
+/// What is worth writing down of those who asked.
+#[derive(Debug, Default)]
+struct News {
+    /// Hellos that say something new, with the capabilities and the version known before.
+    hellos: Vec<(DeviceId, Hello, Vec<String>, Option<String>)>,
+    /// Devices that lack what was acked, with their numbers and how many commands.
+    rollbacks: Vec<(DeviceId, PerLane<u64>, usize)>,
+}
 
-async fn record(app: &App, news: Vec<News>) -> Result<(), DbError> {
-    if news.is_empty() {
+async fn record(app: &App, news: News) -> Result<(), DbError> {
+    if news.hellos.is_empty() && news.rollbacks.is_empty() {
         return Ok(());
     }
     let mut tx = app.db.write(Actor::System, app.now()).await?;
-    for (device, hello, capabilities, agent_version) in news {
+    for (device, hello, capabilities, agent_version) in news.hellos {
         devices::record_facts(&mut tx, device, &hello).await?;
         if hello.capabilities != capabilities || agent_version.as_ref() != Some(&hello.agent) {
             let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
             tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);
         }
+    }
+    for (device, last_seq, lost) in news.rollbacks {
+        let payload = json!({ "last_seq": last_seq, "commands": lost });
+        tx.append_by(Actor::Device(device), Kind::JournalRollback, device, payload);
     }
     tx.commit().await
 }

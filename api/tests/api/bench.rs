@@ -307,6 +307,20 @@ impl TestAgent {
         serde_json::from_value::<Exchange<HubFrame>>(answer).unwrap().frames
     }
 
+    /// Checks in with those newest numbers on disk.
+    pub(crate) async fn check_in_with(
+        &self,
+        bench: &Bench,
+        last_seq: PerLane<u64>,
+    ) -> Vec<HubFrame> {
+        let AgentFrame::Hello(hello) = self.hello() else { unreachable!() };
+        let hello = AgentFrame::Hello(Hello { last_seq, ..hello });
+        let url = bench.agent_url("/agent/v1/checkin");
+        let response = self.http.post(url).json(&Exchange { frames: vec![hello] }).send().await;
+        let answer = json_of(response.unwrap(), StatusCode::OK).await;
+        serde_json::from_value::<Exchange<HubFrame>>(answer).unwrap().frames
+    }
+
     pub(crate) async fn try_check_in(&self, bench: &Bench, frames: Vec<AgentFrame>) -> Response {
         let body = Exchange { frames: [vec![self.hello()], frames].concat() };
         let url = bench.agent_url("/agent/v1/checkin");

@@ -1,6 +1,7 @@
 //! From the order to the receipt, and what happens on the way when things fail.
 
 use protocol::frame::AgentFrame;
+use protocol::state::PerLane;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -157,6 +158,46 @@ async fn check_in_needs_no_broker_and_brings_everything_in_order() {
     assert!(commands(&agent.check_in(&bench, acks).await).is_empty(), "just acked");
     let receipts: Vec<_> = told.iter().map(|c| agent.receipt(c, |_| {})).collect();
     assert_eq!(confirmed(&agent.check_in(&bench, receipts).await).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acked_and_is_not_on_disk_comes_again() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+    bench.order("lock", &[agent.id]).await;
+    let first = hub.command_for(agent.id).await;
+    // The hub lies: the device never saw it.
+    hub.say(&agent, vec![ack(&first)]).await;
+    bench.until_state(&id_of(&first), "acked").await;
+    bench.order("unlock", &[agent.id]).await;
+    let second = hub.command_for(agent.id).await;
+    hub.say(&agent, vec![AgentFrame::Sync { last_seq: PerLane::default() }]).await;
+    let told = loop {
+        let told = commands(&hub.frames_for(agent.id).await);
+        if told.len() > 1 {
+            break told;
+        }
+    };
+    let order: Vec<_> = told.iter().map(|c| (c.command_id, c.after_seq)).collect();
+    assert_eq!(order, [(first.command_id, 0), (second.command_id, 1)]);
+    let again = commands(&agent.check_in(&bench, Vec::new()).await);
+    assert_eq!(again, told);
+    let alarms = bench.events("journal_rollback").await;
+    assert_eq!(alarms[0]["subject"], json!(agent.id));
+    assert_eq!(
+        alarms[0]["payload"],
+        json!({ "last_seq": { "urgent": 0, "bulk": 0 }, "commands": 1 })
+    );
+
+    let acks = told.iter().map(ack).collect();
+    assert!(commands(&agent.check_in(&bench, acks).await).is_empty());
+    let seen = bench.events("journal_rollback").await.len();
+    let last_seq = PerLane { urgent: 2, bulk: 0 };
+    let told = agent.check_in_with(&bench, last_seq).await;
+    assert!(commands(&told).is_empty(), "by its own numbers it has them");
+    assert_eq!(bench.events("journal_rollback").await.len(), seen);
 }
 
 #[tokio::test(flavor = "multi_thread")]

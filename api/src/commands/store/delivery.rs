@@ -25,11 +25,20 @@ pub(in crate::commands) struct Asking {
     pub(in crate::commands) capabilities: Vec<String>,
     pub(in crate::commands) degraded_since: Option<Timestamp>,
     pub(in crate::commands) last_seen_at: Option<Timestamp>,
-    pub(in crate::commands) pending: Vec<CommandFrame>,
+    pub(in crate::commands) out: Vec<Out>,
 }
 
-/// Everything that up to a thousand devices need to be told, with one statement. Commands come
-/// in order, urgent lane first, each with the number of the one before it.
+/// A command that left or may leave, and has not ended.
+#[derive(Debug)]
+pub(in crate::commands) struct Out {
+    pub(in crate::commands) seq: u64,
+    /// The device is said to have it on disk.
+    pub(in crate::commands) is_taken: bool,
+    pub(in crate::commands) frame: CommandFrame,
+}
+
+/// Everything that up to a thousand devices may need to be told, with one statement. Commands
+/// come in order, urgent lane first; the caller says which of them follows which.
 pub(in crate::commands) async fn asking(
     conn: &mut SqliteConnection,
     devices: &[DeviceId],
@@ -38,9 +47,11 @@ pub(in crate::commands) async fn asking(
     let mut select = QueryBuilder::<Sqlite>::new(
         "SELECT d.id, d.generation, d.revoked_through, d.trust_version, \
          (SELECT COALESCE(MAX(version), 0) FROM trust_roots), d.agent_version, d.boot_id, \
-         d.capabilities, d.degraded_since, d.last_seen_at, c.id, c.lane, c.seq, c.envelope \
+         d.capabilities, d.degraded_since, d.last_seen_at, c.id, c.lane, c.seq, c.envelope, \
+         c.state IN ('acked', 'running') \
          FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
-         AND c.generation = d.generation AND c.state IN ('queued', 'sent') AND c.expires_at > ",
+         AND c.generation = d.generation \
+         AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ",
     );
     select.push_bind(millis(now)).push(" WHERE d.id IN (");
     let mut list = select.separated(", ");
@@ -49,7 +60,6 @@ pub(in crate::commands) async fn asking(
     }
     select.push(") ORDER BY d.id, c.lane DESC, c.seq");
     let mut answers: BTreeMap<DeviceId, Asking> = BTreeMap::new();
-    let mut before = None;
     for row in select.build().fetch_all(conn).await? {
         let id = DeviceId::from_uuid(row.try_get(0)?);
         let asking = match answers.entry(id) {
@@ -59,16 +69,15 @@ pub(in crate::commands) async fn asking(
         let Some(command_id) = row.try_get(10)? else { continue };
         let lane = lane(row.try_get(11)?)?;
         let seq = u64::try_from(row.try_get::<i64, _>(12)?).unwrap_or(0);
-        let after_seq = match before {
-            Some((last_id, last_lane, last_seq)) if (last_id, last_lane) == (id, lane) => last_seq,
-            Some(_) | None => 0,
-        };
-        before = Some((id, lane, seq));
-        asking.pending.push(CommandFrame {
-            command_id: CommandId::from_uuid(command_id),
-            lane,
-            after_seq,
-            jws: CompactJws::from_text(row.try_get(13)?),
+        asking.out.push(Out {
+            seq,
+            is_taken: row.try_get(14)?,
+            frame: CommandFrame {
+                command_id: CommandId::from_uuid(command_id),
+                lane,
+                after_seq: 0,
+                jws: CompactJws::from_text(row.try_get(13)?),
+            },
         });
     }
     Ok(answers)
@@ -88,7 +97,7 @@ fn device(row: &SqliteRow) -> Result<Asking, DbError> {
         capabilities: json(row.try_get(7)?, "capability")?,
         degraded_since: time(8)?,
         last_seen_at: time(9)?,
-        pending: Vec::new(),
+        out: Vec::new(),
     })
 }
 
