@@ -30,8 +30,10 @@ const CAPABILITIES: [&str; 3] = ["simulated", "lock", "refresh"];
 pub(super) enum Delivered {
     /// New and believed: to be acked, then carried out.
     Taken,
-    /// Known already; perhaps it is to be answered again.
-    Known(Option<AgentFrame>),
+    /// Known already: to be answered again.
+    Known(AgentFrame),
+    /// The ledger is full: neither taken nor answered.
+    Dropped,
     /// Something earlier is missing: ask for everything.
     Gap,
     /// Not believed; the receipt says so.
@@ -106,11 +108,11 @@ impl Device {
                 self.ledger.apply(&Record::Received(*received));
                 Delivered::Taken
             }
-            Offer::Known(Answer::Ack) => Delivered::Known(Some(AgentFrame::Ack { command_id })),
+            Offer::Known(Answer::Ack) => Delivered::Known(AgentFrame::Ack { command_id }),
             Offer::Known(Answer::Receipt(jws)) => {
-                Delivered::Known(Some(AgentFrame::Receipt { command_id, jws }))
+                Delivered::Known(AgentFrame::Receipt { command_id, jws })
             }
-            Offer::Drop => Delivered::Known(None),
+            Offer::Drop => Delivered::Dropped,
             Offer::Gap => Delivered::Gap,
             Offer::Refuse(refusal) => self.refuse(frame, refusal, now),
         }

@@ -293,8 +293,9 @@ impl Session<'_> {
                     }
                     Delivered::Known(answer) => {
                         self.shared.book.redelivered();
-                        self.send_all(answer.into_iter().collect());
+                        self.send(&answer);
                     }
+                    Delivered::Dropped => self.shared.book.error("command dropped, ledger full"),
                     Delivered::Gap => {
                         self.sync_due = true;
                         self.sync(read_at);
