@@ -176,10 +176,10 @@ async fn hub_that_welcomes_and_closes_does_not_keep_an_agent_from_the_lower_rung
     let mut server = bench.server().await;
     let agent = bench.start();
     // Until then the server drops each session the moment it stands.
-    let (_, answer) = server.exchange(POLL_PATH).await;
+    let (_, answer) = server.exchange(CHECK_IN_PATH).await;
     let command = HubFrame::Command(bench.command(1, lock(), 1));
     drop(answer.send(vec![greeting(), command]));
-    let receipt = server.receipt(POLL_PATH).await;
+    let receipt = server.receipt(CHECK_IN_PATH).await;
     assert_eq!(bench.receipt(&receipt).outcome.state().as_str(), "succeeded");
     agent.drain().await.unwrap();
 }
