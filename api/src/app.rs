@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::db::Db;
+use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::Authority;
 
@@ -41,6 +42,8 @@ pub struct Inner {
     pub command_key: SigningKey,
     /// The settings.
     pub config: Config,
+    /// How often devices and addresses may ask.
+    pub limits: Limits,
     /// Where agents are told to connect.
     pub addresses: ArcSwap<Addresses>,
     /// Deliveries on their way to the broker.

@@ -127,6 +127,20 @@ pub(crate) async fn head(conn: &mut SqliteConnection) -> Result<ChainHead, DbErr
     }
 }
 
+/// How many events of that kind there are about something.
+pub(crate) async fn count_about(
+    conn: &mut SqliteConnection,
+    subject: impl ToString,
+    kind: Kind,
+) -> Result<i64, DbError> {
+    let row = sqlx::query("SELECT COUNT(*) FROM events WHERE subject = ? AND kind = ?")
+        .bind(subject.to_string())
+        .bind(kind.as_str())
+        .fetch_one(conn)
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
 /// Chains drafts to the newest event, and answers the new head; `None` when there are none.
 pub(crate) async fn append(
     conn: &mut SqliteConnection,

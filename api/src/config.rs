@@ -32,6 +32,14 @@ pub struct Config {
     pub operator_connections: usize,
     /// The most connections on the agent port.
     pub agent_connections: usize,
+    /// Check-ins per device and minute; 0: no limit.
+    pub check_ins_per_min: u32,
+    /// Check-ins that a device may make at once.
+    pub check_in_burst: u32,
+    /// Enrollments per source address and minute; 0: no limit.
+    pub enrolls_per_min: u32,
+    /// Enrollments that a source address may make at once.
+    pub enroll_burst: u32,
     /// How often jobs look for work without being woken.
     #[serde(with = "runtime::config::duration")]
     pub job_period: Duration,
@@ -49,6 +57,10 @@ impl Default for Config {
             device_certificate: Duration::from_secs(7 * 24 * 60 * 60),
             operator_connections: 1024,
             agent_connections: 4096,
+            check_ins_per_min: 30,
+            check_in_burst: 10,
+            enrolls_per_min: 1200,
+            enroll_burst: 2000,
             job_period: Duration::from_secs(1),
         }
     }

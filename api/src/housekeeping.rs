@@ -61,8 +61,9 @@ fn configs(app: &App) -> Result<(ServerConfig, ServerConfig), ListenerError> {
     Ok((operator, agent))
 }
 
-/// Forgets answers that nobody repeats any more.
+/// Forgets answers that nobody repeats any more, and allowances that are full again.
 pub(crate) async fn tidy(app: App) -> Result<Found, Problem> {
+    app.limits.tidy();
     let now = app.now();
     let mut tx = app.db.write(Actor::System, now).await?;
     idempotency::forget(&mut tx, now.minus(REMEMBERED)).await?;

@@ -17,6 +17,7 @@ mod housekeeping;
 pub mod http;
 pub mod jobs;
 pub mod keys;
+pub mod limits;
 pub mod metrics;
 pub mod openapi;
 pub mod outbox;

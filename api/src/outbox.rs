@@ -5,7 +5,7 @@
 
 use protocol::frame::CommandFrame;
 use protocol::id::DeviceId;
-use protocol::state::Lane;
+use protocol::state::{Lane, PerLane};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::metrics;
@@ -27,14 +27,7 @@ pub struct Delivery {
 pub struct Outbox {
     urgent: mpsc::Sender<Vec<Delivery>>,
     bulk: mpsc::Sender<Vec<Delivery>>,
-    inbox: Mutex<Inbox>,
-}
-
-/// The reading end; one job holds it.
-#[derive(Debug)]
-pub struct Inbox {
-    urgent: mpsc::Receiver<Vec<Delivery>>,
-    bulk: mpsc::Receiver<Vec<Delivery>>,
+    inboxes: PerLane<Mutex<mpsc::Receiver<Vec<Delivery>>>>,
 }
 
 impl Outbox {
@@ -42,12 +35,11 @@ impl Outbox {
     pub fn new() -> Self {
         let (urgent, urgent_inbox) = mpsc::channel(BATCHES);
         let (bulk, bulk_inbox) = mpsc::channel(BATCHES);
-        let inbox = Mutex::new(Inbox { urgent: urgent_inbox, bulk: bulk_inbox });
-        Self { urgent, bulk, inbox }
+        let inboxes = PerLane { urgent: Mutex::new(urgent_inbox), bulk: Mutex::new(bulk_inbox) };
+        Self { urgent, bulk, inboxes }
     }
 
-    /// Hands committed commands of one order over, cut to batches so that urgent ones get in
-    /// between.
+    /// Hands committed commands of one order over, cut to batches.
     pub fn push(&self, deliveries: Vec<Delivery>) {
         let Some(first) = deliveries.first() else { return };
         let queue = match first.frame.lane {
@@ -61,19 +53,12 @@ impl Outbox {
         }
     }
 
-    /// Waits for deliveries: urgent ones first, those that wait already together, up to about
-    /// one batch.
-    pub async fn next(&self) -> Option<Vec<Delivery>> {
-        let mut inbox = self.inbox.lock().await;
-        let inbox = &mut *inbox;
-        let (mut batch, lane) = tokio::select! {
-            biased;
-            Some(batch) = inbox.urgent.recv() => (batch, &mut inbox.urgent),
-            Some(batch) = inbox.bulk.recv() => (batch, &mut inbox.bulk),
-            else => return None,
-        };
+    /// Waits for deliveries of a lane: those that wait already together, up to about one batch.
+    pub async fn next(&self, lane: Lane) -> Option<Vec<Delivery>> {
+        let mut inbox = self.inboxes.get(lane).lock().await;
+        let mut batch = inbox.recv().await?;
         while batch.len() < broker::BATCH {
-            let Ok(more) = lane.try_recv() else { break };
+            let Ok(more) = inbox.try_recv() else { break };
             batch.extend(more);
         }
         Some(batch)

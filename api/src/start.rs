@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use broker::Broker;
 use protocol::action::Verb;
 use protocol::id::HubId;
+use protocol::state::Lane;
 use protocol::time::Timestamp;
 use protocol::trust::{CommandKey, RootKeys, SignedTrustRoot, TrustRoot};
 use runtime::http::{ConnectionInfo, HttpLimits, serve_tls};
@@ -32,6 +33,7 @@ use crate::db::{Db, DbError};
 use crate::housekeeping::{ListenerError, Listeners};
 use crate::http::{Problem, body, layers};
 use crate::keys::{self, KeyFileError};
+use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
 use crate::{commands, enrollment, housekeeping, jobs, metrics, openapi, operators, trust};
@@ -217,6 +219,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
     let db = Db::open(&folder.join("tocsin.db")).await?;
     let addresses =
         Addresses { api: agent_urls(&config, agent_addr), hubs: config.hub_urls.clone() };
+    let limits = Limits::new(&config, &deps.clock);
     Ok(App::new(Inner {
         db,
         broker: deps.broker,
@@ -225,6 +228,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         authority,
         command_key,
         config,
+        limits,
         addresses: ArcSwap::from_pointee(addresses),
         outbox: Outbox::new(),
         wakes: Wakes::default(),
@@ -317,7 +321,8 @@ fn finish(app: &App, router: axum::Router<App>) -> axum::Router {
 
 fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     let period = app.config.job_period;
-    tasks.spawn("dispatch", commands::dispatch(app.clone()));
+    tasks.spawn("urgent dispatch", commands::dispatch(app.clone(), Lane::Urgent));
+    tasks.spawn("bulk dispatch", commands::dispatch(app.clone(), Lane::Bulk));
     tasks.spawn("upstream", commands::read_upstream(app.clone()));
     let redelivery = jobs::Job { name: "redelivery", period, wake: |wakes| &wakes.redelivery };
     tasks.spawn("redelivery", jobs::run(app.clone(), redelivery, commands::redeliver));

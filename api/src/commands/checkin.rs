@@ -21,6 +21,7 @@ pub(super) async fn check_in(
     request: HttpBody,
 ) -> Result<Json<Exchange<HubFrame>>, Problem> {
     let identity = devices::authenticate(&app, &connection).await?;
+    app.limits.check_in(identity.device)?;
     let bytes = axum::body::to_bytes(request, limits::EXCHANGE_BYTES)
         .await
         .map_err(|_| Problem::new(ProblemKind::TooLarge, "a check-in has at most 1 MiB"))?;

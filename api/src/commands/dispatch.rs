@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use broker::Downstream;
 use protocol::frame::HubFrame;
 use protocol::id::CommandId;
+use protocol::state::Lane;
 use serde_json::json;
 
 use super::store::delivery;
@@ -17,13 +18,14 @@ use crate::db::DbError;
 use crate::deliver::{self, Reached};
 use crate::outbox::Delivery;
 
-/// Delivers until the drain begins.
-pub(crate) async fn dispatch(app: App) -> Result<(), Infallible> {
+/// Delivers one lane until the drain begins. Each lane has a task of its own, so that urgent
+/// commands never wait for the broker behind bulk ones.
+pub(crate) async fn dispatch(app: App, lane: Lane) -> Result<(), Infallible> {
     loop {
         let batch = tokio::select! {
             biased;
             () = app.drain.soft().cancelled() => return Ok(()),
-            batch = app.outbox.next() => batch,
+            batch = app.outbox.next(lane) => batch,
         };
         let Some(batch) = batch else { return Ok(()) };
         if let Err(error) = send(&app, batch).await {

@@ -28,6 +28,8 @@ use crate::{metrics, trust};
 const ANSWER_BYTES: usize = limits::OUTBOX_BYTES / 2;
 /// Commands in one answer to one device.
 const ANSWER_COMMANDS: usize = 64;
+/// When what an answer had no room for follows: by then its device has taken the answer.
+const NEXT_ANSWER: Duration = Duration::from_secs(2);
 /// How old `last_seen_at` may become before it is written again.
 const SEEN_STEP: Duration = Duration::from_secs(10 * 60);
 
@@ -169,9 +171,11 @@ async fn answer_asks(
         let told = to_tell(asking.out, last_seq, just_said);
         if told.lost > 0 {
             tracing::warn!(device.id = %device, lost = told.lost, "device lacks what was acked");
-            news.rollbacks.push((device, last_seq, told.lost));
+            if app.limits.takes_rollback(device) {
+                news.rollbacks.push((device, last_seq, told.lost));
+            }
         }
-        fill(answer, told.frames);
+        news.left.extend(fill(answer, told.frames));
     }
     drop(conn);
     record(app, news).await
@@ -212,18 +216,21 @@ fn to_tell(out: Vec<Out>, last_seq: PerLane<u64>, just_said: &BTreeSet<CommandId
     told
 }
 
-/// Puts what waits into the answer, as much as a session takes at once. What is left comes when
-/// these are acked: each of them is due for redelivery in its order.
-fn fill(answer: &mut Answer, frames: Vec<CommandFrame>) {
-    let mut bytes = 0;
-    for frame in frames.into_iter().take(ANSWER_COMMANDS) {
+/// Puts what waits into the answer, as much as a session takes at once, and answers what is left.
+fn fill(answer: &mut Answer, frames: Vec<CommandFrame>) -> Vec<CommandId> {
+    let (mut bytes, mut left) = (0, Vec::new());
+    for frame in frames {
         bytes += frame.jws.as_str().len();
-        if bytes > ANSWER_BYTES && !answer.commands.is_empty() {
-            return;
+        let is_full = answer.commands.len() == ANSWER_COMMANDS
+            || (bytes > ANSWER_BYTES && !answer.commands.is_empty());
+        if is_full || !left.is_empty() {
+            left.push(frame.command_id);
+        } else {
+            answer.commands.push(frame.command_id);
+            answer.frames.push(HubFrame::Command(frame));
         }
-        answer.commands.push(frame.command_id);
-        answer.frames.push(HubFrame::Command(frame));
     }
+    left
 }
 
 fn tidied(mut hello: Hello) -> Hello {
@@ -250,16 +257,28 @@ struct News {
     hellos: Vec<(DeviceId, Hello, Vec<String>, Option<String>)>,
     /// Devices that lack what was acked, with their numbers and how many commands.
     rollbacks: Vec<(DeviceId, PerLane<u64>, usize)>,
+    /// Commands beyond what an answer takes, whose devices are here: they follow soon.
+    left: Vec<CommandId>,
 }
 
 async fn record(app: &App, news: News) -> Result<(), DbError> {
-    if news.hellos.is_empty() && news.rollbacks.is_empty() {
+    if news.hellos.is_empty() && news.rollbacks.is_empty() && news.left.is_empty() {
         return Ok(());
     }
-    let mut tx = app.db.write(Actor::System, app.now()).await?;
-    for (device, hello, capabilities, agent_version) in news.hellos {
+    let now = app.now();
+    let mut tx = app.db.write(Actor::System, now).await?;
+    delivery::make_due(&mut tx, &news.left, now.plus(NEXT_ANSWER)).await?;
+    for (device, mut hello, capabilities, agent_version) in news.hellos {
+        let is_other =
+            hello.capabilities != capabilities || agent_version.as_ref() != Some(&hello.agent);
+        let is_told = is_other && app.limits.takes_facts(device);
+        if let Some(agent_version) = agent_version.filter(|_| is_other && !is_told) {
+            // No change without its event: what comes too soon is written at a later hello.
+            hello.agent = agent_version;
+            hello.capabilities = capabilities;
+        }
         devices::record_facts(&mut tx, device, &hello).await?;
-        if hello.capabilities != capabilities || agent_version.as_ref() != Some(&hello.agent) {
+        if is_told {
             let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
             tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);
         }

@@ -25,6 +25,10 @@ const DEFAULT_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The shortest validity: below, no device on a lower rung could ever take it.
 const SHORTEST_VALIDITY: Duration = Duration::from_secs(10);
 
+/// Devices of one order: all of its commands are signed and written in one transaction, and for
+/// that long nobody else writes.
+const ORDER_DEVICES: u32 = 2000;
+
 /// An order that may be given.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -51,8 +55,11 @@ impl Plan {
         let tree = DeviceTree::new(devices.keys().copied()).ok_or_else(no_devices)?;
         let device_count = u32::try_from(tree.devices().len())
             .ok()
-            .filter(|count| *count <= protocol::limits::MANIFEST_DEVICES)
-            .ok_or_else(|| Problem::field("/targets", "name too many devices"))?;
+            .filter(|count| *count <= ORDER_DEVICES)
+            .ok_or_else(|| {
+                let detail = format!("name more than {ORDER_DEVICES} devices; split the order");
+                Problem::field("/targets", detail)
+            })?;
         let manifest = Manifest {
             order_id,
             action: asked.action.clone(),

@@ -3,6 +3,7 @@
 //! Owns the one transaction per batch. The state machine decides; the first receipt wins; what
 //! contradicts it is recorded beside it, and confirmed, so that the device need not insist.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::id::{CommandId, DeviceId};
@@ -12,12 +13,15 @@ use super::judge::{Finished, Report, Said};
 use super::model::{Happening, Step, step};
 use super::store::{self, Standing};
 use crate::app::App;
-use crate::audit::{Actor, Kind};
+use crate::audit::{self, Actor, Kind};
 use crate::db::{CHUNK, DbError, Tx};
 use crate::metrics;
 
-/// Events about answers to unknown envelopes, per device and batch: more say nothing new.
-const STRANGERS: usize = 4;
+/// Events about the stages of one command: a device must not fill the audit log with them.
+const STAGES: i64 = 16;
+/// Events about one command's receipts that contradict, and that do not verify: each says
+/// nothing that the first did not. The metric counts all of them.
+const ALARMS: i64 = 1;
 
 /// Receipts that the store holds, by device, as `confirmed` names them.
 pub(super) type Confirmed = BTreeMap<DeviceId, Vec<String>>;
@@ -30,7 +34,7 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
     }
     let mut tx = app.db.write(Actor::System, app.now()).await?;
     let mut known = standings(&mut tx, &reports).await?;
-    let mut strangers: BTreeMap<DeviceId, usize> = BTreeMap::new();
+    let mut told = Told::default();
     for Report { identity, command, what } in reports {
         let known = known.get_mut(&command).filter(|known| {
             known.device == identity.device && known.generation == identity.generation
@@ -38,19 +42,20 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
         match (what, known) {
             // Nothing was ever signed that the device could have.
             (Said::Acked | Said::Progress(_), Some(known)) if known.envelope_sha256.is_none() => {
-                conflict(&mut tx, known, "answered what was never sent");
+                conflict(&mut tx, &mut told, known, "answered what was never sent").await?;
             }
-            (Said::Acked, Some(known)) => ack(&mut tx, known).await?,
-            (Said::Progress(stage), Some(known)) => progress(&mut tx, known, &stage).await?,
+            (Said::Acked, Some(known)) => ack(&mut tx, &mut told, known).await?,
+            (Said::Progress(stage), Some(known)) => {
+                progress(&mut tx, &mut told, known, stage).await?
+            }
             (Said::Finished(receipt), Some(known)) if answers(&receipt, known) => {
-                finish(&mut tx, known, &receipt).await?;
+                finish(&mut tx, &mut told, known, &receipt).await?;
                 confirmed.entry(identity.device).or_default().push(receipt.jws.sha256());
             }
             (Said::Finished(receipt), _) => {
                 // Signed by the device, about an envelope that we never sent.
-                let count = strangers.entry(identity.device).or_default();
-                *count += 1;
-                if *count <= STRANGERS {
+                metrics::receipt("stranger");
+                if app.limits.takes_stranger(identity.device) {
                     stranger(&mut tx, identity.device, command, &receipt);
                 }
                 confirmed.entry(identity.device).or_default().push(receipt.jws.sha256());
@@ -58,7 +63,9 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             (Said::Forged { why, jws }, Some(known)) => {
                 metrics::receipt("forged");
                 let payload = json!({ "why": why, "receipt_sha256": jws.sha256() });
-                by_device(&mut tx, known, Kind::ReceiptForged, payload);
+                if told.is_within(&mut tx, known, Kind::ReceiptForged, ALARMS).await? {
+                    by_device(&mut tx, known, Kind::ReceiptForged, payload);
+                }
             }
             (Said::Acked | Said::Progress(_) | Said::Forged { .. }, None) => {
                 metrics::receipt("not_theirs");
@@ -90,7 +97,6 @@ fn answers(receipt: &Finished, known: &Standing) -> bool {
 }
 
 fn stranger(tx: &mut Tx, device: DeviceId, command: CommandId, receipt: &Finished) {
-    metrics::receipt("stranger");
     tracing::warn!(device.id = %device, command.id = %command, "device answered a forged envelope");
     let payload = json!({
         "command_id": command,
@@ -100,7 +106,7 @@ fn stranger(tx: &mut Tx, device: DeviceId, command: CommandId, receipt: &Finishe
     tx.append_by(Actor::Device(device), Kind::EnvelopeForged, device, payload);
 }
 
-async fn ack(tx: &mut Tx, known: &mut Standing) -> Result<(), DbError> {
+async fn ack(tx: &mut Tx, told: &mut Told, known: &mut Standing) -> Result<(), DbError> {
     match step(known.state, Happening::Acked) {
         Step::To(state) => {
             store::ack(tx, known.id).await?;
@@ -108,29 +114,41 @@ async fn ack(tx: &mut Tx, known: &mut Standing) -> Result<(), DbError> {
             by_device(tx, known, Kind::CommandAcked, json!({}));
         }
         Step::Stay => {}
-        Step::Conflict => conflict(tx, known, "acked"),
+        Step::Conflict => conflict(tx, told, known, "acked").await?,
     }
     Ok(())
 }
 
-async fn progress(tx: &mut Tx, known: &mut Standing, stage: &str) -> Result<(), DbError> {
-    match step(known.state, Happening::Progressed) {
+async fn progress(
+    tx: &mut Tx,
+    told: &mut Told,
+    known: &mut Standing,
+    stage: String,
+) -> Result<(), DbError> {
+    let is_news = match step(known.state, Happening::Progressed) {
         Step::To(state) => {
             known.state = state;
-            store::progress(tx, known.id, stage).await?;
+            true
+        }
+        Step::Stay => !known.state.is_terminal() && known.stage.as_ref() != Some(&stage),
+        Step::Conflict => return conflict(tx, told, known, "progressed").await,
+    };
+    if is_news {
+        store::progress(tx, known.id, &stage).await?;
+        if told.is_within(tx, known, Kind::CommandRunning, STAGES).await? {
             by_device(tx, known, Kind::CommandRunning, json!({ "stage": stage }));
         }
-        Step::Stay if !known.state.is_terminal() => {
-            store::progress(tx, known.id, stage).await?;
-            by_device(tx, known, Kind::CommandRunning, json!({ "stage": stage }));
-        }
-        Step::Stay => {}
-        Step::Conflict => conflict(tx, known, "progressed"),
+        known.stage = Some(stage);
     }
     Ok(())
 }
 
-async fn finish(tx: &mut Tx, known: &mut Standing, receipt: &Finished) -> Result<(), DbError> {
+async fn finish(
+    tx: &mut Tx,
+    told: &mut Told,
+    known: &mut Standing,
+    receipt: &Finished,
+) -> Result<(), DbError> {
     let says = receipt.outcome.state();
     let text = serde_json::to_string(&receipt.outcome);
     let text = text.map_err(|_| DbError::Unreadable("outcome"))?;
@@ -150,9 +168,11 @@ async fn finish(tx: &mut Tx, known: &mut Standing, receipt: &Finished) -> Result
             let payload = json!({
                 "stands": known.state,
                 "receipt_says": says,
-                "receipt": receipt.jws.as_str(),
+                "receipt_sha256": receipt.jws.sha256(),
             });
-            by_device(tx, known, Kind::ReceiptConflict, payload);
+            if told.is_within(tx, known, Kind::ReceiptConflict, ALARMS).await? {
+                by_device(tx, known, Kind::ReceiptConflict, payload);
+            }
             if known.receipt.is_none() {
                 store::keep_late_receipt(tx, known.id, &receipt.jws, &text).await?;
                 known.receipt = Some(receipt.jws.as_str().to_owned());
@@ -162,9 +182,42 @@ async fn finish(tx: &mut Tx, known: &mut Standing, receipt: &Finished) -> Result
     Ok(())
 }
 
-fn conflict(tx: &mut Tx, known: &Standing, says: &'static str) {
-    let payload = json!({ "stands": known.state, "device_says": says });
-    by_device(tx, known, Kind::ReceiptConflict, payload);
+async fn conflict(
+    tx: &mut Tx,
+    told: &mut Told,
+    known: &Standing,
+    says: &'static str,
+) -> Result<(), DbError> {
+    metrics::receipt("conflict");
+    if told.is_within(tx, known, Kind::ReceiptConflict, ALARMS).await? {
+        let payload = json!({ "stands": known.state, "device_says": says });
+        by_device(tx, known, Kind::ReceiptConflict, payload);
+    }
+    Ok(())
+}
+
+/// How many events of a kind there are about a command, this batch's included.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<(CommandId, &'static str), i64>);
+
+impl Told {
+    /// Counts one more, and answers whether it is within the bound.
+    async fn is_within(
+        &mut self,
+        tx: &mut Tx,
+        known: &Standing,
+        kind: Kind,
+        most: i64,
+    ) -> Result<bool, DbError> {
+        let count = match self.0.entry((known.id, kind.as_str())) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                entry.insert(audit::count_about(tx.conn(), known.id, kind).await?)
+            }
+        };
+        *count = count.saturating_add(1);
+        Ok(*count <= most)
+    }
 }
 
 fn by_device(tx: &mut Tx, known: &Standing, kind: Kind, payload: Value) {

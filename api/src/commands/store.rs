@@ -124,11 +124,12 @@ pub(super) struct Standing {
     pub(super) generation: u32,
     pub(super) state: CommandState,
     pub(super) receipt: Option<String>,
+    pub(super) stage: Option<String>,
     /// Names the envelope that left; a receipt answers exactly that or nothing.
     pub(super) envelope_sha256: Option<String>,
 }
 
-const STANDING: &str = "SELECT id, order_id, device_id, generation, state, receipt, envelope_sha256 \
+const STANDING: &str = "SELECT id, order_id, device_id, generation, state, receipt, envelope_sha256, stage \
      FROM commands WHERE ";
 
 fn standing(row: &SqliteRow) -> Result<Standing, DbError> {
@@ -140,6 +141,7 @@ fn standing(row: &SqliteRow) -> Result<Standing, DbError> {
         state: state(row.try_get(4)?)?,
         receipt: row.try_get(5)?,
         envelope_sha256: row.try_get(6)?,
+        stage: row.try_get(7)?,
     })
 }
 

@@ -84,7 +84,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let is_data = error.inner().is_data();
         let kind = if is_data { ProblemKind::Invalid } else { ProblemKind::Malformed };
         let errors = vec![FieldError { pointer: pointer(error.path()), detail: detail.clone() }];
-        Problem { kind, detail, errors }
+        Problem { errors, ..Problem::new(kind, detail) }
     })?;
     deserializer.end().map_err(|error| Problem::new(ProblemKind::Malformed, error.to_string()))?;
     Ok(value)

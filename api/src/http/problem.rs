@@ -3,6 +3,8 @@
 //! Owns the closed list of problem types and their status codes. Internal causes are logged, and
 //! never shown.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,8 @@ pub enum ProblemKind {
     UnsupportedMediaType,
     /// Understood, and not acceptable; the fields say why.
     Invalid,
+    /// Too often; `Retry-After` says when to come again.
+    TooMany,
     /// The same `Idempotency-Key` came with another request.
     KeyReused,
     /// Our own mistake.
@@ -53,6 +57,7 @@ impl ProblemKind {
             Self::Invalid => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Request not acceptable")
             }
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many", "Too many requests"),
             Self::KeyReused => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",
@@ -90,6 +95,8 @@ pub struct Problem {
     pub detail: String,
     /// The fields concerned.
     pub errors: Vec<FieldError>,
+    /// Seconds after which to come again, for `Retry-After`.
+    pub retry_after_secs: Option<u64>,
 }
 
 /// The body of a problem, as clients read it.
@@ -112,14 +119,21 @@ pub struct ProblemBody {
 impl Problem {
     /// A problem of that kind.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_secs: None }
     }
 
     /// A field that is not acceptable.
     pub fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         let error = FieldError { pointer: pointer.into(), detail: detail.clone() };
-        Self { kind: ProblemKind::Invalid, detail, errors: vec![error] }
+        Self { errors: vec![error], ..Self::new(ProblemKind::Invalid, detail) }
+    }
+
+    /// Too many of those; come again after that time.
+    pub fn too_many(what: &str, wait: Duration) -> Self {
+        let secs = wait.as_secs().saturating_add(1);
+        let problem = Self::new(ProblemKind::TooMany, format!("too many {what}"));
+        Self { retry_after_secs: Some(secs), ..problem }
     }
 
     /// No such thing, or not visible.
@@ -159,8 +173,9 @@ impl IntoResponse for Problem {
         if self.kind == ProblemKind::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.kind == ProblemKind::Unavailable {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let fallback = (self.kind == ProblemKind::Unavailable).then_some(1);
+        if let Some(secs) = self.retry_after_secs.or(fallback) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
         }
         response
     }

@@ -45,6 +45,8 @@ fn config(folder: &Path) -> Config {
         operator_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         agent_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         job_period: Duration::from_millis(20),
+        // Agents of tests do not wait between check-ins.
+        check_ins_per_min: 0,
         ..Config::default()
     }
 }
@@ -58,7 +60,26 @@ impl Bench {
         Self::start_with(folder, hand, broker, None).await
     }
 
+    /// Stops, and starts again with other settings.
+    pub(crate) async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
+        let Self { api, folder, hand, broker, token, .. } = self;
+        api.drain(Duration::ZERO).await.unwrap();
+        let mut config = config(folder.path());
+        change(&mut config);
+        Self::start_as(config, folder, hand, broker, Some(token)).await
+    }
+
     async fn start_with(
+        folder: Arc<TempDir>,
+        hand: ManualClock,
+        broker: Arc<MemoryBroker>,
+        token: Option<String>,
+    ) -> Self {
+        Self::start_as(config(folder.path()), folder, hand, broker, token).await
+    }
+
+    async fn start_as(
+        config: Config,
         folder: Arc<TempDir>,
         hand: ManualClock,
         broker: Arc<MemoryBroker>,
@@ -71,7 +92,7 @@ impl Bench {
             entropy: entropy.clone(),
             drain: Drain::new(),
         };
-        let mut api = Api::start(config(folder.path()), deps).await.unwrap();
+        let mut api = Api::start(config, deps).await.unwrap();
         let first = api.first_start.take().map(|first| first.token.expose().to_owned());
         let token = token.or(first).unwrap();
         let ca = api.authority().certificate().clone();

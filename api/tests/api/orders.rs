@@ -5,7 +5,7 @@ use protocol::state::PerLane;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, ack, commands, confirmed, id_of, json_of, order_body};
+use super::bench::{Bench, GUARD, ack, commands, confirmed, id_of, json_of, order_body};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_reaches_the_device_and_its_receipt_ends_it() {
@@ -198,6 +198,70 @@ async fn what_was_acked_and_is_not_on_disk_comes_again() {
     let told = agent.check_in_with(&bench, last_seq).await;
     assert!(commands(&told).is_empty(), "by its own numbers it has them");
     assert_eq!(bench.events("journal_rollback").await.len(), seen);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_answer_has_no_room_for_follows_soon() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    for _ in 0..66 {
+        bench.order("lock", &[agent.id]).await;
+    }
+    // Nobody is there: the redelivery job puts all of them off for minutes.
+    bench.hand.advance(std::time::Duration::from_secs(3));
+    let soon = bench.now().plus(std::time::Duration::from_secs(60));
+    let later = async || {
+        let mut conn = bench.api.app().db.read().await.unwrap();
+        let select = "SELECT COUNT(*) FROM commands WHERE redeliver_at > ?";
+        let time = i64::try_from(soon.as_millis()).unwrap();
+        sqlx::query_scalar::<_, i64>(select).bind(time).fetch_one(&mut *conn).await.unwrap()
+    };
+    let wait = async {
+        while later().await < 66 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(GUARD, wait).await.unwrap();
+    let mut hub = bench.hub("hub-1").await;
+    hub.say(&agent, vec![agent.hello()]).await;
+    let told = commands(&hub.frames_for(agent.id).await);
+    hub.arrive(agent.id, bench.session()).await;
+    bench.hand.advance(std::time::Duration::from_secs(3));
+    let mut seen: std::collections::BTreeSet<_> = told.iter().map(|c| c.command_id).collect();
+    assert!(seen.len() < 66);
+    while seen.len() < 66 {
+        seen.insert(hub.command_for(agent.id).await.command_id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_for_too_many_devices_is_to_be_split() {
+    let bench = Bench::start().await;
+    let now = bench.now();
+    let mut tx = bench.api.app().db.write(api::audit::Actor::System, now).await.unwrap();
+    for _ in 0..2001 {
+        let id = protocol::id::DeviceId::new(now, bench.entropy.bytes());
+        sqlx::query(
+            "INSERT INTO devices (id, name, key_id, public_key, generation, \
+             certificate_expires_at, enrolled_at) VALUES (?, 'd', ?, ?, 1, 0, 0)",
+        )
+        .bind(id.as_uuid())
+        .bind(id.to_string())
+        .bind([[4].as_slice(), &[0; 64]].concat())
+        .execute(tx.conn())
+        .await
+        .unwrap();
+        sqlx::query("INSERT INTO device_groups (device_id, group_name) VALUES (?, 'big')")
+            .bind(id.as_uuid())
+            .execute(tx.conn())
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+    let mut body = order_body("refresh", &[]);
+    body["targets"] = json!({ "group": "big" });
+    let refused = bench.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert!(refused["detail"].as_str().unwrap().contains("split"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

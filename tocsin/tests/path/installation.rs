@@ -80,6 +80,7 @@ impl Installation {
             .env("TOCSIN_UP_HUB__LISTEN", &self.ports.hub)
             .env("TOCSIN_UP_LOG__FILTER", "warn")
             // The agents of these tests come back much faster than real ones.
+            .env("TOCSIN_UP_API__CHECK_INS_PER_MIN", "0")
             .env("TOCSIN_UP_HUB__ADMISSION__DEVICE_PER_MIN", "0")
             .env("TOCSIN_UP_HUB__ADMISSION__SOURCE_PER_SEC", "0")
             .env("TOCSIN_UP_HUB__POLL_HOLD", "1s")

@@ -166,15 +166,34 @@ pub(in crate::commands) async fn mark_sent(
     Ok(first)
 }
 
-/// Puts the next look at undelivered commands off.
+/// Puts the next look at undelivered commands off, unless it was put off already: their device
+/// came meanwhile, and they were sent to it.
 pub(in crate::commands) async fn put_off(
     tx: &mut Tx,
     ids: &[CommandId],
     until: Timestamp,
 ) -> Result<(), DbError> {
     for ids in ids.chunks(CHUNK) {
+        let now = millis(tx.now());
         let mut update = QueryBuilder::<Sqlite>::new("UPDATE commands SET redeliver_at = ");
-        update.push_bind(millis(until)).push(" WHERE id IN (");
+        update.push_bind(millis(until)).push(" WHERE redeliver_at <= ").push_bind(now);
+        update.push(" AND id IN (");
+        push_ids(&mut update, ids);
+        update.build().execute(tx.conn()).await?;
+    }
+    Ok(())
+}
+
+/// Makes undelivered commands due by then at the latest.
+pub(in crate::commands) async fn make_due(
+    tx: &mut Tx,
+    ids: &[CommandId],
+    by: Timestamp,
+) -> Result<(), DbError> {
+    for ids in ids.chunks(CHUNK) {
+        let mut update = QueryBuilder::<Sqlite>::new("UPDATE commands SET redeliver_at = ");
+        update.push_bind(millis(by)).push(" WHERE redeliver_at > ").push_bind(millis(by));
+        update.push(" AND state IN ('queued', 'sent') AND id IN (");
         push_ids(&mut update, ids);
         update.build().execute(tx.conn()).await?;
     }

@@ -1,0 +1,131 @@
+//! How often a device or an address may ask, and how many events it may cause.
+//!
+//! Owns the rate limits of the agent port and of the audit log. Keys are what TLS and TCP say,
+//! never a header. Kept in memory: a restart gives everybody their full allowance.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use governor::clock::Clock as GovernorClock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+use protocol::id::DeviceId;
+use runtime::Clock;
+
+use crate::config::Config;
+use crate::http::Problem;
+
+/// Events per minute about answers of one device to envelopes that never were.
+const STRANGERS: u32 = 4;
+
+#[derive(Debug, Clone)]
+struct Time(Clock);
+
+impl GovernorClock for Time {
+    type Instant = Instant;
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+}
+
+type Keyed<K> = RateLimiter<K, DashMapStateStore<K>, Time, NoOpMiddleware<Instant>>;
+
+/// The limits.
+#[derive(Debug)]
+pub struct Limits {
+    check_ins: Option<Keyed<DeviceId>>,
+    enrolls: Option<Keyed<IpAddr>>,
+    facts: Keyed<DeviceId>,
+    rollbacks: Keyed<DeviceId>,
+    strangers: Keyed<DeviceId>,
+    time: Time,
+}
+
+impl Limits {
+    /// The limits of a configuration, everybody at their full allowance.
+    pub fn new(config: &Config, clock: &Clock) -> Self {
+        let time = Time(clock.clone());
+        let check_ins = quota(config.check_ins_per_min, config.check_in_burst);
+        let enrolls = quota(config.enrolls_per_min, config.enroll_burst);
+        let once = || keyed(per_minute(NonZeroU32::MIN, NonZeroU32::MIN), &time);
+        let strangers = NonZeroU32::new(STRANGERS).unwrap_or(NonZeroU32::MIN);
+        Self {
+            check_ins: check_ins.map(|quota| keyed(quota, &time)),
+            enrolls: enrolls.map(|quota| keyed(quota, &time)),
+            facts: once(),
+            rollbacks: once(),
+            strangers: keyed(per_minute(strangers, strangers), &time),
+            time,
+        }
+    }
+
+    /// Before a check-in of that device is read.
+    pub(crate) fn check_in(&self, device: DeviceId) -> Result<(), Problem> {
+        let Some(limit) = &self.check_ins else { return Ok(()) };
+        limit.check_key(&device).map_err(|until| {
+            Problem::too_many("check-ins of this device", until.wait_time_from(self.time.now()))
+        })
+    }
+
+    /// Before an enrollment from that address is read.
+    pub(crate) fn enroll(&self, source: IpAddr) -> Result<(), Problem> {
+        let Some(limit) = &self.enrolls else { return Ok(()) };
+        limit.check_key(&network(source)).map_err(|until| {
+            let wait = until.wait_time_from(self.time.now());
+            Problem::too_many("enrollments from this address", wait)
+        })
+    }
+
+    /// Whether other facts that a device reports of itself are worth an event now.
+    pub(crate) fn takes_facts(&self, device: DeviceId) -> bool {
+        self.facts.check_key(&device).is_ok()
+    }
+
+    /// Whether a device's lost journal is worth an event now.
+    pub(crate) fn takes_rollback(&self, device: DeviceId) -> bool {
+        self.rollbacks.check_key(&device).is_ok()
+    }
+
+    /// Whether a device's answer to an envelope that never was is worth an event now.
+    pub(crate) fn takes_stranger(&self, device: DeviceId) -> bool {
+        self.strangers.check_key(&device).is_ok()
+    }
+
+    /// Forgets whoever is back at their full allowance.
+    pub(crate) fn tidy(&self) {
+        if let Some(limit) = &self.check_ins {
+            limit.retain_recent();
+        }
+        if let Some(limit) = &self.enrolls {
+            limit.retain_recent();
+        }
+        for limit in [&self.facts, &self.rollbacks, &self.strangers] {
+            limit.retain_recent();
+        }
+    }
+}
+
+fn keyed<K: Clone + Eq + std::hash::Hash>(quota: Quota, time: &Time) -> Keyed<K> {
+    RateLimiter::new(quota, DashMapStateStore::default(), time.clone())
+}
+
+const fn per_minute(rate: NonZeroU32, burst: NonZeroU32) -> Quota {
+    Quota::per_minute(rate).allow_burst(burst)
+}
+
+/// `None` for a rate of 0: no limit.
+fn quota(rate: u32, burst: u32) -> Option<Quota> {
+    let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+    Some(per_minute(NonZeroU32::new(rate)?, burst))
+}
+
+/// What counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has.
+fn network(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
+}
