@@ -1,19 +1,22 @@
 //! `POST /agent/v1/enroll`
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use protocol::action::is_printable;
 use protocol::enrollment::{DeviceIdentity, EnrollRequest, EnrollResponse};
 use protocol::id::DeviceId;
+use runtime::http::ConnectionInfo;
 use serde_json::json;
+use sqlx::SqliteConnection;
 
 use super::store;
 use crate::app::App;
 use crate::audit::{Actor, Kind};
 use crate::auth::SecretHash;
 use crate::commands;
-use crate::db::Tx;
+use crate::db::{Tx, millis};
 use crate::deliver;
 use crate::devices::{self, Enrolling};
 use crate::http::{Body, Problem, ProblemKind};
@@ -23,19 +26,28 @@ use crate::trust;
 /// Gives a device its identity, for a token.
 pub(super) async fn enroll(
     State(app): State<App>,
+    Extension(connection): Extension<ConnectionInfo>,
     body: Body<EnrollRequest>,
 ) -> Result<Response, Problem> {
+    app.limits.enroll(connection.peer_addr.ip())?;
     let asked = body.value;
     let csr = read_csr(&asked.csr)?;
     if asked.name.trim().is_empty() || !is_printable(&asked.name) {
         return Err(Problem::field("/name", "must be printable and not empty"));
     }
+    let secret = SecretHash::of(&asked.secret);
+    // Asked on a reader first: who has no token does not hold the only writer.
+    let token = store::find(&mut *app.db.read().await?, &secret, app.now()).await?;
+    if let Some(used) = token.ok_or_else(refused)?.used {
+        return repeat(&app, used, &csr).await;
+    }
     let mut tx = app.db.write(Actor::System, app.now()).await?;
-    // Unknown, used and expired look alike from outside.
-    let refused =
-        || Problem::new(ProblemKind::Unauthenticated, "the token is not valid (any more)");
-    let claimed = store::claim(&mut tx, &SecretHash::of(&asked.secret)).await?;
-    let claimed = claimed.ok_or_else(refused)?;
+    let Some(claimed) = store::claim(&mut tx, &secret).await? else {
+        let token = store::find(tx.conn(), &secret, app.now()).await?;
+        drop(tx);
+        let used = token.and_then(|token| token.used).ok_or_else(refused)?;
+        return repeat(&app, used, &csr).await;
+    };
     let (response, ended) = give_identity(&app, &mut tx, &asked.name, &csr).await?;
     store::record_user(&mut tx, claimed.id, response.device_id).await?;
     if let Some(group) = &claimed.group {
@@ -46,6 +58,49 @@ pub(super) async fn enroll(
         deliver::revoke_everywhere(&app, response.device_id, through_generation).await;
     }
     Ok((StatusCode::CREATED, axum::Json(response)).into_response())
+}
+
+/// Unknown, used and expired look alike from outside.
+fn refused() -> Problem {
+    Problem::new(ProblemKind::Unauthenticated, "the token is not valid (any more)")
+}
+
+/// Answers again the device that used the token and lost the answer: the key that signed the
+/// request is the one that the token was used for, and that enrollment is still the present one.
+async fn repeat(app: &App, used: (i64, DeviceId), csr: &Csr) -> Result<Response, Problem> {
+    let now = app.now();
+    let (used_at, used_by) = used;
+    let mut conn = app.db.read().await?;
+    let device = devices::find_by_key(&mut conn, csr.public()).await?.ok_or_else(refused)?;
+    let is_that_enrollment = device.id == used_by && millis(device.enrolled_at) == used_at;
+    if !is_that_enrollment || device.is_revoked() {
+        return Err(refused());
+    }
+    let identity = DeviceIdentity { device: device.id, generation: device.generation };
+    // Until when the store says it lasts: nothing is written, so nobody fills the audit log.
+    let lasts = device.certificate_expires_at.since(now);
+    let (certificate, _) = app
+        .authority
+        .issue_device(identity, csr, now, lasts)
+        .map_err(|error| Problem::internal(&error))?;
+    let response = answer(app, &mut conn, identity, certificate).await?;
+    Ok((StatusCode::CREATED, axum::Json(response)).into_response())
+}
+
+async fn answer(
+    app: &App,
+    conn: &mut SqliteConnection,
+    identity: DeviceIdentity,
+    certificate: String,
+) -> Result<EnrollResponse, Problem> {
+    Ok(EnrollResponse {
+        device_id: identity.device,
+        generation: identity.generation,
+        certificate,
+        ca: app.authority.certificate_pem(),
+        trust: trust::current(conn).await?.signed,
+        config: app.agent_config(app.now()).map_err(|error| Problem::internal(&error))?,
+    })
 }
 
 /// Writes the enrollment, and answers the generation that it ended, if any.
@@ -92,14 +147,7 @@ async fn give_identity(
         "key_id": csr.public().id(),
     });
     tx.append_by(Actor::Device(identity.device), kind, identity.device, payload);
-    let response = EnrollResponse {
-        device_id: identity.device,
-        generation: identity.generation,
-        certificate,
-        ca: app.authority.certificate_pem(),
-        trust: trust::current(tx.conn()).await?.signed,
-        config: app.agent_config(now).map_err(|error| Problem::internal(&error))?,
-    };
+    let response = answer(app, tx.conn(), identity, certificate).await?;
     Ok((response, known.map(|known| known.generation)))
 }
 

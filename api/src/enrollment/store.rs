@@ -1,8 +1,9 @@
 //! Enrollment tokens in the store.
 
 use protocol::id::{DeviceId, GroupName, PersonName};
+use protocol::time::Timestamp;
 use serde_json::json;
-use sqlx::Row as _;
+use sqlx::{Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::CreatedEnrollmentToken;
@@ -33,6 +34,32 @@ pub(super) async fn insert(
     let payload = json!({ "group": token.group, "expires_at": token.expires_at });
     tx.append(Kind::EnrollmentTokenCreated, token.id, payload);
     Ok(())
+}
+
+/// What is known of a token that has not ended.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// When it was used, and by which device.
+    pub(super) used: Option<(i64, DeviceId)>,
+}
+
+/// A token that has not ended, used or not. For a reader: nobody unknown takes the only writer.
+pub(super) async fn find(
+    conn: &mut SqliteConnection,
+    hash: &SecretHash,
+    now: Timestamp,
+) -> Result<Option<Standing>, DbError> {
+    let row = sqlx::query(
+        "SELECT used_at, used_by FROM enrollment_tokens WHERE secret_hash = ? AND expires_at > ?",
+    )
+    .bind(hash.as_bytes())
+    .bind(millis(now))
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let used_at: Option<i64> = row.try_get(0)?;
+    let used_by = row.try_get::<Option<Uuid>, _>(1)?.map(DeviceId::from_uuid);
+    Ok(Some(Standing { used: used_at.zip(used_by) }))
 }
 
 /// A token that was just used up.

@@ -26,6 +26,55 @@ async fn of_two_claims_at_once_exactly_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lost_answer_is_given_again_to_the_same_key_alone() {
+    let bench = Bench::start().await;
+    let token = bench.enrollment_token(Some("berlin")).await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let first = json_of(bench.enroll(&token, "a", &key).await, StatusCode::CREATED).await;
+    bench.hand.advance(Duration::from_secs(60));
+    let again = json_of(bench.enroll(&token, "a", &key).await, StatusCode::CREATED).await;
+    assert_eq!(again["device_id"], first["device_id"]);
+    assert_eq!(again["generation"], 1);
+    let other = rcgen::KeyPair::generate().unwrap();
+    assert_eq!(bench.enroll(&token, "b", &other).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(bench.events("device_enrolled").await.len(), 1);
+    let copy = rcgen::KeyPair::try_from(key.serialize_der()).unwrap();
+    bench.agent_of(copy, again).check_in(&bench, Vec::new()).await;
+
+    // What was enrolled again meanwhile, or revoked, is not brought back by it.
+    let next = bench.enrollment_token(None).await;
+    json_of(bench.enroll(&next, "a", &key).await, StatusCode::CREATED).await;
+    assert_eq!(bench.enroll(&token, "a", &key).await.status(), StatusCode::UNAUTHORIZED);
+    let path = format!("/v1/devices/{}/revoke", first["device_id"].as_str().unwrap());
+    bench.post_as(&bench.token, &path, &json!({})).await;
+    assert_eq!(bench.enroll(&next, "a", &key).await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_tokens_need_no_writer_and_are_limited_by_address() {
+    let bench = Bench::start().await;
+    let bench = bench.restart_with(|config| {
+        (config.enrolls_per_min, config.enroll_burst) = (60, 2);
+    });
+    let bench = bench.await;
+    let mut token = bench.enrollment_token(None).await;
+    let (good, key) = (token.secret.clone(), rcgen::KeyPair::generate().unwrap());
+    let writer = bench.api.app().db.write(api::audit::Actor::System, bench.now()).await.unwrap();
+    token.secret = "unknown".to_owned();
+    for _ in 0..2 {
+        let refused = bench.enroll(&token, "a", &key).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    }
+    drop(writer);
+    token.secret = good;
+    let refused = bench.enroll(&token, "a", &key).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.headers().contains_key("retry-after"));
+    bench.hand.advance(Duration::from_secs(1));
+    json_of(bench.enroll(&token, "a", &key).await, StatusCode::CREATED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tokens_end_and_secrets_are_shown_once() {
     let bench = Bench::start().await;
     let token = bench.enrollment_token(None).await;
