@@ -7,7 +7,7 @@ use protocol::id::OrderId;
 use super::store::orders::{devices, find_order, order_view};
 use super::wire::{ManifestDevice, ManifestView, OrderView};
 use crate::app::App;
-use crate::auth::{Permit, Principal, ability};
+use crate::auth::{Permit, Principal, Reach, ability};
 use crate::http::problem::ProblemBody;
 use crate::http::{Path, Problem};
 
@@ -28,7 +28,8 @@ pub(super) async fn get(
 }
 
 /// Answers what approvers sign. The client computes the Merkle root over the devices itself, and
-/// signs only what it computed.
+/// signs only what it computed. A token that may not approve is answered the devices within its
+/// reach alone.
 #[utoipa::path(get, path = "/v1/orders/{id}/manifest", tag = "orders",
     params(("id" = String, Path, format = "uuid")), security(("token" = ["read"])),
     responses((status = 200, body = ManifestView), (status = "4XX", body = ProblemBody)))]
@@ -41,7 +42,11 @@ pub(super) async fn manifest(
     let mut conn = app.db.read().await?;
     let order = find_order(&mut conn, permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
-    let devices = devices(&mut conn, id).await?;
+    // Who approves must see every device to compute the root; who only reads sees their own.
+    let approver = principal.permit::<ability::Approve>().ok();
+    let everything = Reach::Everything;
+    let reach = if approver.is_some() { &everything } else { permit.reach() };
+    let devices = devices(&mut conn, reach, id).await?;
     let devices = devices.into_iter().map(|(id, name)| ManifestDevice { id, name }).collect();
     Ok(Json(ManifestView { manifest: order.manifest, devices }))
 }

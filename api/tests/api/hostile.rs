@@ -1,11 +1,13 @@
 //! Three published holes of another product, and their kin.
 
+use std::time::Duration;
+
 use protocol::frame::AgentFrame;
 use protocol::id::CommandId;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, json_of, order_body};
+use super::bench::{Bench, commands, json_of, order_body};
 
 /// As CVE-2026-34388: one unexpected value of an enrolled host crashed the whole server.
 #[tokio::test(flavor = "multi_thread")]
@@ -128,8 +130,86 @@ async fn batch_call_checks_authorisation_for_every_object() {
         let request = bench.http.get(bench.url(path)).bearer_auth(&token);
         assert_eq!(request.send().await.unwrap().status(), StatusCode::FORBIDDEN, "{path}");
     }
+    // Reading an order names no device beyond the reach; approving needs all of them.
+    for (scopes, names) in
+        [(vec!["read@a"], vec!["mine"]), (vec!["read@a", "approve@a"], vec!["mine", "theirs"])]
+    {
+        let token = bench.token_for(&scopes).await;
+        let request = bench.http.get(bench.url(&format!("/v1/orders/{order}/manifest")));
+        let response = request.bearer_auth(token).send().await.unwrap();
+        let manifest = json_of(response, StatusCode::OK).await;
+        let devices = manifest["devices"].as_array().unwrap();
+        let mut seen: Vec<_> = devices.iter().map(|d| d["name"].as_str().unwrap()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, names, "{scopes:?}");
+    }
     let states = bench.get(&format!("/v1/orders/{order}")).await["states"].clone();
     assert_eq!(states, json!({ "queued": 2 }));
+}
+
+/// The audit log is for ever: no device may fill it.
+#[tokio::test(flavor = "multi_thread")]
+async fn device_cannot_fill_the_audit_log() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    bench.order("lock", &[agent.id]).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let stage = |number: usize| AgentFrame::Progress {
+        command_id: command.command_id,
+        stage: format!("stage {}", number / 2),
+    };
+    for from in [0, 100] {
+        agent.check_in(&bench, (from..from + 100).map(stage).collect()).await;
+    }
+    assert_eq!(bench.events("command_running").await.len(), 16);
+    let story = bench.get(&format!("/v1/commands/{}", command.command_id)).await;
+    assert_eq!(story["stage"], "stage 99");
+
+    let hello_with = |number: usize| {
+        let AgentFrame::Hello(mut hello) = agent.hello() else { unreachable!() };
+        hello.capabilities = vec![format!("word {number}")];
+        let body = json!({ "frames": [AgentFrame::Hello(hello)] });
+        agent.http.post(bench.agent_url("/agent/v1/checkin")).json(&body).send()
+    };
+    for number in 0..50 {
+        assert_eq!(hello_with(number).await.unwrap().status(), StatusCode::OK);
+    }
+    let strange = |number: usize| {
+        let envelope_sha256 = number.to_string();
+        agent.receipt(&command, |claims| claims.envelope_sha256 = envelope_sha256)
+    };
+    for from in [0, 20] {
+        agent.check_in(&bench, (from..from + 20).map(strange).collect()).await;
+    }
+    assert_eq!(bench.events("device_reported").await.len(), 1, "one a minute");
+    assert_eq!(bench.events("envelope_forged").await.len(), 4);
+    assert_eq!(bench.events("journal_rollback").await.len(), 1, "one a minute");
+    bench.hand.advance(Duration::from_secs(61));
+    hello_with(50).await.unwrap();
+    let reported = bench.events("device_reported").await;
+    let device = bench.get(&format!("/v1/devices/{}", agent.id)).await;
+    assert_eq!(reported.len(), 2, "what the device stays with is told later");
+    assert_eq!(reported[1]["payload"]["capabilities"], device["capabilities"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn device_that_checks_in_too_often_is_told_when_to_come_again() {
+    let bench = Bench::start().await;
+    let (agent, other) = (bench.agent("a", None).await, bench.agent("b", None).await);
+    let bench = bench.restart_with(|config| {
+        (config.check_ins_per_min, config.check_in_burst) = (30, 2);
+    });
+    let bench = bench.await;
+    for _ in 0..2 {
+        agent.check_in(&bench, Vec::new()).await;
+    }
+    let refused = agent.try_check_in(&bench, Vec::new()).await;
+    assert_eq!(refused.headers()["retry-after"], "3");
+    let problem = json_of(refused, StatusCode::TOO_MANY_REQUESTS).await;
+    assert_eq!(problem["type"], "urn:tocsin:problem:too-many");
+    other.check_in(&bench, Vec::new()).await;
+    bench.hand.advance(Duration::from_secs(3));
+    agent.check_in(&bench, Vec::new()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

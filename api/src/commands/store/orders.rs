@@ -236,18 +236,19 @@ pub(crate) async fn find_order(
     }))
 }
 
-/// The devices of an order with their names, sorted by id.
+/// The devices of an order that are within reach, with their names, sorted by id.
 pub(in crate::commands) async fn devices(
     conn: &mut SqliteConnection,
+    reach: &Reach,
     id: OrderId,
 ) -> Result<Vec<(DeviceId, String)>, DbError> {
-    let rows = sqlx::query(
+    let mut select = QueryBuilder::<Sqlite>::new(
         "SELECT d.id, d.name FROM commands c JOIN devices d ON d.id = c.device_id \
-         WHERE c.order_id = ? ORDER BY d.id",
-    )
-    .bind(id.as_uuid())
-    .fetch_all(conn)
-    .await?;
+         WHERE c.order_id = ",
+    );
+    select.push_bind(id.as_uuid());
+    reach.filter(&mut select, "d.id");
+    let rows = select.push(" ORDER BY d.id").build().fetch_all(conn).await?;
     rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.try_get(1)?))).collect()
 }
 
