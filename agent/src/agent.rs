@@ -16,16 +16,15 @@ use runtime::{Clock, Drain, Entropy};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{ArmingConfig, Config, InvalidConfig};
-use crate::execute::{lock, quarantine};
 use crate::host::{Arming, Host};
 use crate::http::Dialer;
 use crate::identity::{Identity, IdentityError, KeyPair, certificates};
 use crate::ladder::{self, Obstacle, Places, PushState, Shared};
 use crate::reconcile::{Core, Event, Reconcile, Storage, StorageError};
 use crate::renew::{Renewal, places};
+use crate::standing::Standing;
 use crate::state::{Enrollment, StateDir, StateError};
 use crate::status::{CoreStatus, LadderStatus, Rung, Sources, Status};
-use crate::worker::resolve;
 
 /// Events on their way to the core.
 const EVENTS: usize = 256;
@@ -87,7 +86,8 @@ impl Agent {
         let places = places(&enrollment, &fixed);
         let mut host = config.host();
         host.control_plane = literal_addresses(&places);
-        reassert(&host, config.is_armed());
+        let acts = config.is_armed() && host.arming != Arming::Simulated;
+        let standing = acts.then(|| Standing::at_start(&host));
 
         let key = KeyPair::load(&state.key_path())?;
         let fixed_authorities =
@@ -98,7 +98,7 @@ impl Agent {
         };
         let who = (enrollment.device_id, enrollment.generation);
         let identity = Identity::new(who, &key, &enrollment.certificate, &authorities)?;
-        let start = Start { config, deps, state, enrollment, host, places };
+        let start = Start { config, deps, state, enrollment, host, places, standing };
         start.run(key, identity, (fixed, fixed_authorities))
     }
 
@@ -137,6 +137,7 @@ struct Start {
     enrollment: Enrollment,
     host: Host,
     places: Places,
+    standing: Option<Standing>,
 }
 
 impl Start {
@@ -146,7 +147,7 @@ impl Start {
         identity: Identity,
         (fixed, fixed_authorities): Fixed,
     ) -> Result<Agent, StartError> {
-        let Self { config, deps, state, enrollment, host, places } = self;
+        let Self { config, deps, state, enrollment, host, places, standing } = self;
         let Deps { clock, entropy, drain } = deps;
         let state = Arc::new(state);
         let wall = Timestamp::from_millis(clock.unix_millis());
@@ -171,7 +172,7 @@ impl Start {
             config: config.ladder.clone(),
             status: core_status,
         };
-        let mut reconcile = Reconcile::new(core, storage, ledger);
+        let mut reconcile = Reconcile::new(core, storage, ledger, standing);
         reconcile.resume_power_off(&records);
         reconcile.publish();
         let shared = Shared {
@@ -246,29 +247,12 @@ async fn ok(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallib
     Ok(())
 }
 
-/// Puts up again what a reboot took down, before anybody can use the machine or its network.
-/// A failure is told and does not keep the agent from asking for help.
-fn reassert(host: &Host, is_armed: bool) {
-    if !is_armed || host.arming == Arming::Simulated {
-        return;
-    }
-    match quarantine::reassert(host) {
-        Ok(stands) => tracing::info!(stands, "quarantine looked at"),
-        Err(failure) => tracing::error!(detail = failure.detail, "quarantine not re-asserted"),
-    }
-    match lock::reassert(host) {
-        Ok(state) => tracing::info!(stands = state.is_some(), "lock looked at"),
-        Err(failure) => tracing::error!(detail = failure.detail, "lock not re-asserted"),
-    }
-}
-
-/// The addresses that need no name service.
+/// The addresses, when none of them needs a name service; else those that a quarantine recorded
+/// serve better than a part of them.
 fn literal_addresses(places: &Places) -> Vec<std::net::SocketAddr> {
-    let is_literal =
-        |place: &&String| crate::http::bare(place).parse::<std::net::SocketAddr>().is_ok();
-    let literal: Vec<_> =
-        places.hubs.iter().chain(&places.api).filter(is_literal).cloned().collect();
-    resolve(&literal)
+    let all = || places.hubs.iter().chain(&places.api);
+    let parsed = all().map(|place| crate::http::bare(place).parse());
+    parsed.collect::<Result<_, _>>().unwrap_or_default()
 }
 
 fn this_boot(entropy: &Entropy) -> BootId {

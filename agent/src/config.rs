@@ -145,6 +145,9 @@ pub struct LadderConfig {
     /// How long a final power-off waits for the confirmation of its receipt; 10 s.
     #[serde(with = "runtime::config::duration")]
     pub power_off_wait: Duration,
+    /// How often a quarantine is looked at, and put up again when somebody took it down; 30 s.
+    #[serde(with = "runtime::config::duration")]
+    pub uphold: Duration,
 }
 
 impl Default for LadderConfig {
@@ -160,6 +163,7 @@ impl Default for LadderConfig {
             check_in_healthy: limits::CHECK_IN_HEALTHY,
             resend: Duration::from_secs(5),
             power_off_wait: Duration::from_secs(10),
+            uphold: Duration::from_secs(30),
         }
     }
 }
@@ -208,6 +212,7 @@ impl Config {
             ("check_in_running", ladder.check_in_running.is_zero()),
             ("check_in_healthy", ladder.check_in_healthy.is_zero()),
             ("resend", ladder.resend.is_zero()),
+            ("uphold", ladder.uphold.is_zero()),
         ];
         if let Some((name, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(InvalidConfig::Zero(name));

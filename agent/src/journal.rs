@@ -330,7 +330,11 @@ fn set_aside(path: &Path, bytes: &[u8]) -> Result<PathBuf, JournalError> {
         match made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all())) {
             Ok(()) => return Ok(copy),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-            Err(source) => return Err(io_error(&copy, "set aside", source)),
+            Err(source) => {
+                // Half a copy would be taken for one, and the next start would begin another.
+                drop(std::fs::remove_file(&copy));
+                return Err(io_error(&copy, "set aside", source));
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod status;
 mod ladder;
 mod reconcile;
 mod renew;
+mod standing;
 mod worker;
 
 pub use agent::{Agent, Deps, StartError};

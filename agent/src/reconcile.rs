@@ -23,6 +23,7 @@ use crate::host::Host;
 use crate::identity::{Identity, KeyPair};
 use crate::journal::JournalError;
 use crate::ladder::Places;
+use crate::standing::Standing;
 use crate::status::CoreStatus;
 use crate::worker::Workers;
 
@@ -80,6 +81,9 @@ pub(crate) struct Reconcile {
     sync: Sync,
     resend: Resend,
     power_off: Option<PowerOff>,
+    /// What is put up again, and when it is looked at next; away while a thread looks.
+    standing: Option<Standing>,
+    uphold_at: Instant,
     last_error: Option<String>,
 }
 
@@ -106,8 +110,15 @@ struct PowerOff {
 }
 
 impl Reconcile {
-    pub(crate) fn new(core: Core, storage: Storage, ledger: Ledger) -> Self {
+    /// With `standing` it also puts up again, from time to time, what should stand on this host.
+    pub(crate) fn new(
+        core: Core,
+        storage: Storage,
+        ledger: Ledger,
+        standing: Option<Standing>,
+    ) -> Self {
         let backoff = Backoff::new(core.config.resend, RESEND_CAP);
+        let uphold_at = core.clock.now() + core.config.uphold;
         Self {
             core,
             storage: Some(storage),
@@ -120,6 +131,8 @@ impl Reconcile {
             sync: Sync::default(),
             resend: Resend { at: None, backoff },
             power_off: None,
+            standing,
+            uphold_at,
             last_error: None,
         }
     }
@@ -165,6 +178,7 @@ impl Reconcile {
     async fn reconcile(&mut self) {
         let now = self.core.clock.now();
         self.power_off_when_due(now).await;
+        self.uphold(now).await;
         if !self.is_disk_back(now).await {
             return self.send_due(now);
         }
@@ -176,6 +190,26 @@ impl Reconcile {
         let may_compact = self.compact_not_before.is_none_or(|at| at <= now);
         if may_compact && self.storage().wants_compaction() {
             self.compact().await;
+        }
+    }
+
+    /// Puts up again what should stand, between two commands of the urgent lane: no step of an
+    /// executor begins while this waits, and none that changes the same is under way.
+    async fn uphold(&mut self, now: Instant) {
+        if now < self.uphold_at || self.running.urgent.is_some() {
+            return;
+        }
+        self.uphold_at = now + self.core.config.uphold;
+        let (Some(mut standing), host) = (self.standing.take(), self.core.host.clone()) else {
+            return;
+        };
+        let looking = tokio::task::spawn_blocking(move || {
+            standing.uphold(&host);
+            standing
+        });
+        match looking.await {
+            Ok(standing) => self.standing = Some(standing),
+            Err(error) => self.fault("what should stand is not looked at any more", &error),
         }
     }
 
@@ -386,7 +420,10 @@ impl Reconcile {
         let resend = self.resend.at.filter(|_| self.link.is_up());
         let sync = self.sync.not_before.filter(|_| self.sync.is_due && self.link.is_up());
         let power_off = self.power_off.as_ref().map(PowerOff::due);
-        let due = [resend, sync, power_off, self.retry_at].into_iter().flatten().min();
+        // While an urgent command runs its end wakes this task soon enough.
+        let is_free = self.standing.is_some() && self.running.urgent.is_none();
+        let uphold = is_free.then_some(self.uphold_at);
+        let due = [resend, sync, power_off, self.retry_at, uphold].into_iter().flatten().min();
         due.map(|at| at.saturating_duration_since(now))
     }
 

@@ -62,19 +62,17 @@ impl Renewal {
             };
             match outcome {
                 Ok(()) => {
-                    backoff.reset();
                     let ends_at = self.identity.borrow().not_after;
                     tracing::info!(%ends_at, "certificate renewed");
                 }
-                Err(error) => {
-                    told(&error);
-                    let pause = backoff.next(self.entropy.next_u64()).max(BACKOFF.0);
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                }
+                Err(error) => told(&error),
+            }
+            let pause = backoff.next(self.entropy.next_u64()).max(BACKOFF.0);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Also after a success: a hub that goes on asking must not besiege the authority.
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -191,8 +191,13 @@ impl Sources {
                 write(&path(&sources.host.state_dir), &sources.status())
             })
             .await;
-            if let Ok(Err(error)) = written {
-                tracing::warn!(error = &error as &dyn std::error::Error, "status was not written");
+            match written {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "status was not written");
+                }
+                Err(error) => tracing::warn!(%error, "status was not written"),
             }
             if stop.is_cancelled() {
                 return;

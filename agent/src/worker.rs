@@ -121,7 +121,7 @@ impl Job {
 }
 
 /// The addresses behind `host:port` texts; what cannot be resolved is left out.
-pub(crate) fn resolve(peers: &[String]) -> Vec<SocketAddr> {
+fn resolve(peers: &[String]) -> Vec<SocketAddr> {
     let resolve = |peer: &String| bare(peer).to_socket_addrs().ok();
     peers.iter().filter_map(resolve).flatten().collect()
 }

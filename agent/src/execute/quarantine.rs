@@ -275,6 +275,27 @@ pub fn reassert(host: &Host) -> Result<bool, Failure> {
     Ok(true)
 }
 
+/// Looks whether the recorded quarantine stands as it was loaded, and puts it up again when it
+/// does not. Answers whether it had to.
+///
+/// # Errors
+/// As [`reassert`].
+pub fn uphold(host: &Host) -> Result<bool, Failure> {
+    let stage = "uphold";
+    let Some(standing) = Standing::load(host, stage)? else { return Ok(false) };
+    let nft = Nft::find(stage)?;
+    if nft.stands()? {
+        let is_as_loaded = match &standing.table_sha256 {
+            Some(sha256) => nft.table_sha256()? == *sha256,
+            None => true,
+        };
+        if is_as_loaded {
+            return Ok(false);
+        }
+    }
+    reassert(host)
+}
+
 /// Returns to what stood before: the confirmed quarantine that was to be replaced, or none.
 fn roll_back(host: &Host, nft: &Nft, previous: Option<Standing>) -> Result<(), Failure> {
     match previous {

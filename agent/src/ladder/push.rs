@@ -182,7 +182,9 @@ impl Push {
     /// Make before break: the next session opens while this one still serves.
     fn reconnect(&mut self, reconnect: Reconnect) {
         tracing::info!(reason = reconnect.reason, "hub asks to reconnect");
+        // Not at once, however often a hub asks: the session in use serves meanwhile.
         let wait = Duration::from_millis(reconnect.after_ms).min(LONGEST_WAIT);
+        let wait = wait.max(self.shared.config.backoff_base);
         if reconnect.hubs.is_empty() {
             self.hubs.next();
         } else {

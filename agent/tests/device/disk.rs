@@ -114,9 +114,6 @@ fn full_disk_keeps_commands_waiting_and_each_ends_once_when_there_is_room() {
         hub.send(HubFrame::Command(command.clone())).await;
         until(|| agent.status().commands.journal_failing).await;
         assert!(agent.status().commands.last_error.unwrap().contains("journal"));
-        drop(hub);
-        let mut hub = server.session().await;
-        assert!(hub.hello.capabilities.iter().any(|word| word == "journal_failing"));
         hub.send(HubFrame::Command(command.clone())).await;
         disk.free();
         // The first thing it says is that it missed something: nothing was acked before.
@@ -152,8 +149,15 @@ fn disk_that_fills_up_before_the_effect_holds_the_effect_back() {
         hub.send(HubFrame::Command(command.clone())).await;
         assert_eq!(hub.ack().await, AgentFrame::Ack { command_id: command.command_id });
         until(|| agent.status().commands.journal_failing).await;
+        drop(hub);
+        let mut hub = server.session().await;
+        assert!(hub.hello.capabilities.iter().any(|word| word == "journal_failing"));
         assert!(bench.effects().is_empty(), "no intent, no effect");
         disk.free();
+        let applies =
+            |f: &AgentFrame| matches!(f, AgentFrame::Progress { stage, .. } if stage == "apply");
+        hub.wait_for(applies).await;
+        assert!(bench.journal().contains("\"intent\""));
         let receipt = bench.receipt(&hub.receipt().await);
         assert!(matches!(receipt.outcome, Outcome::Succeeded { .. }));
         assert_eq!(bench.effects(), [format!("lock {}", command.command_id)]);

@@ -3,8 +3,10 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use agent::config::ArmingConfig;
 use agent::execute::lock::{LockState, Phase};
@@ -74,6 +76,12 @@ fn watch(lan: &Lan, service: SocketAddr, gate: &Path) -> (SocketAddr, Receiver<S
     })
 }
 
+/// What nft says in the namespace of this thread.
+fn nft(words: &str) -> String {
+    let output = Command::new("nft").args(words.split(' ')).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn quarantine_and_lock_stand_again_before_the_first_connection() {
     let lan = Lan::new();
@@ -83,6 +91,7 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
     bench.config.host.arming = ArmingConfig::Sandboxed;
     bench.config.host.root = root.clone();
     bench.config.host.dbus = Some(String::new());
+    bench.config.ladder.uphold = Duration::from_millis(50);
     let mut host = bench.config.host();
     write_lock(&host);
     host.control_plane = vec![lan.peer_echo(HUB[1], 0)];
@@ -112,6 +121,12 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
             until(|| agent.status().quarantine == stands).await;
             let (level, command_id) = (LockLevel::Session, command(8));
             assert_eq!(agent.status().lock, LockStatus::Locked { level, command_id });
+            // Somebody flushes it away, or opens it: it does not stay so.
+            for words in ["flush ruleset", "insert rule inet tocsin output accept"] {
+                let before = nft("list table inet tocsin");
+                nft(words);
+                until(|| nft("list table inet tocsin") == before).await;
+            }
             agent.drain().await.unwrap();
         });
     });
