@@ -4,7 +4,7 @@
 //! event whenever the head moves, so there is no moment in which an event could slip through.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -23,6 +23,7 @@ use crate::audit::Event;
 use crate::auth::{Permit, Principal, ability};
 use crate::http::problem::ProblemBody;
 use crate::http::{PageQuery, Paged, Problem, Query};
+use crate::limits::{Limits, StreamPlace};
 use crate::time::Time;
 
 mod store;
@@ -33,6 +34,8 @@ const BATCH: i64 = 500;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How often an idle stream looks by itself: another node may have written.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often a stream asks whether its token still stands; with [`LOOK`], within 30 s.
+const CHECK: Duration = Duration::from_secs(25);
 
 /// The routes.
 pub fn router() -> OpenApiRouter<App> {
@@ -140,7 +143,7 @@ async fn stream(
 ) -> Result<impl IntoResponse, Problem> {
     let _permit: Permit<ability::Events> = principal.permit()?.everywhere()?;
     let after = last_event_id(&headers)?.unwrap_or_else(|| *app.db.events_head().borrow());
-    Ok(follow(app, after, query))
+    follow(app, principal, after, query)
 }
 
 /// The `Last-Event-ID` of a client that comes back.
@@ -150,23 +153,31 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem>
     seq.map(Some).ok_or_else(|| Problem::field("Last-Event-ID", "is no event's number"))
 }
 
-/// Every event after `after` that fits, now and in future, until the drain.
+/// Every event after `after` that fits, now and in future, until the drain or the token's end.
 pub(crate) fn follow(
     app: App,
+    principal: Principal,
     after: i64,
     query: EventQuery,
-) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>> {
+) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
+    let place = Limits::stream(&app, principal.token_id())?;
     // Subscribed before the first read: what is committed in between wakes the next one.
     let head = app.db.events_head();
-    let follower = Follower { app, head, query, after, ready: Vec::new().into_iter() };
+    let checked = app.clock.now();
+    let ready = Vec::new().into_iter();
+    let follower = Follower { app, principal, checked, head, query, after, ready, _place: place };
     let stream = futures_util::stream::unfold(follower, |mut follower| async move {
         follower.next().await.map(|event| (Ok(event), follower))
     });
-    Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 struct Follower {
     app: App,
+    principal: Principal,
+    /// When the token was last found to stand.
+    checked: Instant,
+    _place: StreamPlace,
     head: watch::Receiver<i64>,
     query: EventQuery,
     after: i64,
@@ -176,6 +187,7 @@ struct Follower {
 impl Follower {
     async fn next(&mut self) -> Option<SseEvent> {
         loop {
+            self.check().await?;
             if let Some(event) = self.ready.next() {
                 self.after = event.seq;
                 return Some(sse(event));
@@ -194,6 +206,16 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Ends the stream when its token was revoked or expired.
+    async fn check(&mut self) -> Option<()> {
+        let now = self.app.clock.now();
+        if now.saturating_duration_since(self.checked) < CHECK {
+            return Some(());
+        }
+        self.checked = now;
+        matches!(self.principal.stands(&self.app).await, Ok(true)).then_some(())
     }
 
     async fn read(&self) -> Result<Vec<Event>, Problem> {

@@ -3,9 +3,11 @@
 //! Owns the rate limits of the agent port and of the audit log. Keys are what TLS and TCP say,
 //! never a header. Kept in memory: a restart gives everybody their full allowance.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use governor::clock::Clock as GovernorClock;
 use governor::middleware::NoOpMiddleware;
@@ -14,11 +16,37 @@ use governor::{Quota, RateLimiter};
 use protocol::id::DeviceId;
 use runtime::Clock;
 
+use crate::app::App;
 use crate::config::Config;
 use crate::http::Problem;
 
 /// Events per minute about answers of one device to envelopes that never were.
 const STRANGERS: u32 = 4;
+
+/// Streams of one token at once.
+const STREAMS: u32 = 16;
+/// When to try again for a stream.
+const STREAM_WAIT: Duration = Duration::from_secs(10);
+
+/// The place of an open stream.
+#[derive(Debug)]
+pub(crate) struct StreamPlace {
+    app: App,
+    token: String,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let streams = &self.app.limits.streams;
+        let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = streams.get_mut(&self.token) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                streams.remove(&self.token);
+            }
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Time(Clock);
@@ -41,6 +69,8 @@ pub struct Limits {
     facts: Keyed<DeviceId>,
     rollbacks: Keyed<DeviceId>,
     strangers: Keyed<DeviceId>,
+    /// Open streams by token.
+    streams: Mutex<BTreeMap<String, u32>>,
     time: Time,
 }
 
@@ -58,8 +88,21 @@ impl Limits {
             facts: once(),
             rollbacks: once(),
             strangers: keyed(per_minute(strangers, strangers), &time),
+            streams: Mutex::default(),
             time,
         }
+    }
+
+    /// A place for one more stream of that token, until it is dropped.
+    pub(crate) fn stream(app: &App, token: String) -> Result<StreamPlace, Problem> {
+        let mut streams = app.limits.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = streams.entry(token.clone()).or_default();
+        if *count >= STREAMS {
+            return Err(Problem::too_many("streams of this token", STREAM_WAIT));
+        }
+        *count += 1;
+        drop(streams);
+        Ok(StreamPlace { app: app.clone(), token })
     }
 
     /// Before a check-in of that device is read.

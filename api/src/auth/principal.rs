@@ -43,6 +43,18 @@ impl Principal {
         Actor::Operator(self.operator.clone())
     }
 
+    /// Whether the token still stands: for answers that go on for longer than a request.
+    pub(crate) async fn stands(&self, app: &App) -> Result<bool, DbError> {
+        let row = sqlx::query(
+            "SELECT 1 FROM api_tokens WHERE id = ? AND revoked_at IS NULL AND expires_at > ?",
+        )
+        .bind(self.token)
+        .bind(millis(app.now()))
+        .fetch_optional(&mut *app.db.read().await?)
+        .await?;
+        Ok(row.is_some())
+    }
+
     /// The token's id, which separates idempotency keys.
     pub(crate) fn token_id(&self) -> String {
         self.token.to_string()

@@ -30,5 +30,5 @@ pub(super) async fn stream(
     drop(conn);
     let after = events::last_event_id(&headers)?.unwrap_or(0);
     let query = EventQuery { subject: Some(id.to_string()), kind: None };
-    Ok(events::follow(app, after, query))
+    events::follow(app, principal, after, query)
 }

@@ -85,6 +85,38 @@ async fn story_of_a_command_streams_from_its_begin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stream_ends_with_its_token() {
+    let bench = Bench::start().await;
+    let token = bench.token_for(&["events@*"]).await;
+    let request = bench.http.get(bench.url("/v1/stream")).bearer_auth(&token);
+    let mut bytes = request.send().await.unwrap().bytes_stream();
+    let tokens = bench.get("/v1/tokens").await;
+    let tokens = tokens["items"].as_array().unwrap();
+    let id = tokens.iter().find(|t| t["operator"] == "limited").unwrap()["id"].clone();
+    bench.hand.advance(std::time::Duration::from_secs(30));
+    let url = bench.url(&format!("/v1/tokens/{}", id.as_str().unwrap()));
+    bench.http.delete(url).bearer_auth(&bench.token).send().await.unwrap();
+    let end = async { while bytes.next().await.is_some() {} };
+    tokio::time::timeout(GUARD, end).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_has_so_many_streams_and_no_more() {
+    let bench = Bench::start().await;
+    let open = || bench.http.get(bench.url("/v1/stream")).bearer_auth(&bench.token).send();
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let stream = open().await.unwrap();
+        assert_eq!(stream.status(), StatusCode::OK);
+        streams.push(stream);
+    }
+    assert_eq!(open().await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+    streams.clear();
+    let wait = async { while open().await.unwrap().status() != StatusCode::OK {} };
+    tokio::time::timeout(GUARD, wait).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn export_is_a_chain_and_a_tampered_row_is_named() {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;
