@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ fn watch(lan: &Lan, service: SocketAddr, gate: &Path) -> (SocketAddr, Receiver<S
     lan.peer.run(move || {
         let listener = TcpListener::bind(address).unwrap();
         let at = listener.local_addr().unwrap();
-        let (told, seen) = channel();
+        let (told, seen) = sync_channel(1);
         thread::spawn(move || {
             let _connection = listener.accept().unwrap();
             let is_gated = fs::read_to_string(gate).unwrap().contains(GATE);
