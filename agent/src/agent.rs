@@ -16,6 +16,7 @@ use runtime::{Clock, Drain, Entropy};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{ArmingConfig, Config, InvalidConfig};
+use crate::execute::wipe;
 use crate::host::{Arming, Host};
 use crate::http::Dialer;
 use crate::identity::{Identity, IdentityError, KeyPair, certificates};
@@ -184,7 +185,7 @@ impl Start {
             places: places_now,
             core: core_now.clone(),
             boot_id,
-            capabilities: ladder::capabilities(arming),
+            capabilities: ladder::capabilities(arming, wipe::is_provable(&host)),
             events,
             status: Arc::new(ladder_status),
             renew: renew.clone(),

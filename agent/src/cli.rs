@@ -17,7 +17,7 @@ usage: tocsin-agent run    [--config FILE] [--state DIR]
        tocsin-agent enroll TOKEN [--config FILE] [--state DIR] [--name NAME] [--force]
        tocsin-agent status [--config FILE] [--state DIR] [--json]
 
-TOKEN is what `tocsin devices token` printed; `-` reads it from standard input,
+TOKEN is what `tocsin enroll-token` printed; `-` reads it from standard input,
 so that it shows in no process list.
 FILE is /etc/tocsin/agent.toml when that exists. Variables TOCSIN_AGENT_* override it.
 ";

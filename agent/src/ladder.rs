@@ -188,10 +188,12 @@ impl Shared {
 /// Frames on their way from the core to one rung.
 type Frames = mpsc::Receiver<protocol::frame::AgentFrame>;
 
-/// What the device can do, as `hello` tells it.
-pub(crate) fn capabilities(arming: &str) -> Vec<String> {
+/// What the device can do, as `hello` tells it. `is_wipe_provable`: every volume that a wipe
+/// destroys has keys to be destroyed, so that the proof takes milliseconds.
+pub(crate) fn capabilities(arming: &str, is_wipe_provable: bool) -> Vec<String> {
     let verbs = Verb::ALL.iter().map(|verb| verb.as_str().to_owned());
-    verbs.chain([arming.to_owned()]).collect()
+    let volume = is_wipe_provable.then(|| "encrypted_volume".to_owned());
+    verbs.chain([arming.to_owned()]).chain(volume).collect()
 }
 
 /// An error with its causes, on one line.

@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent::execute::wipe::Wipe;
 use agent::execute::wipe::volume::{Access, Disk, SystemDisk, Volume};
+use agent::execute::wipe::{Wipe, is_provable};
 use agent::execute::{Afterwards, Executor, Recovery};
 use agent::host::Host;
 use protocol::action::{self, WipeLevel};
@@ -241,6 +241,18 @@ impl Volume for FaultyVolume {
     fn release(&self, range: Range<u64>) -> io::Result<()> {
         if self.disk.has_power() { self.volume.release(range) } else { Err(self.disk.fail()) }
     }
+}
+
+#[test]
+fn wipe_is_provable_only_where_every_target_has_keys() {
+    let mut scene = Scene::new();
+    assert!(is_provable(&scene.host));
+    let plain = scene.volume.with_file_name("plain");
+    fs::write(&plain, [0; 4096]).unwrap();
+    scene.host.wipe_targets.push(plain);
+    assert!(!is_provable(&scene.host));
+    scene.host.wipe_targets.clear();
+    assert!(!is_provable(&scene.host));
 }
 
 #[test]

@@ -28,6 +28,13 @@ mod luks2;
 mod record;
 pub mod volume;
 
+/// Whether a wipe of this host would be proven fast: there are volumes to be destroyed, and each
+/// of them has keys that can go.
+pub fn is_provable(host: &Host) -> bool {
+    let has_keys = |path: &std::path::PathBuf| destroy::inspect(&SystemDisk, path).is_ok();
+    !host.wipe_targets.is_empty() && host.wipe_targets.iter().all(has_keys)
+}
+
 /// The executor of `wipe`.
 #[derive(Debug)]
 pub struct Wipe {
