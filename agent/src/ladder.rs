@@ -139,9 +139,14 @@ impl Shared {
         }
     }
 
+    /// A rung carries. A session that stands stays the rung in use, even where a lower rung is
+    /// just answered, or carries for it: it has to fall first.
     fn stands(&self, rung: Rung, address: &str, session_id: Option<SessionId>) {
         let now = self.wall();
         self.status.send_if_modified(|status| {
+            if status.rung == Rung::Push && rung != Rung::Push {
+                return false;
+            }
             let degraded_since = match rung {
                 Rung::Push => None,
                 Rung::LongPoll | Rung::CheckIn | Rung::Down => status.degraded_since.or(Some(now)),

@@ -78,7 +78,7 @@ async fn once(
     let Some(address) = rotation.current(&api) else { return false };
     match exchange(shared, (&address, CHECK_IN_PATH), batch, TIMEOUT).await {
         Ok(frames) => {
-            shared.carried_by_check_in(&address);
+            shared.stands(Rung::CheckIn, &address, None);
             shared.dispatch(frames).await;
             true
         }
@@ -92,13 +92,4 @@ async fn once(
 
 async fn until(shared: &Shared, due: Instant) {
     tokio::time::sleep(due.saturating_duration_since(shared.clock.now())).await;
-}
-
-impl Shared {
-    /// A session that is only kept alive while the check-in carries stays the rung in use.
-    fn carried_by_check_in(&self, address: &str) {
-        if self.status.borrow().rung != Rung::Push {
-            self.stands(Rung::CheckIn, address, None);
-        }
-    }
 }
