@@ -3,7 +3,7 @@
 //! A trap kills the process at its n-th write, fsync, rename or send after the device is online;
 //! n goes up until the process outlives its command.
 
-use crate::installation::Installation;
+use crate::installation::{Installation, eventually};
 use crate::trap::Trap;
 
 /// More steps than this, and something goes round in circles.
@@ -16,16 +16,12 @@ fn agent_killed_at_every_step_does_everything_exactly_once() {
     for step in 1..MOST_STEPS {
         let trap = Trap::set(device.pid(), step);
         let command = installation.order("lock", &device.name);
-        let survived = loop {
-            if device.has_died() {
-                break false;
-            }
-            if installation.command(&command)["finished_at"].is_string() {
-                break true;
-            }
-        };
-        drop(trap);
-        if device.has_died() {
+        let survived = eventually("the agent dies, or ends its command", || {
+            let has_ended = || installation.command(&command)["finished_at"].is_string();
+            if device.has_died() { Some(false) } else { has_ended().then_some(true) }
+        });
+        let was_killed = trap.release();
+        if was_killed {
             device.kill();
             device.start();
         }
@@ -33,7 +29,7 @@ fn agent_killed_at_every_step_does_everything_exactly_once() {
         assert_eq!(ended["state"], "succeeded", "killed at step {step}: {ended}");
         assert_eq!(device.effects(&command), 1, "killed at step {step}");
         installation.online(&device.name);
-        if survived {
+        if survived && !was_killed {
             assert!(step > 10, "only {step} steps: the trap does not work");
             return;
         }
@@ -59,20 +55,18 @@ fn platform_killed_at_every_step_loses_nothing() {
         let accepted = output.status.success();
         let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let command = made["commands"][0]["id"].as_str().map(str::to_owned);
-        let survived = loop {
+        let survived = eventually("the platform dies, or ends its command", || {
             if installation.has_died() {
-                break false;
+                return Some(false);
             }
-            let Some(command) = &command else { break true };
+            let Some(command) = &command else { return Some(true) };
             let output = installation.tocsin(&["command", "show", command, "--json"]);
             let shown: serde_json::Value =
                 serde_json::from_slice(&output.stdout).unwrap_or_default();
-            if shown["finished_at"].is_string() {
-                break true;
-            }
-        };
-        drop(trap);
-        if installation.has_died() {
+            shown["finished_at"].is_string().then_some(true)
+        });
+        let was_killed = trap.release();
+        if was_killed {
             installation.kill();
             installation.start(&[]);
         }
@@ -95,7 +89,7 @@ fn platform_killed_at_every_step_loses_nothing() {
                 }
             }
         }
-        if survived {
+        if survived && !was_killed {
             assert!(step > 10, "only {step} steps: the trap does not work");
             return;
         }

@@ -39,7 +39,7 @@ const CALLS: [i64; 17] = [
 /// A set trap. Dropping it lets a process that is still alive go.
 pub(crate) struct Trap {
     pid: Pid,
-    tracer: Option<JoinHandle<()>>,
+    tracer: Option<JoinHandle<bool>>,
     stop: SyncSender<()>,
 }
 
@@ -55,14 +55,24 @@ impl Trap {
     }
 }
 
-impl Drop for Trap {
-    fn drop(&mut self) {
+impl Trap {
+    /// Takes the trap away, and says whether it has killed: its process may only be about to die.
+    pub(crate) fn release(mut self) -> bool {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> bool {
         let _ = self.stop.try_send(());
         // Any thread that stops wakes the tracer, which then sees that it is to go.
         let _ = kill(self.pid, Signal::SIGWINCH);
-        if let Some(tracer) = self.tracer.take() {
-            tracer.join().expect("the tracer ends well");
-        }
+        let tracer = self.tracer.take();
+        tracer.is_some_and(|tracer| tracer.join().expect("the tracer ends well"))
+    }
+}
+
+impl Drop for Trap {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -94,7 +104,8 @@ impl Tracer {
         }
     }
 
-    fn run(&self, when: u32, set: &SyncSender<()>, stop: &Receiver<()>) {
+    /// Says whether it has killed.
+    fn run(&self, when: u32, set: &SyncSender<()>, stop: &Receiver<()>) -> bool {
         let mut left = when;
         set.send(()).expect("the test waits for this");
         // Only what this thread traces: other tests wait for children of theirs.
@@ -103,17 +114,19 @@ impl Tracer {
             let is_ending = stop.try_recv().is_ok();
             let Some(thread) = status.pid() else { continue };
             if is_ending {
-                return self.let_go(thread);
+                self.let_go(thread);
+                return false;
             }
             if matches!(status, WaitStatus::PtraceSyscall(_)) && is_counted(thread) {
                 left -= 1;
                 if left == 0 {
                     let _ = kill(self.pid, Signal::SIGKILL);
-                    return;
+                    return true;
                 }
             }
             proceed(status, thread);
         }
+        false
     }
 
     /// Lets every thread go on untraced. A thread that runs is stopped first.
