@@ -16,6 +16,7 @@ use runtime::{Clock, Drain, Entropy};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{ArmingConfig, Config, InvalidConfig};
+use crate::epoch::Epochs;
 use crate::execute::wipe;
 use crate::host::{Arming, Host};
 use crate::http::Dialer;
@@ -159,6 +160,7 @@ impl Start {
         let (core_status, core_now) = watch::channel(CoreStatus::default());
         let (ladder_status, ladder_now) = watch::channel(LADDER_AT_START);
         let (events, taken) = mpsc::channel::<Event>(EVENTS);
+        let epochs = Epochs::new(storage.floor.now(Timestamp::default()));
         let renew = Arc::new(Notify::new());
 
         let core = Core {
@@ -171,6 +173,7 @@ impl Start {
             is_armed: config.is_armed(),
             boot_id,
             config: config.ladder.clone(),
+            epochs: epochs.clone(),
             status: core_status,
         };
         let mut reconcile = Reconcile::new(core, storage, ledger, standing);
@@ -185,6 +188,7 @@ impl Start {
             places: places_now,
             core: core_now.clone(),
             boot_id,
+            epochs,
             capabilities: ladder::capabilities(arming, wipe::is_provable(&host)),
             events,
             status: Arc::new(ladder_status),

@@ -16,6 +16,7 @@ use runtime::{Clock, Entropy};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::LadderConfig;
+use crate::epoch::Epochs;
 use crate::http::{Dialer, HttpError};
 use crate::identity::Identity;
 use crate::reconcile::{Event, Linked};
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) places: watch::Receiver<Places>,
     pub(crate) core: watch::Receiver<CoreStatus>,
     pub(crate) boot_id: BootId,
+    pub(crate) epochs: Epochs,
     pub(crate) capabilities: Vec<String>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) status: Arc<watch::Sender<LadderStatus>>,
@@ -89,7 +91,7 @@ pub(crate) enum Obstacle {
 }
 
 impl Shared {
-    /// The first frame on any rung.
+    /// The first frame on any rung, once: each call gives the next session's.
     fn hello(&self) -> Hello {
         let core = self.core.borrow();
         let mut capabilities = self.capabilities.clone();
@@ -104,6 +106,7 @@ impl Shared {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.boot_id,
             generation: self.identity.borrow().generation,
+            epoch: self.epochs.next(self.wall()),
             last_seq: core.last_seq,
             trust_version: core.trust_version,
             capabilities,

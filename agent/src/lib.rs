@@ -17,6 +17,7 @@ pub mod notify;
 pub mod state;
 pub mod status;
 
+mod epoch;
 mod ladder;
 mod reconcile;
 mod renew;

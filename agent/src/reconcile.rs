@@ -19,6 +19,7 @@ use runtime::{Backoff, Clock, Entropy};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::LadderConfig;
+use crate::epoch::Epochs;
 use crate::host::Host;
 use crate::identity::{Identity, KeyPair};
 use crate::journal::JournalError;
@@ -62,6 +63,7 @@ pub(crate) struct Core {
     pub(crate) is_armed: bool,
     pub(crate) boot_id: BootId,
     pub(crate) config: LadderConfig,
+    pub(crate) epochs: Epochs,
     pub(crate) status: watch::Sender<CoreStatus>,
 }
 
@@ -344,9 +346,9 @@ impl Reconcile {
         // A certificate that ended is worse than useless to a liar: nobody talks to us then.
         let cap = self.core.identity.borrow().not_after;
         let storage = self.storage.as_mut().expect(STORAGE_IS_HERE);
-        if storage.floor.raise(seen, cap)
-            && let Err(error) = self.on_disk(|storage| storage.floor.save()).await
-        {
+        let has_moved = storage.floor.raise(seen, cap);
+        self.core.epochs.raise(storage.floor.now(Timestamp::default()));
+        if has_moved && let Err(error) = self.on_disk(|storage| storage.floor.save()).await {
             self.fault("lower bound of time was not written", &error);
         }
     }

@@ -23,7 +23,7 @@ pub(crate) struct Reached {
 /// the answer could not be asked about: the broker failed.
 pub(crate) async fn to_present(app: &App, batch: Vec<Downstream>) -> Reached {
     let mut reached = Reached::default();
-    let devices: Vec<DeviceId> = batch.iter().map(device_of).collect();
+    let devices: Vec<DeviceId> = batch.iter().map(Downstream::device).collect();
     let places = match app.broker.locate(&devices).await {
         Ok(places) => places,
         Err(error) => {
@@ -57,7 +57,7 @@ pub(crate) async fn to_hub(
     let mut taken = BTreeSet::new();
     while !parts.is_empty() {
         let rest = parts.split_off(parts.len().min(broker::BATCH));
-        let devices: Vec<_> = parts.iter().map(device_of).collect();
+        let devices: Vec<_> = parts.iter().map(Downstream::device).collect();
         match app.broker.publish(hub, parts).await {
             Ok(0) => metrics::deliveries("no_receiver", devices.len()),
             Ok(_) => {
@@ -88,11 +88,5 @@ pub(crate) async fn revoke_everywhere(app: &App, device: DeviceId, through_gener
     for lease in hubs {
         let part = Downstream::Revoke { device, through_generation };
         to_hub(app, &lease.hub, vec![part]).await;
-    }
-}
-
-const fn device_of(part: &Downstream) -> DeviceId {
-    match part {
-        Downstream::Deliver { device, .. } | Downstream::Revoke { device, .. } => *device,
     }
 }

@@ -53,6 +53,7 @@ fn hello(trust_version: u32) -> AgentFrame {
         agent: "0.1.0".to_owned(),
         boot_id: BootId::from_uuid(Uuid::nil()),
         generation: 1,
+        epoch: 0,
         last_seq: PerLane::default(),
         trust_version,
         capabilities: Vec::new(),

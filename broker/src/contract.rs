@@ -17,7 +17,7 @@ use protocol::frame::AgentFrame;
 use protocol::id::{CommandId, DeviceId, HubId, SessionId};
 use protocol::time::Timestamp;
 
-use crate::{Broker, Downstream, HubLease, LeaseGrant, Presence, Upstream};
+use crate::{Arrival, Broker, Downstream, HubLease, LeaseGrant, Presence, Upstream};
 
 /// A fresh bus, and power over its time.
 #[async_trait]
@@ -46,6 +46,11 @@ macro_rules! contract_tests {
             hubs_with_a_lease_are_listed
             session_is_located_until_it_departs
             newer_session_replaces_older
+            older_session_never_replaces_a_live_newer_one
+            session_of_the_same_epoch_that_arrives_later_replaces
+            older_session_replaces_one_of_a_dead_hub
+            replaced_session_of_the_same_hub_is_not_told
+            racing_sessions_leave_the_newest_wherever_they_arrive
             departure_of_a_replaced_session_removes_nothing
             entry_of_a_hub_without_lease_is_offline
             entry_under_an_expired_lease_is_offline
@@ -54,6 +59,8 @@ macro_rules! contract_tests {
             restored_session_is_located
             restoring_never_replaces_a_live_session_elsewhere
             restoring_never_replaces_a_newer_session_on_the_same_hub
+            restoring_replaces_an_older_session_elsewhere
+            restoring_what_stands_changes_nothing
             restoring_replaces_an_entry_of_a_dead_hub
             locating_keeps_the_order_of_a_thousand_devices
             restoring_too_many_at_once_is_refused
@@ -130,9 +137,16 @@ async fn held(broker: &dyn Broker, name: &str, incarnation: u8) -> HubLease {
     lease
 }
 
+/// The `n`th session of a device, under that lease.
+fn presence(lease: &HubLease, n: u8) -> Presence {
+    Presence::new(lease, session(n), u64::from(n))
+}
+
+/// The `n`th session of a device, written.
 async fn arrived(broker: &dyn Broker, device: DeviceId, lease: &HubLease, n: u8) -> Presence {
-    let presence = Presence::new(lease, session(n));
-    broker.arrive(device, presence.clone()).await.expect("the broker takes the entry");
+    let presence = presence(lease, n);
+    let arrival = broker.arrive(device, presence.clone()).await.expect("the broker answers");
+    assert!(matches!(arrival, Arrival::Written { .. }), "{arrival:?}");
     presence
 }
 

@@ -18,7 +18,7 @@ use protocol::id::{DeviceId, HubId};
 
 pub use memory::{MemoryBroker, MemoryLimits};
 pub use message::{Downstream, Upstream};
-pub use presence::{HubLease, LeaseGrant, Presence};
+pub use presence::{Arrival, HubLease, LeaseGrant, Presence};
 
 /// How long a hub's lease lasts without renewal.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -87,14 +87,13 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// when the first drops it unacknowledged.
     async fn read_upstream(&self) -> Result<Box<dyn UpstreamReader>, BrokerError>;
 
-    /// Writes that a device has a session. Replaces the device's older entry.
-    async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<(), BrokerError>;
+    /// Writes that a device has opened a session, unless a live one has a later epoch.
+    async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<Arrival, BrokerError>;
 
-    /// Writes the entries (at most [`BATCH`]) of sessions that a hub still has after it lost its
-    /// lease or the broker lost its memory, but only where no entry counts already. Answers the
-    /// devices that meanwhile have a session on another hub: the session here is the older.
-    async fn restore(&self, entries: &[(DeviceId, Presence)])
-    -> Result<Vec<DeviceId>, BrokerError>;
+    /// Writes the entries (at most [`BATCH`]) of sessions that a hub still has, because it lost
+    /// its lease or the broker its memory, or to be sure. As [`arrive`](Self::arrive), in the
+    /// order asked, but a live session of the same epoch keeps its place too.
+    async fn restore(&self, entries: &[(DeviceId, Presence)]) -> Result<Vec<Arrival>, BrokerError>;
 
     /// Removes the entry if it is still of that session, in one step. Says whether it was.
     async fn depart(&self, device: DeviceId, presence: &Presence) -> Result<bool, BrokerError>;
@@ -123,4 +122,8 @@ pub trait UpstreamReader: fmt::Debug + Send {
 
     /// Acknowledges everything taken so far: it is in the store.
     async fn acknowledge(&mut self) -> Result<(), BrokerError>;
+}
+
+fn check_batch(len: usize) -> Result<(), BrokerError> {
+    if len > BATCH { Err(BrokerError::BatchTooBig) } else { Ok(()) }
 }

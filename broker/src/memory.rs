@@ -13,8 +13,8 @@ use runtime::Clock;
 use tokio::sync::mpsc;
 
 use crate::{
-    BATCH, Broker, BrokerError, Downstream, HubLease, LEASE, LeaseGrant, Presence, Subscription,
-    Upstream, UpstreamReader,
+    Arrival, BATCH, Broker, BrokerError, Downstream, HubLease, LEASE, LeaseGrant, Presence,
+    Subscription, Upstream, UpstreamReader, check_batch,
 };
 
 use self::pipe::Pipe;
@@ -87,17 +87,28 @@ impl MemoryBroker {
         self.holder(&presence.hub) == Some(presence.incarnation)
     }
 
-    /// Whether the device is live on another hub; writes the entry unless it is live anywhere.
-    fn restore_one(&self, device: DeviceId, presence: &Presence) -> bool {
+    /// Writes the entry unless a live one keeps its place: one of a later epoch, or for which
+    /// `keeps` says so.
+    fn write(
+        &self,
+        device: DeviceId,
+        presence: &Presence,
+        keeps: impl FnOnce(&Presence) -> bool,
+    ) -> Arrival {
         match self.presence.entry(device) {
-            Entry::Occupied(known) if self.is_live(known.get()) => known.get().hub != presence.hub,
-            Entry::Occupied(mut stale) => {
-                stale.insert(presence.clone());
-                false
+            Entry::Occupied(mut known) => {
+                let entry = known.get();
+                let is_live = entry.session != presence.session && self.is_live(entry);
+                if is_live && (entry.epoch > presence.epoch || keeps(entry)) {
+                    return Arrival::Stale;
+                }
+                let former = known.insert(presence.clone());
+                let is_elsewhere = is_live && former.hub != presence.hub;
+                Arrival::Written { replaced: is_elsewhere.then_some(former) }
             }
             Entry::Vacant(free) => {
                 free.insert(presence.clone());
-                false
+                Arrival::QUIET
             }
         }
     }
@@ -183,18 +194,16 @@ impl Broker for MemoryBroker {
         Ok(Box::new(self.upstream.reader()))
     }
 
-    async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<(), BrokerError> {
-        self.presence.insert(device, presence);
-        Ok(())
+    async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<Arrival, BrokerError> {
+        Ok(self.write(device, &presence, |_| false))
     }
 
-    async fn restore(
-        &self,
-        entries: &[(DeviceId, Presence)],
-    ) -> Result<Vec<DeviceId>, BrokerError> {
+    async fn restore(&self, entries: &[(DeviceId, Presence)]) -> Result<Vec<Arrival>, BrokerError> {
         check_batch(entries.len())?;
-        let elsewhere = entries.iter().filter(|(device, here)| self.restore_one(*device, here));
-        Ok(elsewhere.map(|(device, _)| *device).collect())
+        let restore = |(device, here): &(DeviceId, Presence)| {
+            self.write(*device, here, |known| known.epoch == here.epoch)
+        };
+        Ok(entries.iter().map(restore).collect())
     }
 
     async fn depart(&self, device: DeviceId, presence: &Presence) -> Result<bool, BrokerError> {
@@ -211,10 +220,6 @@ impl Broker for MemoryBroker {
     async fn probe(&self) -> Result<(), BrokerError> {
         Ok(())
     }
-}
-
-fn check_batch(len: usize) -> Result<(), BrokerError> {
-    if len > BATCH { Err(BrokerError::BatchTooBig) } else { Ok(()) }
 }
 
 #[derive(Debug)]

@@ -22,6 +22,24 @@ pub enum Downstream {
         /// Generations up to and including this one are refused from now on.
         through_generation: u32,
     },
+    /// Close that session of a device: it has a later one on another hub. From hub to hub.
+    Replaced {
+        /// The device.
+        device: DeviceId,
+        /// Exactly the session that is over; another one of the device stays.
+        session: SessionId,
+    },
+}
+
+impl Downstream {
+    /// The device that it is about.
+    pub const fn device(&self) -> DeviceId {
+        match self {
+            Self::Deliver { device, .. }
+            | Self::Revoke { device, .. }
+            | Self::Replaced { device, .. } => *device,
+        }
+    }
 }
 
 /// From one device, through a hub, to the control plane.

@@ -31,16 +31,36 @@ pub struct Presence {
     pub incarnation: SessionId,
     /// The session. Comparison by session decides who may remove the entry.
     pub session: SessionId,
+    /// The session's place among those of its device, as its agent numbers them; at most
+    /// [`EPOCH_MAX`](protocol::limits::EPOCH_MAX). An entry gives way to a later one only.
+    pub epoch: u64,
 }
 
 impl Presence {
     /// A session of the hub that holds that lease.
-    pub fn new(lease: &HubLease, session: SessionId) -> Self {
-        Self { hub: lease.hub.clone(), incarnation: lease.incarnation, session }
+    pub fn new(lease: &HubLease, session: SessionId, epoch: u64) -> Self {
+        Self { hub: lease.hub.clone(), incarnation: lease.incarnation, session, epoch }
     }
 
     /// The lease that the entry counts under.
     pub fn lease(&self) -> HubLease {
         HubLease { hub: self.hub.clone(), incarnation: self.incarnation }
     }
+}
+
+/// What became of an entry that a hub wanted to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// The entry stands.
+    Written {
+        /// The live session on another hub that it took the place of: that hub is to be told.
+        replaced: Option<Presence>,
+    },
+    /// Another session of the device is live and keeps its place: this one is over.
+    Stale,
+}
+
+impl Arrival {
+    /// The entry stands, and nobody has to be told.
+    pub const QUIET: Self = Self::Written { replaced: None };
 }

@@ -72,6 +72,7 @@ pub fn hello(last_seq: PerLane<u64>) -> Hello {
         agent: "0.1.0".to_owned(),
         boot_id: BootId::new(NOW, [7; 10]),
         generation: 1,
+        epoch: NOW.as_millis(),
         last_seq,
         trust_version: 1,
         capabilities: vec!["lock".to_owned()],

@@ -70,6 +70,10 @@ pub struct Hello {
     pub boot_id: BootId,
     /// Enrollment generation of the device.
     pub generation: u32,
+    /// Orders the sessions of a device: above that of every earlier one, wherever it was opened.
+    /// 0 from an agent that does not number them.
+    #[serde(default)]
+    pub epoch: u64,
     /// The newest sequence number on disk, by lane.
     pub last_seq: PerLane<u64>,
     /// Version of the trust root in force.
@@ -234,6 +238,7 @@ impl Frame for AgentFrame {
 impl Hello {
     fn check(&self) -> Result<(), FrameError> {
         within(self.agent.len() <= 64, "agent")?;
+        within(self.epoch <= limits::EPOCH_MAX, "epoch")?;
         within(self.capabilities.len() <= limits::LIST_ENTRIES, "capabilities")?;
         within(self.capabilities.iter().all(|word| word.len() <= 64), "capability")
     }

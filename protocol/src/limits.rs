@@ -41,6 +41,10 @@ pub const LEDGER_ORDERS: usize = 40_000;
 /// Unconfirmed refusals of envelopes that nobody trusted signed.
 pub const LEDGER_STRANGERS: usize = 64;
 
+/// The largest session epoch: as many bits as a UUIDv7 gives its time, and few enough for every
+/// JSON and Lua number in between.
+pub const EPOCH_MAX: u64 = (1 << 48) - 1;
+
 /// TLS handshake.
 pub const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// HTTP request that asks for the upgrade, once TLS stands.

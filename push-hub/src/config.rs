@@ -42,6 +42,10 @@ pub struct Config {
     /// How often the broker is probed; 1 s by default.
     #[serde(with = "runtime::config::duration")]
     pub probe_every: Duration,
+    /// How often the presence of every session is written again, in case an entry was lost; 1 min
+    /// by default.
+    #[serde(with = "runtime::config::duration")]
+    pub reassert_every: Duration,
     /// When the hub drains, agents are told to leave within so much time, each at a moment of its
     /// own; 20 s by default. Shorter than the grace of the drain.
     #[serde(with = "runtime::config::duration")]
@@ -65,6 +69,7 @@ impl Default for Config {
             check_in: limits::CHECK_IN_HEALTHY,
             poll_hold: limits::LONG_POLL_HOLD,
             probe_every: Duration::from_secs(1),
+            reassert_every: Duration::from_secs(60),
             drain_spread: Duration::from_secs(20),
             other_hubs: Vec::new(),
             admission: AdmissionConfig::default(),
@@ -154,6 +159,7 @@ impl Config {
             (self.poll_hold <= limits::LONG_POLL_HOLD, "poll_hold", "must be at most 50 s"),
             (!self.probe_every.is_zero(), "probe_every", "must be above 0"),
             (self.probe_every <= 5 * second, "probe_every", "must be at most 5 s"),
+            (!self.reassert_every.is_zero(), "reassert_every", "must be above 0"),
             (self.other_hubs.len() <= limits::LIST_ENTRIES, "other_hubs", "has too many entries"),
             (
                 (1024..=limits::FRAME_BYTES).contains(&socket.max_message_bytes),

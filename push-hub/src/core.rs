@@ -68,7 +68,7 @@ impl Core {
 
     /// The entry of a session, under the lease of this moment.
     pub(crate) fn presence(&self, handle: &Handle) -> Presence {
-        Presence::new(&self.link.lease(), handle.session)
+        Presence::new(&self.link.lease(), handle.session, handle.epoch)
     }
 
     /// Tells an agent to open a session elsewhere, at a moment of its own.

@@ -50,6 +50,7 @@ fn handle(core: &Core, message: Downstream) {
                 handle.close(CloseCode::Revoked);
             }
         }
+        Downstream::Replaced { device, session } => core.registry.replaced(device, session),
     }
 }
 

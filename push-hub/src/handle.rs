@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use metrics::Gauge;
 use protocol::close::CloseCode;
-use protocol::frame::{AgentFrame, HubFrame};
+use protocol::frame::{AgentFrame, Hello, HubFrame};
 use protocol::id::{DeviceId, SessionId};
 use protocol::limits;
 use protocol::state::PerLane;
@@ -37,6 +37,8 @@ pub(crate) struct Handle {
     pub(crate) device: DeviceId,
     pub(crate) generation: u32,
     pub(crate) session: SessionId,
+    /// Its place among the sessions of its device.
+    pub(crate) epoch: u64,
     pub(crate) rung: Rung,
     inbox: Mutex<Inbox>,
     wake: Notify,
@@ -69,14 +71,16 @@ impl Handle {
         identity: Identity,
         session: SessionId,
         rung: Rung,
-        last_seq: PerLane<u64>,
+        hello: &Hello,
         waiting_bytes: Gauge,
     ) -> Self {
+        let last_seq = hello.last_seq;
         let inbox = Inbox { frames: VecDeque::new(), bytes: 0, close: None, last_seq };
         Self {
             device: identity.device,
             generation: identity.generation,
             session,
+            epoch: hello.epoch,
             rung,
             inbox: Mutex::new(inbox),
             wake: Notify::new(),

@@ -1,6 +1,6 @@
 //! The hub's link to the broker: lease, subscription, and whether the bus delivers at all.
 //!
-//! Owns the beat that renews the lease and probes the bus, and what follows from it: `mode poll`
+//! Owns the beat that renews the lease, probes the bus and keeps presence true, and what follows from it: `mode poll`
 //! and `mode push`, the resync after a gap, and the fence when another incarnation has taken the
 //! hub's name. Must not carry frames.
 
@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use broker::{BATCH, BrokerError, HubLease, LEASE_RENEWAL, LeaseGrant, Subscription};
-use protocol::close::CloseCode;
 use protocol::frame::{HubFrame, Mode};
-use protocol::id::{HubId, SessionId};
+use protocol::id::{DeviceId, HubId, SessionId};
 use runtime::admin::Readiness;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -21,11 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
 use crate::handle::Handle;
+use crate::presence;
 
 /// How long any call to the broker may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two beats that suspicion asked for, at least.
 const SUSPICION_PAUSE: Duration = Duration::from_millis(50);
+/// Sessions whose presence one beat writes again, at most.
+const REASSERTED: usize = 4 * BATCH;
 /// The readiness condition of this module.
 const CONDITION: &str = "broker";
 
@@ -99,6 +101,9 @@ pub(crate) struct Keeper {
     /// To the dispatcher.
     subscriptions: mpsc::Sender<Box<dyn Subscription>>,
     renewed_at: Option<Instant>,
+    reasserted_at: Option<Instant>,
+    /// Devices whose presence has its turn still before it in this round.
+    round: Vec<DeviceId>,
 }
 
 impl Keeper {
@@ -108,7 +113,14 @@ impl Keeper {
         subscriptions: mpsc::Sender<Box<dyn Subscription>>,
     ) -> Self {
         readiness.set(CONDITION, false);
-        Self { core, readiness, subscriptions, renewed_at: None }
+        Self {
+            core,
+            readiness,
+            subscriptions,
+            renewed_at: None,
+            reasserted_at: None,
+            round: Vec::new(),
+        }
     }
 
     /// Beats until `stop`, then gives the lease back.
@@ -178,7 +190,28 @@ impl Keeper {
         if link.needs_resync.swap(false, Ordering::SeqCst) || !link.is_up.load(Ordering::SeqCst) {
             self.resync().await.inspect_err(|_| link.ask_resync())?;
         }
-        Ok(())
+        self.reassert(now).await
+    }
+
+    /// Writes the presence of some sessions again, so many that all have their turn within
+    /// `reassert_every`: an entry that is missing, for whatever reason, is back by then.
+    async fn reassert(&mut self, now: Instant) -> Result<(), BrokerError> {
+        let core = &self.core;
+        let since = now.saturating_duration_since(*self.reasserted_at.get_or_insert(now));
+        let every = core.config.reassert_every.as_millis().max(1);
+        let due = core.registry.len() as u128 * since.as_millis() / every;
+        let due = usize::try_from(due).unwrap_or(REASSERTED).min(REASSERTED);
+        if due == 0 {
+            return Ok(());
+        }
+        self.reasserted_at = Some(now);
+        if self.round.is_empty() {
+            self.round = core.registry.devices();
+        }
+        let turn = self.round.split_off(self.round.len().saturating_sub(due));
+        let sessions: Vec<_> =
+            turn.into_iter().filter_map(|device| core.registry.get(device)).collect();
+        presence::restore(core, &sessions).await
     }
 
     /// Tells the broker of every session, and asks for everything that is pending. Sessions that
@@ -186,17 +219,7 @@ impl Keeper {
     async fn resync(&self) -> Result<(), BrokerError> {
         let core = &self.core;
         let sessions = core.registry.all();
-        for some in sessions.chunks(BATCH) {
-            let entries = some
-                .iter()
-                .map(|handle| (handle.device, core.presence(handle)))
-                .collect::<Vec<_>>();
-            for device in call(core.broker.restore(&entries)).await? {
-                if let Some(handle) = core.registry.get(device) {
-                    handle.close(CloseCode::Replaced);
-                }
-            }
-        }
+        presence::restore(core, &sessions).await?;
         for handle in sessions {
             let request = core.address(&handle, handle.sync());
             if timeout(CALL_TIMEOUT, core.upstream.send(request)).await.is_err() {

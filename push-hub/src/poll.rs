@@ -48,7 +48,7 @@ pub(crate) async fn answer(
     };
     let waiting_bytes = core.metrics.outbox_bytes.clone();
     let session_id = core.session_id();
-    let handle = Handle::new(identity, session_id, Rung::LongPoll, hello.last_seq, waiting_bytes);
+    let handle = Handle::new(identity, session_id, Rung::LongPoll, &hello, waiting_bytes);
     let held = Held::begin(core, Arc::new(handle), AgentFrame::Hello(hello));
     if held.forward(frames).await.is_err() {
         core.metrics.refusal(Refusal::Full);

@@ -1,12 +1,14 @@
 //! Telling the broker which sessions are here.
 //!
 //! Owns the order per device: one lane handles all news of a device, one after the other, so an
-//! arrival never overtakes the departure before it. An agent's request goes upstream only after
+//! arrival never overtakes the departure before it. A device's sessions on different hubs are in the
+//! order of their epochs, whatever order they are told in. An agent's request goes upstream only after
 //! its arrival is written: a command stored in between finds the session.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use broker::BrokerError;
+use broker::{Arrival, BATCH, BrokerError, Downstream, Presence};
+use protocol::close::CloseCode;
 use protocol::frame::AgentFrame;
 use protocol::id::DeviceId;
 use tokio::sync::mpsc;
@@ -80,18 +82,56 @@ async fn arrive(core: &Core, handle: &Handle, request: AgentFrame) {
         return;
     }
     let call = core.broker.arrive(handle.device, core.presence(handle));
-    if let Err(error) = timeout(CALL_TIMEOUT, call).await.unwrap_or(Err(BrokerError::Unavailable)) {
-        tracing::debug!(
-            device.id = %handle.device,
-            error = &error as &dyn std::error::Error,
-            "arrival was not written"
-        );
-        core.link.ask_resync();
-        core.link.suspect();
+    match timeout(CALL_TIMEOUT, call).await.unwrap_or(Err(BrokerError::Unavailable)) {
+        Ok(Arrival::Stale) => return handle.close(CloseCode::Replaced),
+        Ok(Arrival::Written { replaced }) => tell_replaced(core, handle, replaced).await,
+        Err(error) => {
+            tracing::debug!(
+                device.id = %handle.device,
+                error = &error as &dyn std::error::Error,
+                "arrival was not written"
+            );
+            core.link.ask_resync();
+            core.link.suspect();
+        }
     }
     // Kept there while the broker is away: the answer needs no presence.
     if core.upstream.send(core.address(handle, request)).await.is_err() {
         core.metrics.upstream_dropped.increment(1);
+    }
+}
+
+/// Writes the entries of sessions again, where they are missing or older than the session. What
+/// turns out to be over is closed.
+pub(crate) async fn restore(core: &Core, sessions: &[Arc<Handle>]) -> Result<(), BrokerError> {
+    for some in sessions.chunks(BATCH) {
+        let entries: Vec<_> =
+            some.iter().map(|handle| (handle.device, core.presence(handle))).collect();
+        let restored = timeout(CALL_TIMEOUT, core.broker.restore(&entries)).await;
+        let restored = restored.unwrap_or(Err(BrokerError::Unavailable))?;
+        for (handle, arrival) in some.iter().zip(restored) {
+            match arrival {
+                Arrival::Stale => handle.close(CloseCode::Replaced),
+                Arrival::Written { replaced } => tell_replaced(core, handle, replaced).await,
+            }
+            // It may have gone, and its departure been told, before its entry was written again.
+            if !core.registry.is_current(handle) {
+                depart(core, handle).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells the hub of an older session that it is over. When the word is lost, that hub finds out
+/// as it restores its entries.
+async fn tell_replaced(core: &Core, newer: &Handle, older: Option<Presence>) {
+    let Some(Presence { hub, session, .. }) = older else { return };
+    let device = newer.device;
+    let word = vec![Downstream::Replaced { device, session }];
+    let told = timeout(CALL_TIMEOUT, core.broker.publish(&hub, word)).await;
+    if !matches!(told, Ok(Ok(1..))) {
+        tracing::debug!(device.id = %device, hub.id = %hub, "hub was not told of a later session");
     }
 }
 

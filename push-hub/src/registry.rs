@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use protocol::close::CloseCode;
-use protocol::id::DeviceId;
+use protocol::id::{DeviceId, SessionId};
 
 use crate::handle::Handle;
 
@@ -23,11 +24,19 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Puts a session in and tells the older one of that device that it was replaced.
+    /// Puts a session in, unless the device has one of a later epoch here, and tells the one that
+    /// is over.
     pub(crate) fn register(&self, handle: &Arc<Handle>) {
-        let older = self.sessions.insert(handle.device, handle.clone());
-        if let Some(older) = older {
-            older.close(CloseCode::Replaced);
+        let over = match self.sessions.entry(handle.device) {
+            Entry::Occupied(known) if known.get().epoch > handle.epoch => Some(handle.clone()),
+            Entry::Occupied(mut known) => Some(known.insert(handle.clone())),
+            Entry::Vacant(free) => {
+                free.insert(handle.clone());
+                None
+            }
+        };
+        if let Some(over) = over {
+            over.close(CloseCode::Replaced);
         }
         // `shut` marks first and collects then, so one of the two sees the other.
         if self.is_shut.load(Ordering::SeqCst) {
@@ -50,8 +59,20 @@ impl Registry {
         self.sessions.get(&handle.device).is_some_and(|known| known.session == handle.session)
     }
 
+    /// Closes exactly that session, because a later one is elsewhere.
+    pub(crate) fn replaced(&self, device: DeviceId, session: SessionId) {
+        if let Some(handle) = self.get(device).filter(|handle| handle.session == session) {
+            handle.close(CloseCode::Replaced);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// The devices of every session of this moment.
+    pub(crate) fn devices(&self) -> Vec<DeviceId> {
+        self.sessions.iter().map(|entry| *entry.key()).collect()
     }
 
     /// Every session of this moment.

@@ -121,8 +121,7 @@ where
         .receive(&text, session_id, core.config.pace(), (now, core.timestamp()))
         .map_err(End::Ours)?;
     let waiting_bytes = core.metrics.outbox_bytes.clone();
-    let handle =
-        Arc::new(Handle::new(identity, session_id, Rung::Push, hello.last_seq, waiting_bytes));
+    let handle = Arc::new(Handle::new(identity, session_id, Rung::Push, &hello, waiting_bytes));
     begin(core, &handle, AgentFrame::Hello(hello));
     Ok((machine, handle))
 }

@@ -52,12 +52,15 @@ async fn check_in_delivers_when_the_hub_is_gone_and_the_socket_returns_by_itself
 }
 
 #[tokio::test]
-async fn replaced_session_comes_back() {
+async fn replaced_session_comes_back_with_a_later_epoch() {
     let mut bench = Bench::new();
     let mut server = bench.server().await;
     let agent = bench.start();
-    server.session().await.close(CloseCode::Replaced).await;
-    let _again = server.session().await;
+    let replaced = server.session().await;
+    let epoch = replaced.hello.epoch;
+    replaced.close(CloseCode::Replaced).await;
+    let again = server.session().await;
+    assert!(again.hello.epoch > epoch, "{} after {epoch}", again.hello.epoch);
     agent.drain().await.unwrap();
 }
 

@@ -315,6 +315,7 @@ impl TestAgent {
             agent: "0.1.0".to_owned(),
             boot_id: BootId::from_uuid(Uuid::nil()),
             generation: self.generation,
+            epoch: 0,
             last_seq: PerLane::default(),
             trust_version: self.trust.version,
             capabilities: vec!["lock".to_owned(), "refresh".to_owned()],
@@ -393,7 +394,7 @@ pub(crate) struct TestHub {
 
 impl TestHub {
     pub(crate) async fn arrive(&self, device: DeviceId, session: SessionId) {
-        self.broker.arrive(device, Presence::new(&self.lease, session)).await.unwrap();
+        self.broker.arrive(device, Presence::new(&self.lease, session, 0)).await.unwrap();
     }
 
     pub(crate) async fn say(&self, agent: &TestAgent, frames: Vec<AgentFrame>) {

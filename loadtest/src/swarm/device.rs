@@ -46,6 +46,8 @@ pub(super) struct Device {
     enrolled: Enrolled,
     boot_id: BootId,
     ledger: Ledger,
+    /// The epoch of the newest session.
+    epoch: u64,
     /// Receipts on their way, by their SHA-256.
     unconfirmed: HashMap<String, CommandId>,
 }
@@ -59,15 +61,17 @@ struct About<'a> {
 
 impl Device {
     pub(super) fn new(enrolled: Enrolled, boot_id: BootId) -> Self {
-        Self { enrolled, boot_id, ledger: Ledger::default(), unconfirmed: HashMap::new() }
+        Self { enrolled, boot_id, ledger: Ledger::default(), epoch: 0, unconfirmed: HashMap::new() }
     }
 
     /// The first frame of a session.
-    pub(super) fn hello(&self) -> Hello {
+    pub(super) fn hello(&mut self, now: Timestamp) -> Hello {
+        self.epoch = now.as_millis().max(self.epoch + 1);
         Hello {
             agent: concat!("loadtest/", env!("CARGO_PKG_VERSION")).to_owned(),
             boot_id: self.boot_id,
             generation: self.enrolled.generation,
+            epoch: self.epoch,
             last_seq: self.ledger.last_seq(),
             trust_version: self.enrolled.trust.version,
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),

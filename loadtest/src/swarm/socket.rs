@@ -102,7 +102,8 @@ pub(super) async fn open<'a>(
 ) -> Result<Session<'a>, AttemptError> {
     let stream = peer.connect().await?;
     let mut socket = upgrade(stream, peer.address()).await?;
-    let (handshake, hello) = AgentHandshake::start(device.hello(), shared.clock.now())?;
+    let wall = Timestamp::from_millis(shared.clock.unix_millis());
+    let (handshake, hello) = AgentHandshake::start(device.hello(wall), shared.clock.now())?;
     let greeting = async {
         socket.send(Message::text(hello)).await.map_err(Box::new)?;
         loop {

@@ -102,6 +102,18 @@ fn frames_and_fields_beyond_their_bounds_are_refused() {
 }
 
 #[test]
+fn hello_without_an_epoch_has_the_lowest_and_none_is_beyond_its_bound() {
+    let hello = fixture::hello(PerLane::default());
+    let text = AgentFrame::Hello(hello.clone()).encode().expect("encodes");
+    let without = text.replace(&format!(r#""epoch":{},"#, hello.epoch), "");
+    let expected = Hello { epoch: 0, ..hello.clone() };
+    assert_eq!(AgentFrame::decode(&without), Ok(AgentFrame::Hello(expected)));
+    let beyond = AgentFrame::Hello(Hello { epoch: limits::EPOCH_MAX + 1, ..hello });
+    let text = beyond.encode().expect("encodes");
+    assert_eq!(AgentFrame::decode(&text), Err(FrameError::OutOfBounds("epoch")));
+}
+
+#[test]
 fn receipts_are_pinned() {
     use crate::action::Verb;
     use crate::receipt::{Failure, FailureKind, Outcome, Receipt, RefusalReason};

@@ -2,6 +2,7 @@
 
 use metrics::Gauge;
 use protocol::close::CloseCode;
+use protocol::fixture::hello;
 use protocol::frame::{AgentFrame, HubFrame, Mode};
 use protocol::id::{DeviceId, SessionId};
 use protocol::limits;
@@ -14,8 +15,8 @@ use crate::certificate::Identity;
 fn handle(rung: Rung) -> Handle {
     let device = DeviceId::from_uuid(Uuid::nil());
     let identity = Identity { device, generation: 1, not_after_secs: u64::MAX };
-    let last_seq = PerLane { urgent: 3, bulk: 4 };
-    Handle::new(identity, SessionId::from_uuid(Uuid::nil()), rung, last_seq, Gauge::noop())
+    let hello = hello(PerLane { urgent: 3, bulk: 4 });
+    Handle::new(identity, SessionId::from_uuid(Uuid::nil()), rung, &hello, Gauge::noop())
 }
 
 fn frame(bytes: usize) -> HubFrame {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use metrics::Gauge;
 use protocol::close::CloseCode;
+use protocol::fixture::hello;
+use protocol::frame::Hello;
 use protocol::id::{DeviceId, SessionId};
 use protocol::state::PerLane;
 use uuid::Uuid;
@@ -13,10 +15,37 @@ use crate::certificate::Identity;
 use crate::handle::{Handle, Rung};
 
 fn handle(device: u128, session: u128) -> Arc<Handle> {
+    with_epoch(device, session, 0)
+}
+
+fn with_epoch(device: u128, session: u128, epoch: u64) -> Arc<Handle> {
     let device = DeviceId::from_uuid(Uuid::from_u128(device));
     let identity = Identity { device, generation: 1, not_after_secs: u64::MAX };
     let session = SessionId::from_uuid(Uuid::from_u128(session));
-    Arc::new(Handle::new(identity, session, Rung::Push, PerLane::default(), Gauge::noop()))
+    let hello = Hello { epoch, ..hello(PerLane::default()) };
+    Arc::new(Handle::new(identity, session, Rung::Push, &hello, Gauge::noop()))
+}
+
+#[test]
+fn session_that_comes_late_does_not_replace_one_of_a_later_epoch() {
+    let registry = Registry::default();
+    let (newer, late) = (with_epoch(1, 2, 20), with_epoch(1, 1, 10));
+    registry.register(&newer);
+    registry.register(&late);
+    assert_eq!(late.take().close, Some(CloseCode::Replaced));
+    assert!(registry.is_current(&newer) && !registry.unregister(&late));
+    assert_eq!(newer.take().close, None);
+}
+
+#[test]
+fn word_that_a_session_is_replaced_closes_no_other() {
+    let registry = Registry::default();
+    let newer = handle(1, 2);
+    registry.register(&newer);
+    registry.replaced(newer.device, handle(1, 1).session);
+    assert_eq!(newer.take().close, None);
+    registry.replaced(newer.device, newer.session);
+    assert_eq!(newer.take().close, Some(CloseCode::Replaced));
 }
 
 #[test]

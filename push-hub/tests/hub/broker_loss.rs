@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use broker::{
-    Broker, BrokerError, Downstream, HubLease, LeaseGrant, MemoryBroker, Presence, Subscription,
-    Upstream, UpstreamReader,
+    Arrival, Broker, BrokerError, Downstream, HubLease, LeaseGrant, MemoryBroker, Presence,
+    Subscription, Upstream, UpstreamReader,
 };
 use protocol::close::CloseCode;
 use protocol::frame::{AgentFrame, HubFrame, Mode};
@@ -75,14 +75,11 @@ impl Broker for Cable {
         self.bus()?.read_upstream().await
     }
 
-    async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<(), BrokerError> {
+    async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<Arrival, BrokerError> {
         self.bus()?.arrive(device, presence).await
     }
 
-    async fn restore(
-        &self,
-        entries: &[(DeviceId, Presence)],
-    ) -> Result<Vec<DeviceId>, BrokerError> {
+    async fn restore(&self, entries: &[(DeviceId, Presence)]) -> Result<Vec<Arrival>, BrokerError> {
         self.bus()?.restore(entries).await
     }
 
@@ -212,7 +209,7 @@ async fn session_that_is_newer_elsewhere_is_closed_after_an_outage() {
     let incarnation = SessionId::from_uuid(Uuid::from_u128(99));
     let other = HubLease { hub: "other".parse().unwrap(), incarnation };
     cable.memory.renew_lease(&other).await.unwrap();
-    let newer = Presence::new(&other, SessionId::from_uuid(Uuid::from_u128(7)));
+    let newer = Presence::new(&other, SessionId::from_uuid(Uuid::from_u128(7)), 7);
     cable.memory.arrive(device.id, newer).await.unwrap();
     cable.cut(false);
     assert_eq!(agent.closed().await, Some(CloseCode::Replaced.number()));

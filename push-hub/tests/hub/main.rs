@@ -12,3 +12,4 @@ mod handshakes;
 mod polls;
 mod sessions;
 mod support;
+mod two_hubs;

@@ -78,7 +78,7 @@ impl Authority {
 
 /// A hub and everything around it.
 pub(crate) struct World {
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) broker: Arc<MemoryBroker>,
     pub(crate) hub: Hub,
     pub(crate) readiness: Readiness,
@@ -126,13 +126,28 @@ impl World {
         Self::assemble(config, Clock::system(), bus, memory).await
     }
 
+    /// One more hub of that name, on the same bus.
+    pub(crate) async fn beside(&self, name: &str) -> Self {
+        let config = Config { name: name.parse().unwrap(), ..config() };
+        let buses = (self.broker.clone() as Arc<dyn Broker>, self.broker.clone());
+        Self::under(self.authority.clone(), config, Clock::system(), buses).await
+    }
+
     async fn assemble(
         config: Config,
         clock: Clock,
         bus: Arc<dyn Broker>,
         broker: Arc<MemoryBroker>,
     ) -> Self {
-        let authority = Authority::new();
+        Self::under(Arc::new(Authority::new()), config, clock, (bus, broker)).await
+    }
+
+    async fn under(
+        authority: Arc<Authority>,
+        config: Config,
+        clock: Clock,
+        (bus, broker): (Arc<dyn Broker>, Arc<MemoryBroker>),
+    ) -> Self {
         let authorities = vec![authority.0.der().clone()];
         let tls = agent_tls(&authority.issue(&[], 86_400), authorities).unwrap();
         let (readiness, drain) = (Readiness::new(&[]), Drain::new());
@@ -230,10 +245,16 @@ pub(crate) fn command(number: u128, lane: Lane, bytes: usize) -> HubFrame {
 }
 
 pub(crate) fn hello() -> AgentFrame {
+    hello_at(0)
+}
+
+/// The greeting of a session of that epoch.
+pub(crate) fn hello_at(epoch: u64) -> AgentFrame {
     AgentFrame::Hello(Hello {
         agent: "test".to_owned(),
         boot_id: BootId::from_uuid(Uuid::nil()),
         generation: 1,
+        epoch,
         last_seq: PerLane { urgent: 7, bulk: 8 },
         trust_version: 1,
         capabilities: Vec::new(),
@@ -268,10 +289,26 @@ impl Device {
 
     /// A session.
     pub(crate) async fn connect(&self) -> Agent {
-        let mut agent = self.open(None).await.expect("the upgrade is granted");
-        agent.say(&hello()).await;
+        self.connect_at(0).await
+    }
+
+    /// A session of that epoch.
+    pub(crate) async fn connect_at(&self, epoch: u64) -> Agent {
+        let mut agent = self.greet_at(epoch).await;
         agent.welcome().await;
         agent
+    }
+
+    /// A greeting of that epoch, whatever is answered.
+    pub(crate) async fn greet_at(&self, epoch: u64) -> Agent {
+        let mut agent = self.open(None).await.expect("the upgrade is granted");
+        agent.say(&hello_at(epoch)).await;
+        agent
+    }
+
+    /// The same device at another hub.
+    pub(crate) fn at(&self, world: &World) -> Self {
+        Self { addr: world.addr, ..self.clone() }
     }
 
     /// How a WebSocket is refused.

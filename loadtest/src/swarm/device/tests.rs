@@ -118,5 +118,13 @@ fn next_trust_root_comes_into_force_and_an_unsigned_one_does_not() {
     assert!(device.trust(&forged).is_err());
     let signed = SignedTrustRoot::sign(&next, &[&organisation.root_key]).expect("it signs");
     device.trust(&signed).expect("the next version by the root key");
-    assert_eq!(device.hello().trust_version, 2);
+    assert_eq!(device.hello(NOW).trust_version, 2);
+}
+
+#[test]
+fn each_session_has_a_later_epoch_than_the_one_before() {
+    let mut device = device(&Organisation::new());
+    let first = device.hello(NOW).epoch;
+    assert_eq!(first, NOW.as_millis());
+    assert_eq!(device.hello(NOW.minus(std::time::Duration::from_secs(9))).epoch, first + 1);
 }
