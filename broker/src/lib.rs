@@ -6,9 +6,15 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+#[cfg(feature = "fixture")]
+pub mod fixture;
 pub mod memory;
 pub mod message;
+#[cfg(feature = "redis")]
+mod metrics;
 pub mod presence;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +25,8 @@ use protocol::id::{DeviceId, HubId};
 pub use memory::{MemoryBroker, MemoryLimits};
 pub use message::{Downstream, Upstream};
 pub use presence::{Arrival, HubLease, LeaseGrant, Presence};
+#[cfg(feature = "redis")]
+pub use redis::{RedisBroker, RedisConfig};
 
 /// How long a hub's lease lasts without renewal.
 pub const LEASE: Duration = Duration::from_secs(10);

@@ -1,0 +1,151 @@
+//! Servers that die, stop, lie or are cut off: noticed, and left behind when they are back.
+
+use std::sync::Arc;
+
+use broker::fixture::{Proxy, RedisServer};
+use broker::{Broker, BrokerError, LeaseGrant, RedisBroker, Subscription};
+
+use crate::support::{config, connect, connected, device, fails, lease, presence, revoke, works};
+
+/// A hub's part: lease, subscription, and a session.
+async fn joined(broker: &RedisBroker) -> Box<dyn Subscription> {
+    let lease = lease("hub-a", 1);
+    assert_eq!(broker.renew_lease(&lease).await.unwrap(), LeaseGrant::Taken);
+    let subscription = broker.subscribe(&lease).await.unwrap();
+    broker.arrive(device(1), presence(&lease, 1)).await.unwrap();
+    subscription
+}
+
+/// Everything works as if nothing had been.
+async fn works_again(broker: &Arc<RedisBroker>) {
+    works(&**broker).await;
+    let lease = lease("hub-a", 1);
+    broker.renew_lease(&lease).await.unwrap();
+    let mut subscription = broker.subscribe(&lease).await.unwrap();
+    let entries = [(device(1), presence(&lease, 1))];
+    broker.restore(&entries).await.unwrap();
+    assert_eq!(broker.locate(&[device(1)]).await.unwrap(), [Some(presence(&lease, 1))]);
+    assert_eq!(broker.publish(&lease.hub, vec![revoke(1)]).await.unwrap(), 1);
+    assert_eq!(subscription.next().await, Some(revoke(1)));
+    broker.probe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_bus_is_made_without_a_server_and_finds_it_later() {
+    let mut server = RedisServer::start();
+    server.kill();
+    let broker = connect(config(vec![server.url()]));
+    let refused = broker.renew_lease(&lease("hub-a", 1)).await;
+    assert!(matches!(refused, Err(BrokerError::Unavailable)), "{refused:?}");
+    server.restart();
+    works_again(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_killed_server_that_comes_back_empty_serves_again() {
+    let mut server = RedisServer::start();
+    let broker = connected(config(vec![server.url()])).await;
+    let mut subscription = joined(&broker).await;
+    server.kill();
+    assert_eq!(subscription.next().await, None);
+    fails(&*broker).await;
+    server.restart();
+    works(&*broker).await;
+    assert_eq!(broker.locate(&[device(1)]).await.unwrap(), [None], "it has forgotten everything");
+    works_again(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_reader_ends_with_its_server_and_the_next_one_reads() {
+    let mut server = RedisServer::start();
+    let broker = connected(config(vec![server.url()])).await;
+    let mut reader = broker.read_upstream().await.unwrap();
+    server.kill();
+    assert!(matches!(reader.next().await, Err(BrokerError::Unavailable)));
+    server.restart();
+    works(&*broker).await;
+    let mut reader = broker.read_upstream().await.unwrap();
+    let message = broker::Upstream {
+        device: device(1),
+        generation: 1,
+        hub: "hub-a".parse().unwrap(),
+        session: crate::support::session(1),
+        frame: protocol::frame::AgentFrame::Sync { last_seq: Default::default() },
+    };
+    broker.send_upstream(vec![message.clone()]).await.unwrap();
+    assert_eq!(reader.next().await.unwrap(), [message]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_flushed_server_is_served_without_a_new_connection() {
+    let server = RedisServer::start();
+    let broker = connected(config(vec![server.url()])).await;
+    let _subscription = joined(&broker).await;
+    let mut reader = broker.read_upstream().await.unwrap();
+    server.ask(&["FLUSHALL"]);
+    // The scripts are gone too, which is noticed by itself.
+    server.ask(&["SCRIPT", "FLUSH"]);
+    works_again(&broker).await;
+    drop(reader.next());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f09_cable_that_is_cut_without_a_word_is_noticed() {
+    let server = RedisServer::start();
+    let cable = Proxy::to(server.port()).await;
+    let broker = connected(config(vec![cable.url()])).await;
+    let mut subscription = joined(&broker).await;
+    cable.cut();
+    assert_eq!(subscription.next().await, None);
+    fails(&*broker).await;
+    cable.mend();
+    works_again(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f09_demoted_server_that_keeps_its_sockets_is_noticed() {
+    let (server, other) = (RedisServer::start(), RedisServer::start());
+    let broker = connected(config(vec![server.url()])).await;
+    let mut subscription = joined(&broker).await;
+    let pid = server.pid();
+    server.follow(&other);
+    assert_eq!(subscription.next().await, None);
+    fails(&*broker).await;
+    assert_eq!(server.pid(), pid);
+    server.promote();
+    works_again(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f09_primary_among_several_addresses_is_found() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    first.follow(&second);
+    let broker = connected(config(vec![first.url(), second.url()])).await;
+    let mut subscription = joined(&broker).await;
+    first.promote();
+    second.follow(&first);
+    assert_eq!(subscription.next().await, None);
+    works_again(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_server_that_stops_in_its_tracks_is_noticed_and_taken_back() {
+    let server = RedisServer::start();
+    let broker = connected(config(vec![server.url()])).await;
+    let mut subscription = joined(&broker).await;
+    server.pause();
+    assert_eq!(subscription.next().await, None);
+    fails(&*broker).await;
+    server.resume();
+    works_again(&broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_subscriber_that_was_kicked_knows_and_comes_back() {
+    let server = RedisServer::start();
+    let broker = connected(config(vec![server.url()])).await;
+    let mut subscription = joined(&broker).await;
+    assert!(server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).number() > 0);
+    assert_eq!(subscription.next().await, None);
+    works_again(&broker).await;
+}

@@ -1,0 +1,11 @@
+//! The bus on Redis, against real servers.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod access;
+mod cluster;
+mod failover;
+mod faults;
+mod hostile;
+mod memory;
+mod standalone;
+mod support;
