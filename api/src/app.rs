@@ -12,7 +12,6 @@ use protocol::jws::{CompactJws, JwsError};
 use protocol::key::SigningKey;
 use protocol::time::Timestamp;
 use runtime::{Clock, Drain, Entropy};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -48,8 +47,6 @@ pub struct Inner {
     pub addresses: ArcSwap<Addresses>,
     /// Deliveries on their way to the broker.
     pub outbox: Outbox,
-    /// Signals to the jobs.
-    pub wakes: Wakes,
     /// The end.
     pub drain: Drain,
 }
@@ -61,19 +58,6 @@ pub struct Addresses {
     pub api: Vec<String>,
     /// Addresses of hubs.
     pub hubs: Vec<String>,
-}
-
-/// One signal per job. A signal carries nothing: the job looks for itself.
-#[derive(Debug, Default)]
-pub struct Wakes {
-    /// Something may have to be delivered again.
-    pub redelivery: Notify,
-    /// Something may have expired.
-    pub expiry: Notify,
-    /// Tables may have to be tidied.
-    pub housekeeping: Notify,
-    /// Our own certificates may have to be renewed.
-    pub renewal: Notify,
 }
 
 impl Deref for App {

@@ -40,7 +40,7 @@ pub struct Config {
     pub enrolls_per_min: u32,
     /// Enrollments that a source address may make at once.
     pub enroll_burst: u32,
-    /// How often jobs look for work without being woken.
+    /// How often jobs look for work.
     #[serde(with = "runtime::config::duration")]
     pub job_period: Duration,
 }

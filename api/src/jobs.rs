@@ -1,14 +1,13 @@
-//! Jobs: loops that compare intended with actual, woken by a signal and by period.
+//! Jobs: loops that compare intended with actual, by period.
 //!
-//! Owns when they run. A job takes no input: a lost signal costs one period, never the work.
+//! Owns when they run. A job takes no input and waits for no signal: what cannot wait for a period
+//! has a way of its own, such as the outbox, and the job finds what that way lost.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use crate::app::{App, Wakes};
+use crate::app::App;
 use crate::http::Problem;
 use crate::metrics;
 
@@ -26,10 +25,8 @@ pub enum Found {
 pub struct Job {
     /// Its name, for logs and metrics.
     pub name: &'static str,
-    /// How often it looks without being woken, give or take a fifth.
+    /// How often it looks, give or take a fifth.
     pub period: Duration,
-    /// Its signal.
-    pub wake: fn(&Wakes) -> &Notify,
 }
 
 /// Runs a job until the drain begins.
@@ -43,7 +40,6 @@ where
         tokio::select! {
             biased;
             () = app.drain.soft().cancelled() => return Ok(()),
-            () = (job.wake)(&app.wakes).notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
         while !app.drain.is_draining() {

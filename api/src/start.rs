@@ -25,7 +25,7 @@ use runtime::{Clock, Drain, Entropy};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::app::{Addresses, App, Inner, Wakes};
+use crate::app::{Addresses, App, Inner};
 use crate::audit::{Actor, Kind};
 use crate::auth::Secret;
 use crate::config::{Config, ConfigError};
@@ -231,7 +231,6 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         limits,
         addresses: ArcSwap::from_pointee(addresses),
         outbox: Outbox::new(),
-        wakes: Wakes::default(),
         drain: deps.drain.child(),
     }))
 }
@@ -324,18 +323,13 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("urgent dispatch", commands::dispatch(app.clone(), Lane::Urgent));
     tasks.spawn("bulk dispatch", commands::dispatch(app.clone(), Lane::Bulk));
     tasks.spawn("upstream", commands::read_upstream(app.clone()));
-    let redelivery = jobs::Job { name: "redelivery", period, wake: |wakes| &wakes.redelivery };
+    let redelivery = jobs::Job { name: "redelivery", period };
     tasks.spawn("redelivery", jobs::run(app.clone(), redelivery, commands::redeliver));
-    let expiry = jobs::Job { name: "expiry", period, wake: |wakes| &wakes.expiry };
+    let expiry = jobs::Job { name: "expiry", period };
     tasks.spawn("expiry", jobs::run(app.clone(), expiry, commands::expire));
-    let tidy = jobs::Job {
-        name: "tidying",
-        period: Duration::from_secs(3600),
-        wake: |wakes| &wakes.housekeeping,
-    };
+    let tidy = jobs::Job { name: "tidying", period: Duration::from_secs(3600) };
     tasks.spawn("tidying", jobs::run(app.clone(), tidy, housekeeping::tidy));
-    let renewal =
-        jobs::Job { name: "renewal", period: SERVER_LASTS / 3, wake: |wakes| &wakes.renewal };
+    let renewal = jobs::Job { name: "renewal", period: SERVER_LASTS / 3 };
     let renew = move |app: App| {
         let outcome = listeners.renew(&app).map_err(|error| Problem::internal(&error));
         std::future::ready(outcome.map(|()| jobs::Found::Nothing))

@@ -110,7 +110,6 @@ async fn kill_between_commit_and_publish_only_delays() {
     bench.hand.advance(std::time::Duration::from_secs(400));
     bench.broker_lease(&mut hub).await;
     hub.arrive(agent.id, bench.session()).await;
-    bench.api.app().wakes.redelivery.notify_one();
     let command = hub.command_for(agent.id).await;
     assert_eq!(id_of(&command), id);
     bench.until_state(&id, "sent").await;
