@@ -68,6 +68,7 @@ pub struct Limits {
     enrolls: Option<Keyed<IpAddr>>,
     facts: Keyed<DeviceId>,
     rollbacks: Keyed<DeviceId>,
+    raises: Keyed<DeviceId>,
     strangers: Keyed<DeviceId>,
     /// Open streams by token.
     streams: Mutex<BTreeMap<String, u32>>,
@@ -87,6 +88,7 @@ impl Limits {
             enrolls: enrolls.map(|quota| keyed(quota, &time)),
             facts: once(),
             rollbacks: once(),
+            raises: once(),
             strangers: keyed(per_minute(strangers, strangers), &time),
             streams: Mutex::default(),
             time,
@@ -132,6 +134,11 @@ impl Limits {
         self.rollbacks.check_key(&device).is_ok()
     }
 
+    /// Whether numbers that a device has seen and the store has not given are worth an event now.
+    pub(crate) fn takes_raise(&self, device: DeviceId) -> bool {
+        self.raises.check_key(&device).is_ok()
+    }
+
     /// Whether a device's answer to an envelope that never was is worth an event now.
     pub(crate) fn takes_stranger(&self, device: DeviceId) -> bool {
         self.strangers.check_key(&device).is_ok()
@@ -145,7 +152,7 @@ impl Limits {
         if let Some(limit) = &self.enrolls {
             limit.retain_recent();
         }
-        for limit in [&self.facts, &self.rollbacks, &self.strangers] {
+        for limit in [&self.facts, &self.rollbacks, &self.raises, &self.strangers] {
             limit.retain_recent();
         }
     }

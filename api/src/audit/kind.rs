@@ -52,6 +52,9 @@ kinds! {
     /// An order was accepted.
     OrderCreated = "order_created",
     /// A person's approval of an order was accepted.
+    /// A device has seen higher numbers than the store has given: the store is an older copy, and
+    /// goes on from there.
+    SequenceRaised = "sequence_raised",
     OrderApproved = "order_approved",
     /// An order was withdrawn before it was approved.
     OrderRejected = "order_rejected",
@@ -66,6 +69,8 @@ kinds! {
     /// A device reports a stage.
     CommandRunning = "command_running",
     /// A receipt ended the command.
+    /// The command is to be delivered again: its device was said to have it, and has not.
+    CommandLost = "command_lost",
     CommandFinished = "command_finished",
     /// A command's validity ended before a device took it.
     CommandExpired = "command_expired",

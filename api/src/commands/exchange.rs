@@ -2,7 +2,8 @@
 //!
 //! Owns the order of things: what devices report is committed first, then everything that waits
 //! for those who ask is read with one statement, so that nothing just acked is sent again. What a
-//! device is said to have, and by its own numbers has not, is sent again and is an event.
+//! device is said to have, and by its own numbers has not, is sent again and is an event. So is a
+//! device that has seen higher numbers than the store has given: the store is an older copy.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +13,13 @@ use protocol::enrollment::DeviceIdentity;
 use protocol::frame::{AgentFrame, CommandFrame, Hello, HubFrame};
 use protocol::id::{CommandId, DeviceId};
 use protocol::limits;
-use protocol::state::PerLane;
+use protocol::state::{Lane, PerLane};
 use serde_json::json;
 
 use super::judge::{self, Report, printable};
 use super::reports::take_reports;
 use super::store::delivery::{self, Asking, Out};
+use super::store::lanes;
 use crate::app::App;
 use crate::audit::{Actor, Kind};
 use crate::db::DbError;
@@ -30,6 +32,9 @@ const ANSWER_BYTES: usize = limits::OUTBOX_BYTES / 2;
 const ANSWER_COMMANDS: usize = 64;
 /// When what an answer had no room for follows: by then its device has taken the answer.
 const NEXT_ANSWER: Duration = Duration::from_secs(2);
+/// How far one report of a device may raise a number of its lanes: no device gets more commands
+/// in its life, and a liar cannot reach the end of the numbers.
+const MOST_RAISE: u64 = 1 << 32;
 /// How old `last_seen_at` may become before it is written again.
 const SEEN_STEP: Duration = Duration::from_secs(10 * 60);
 
@@ -168,13 +173,9 @@ async fn answer_asks(
             let (words, version) = (asking.capabilities.clone(), asking.agent_version.clone());
             news.hellos.push((device, hello, words, version));
         }
+        news.note_ahead(app, identity, last_seq, asking.last_seq);
         let told = to_tell(asking.out, last_seq, just_said);
-        if told.lost > 0 {
-            tracing::warn!(device.id = %device, lost = told.lost, "device lacks what was acked");
-            if app.limits.takes_rollback(device) {
-                news.rollbacks.push((device, last_seq, told.lost));
-            }
-        }
+        news.note_lost(app, device, last_seq, told.lost);
         news.left.extend(fill(answer, told.frames));
     }
     drop(conn);
@@ -196,20 +197,22 @@ fn refusal(identity: DeviceIdentity, asking: &Asking) -> Option<u32> {
 struct ToTell {
     /// The commands in order, urgent lane first, each with the number of the one before it.
     frames: Vec<CommandFrame>,
-    /// How many of them the device was said to have.
-    lost: usize,
+    /// Those of them that the device was said to have.
+    lost: Vec<CommandId>,
 }
 
 /// What waits, and what the device is said to have although its numbers say that it has not.
 fn to_tell(out: Vec<Out>, last_seq: PerLane<u64>, just_said: &BTreeSet<CommandId>) -> ToTell {
-    let mut told = ToTell { frames: Vec::with_capacity(out.len()), lost: 0 };
+    let mut told = ToTell { frames: Vec::with_capacity(out.len()), lost: Vec::new() };
     let mut before = PerLane::default();
     for Out { seq, is_taken, mut frame } in out {
         let is_lost = seq > *last_seq.get(frame.lane) && !just_said.contains(&frame.command_id);
         if is_taken && !is_lost {
             continue;
         }
-        told.lost += usize::from(is_taken);
+        if is_taken {
+            told.lost.push(frame.command_id);
+        }
         frame.after_seq = std::mem::replace(before.get_mut(frame.lane), seq);
         told.frames.push(frame);
     }
@@ -255,18 +258,90 @@ fn is_news(asking: &Asking, hello: &Hello, now: protocol::time::Timestamp) -> bo
 struct News {
     /// Hellos that say something new, with the capabilities and the version known before.
     hellos: Vec<(DeviceId, Hello, Vec<String>, Option<String>)>,
-    /// Devices that lack what was acked, with their numbers and how many commands.
-    rollbacks: Vec<(DeviceId, PerLane<u64>, usize)>,
+    /// Devices that lack what was acked, with their numbers and those commands.
+    rollbacks: Vec<(DeviceId, PerLane<u64>, Vec<CommandId>)>,
+    /// Lanes in which a device has seen higher numbers than the store has given.
+    raises: Vec<Raise>,
     /// Commands beyond what an answer takes, whose devices are here: they follow soon.
     left: Vec<CommandId>,
 }
 
+/// A lane whose numbers go on from higher up.
+#[derive(Debug)]
+struct Raise {
+    identity: DeviceIdentity,
+    lane: Lane,
+    from: u64,
+    to: u64,
+}
+
+impl News {
+    fn is_none(&self) -> bool {
+        self.hellos.is_empty()
+            && self.rollbacks.is_empty()
+            && self.raises.is_empty()
+            && self.left.is_empty()
+    }
+
+    fn note_lost(
+        &mut self,
+        app: &App,
+        device: DeviceId,
+        last_seq: PerLane<u64>,
+        lost: Vec<CommandId>,
+    ) {
+        if lost.is_empty() {
+            return;
+        }
+        tracing::warn!(device.id = %device, lost = lost.len(), "device lacks what was acked");
+        if app.limits.takes_rollback(device) {
+            self.rollbacks.push((device, last_seq, lost));
+        }
+    }
+
+    fn note_ahead(
+        &mut self,
+        app: &App,
+        identity: DeviceIdentity,
+        reported: PerLane<u64>,
+        given: PerLane<u64>,
+    ) {
+        let ahead = |lane: &Lane| reported.get(*lane) > given.get(*lane);
+        if !Lane::ALL.iter().any(ahead) {
+            return;
+        }
+        tracing::warn!(device.id = %identity.device, "device has seen higher numbers than given");
+        if !app.limits.takes_raise(identity.device) {
+            return;
+        }
+        self.raises.extend(Lane::ALL.into_iter().filter(ahead).map(|lane| {
+            let from = *given.get(lane);
+            let to = from.saturating_add(MOST_RAISE).min(*reported.get(lane));
+            Raise { identity, lane, from, to }
+        }));
+    }
+}
+
 async fn record(app: &App, news: News) -> Result<(), DbError> {
-    if news.hellos.is_empty() && news.rollbacks.is_empty() && news.left.is_empty() {
+    if news.is_none() {
         return Ok(());
     }
     let now = app.now();
     let mut tx = app.db.write(Actor::System, now).await?;
+    for (device, last_seq, lost) in news.rollbacks {
+        let payload = json!({ "last_seq": last_seq, "commands": lost.len() });
+        tx.append_by(Actor::Device(device), Kind::JournalRollback, device, payload);
+        for command in delivery::take_back(&mut tx, &lost, now.plus(NEXT_ANSWER)).await? {
+            tx.append_by(Actor::Device(device), Kind::CommandLost, command, json!({}));
+        }
+    }
+    for Raise { identity, lane, from, to } in news.raises {
+        if lanes::raise(&mut tx, identity, lane, to).await? {
+            let device = identity.device;
+            let payload = json!({ "lane": lane, "from": from, "to": to });
+            tx.append_by(Actor::Device(device), Kind::SequenceRaised, device, payload);
+        }
+    }
     delivery::make_due(&mut tx, &news.left, now.plus(NEXT_ANSWER)).await?;
     for (device, mut hello, capabilities, agent_version) in news.hellos {
         let is_other =
@@ -282,10 +357,6 @@ async fn record(app: &App, news: News) -> Result<(), DbError> {
             let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
             tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);
         }
-    }
-    for (device, last_seq, lost) in news.rollbacks {
-        let payload = json!({ "last_seq": last_seq, "commands": lost });
-        tx.append_by(Actor::Device(device), Kind::JournalRollback, device, payload);
     }
     tx.commit().await
 }

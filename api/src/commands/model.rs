@@ -16,6 +16,8 @@ pub enum Happening {
     Sent,
     /// The device has it on disk.
     Acked,
+    /// The device was said to have it on disk, and by its own numbers has not.
+    Lost,
     /// The device reports a stage.
     Progressed,
     /// The device's signed receipt says how it ended.
@@ -50,6 +52,7 @@ pub const fn step(state: CommandState, happening: Happening) -> Step {
         Happening::Released => released(state),
         Happening::Sent => sent(state),
         Happening::Acked => acked(state),
+        Happening::Lost => lost(state),
         Happening::Progressed => progressed(state),
         Happening::Receipt { outcome, is_stored } => receipt(state, outcome, is_stored),
         Happening::Expired => expired(state),
@@ -88,6 +91,18 @@ const fn acked(state: CommandState) -> Step {
         S::Queued | S::Sent | S::Expired | S::Cancelled => Step::To(S::Acked),
         S::Acked | S::Running | S::Succeeded | S::Failed | S::Refused => Step::Stay,
         S::AwaitingApproval | S::InDoubt => Step::Conflict,
+    }
+}
+
+const fn lost(state: CommandState) -> Step {
+    use CommandState as S;
+    match state {
+        // It is out still, and nobody may say that it never was.
+        S::Acked | S::Running => Step::To(S::Sent),
+        S::AwaitingApproval | S::Queued | S::Sent => Step::Stay,
+        S::Succeeded | S::Failed | S::Refused | S::Expired | S::Cancelled | S::InDoubt => {
+            Step::Stay
+        }
     }
 }
 

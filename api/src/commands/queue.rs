@@ -51,7 +51,7 @@ pub(super) async fn number_and_sign(
 ) -> Result<Vec<Signed>, Problem> {
     let lane = order.manifest.action.verb().lane();
     let now = tx.now().whole_secs();
-    let before = lanes::newest_undelivered(tx, lane, &fresh).await?;
+    let before = lanes::newest_open(tx, lane, &fresh).await?;
     let numbers = lanes::draw(tx, lane, &fresh).await?;
     let mut signed = Vec::with_capacity(fresh.len());
     for fresh in fresh {

@@ -120,6 +120,14 @@ impl Bench {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
+    /// Stops, lets `change` do something to the data folder, and starts on it.
+    pub(crate) async fn stop_and_start(self, change: impl FnOnce(&Path)) -> Self {
+        let Self { api, folder, hand, broker, token, .. } = self;
+        api.drain(Duration::from_secs(1)).await.unwrap();
+        change(&folder.path().join("data"));
+        Self::start_with(folder, hand, broker, Some(token)).await
+    }
+
         let response = self.http.get(self.url(path)).bearer_auth(&self.token).send().await.unwrap();
         json_of(response, StatusCode::OK).await
     }

@@ -7,6 +7,7 @@ mod devices;
 mod documents;
 mod enrollment;
 mod hostile;
+mod numbers;
 mod orders;
 mod receipts;
 mod streams;

@@ -132,11 +132,22 @@ async fn unacked_commands_are_sent_again_and_acked_ones_are_not() {
     bench.order("unlock", &[agent.id]).await;
     let next = hub.command_for(agent.id).await;
     assert_ne!(next.command_id, first.command_id);
-    assert_eq!(next.after_seq, 0, "the first is delivered");
+    assert_eq!(next.after_seq, 1, "the first has not ended");
     let third = bench.order("lock", &[agent.id]).await;
     let third_frame = hub.command_for(agent.id).await;
     assert_eq!(third["commands"][0]["id"], id_of(&third_frame));
-    assert_eq!(third_frame.after_seq, 2, "the second is not");
+    assert_eq!(third_frame.after_seq, 2);
+    let receipts = [&first, &third_frame].map(|command| agent.receipt(command, |_| {}));
+    hub.say(&agent, receipts.to_vec()).await;
+    bench.until_state(&id_of(&third_frame), "succeeded").await;
+    bench.order("lock", &[agent.id]).await;
+    let fourth = loop {
+        let command = hub.command_for(agent.id).await;
+        if command.command_id != next.command_id {
+            break command;
+        }
+    };
+    assert_eq!(fourth.after_seq, 2, "what ended is nothing to wait for");
 }
 
 #[tokio::test(flavor = "multi_thread")]

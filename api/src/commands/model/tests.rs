@@ -35,6 +35,7 @@ fn table_is_as_documented() {
         (Happening::Released, "q....!!!!!!"),
         (Happening::Sent, "!s........."),
         (Happening::Acked, "!aa.....aa!"),
+        (Happening::Lost, "...ss......"),
         (Happening::Progressed, "!rrr....rr!"),
         (receipt_of(S::Succeeded), "!++++!!!++!"),
         (receipt_of(S::Refused), "!xxxx!!!xx!"),
@@ -57,6 +58,7 @@ fn happenings() -> impl Strategy<Value = Happening> {
         Just(Happening::Released),
         Just(Happening::Sent),
         Just(Happening::Acked),
+        Just(Happening::Lost),
         Just(Happening::Progressed),
         (outcome, any::<bool>())
             .prop_map(|(outcome, is_stored)| Happening::Receipt { outcome, is_stored }),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use protocol::frame::CommandFrame;
 use protocol::id::{BootId, CommandId, DeviceId};
 use protocol::jws::CompactJws;
+use protocol::state::PerLane;
 use protocol::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
@@ -25,6 +26,8 @@ pub(in crate::commands) struct Asking {
     pub(in crate::commands) capabilities: Vec<String>,
     pub(in crate::commands) degraded_since: Option<Timestamp>,
     pub(in crate::commands) last_seen_at: Option<Timestamp>,
+    /// The newest numbers that were given.
+    pub(in crate::commands) last_seq: PerLane<u64>,
     pub(in crate::commands) out: Vec<Out>,
 }
 
@@ -48,7 +51,11 @@ pub(in crate::commands) async fn asking(
         "SELECT d.id, d.generation, d.revoked_through, d.trust_version, \
          (SELECT COALESCE(MAX(version), 0) FROM trust_roots), d.agent_version, d.boot_id, \
          d.capabilities, d.degraded_since, d.last_seen_at, c.id, c.lane, c.seq, c.envelope, \
-         c.state IN ('acked', 'running') \
+         c.state IN ('acked', 'running'), \
+         (SELECT s.last_seq FROM lane_seqs s WHERE s.device_id = d.id \
+          AND s.generation = d.generation AND s.lane = 'urgent'), \
+         (SELECT s.last_seq FROM lane_seqs s WHERE s.device_id = d.id \
+          AND s.generation = d.generation AND s.lane = 'bulk') \
          FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
          AND c.generation = d.generation \
          AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ",
@@ -87,6 +94,10 @@ fn device(row: &SqliteRow) -> Result<Asking, DbError> {
     let time = |index: usize| -> Result<Option<Timestamp>, sqlx::Error> {
         Ok(row.try_get::<Option<i64>, _>(index)?.map(timestamp))
     };
+    let number = |index: usize| -> Result<u64, sqlx::Error> {
+        let number: Option<i64> = row.try_get(index)?;
+        Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
+    };
     Ok(Asking {
         generation: row.try_get(1)?,
         revoked_through: row.try_get(2)?,
@@ -97,11 +108,14 @@ fn device(row: &SqliteRow) -> Result<Asking, DbError> {
         capabilities: json(row.try_get(7)?, "capability")?,
         degraded_since: time(8)?,
         last_seen_at: time(9)?,
+        last_seq: PerLane { urgent: number(15)?, bulk: number(16)? },
         out: Vec::new(),
     })
 }
 
-/// Undelivered commands whose next delivery is due, in the order of their lanes.
+/// Undelivered commands whose next delivery is due, in the order of their lanes. Each says which
+/// command that has not ended it follows: also one that its device is said to have, because a
+/// device that has it not must ask before it takes what comes after.
 pub(in crate::commands) async fn due(
     conn: &mut SqliteConnection,
     now: Timestamp,
@@ -111,7 +125,7 @@ pub(in crate::commands) async fn due(
         "SELECT c.device_id, c.id, c.lane, c.seq, c.envelope, \
          (SELECT MAX(p.seq) FROM commands p WHERE p.device_id = c.device_id \
           AND p.generation = c.generation AND p.lane = c.lane AND p.seq < c.seq \
-          AND p.state IN ('queued', 'sent') AND p.expires_at > ?) \
+          AND p.state IN ('queued', 'sent', 'acked', 'running') AND p.expires_at > ?) \
          FROM commands c WHERE c.state IN ('queued', 'sent') AND c.redeliver_at <= ? \
          AND c.expires_at > ? ORDER BY c.lane DESC, c.redeliver_at, c.device_id, c.seq LIMIT ?",
     )
@@ -182,6 +196,29 @@ pub(in crate::commands) async fn put_off(
         update.build().execute(tx.conn()).await?;
     }
     Ok(())
+}
+
+/// Takes commands back that their device was said to have and has not: they are on their way
+/// again, due then. Answers which were.
+pub(in crate::commands) async fn take_back(
+    tx: &mut Tx,
+    ids: &[CommandId],
+    due: Timestamp,
+) -> Result<Vec<CommandId>, DbError> {
+    let mut taken_back = Vec::new();
+    for ids in ids.chunks(CHUNK) {
+        let mut update = QueryBuilder::<Sqlite>::new(
+            "UPDATE commands SET state = 'sent', acked_at = NULL, running_at = NULL, \
+             stage = NULL, redeliver_at = ",
+        );
+        update.push_bind(millis(due)).push(" WHERE state IN ('acked', 'running') AND id IN (");
+        push_ids(&mut update, ids);
+        update.push(" RETURNING id");
+        for row in update.build().fetch_all(tx.conn()).await? {
+            taken_back.push(CommandId::from_uuid(row.try_get(0)?));
+        }
+    }
+    Ok(taken_back)
 }
 
 /// Makes undelivered commands due by then at the latest.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::enrollment::DeviceIdentity;
 use protocol::id::DeviceId;
 use protocol::state::Lane;
 use sqlx::{QueryBuilder, Row as _, Sqlite};
@@ -39,8 +40,31 @@ pub(in crate::commands) async fn draw(
     Ok(numbers)
 }
 
-/// The newest number in the lane that is still undelivered, by device; none where none is.
-pub(in crate::commands) async fn newest_undelivered(
+/// Raises the lane's newest number, so that the next one is above it. Never lowers it; says
+/// whether it was below.
+pub(in crate::commands) async fn raise(
+    tx: &mut Tx,
+    identity: DeviceIdentity,
+    lane: Lane,
+    to: u64,
+) -> Result<bool, DbError> {
+    let done = sqlx::query(
+        "INSERT INTO lane_seqs (device_id, generation, lane, last_seq) VALUES (?, ?, ?, ?) \
+         ON CONFLICT (device_id, generation, lane) DO UPDATE SET last_seq = excluded.last_seq \
+         WHERE lane_seqs.last_seq < excluded.last_seq",
+    )
+    .bind(identity.device.as_uuid())
+    .bind(identity.generation)
+    .bind(lane.as_str())
+    .bind(i64::try_from(to).unwrap_or(i64::MAX))
+    .execute(tx.conn())
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The newest number in the lane whose command has not ended, by device; none where none is. A
+/// device that is said to have it and has it not must ask before it takes what comes after.
+pub(in crate::commands) async fn newest_open(
     tx: &mut Tx,
     lane: Lane,
     fresh: &[Fresh],
@@ -50,7 +74,7 @@ pub(in crate::commands) async fn newest_undelivered(
     for fresh in fresh.chunks(CHUNK) {
         let mut select = QueryBuilder::<Sqlite>::new(
             "SELECT device_id, MAX(seq) FROM commands \
-             WHERE state IN ('queued', 'sent') AND expires_at > ",
+             WHERE state IN ('queued', 'sent', 'acked', 'running') AND expires_at > ",
         );
         select.push_bind(now).push(" AND lane = ").push_bind(lane.as_str());
         select.push(" AND device_id IN (");

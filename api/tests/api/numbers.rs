@@ -1,0 +1,145 @@
+//! What a device's own numbers say: that it lacks something, or that the store is an older copy.
+
+use std::time::Duration;
+
+use protocol::frame::{AgentFrame, CommandFrame};
+use protocol::state::PerLane;
+use reqwest::StatusCode;
+use serde_json::json;
+
+use super::bench::{Bench, TestAgent, ack, commands, id_of, order_body};
+
+const LOST: u64 = 70;
+
+/// The urgent lane of a device, as its ledger keeps it.
+#[derive(Default)]
+struct Lane {
+    last_seq: u64,
+    taken: Vec<u64>,
+}
+
+impl Lane {
+    /// Takes a command unless an earlier one is missing; says whether it did.
+    fn offer(&mut self, bench: &Bench, agent: &TestAgent, command: &CommandFrame) -> bool {
+        let seq = agent.verify(bench, &command.jws).envelope().seq;
+        if command.after_seq > self.last_seq {
+            return false;
+        }
+        if seq > self.last_seq {
+            self.last_seq = seq;
+            self.taken.push(seq);
+        }
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_was_acked_and_lost_comes_again_in_order() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+    let mut ids = Vec::new();
+    for _ in 0..LOST {
+        bench.order("lock", &[agent.id]).await;
+        let command = hub.command_for(agent.id).await;
+        // The device never sees them, whatever the hub says.
+        hub.say(&agent, vec![ack(&command)]).await;
+        ids.push(id_of(&command));
+    }
+    for id in &ids {
+        bench.until_state(id, "acked").await;
+    }
+
+    let mut lane = Lane::default();
+    bench.order("lock", &[agent.id]).await;
+    let newest = hub.command_for(agent.id).await;
+    assert!(!lane.offer(&bench, &agent, &newest), "it overtakes nothing");
+    hub.say(&agent, vec![AgentFrame::Sync { last_seq: PerLane::default() }]).await;
+    let told = loop {
+        let told = commands(&hub.frames_for(agent.id).await);
+        if told.len() > 1 {
+            break told;
+        }
+    };
+    assert!((told.len() as u64) < LOST, "one answer has no room for all");
+    for command in &told {
+        assert!(lane.offer(&bench, &agent, command));
+    }
+    // Without a further word of the device.
+    bench.until_state(ids.last().unwrap(), "sent").await;
+    bench.hand.advance(Duration::from_secs(3));
+    while lane.last_seq <= LOST {
+        lane.offer(&bench, &agent, &hub.command_for(agent.id).await);
+    }
+    assert_eq!(lane.taken, (1..=LOST + 1).collect::<Vec<_>>());
+    let alarms = bench.events("journal_rollback").await;
+    assert_eq!(alarms.len(), 1);
+    assert_eq!(alarms[0]["payload"]["commands"], LOST);
+    assert_eq!(bench.events("command_lost").await.len() as u64, LOST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn store_that_is_an_older_copy_goes_on_above_what_devices_have_seen() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    bench.order("lock", &[agent.id]).await;
+    let bench = bench.stop_and_start(|data| {
+        std::fs::copy(data.join("tocsin.db"), data.join("copy")).unwrap();
+    });
+    let bench = bench.await;
+    for _ in 0..3 {
+        bench.order("lock", &[agent.id]).await;
+    }
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    let mut lane = Lane::default();
+    for command in &told {
+        assert!(lane.offer(&bench, &agent, command));
+    }
+    assert_eq!(lane.taken, [1, 2, 3, 4]);
+    let bench = bench.stop_and_start(|data| {
+        for name in ["tocsin.db-wal", "tocsin.db-shm"] {
+            assert!(!data.join(name).exists(), "stopped, so all is in one file");
+        }
+        std::fs::rename(data.join("copy"), data.join("tocsin.db")).unwrap();
+    });
+    let bench = bench.await;
+    assert_eq!(bench.get("/v1/commands").await["items"].as_array().unwrap().len(), 1);
+
+    let last_seq = PerLane { urgent: lane.last_seq, bulk: 0 };
+    agent.check_in_with(&bench, last_seq).await;
+    bench.order("lock", &[agent.id]).await;
+    let told = commands(&agent.check_in_with(&bench, last_seq).await);
+    assert!(lane.offer(&bench, &agent, told.last().unwrap()));
+    assert_eq!(lane.taken, [1, 2, 3, 4, 5], "nothing is refused as replayed");
+    let raised = bench.events("sequence_raised").await;
+    assert_eq!(raised.len(), 1);
+    assert_eq!(raised[0]["subject"], json!(agent.id));
+    assert_eq!(raised[0]["payload"], json!({ "lane": "urgent", "from": 1, "to": 4 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lying_about_numbers_hurts_the_liar_alone() {
+    let bench = Bench::start().await;
+    let (liar, other) = (bench.agent("liar", None).await, bench.agent("other", None).await);
+    for urgent in [u64::MAX, i64::MAX as u64, u64::MAX] {
+        liar.check_in_with(&bench, PerLane { urgent, bulk: urgent }).await;
+    }
+    let most = 1_u64 << 32;
+    let raised = bench.events("sequence_raised").await;
+    let to: Vec<_> = raised.iter().map(|event| event["payload"]["to"].as_u64().unwrap()).collect();
+    assert_eq!(to, [most, most], "both lanes, once a minute");
+
+    // One order for both: the liar's numbers must not fail it.
+    let body = order_body("lock", &[liar.id, other.id]);
+    bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    let seq = async |agent: &TestAgent| {
+        let told = commands(&agent.check_in(&bench, Vec::new()).await);
+        agent.verify(&bench, &told[0].jws).envelope().seq
+    };
+    assert_eq!(seq(&other).await, 1);
+    assert_eq!(seq(&liar).await, most + 1);
+    bench.hand.advance(Duration::from_secs(61));
+    liar.check_in_with(&bench, PerLane { urgent: 3, bulk: 0 }).await;
+    assert_eq!(bench.events("sequence_raised").await.len(), 2, "never backwards");
+}
