@@ -70,3 +70,6 @@ impl Default for Outbox {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

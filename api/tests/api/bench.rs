@@ -28,6 +28,8 @@ use uuid::Uuid;
 
 /// Long enough for a busy machine; nothing waits for it when all is well.
 pub(crate) const GUARD: Duration = Duration::from_secs(20);
+use super::gate::Gate;
+
 
 pub(crate) struct Bench {
     pub(crate) api: Api,
@@ -36,6 +38,8 @@ pub(crate) struct Bench {
     pub(crate) broker: Arc<MemoryBroker>,
     pub(crate) token: String,
     pub(crate) http: reqwest::Client,
+    /// Between the control plane and the bus.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) entropy: Entropy,
 }
 
@@ -87,17 +91,18 @@ impl Bench {
     ) -> Self {
         let entropy = Entropy::system();
         let deps = Deps {
-            broker: broker.clone(),
+            broker: gate.clone(),
             clock: hand.clock(),
             entropy: entropy.clone(),
             drain: Drain::new(),
         };
         let mut api = Api::start(config, deps).await.unwrap();
         let first = api.first_start.take().map(|first| first.token.expose().to_owned());
+        let gate = Arc::new(Gate::new(broker.clone()));
         let token = token.or(first).unwrap();
         let ca = api.authority().certificate().clone();
         let http = client(&[ca], None);
-        Self { api, folder, hand, broker, token, http, entropy }
+        Self { api, folder, hand, broker, gate, token, http, entropy }
     }
 
     /// Stops without any tidying, and starts on the same folder and bus.

@@ -1,0 +1,40 @@
+//! The two lanes of the outbox, each as if the other were not there.
+
+use protocol::frame::CommandFrame;
+use protocol::id::CommandId;
+use protocol::jws::CompactJws;
+use uuid::Uuid;
+
+use super::*;
+
+fn delivery(lane: Lane, number: u128) -> Delivery {
+    let command_id = CommandId::from_uuid(Uuid::from_u128(number));
+    let jws = CompactJws::from_text("a.b.c".to_owned());
+    Delivery {
+        device: DeviceId::from_uuid(Uuid::nil()),
+        frame: CommandFrame { command_id, lane, after_seq: 0, jws },
+    }
+}
+
+#[tokio::test]
+async fn full_bulk_lane_neither_delays_nor_drops_urgent_commands() {
+    let outbox = Outbox::new();
+    for number in 0..=BATCHES {
+        outbox.push(vec![delivery(Lane::Bulk, number as u128)]);
+    }
+    let urgent = delivery(Lane::Urgent, 7);
+    outbox.push(vec![urgent.clone()]);
+    assert_eq!(outbox.next(Lane::Urgent).await, Some(vec![urgent]));
+    let bulk = outbox.next(Lane::Bulk).await.unwrap();
+    assert_eq!(bulk[0], delivery(Lane::Bulk, 0), "in the order in which they came");
+    assert!(bulk.iter().all(|delivery| delivery.frame.lane == Lane::Bulk));
+}
+
+#[tokio::test]
+async fn order_for_many_devices_is_cut_to_batches() {
+    let outbox = Outbox::new();
+    let many = broker::BATCH + 1;
+    outbox.push((0..many).map(|number| delivery(Lane::Bulk, number as u128)).collect());
+    assert_eq!(outbox.next(Lane::Bulk).await.map(|batch| batch.len()), Some(broker::BATCH));
+    assert_eq!(outbox.next(Lane::Bulk).await.map(|batch| batch.len()), Some(1));
+}
