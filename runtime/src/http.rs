@@ -86,6 +86,8 @@ pub struct ConnectionInfo {
     /// The client's leaf certificate. On a resumed session nobody has looked at it since the
     /// original handshake: check revocation and expiry.
     pub peer_certificate: Option<CertificateDer<'static>>,
+    /// Whether an earlier TLS session was resumed, so that no verifier was asked.
+    pub resumed: bool,
 }
 
 /// Serves until `drain`: at its soft token nothing more is accepted and connections end with
@@ -205,15 +207,18 @@ where
         drop(stream.set_nodelay(true));
         let ended = match &self.tls {
             None => {
-                let info = ConnectionInfo { peer_addr, peer_certificate: None };
+                let info = ConnectionInfo { peer_addr, peer_certificate: None, resumed: false };
                 connection::drive(stream, info, &self.limits, &drain, &self.make_service).await
             }
             Some(config) => {
                 let timeout = self.limits.handshake_timeout;
                 match tls::accept(stream, config.load_full(), timeout).await {
                     Ok((stream, peer)) => {
-                        let peer_certificate = peer.certificate;
-                        let info = ConnectionInfo { peer_addr, peer_certificate };
+                        let info = ConnectionInfo {
+                            peer_addr,
+                            peer_certificate: peer.certificate,
+                            resumed: peer.resumed,
+                        };
                         let make_service = &self.make_service;
                         connection::drive(stream, info, &self.limits, &drain, make_service).await
                     }

@@ -24,6 +24,8 @@ use runtime::tls::{self, Identity};
 use runtime::{Clock, Drain, Entropy};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 /// Long enough for a busy machine; nothing waits for it when all is well.
@@ -375,6 +377,27 @@ impl TestAgent {
     /// A receipt for an envelope, changed by `change` before it is signed.
     pub(crate) fn receipt(
         &self,
+    /// A check-in over a TLS connection of its own: whether it resumed an earlier one, and the
+    /// answer as it came.
+    pub(crate) async fn check_in_by_hand(&self, bench: &Bench) -> (bool, String) {
+        let name = tls::pki_types::ServerName::try_from("localhost").unwrap();
+        let stream = TcpStream::connect(bench.api.agent_addr).await.unwrap();
+        let connector = tls::TlsConnector::from(Arc::new(self.tls.clone()));
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let handshake = stream.get_ref().1.handshake_kind();
+        let body = serde_json::to_string(&Exchange { frames: vec![self.hello()] }).unwrap();
+        let head = format!(
+            "POST /agent/v1/checkin HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + &body).as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let reading = stream.read_to_string(&mut answer);
+        tokio::time::timeout(GUARD, reading).await.unwrap().unwrap();
+        (handshake == Some(rustls::HandshakeKind::Resumed), answer)
+    }
+
         command: &CommandFrame,
         change: impl FnOnce(&mut Receipt),
     ) -> AgentFrame {

@@ -76,7 +76,7 @@ async fn rest(mut stream: impl tokio::io::AsyncRead + Unpin) -> String {
 }
 
 #[tokio::test]
-async fn handlers_see_the_client_certificate_and_the_address() {
+async fn handlers_see_the_certificate_the_address_and_a_resumption() {
     let authority = Authority::new();
     let required = ClientAuth::Required(vec![authority.certificate()]);
     let server = server_config(&authority.issue("localhost"), required, &[b"http/1.1"]).unwrap();
@@ -90,20 +90,24 @@ async fn handlers_see_the_client_certificate_and_the_address() {
         "/",
         get(move |Extension(info): Extension<ConnectionInfo>| {
             let same = info.peer_certificate.as_ref() == Some(&expected);
-            std::future::ready(format!("{} {same}", info.peer_addr))
+            std::future::ready(format!("{} {same} {}", info.peer_addr, info.resumed))
         }),
     );
     let tls = Arc::new(ArcSwap::from_pointee(server));
     let mut tasks = JoinSet::new();
     tasks.spawn(serve_tls(listener, tls, patient(), Drain::new(), move |_| router.clone()));
 
-    let stream = TcpStream::connect(addr).await.unwrap();
-    let local = stream.local_addr().unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
-    let answer = rest(stream).await;
-    assert!(answer.ends_with(&format!("{local} true")), "{answer}");
+    let connector = TlsConnector::from(Arc::new(client));
+    for resumed in [false, true] {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let local = stream.local_addr().unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let answer = rest(stream).await;
+        assert!(answer.ends_with(&format!("{local} true {resumed}")), "{answer}");
+    }
 }
 
 #[tokio::test]
