@@ -6,18 +6,14 @@
 
 use dashmap::DashMap;
 use protocol::close::CloseCode;
+use protocol::enrollment::DeviceIdentity;
 use protocol::id::DeviceId;
 use runtime::tls::pki_types::CertificateDer;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use runtime::tls::{Leaf, Standing, Validity};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-/// The URI that carries the device id.
-const DEVICE_URI: &str = "urn:tocsin:device:";
-/// The URI that carries the generation of the enrollment.
-const GENERATION_URI: &str = "urn:tocsin:generation:";
 /// Revocations that are remembered. Certificates are short-lived, and the control plane repeats
 /// a revocation when it hears from the device.
 const MAX_REVOCATIONS: usize = 1_000_000;
@@ -28,8 +24,8 @@ pub(crate) struct Identity {
     pub(crate) device: DeviceId,
     /// The generation of its enrollment.
     pub(crate) generation: u32,
-    /// The end of the certificate, in seconds since the Unix epoch.
-    pub(crate) not_after_secs: u64,
+    /// When the certificate counts.
+    pub(crate) validity: Validity,
 }
 
 /// Why a certificate does not count.
@@ -39,7 +35,7 @@ pub(crate) enum CertificateError {
     Missing,
     #[error("certificate names no device")]
     NotADevice,
-    #[error("certificate is past its end")]
+    #[error("certificate is past its end, or before its begin")]
     Expired,
     #[error("enrollment is revoked")]
     Revoked,
@@ -59,21 +55,10 @@ impl CertificateError {
 impl Identity {
     /// Reads a certificate whose chain was verified.
     pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Self, CertificateError> {
-        let (_, certificate) =
-            X509Certificate::from_der(certificate).map_err(|_| CertificateError::NotADevice)?;
-        let names = certificate
-            .subject_alternative_name()
-            .map_err(|_| CertificateError::NotADevice)?
-            .ok_or(CertificateError::NotADevice)?;
-        let uris = || names.value.general_names.iter().filter_map(uri);
-        let device = only(uris().filter_map(|uri| uri.strip_prefix(DEVICE_URI)))?;
-        let generation = only(uris().filter_map(|uri| uri.strip_prefix(GENERATION_URI)))?;
-        let not_after = certificate.validity().not_after.timestamp();
-        Ok(Self {
-            device: device.parse().map_err(|_| CertificateError::NotADevice)?,
-            generation: generation.parse().map_err(|_| CertificateError::NotADevice)?,
-            not_after_secs: u64::try_from(not_after).unwrap_or(0),
-        })
+        let leaf = Leaf::read(certificate).map_err(|_| CertificateError::NotADevice)?;
+        let names = DeviceIdentity::from_uris(leaf.uris.iter().map(String::as_str));
+        let DeviceIdentity { device, generation } = names.ok_or(CertificateError::NotADevice)?;
+        Ok(Self { device, generation, validity: leaf.validity })
     }
 
     /// Whether it still counts: its end, and the revocations.
@@ -82,25 +67,13 @@ impl Identity {
         now_secs: u64,
         revocations: &Revocations,
     ) -> Result<(), CertificateError> {
-        if now_secs > self.not_after_secs {
-            Err(CertificateError::Expired)
-        } else if revocations.covers(self.device, self.generation) {
-            Err(CertificateError::Revoked)
-        } else {
-            Ok(())
+        match self.validity.at(now_secs) {
+            Standing::NotYet | Standing::Over { .. } => Err(CertificateError::Expired),
+            Standing::Valid if revocations.covers(self.device, self.generation) => {
+                Err(CertificateError::Revoked)
+            }
+            Standing::Valid => Ok(()),
         }
-    }
-}
-
-fn uri<'a>(name: &'a GeneralName<'_>) -> Option<&'a str> {
-    if let GeneralName::URI(uri) = name { Some(uri) } else { None }
-}
-
-/// Exactly one: with two names it would be open who it is.
-fn only<'a>(mut found: impl Iterator<Item = &'a str>) -> Result<&'a str, CertificateError> {
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one),
-        (None | Some(_), _) => Err(CertificateError::NotADevice),
     }
 }
 

@@ -188,7 +188,8 @@ where
 fn expiry(core: &Core, identity: Identity) -> Instant {
     /// Longer than any device certificate, and short enough for any monotonic clock.
     const YEAR_SECS: u64 = 366 * 86_400;
-    let left = identity.not_after_secs.saturating_sub(core.clock.unix_secs()).min(YEAR_SECS);
+    let left =
+        identity.validity.not_after_secs.saturating_sub(core.clock.unix_secs()).min(YEAR_SECS);
     core.clock.now() + std::time::Duration::from_secs(left + 1)
 }
 

@@ -21,9 +21,13 @@ pub use rustls::pki_types;
 pub use tokio_rustls::TlsConnector;
 pub use tokio_rustls::server::TlsStream;
 
+#[cfg(feature = "server")]
+pub use self::leaf::{Leaf, Standing, UnreadableLeaf, Validity};
 pub use self::pem::{PemError, read_certificates, read_identity, write_certificates, write_key};
 pub use self::pin::{PinError, SpkiPin};
 
+#[cfg(feature = "server")]
+mod leaf;
 mod pem;
 mod pin;
 #[cfg(test)]

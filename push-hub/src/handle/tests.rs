@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::{Full, Handle, Rung};
 use crate::certificate::Identity;
+use crate::certificate::tests::FOR_EVER;
 
 fn handle(rung: Rung) -> Handle {
     let device = DeviceId::from_uuid(Uuid::nil());
-    let identity = Identity { device, generation: 1, not_after_secs: u64::MAX };
+    let identity = Identity { device, generation: 1, validity: FOR_EVER };
     let hello = hello(PerLane { urgent: 3, bulk: 4 });
     Handle::new(identity, SessionId::from_uuid(Uuid::nil()), rung, &hello, Gauge::noop())
 }

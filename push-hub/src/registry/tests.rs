@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Registry;
 use crate::certificate::Identity;
+use crate::certificate::tests::FOR_EVER;
 use crate::handle::{Handle, Rung};
 
 fn handle(device: u128, session: u128) -> Arc<Handle> {
@@ -20,7 +21,7 @@ fn handle(device: u128, session: u128) -> Arc<Handle> {
 
 fn with_epoch(device: u128, session: u128, epoch: u64) -> Arc<Handle> {
     let device = DeviceId::from_uuid(Uuid::from_u128(device));
-    let identity = Identity { device, generation: 1, not_after_secs: u64::MAX };
+    let identity = Identity { device, generation: 1, validity: FOR_EVER };
     let session = SessionId::from_uuid(Uuid::from_u128(session));
     let hello = Hello { epoch, ..hello(PerLane::default()) };
     Arc::new(Handle::new(identity, session, Rung::Push, &hello, Gauge::noop()))
