@@ -1,5 +1,6 @@
 //! Keeps the certificate fresh: renewed at two thirds of its life, over the old one, while the
-//! session goes on; the next connection shows the new one.
+//! session goes on; the next connection shows the new one. One that is past its end is renewed in
+//! the same way, as long as the control plane's grace time lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,9 @@ use crate::state::{Enrollment, StateDir, TrustChain};
 const LOOK: Duration = Duration::from_secs(15 * 60);
 /// Back-off between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30 * 60));
+/// The same when the certificate is over: then no rung of the ladder carries, and a device that
+/// gets its network back must not wait for long.
+const BACKOFF_LATE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
 /// What renewal works with.
 #[derive(Debug)]
@@ -43,6 +47,7 @@ impl Renewal {
     /// Runs until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut backoff_late = Backoff::new(BACKOFF_LATE.0, BACKOFF_LATE.1);
         loop {
             let wait = self.wait();
             let asked = self.asked.clone();
@@ -67,6 +72,7 @@ impl Renewal {
                 }
                 Err(error) => told(&error),
             }
+            let backoff = if self.is_over() { &mut backoff_late } else { &mut backoff };
             let pause = backoff.next(self.entropy.next_u64()).max(BACKOFF.0);
             tokio::select! {
                 biased;
@@ -77,9 +83,16 @@ impl Renewal {
         }
     }
 
+    fn is_over(&self) -> bool {
+        self.identity.borrow().not_after < self.now()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.unix_millis())
+    }
+
     fn wait(&self) -> Duration {
-        let now = Timestamp::from_millis(self.clock.unix_millis());
-        self.identity.borrow().renew_at().since(now).min(LOOK)
+        self.identity.borrow().renew_at().since(self.now()).min(LOOK)
     }
 
     async fn renew(&mut self) -> Result<(), EnrollError> {

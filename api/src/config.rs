@@ -28,6 +28,9 @@ pub struct Config {
     /// How long a device certificate lasts; agents renew at two thirds.
     #[serde(with = "runtime::config::duration")]
     pub device_certificate: Duration,
+    /// For how long past its end a device certificate may still be renewed; 0: not at all.
+    #[serde(with = "runtime::config::duration")]
+    pub renewal_grace: Duration,
     /// The most connections on the operator port.
     pub operator_connections: usize,
     /// The most connections on the agent port.
@@ -55,6 +58,7 @@ impl Default for Config {
             agent_urls: Vec::new(),
             hub_urls: Vec::new(),
             device_certificate: Duration::from_secs(7 * 24 * 60 * 60),
+            renewal_grace: Duration::from_secs(30 * 24 * 60 * 60),
             operator_connections: 1024,
             agent_connections: 4096,
             check_ins_per_min: 30,
@@ -85,6 +89,8 @@ impl Config {
         let month = hour * 24 * 31;
         let lasts = (hour..=month).contains(&self.device_certificate);
         ensure(lasts, "device_certificate", "must be one hour to 31 days")?;
+        let year = hour * 24 * 366;
+        ensure(self.renewal_grace <= year, "renewal_grace", "must be at most 366 days")?;
         ensure(!self.job_period.is_zero(), "job_period", "must not be zero")?;
         let are_urls = |urls: &[String]| urls.iter().all(|url| url.starts_with("https://"));
         ensure(are_urls(&self.agent_urls), "agent_urls", "addresses begin with https://")?;

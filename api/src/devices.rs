@@ -23,7 +23,7 @@ mod groups;
 mod list;
 mod store;
 
-pub(crate) use self::authenticate::authenticate;
+pub(crate) use self::authenticate::{authenticate, authenticate_late};
 pub use self::groups::SetGroups;
 pub use self::list::DeviceQuery;
 pub(crate) use self::store::{

@@ -69,6 +69,7 @@ pub struct Limits {
     facts: Keyed<DeviceId>,
     rollbacks: Keyed<DeviceId>,
     raises: Keyed<DeviceId>,
+    old_certificates: Keyed<DeviceId>,
     strangers: Keyed<DeviceId>,
     /// Open streams by token.
     streams: Mutex<BTreeMap<String, u32>>,
@@ -89,6 +90,7 @@ impl Limits {
             facts: once(),
             rollbacks: once(),
             raises: once(),
+            old_certificates: once(),
             strangers: keyed(per_minute(strangers, strangers), &time),
             streams: Mutex::default(),
             time,
@@ -139,6 +141,11 @@ impl Limits {
         self.raises.check_key(&device).is_ok()
     }
 
+    /// Whether a device's old certificate is worth an event now.
+    pub(crate) fn takes_old_certificate(&self, device: DeviceId) -> bool {
+        self.old_certificates.check_key(&device).is_ok()
+    }
+
     /// Whether a device's answer to an envelope that never was is worth an event now.
     pub(crate) fn takes_stranger(&self, device: DeviceId) -> bool {
         self.strangers.check_key(&device).is_ok()
@@ -152,7 +159,9 @@ impl Limits {
         if let Some(limit) = &self.enrolls {
             limit.retain_recent();
         }
-        for limit in [&self.facts, &self.rollbacks, &self.raises, &self.strangers] {
+        let devices =
+            [&self.facts, &self.rollbacks, &self.raises, &self.old_certificates, &self.strangers];
+        for limit in devices {
             limit.retain_recent();
         }
     }

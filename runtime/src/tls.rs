@@ -28,6 +28,8 @@ pub use self::pin::{PinError, SpkiPin};
 
 #[cfg(feature = "server")]
 mod leaf;
+#[cfg(feature = "server")]
+mod past_end;
 mod pem;
 mod pin;
 #[cfg(test)]
@@ -72,6 +74,10 @@ pub enum ClientAuth {
     None,
     /// A certificate may be absent; when present, it must chain to one of these authorities.
     Optional(Vec<CertificateDer<'static>>),
+    /// The same, but one that is past its end is let through: every handler must judge the time
+    /// itself, and at most one that renews may be lenient.
+    #[cfg(feature = "server")]
+    OptionalPastEnd(Vec<CertificateDer<'static>>),
     /// A certificate that chains to one of these authorities is demanded.
     Required(Vec<CertificateDer<'static>>),
 }
@@ -123,6 +129,11 @@ pub fn server_config(
         ClientAuth::None => builder.with_no_client_auth(),
         ClientAuth::Optional(authorities) => {
             builder.with_client_cert_verifier(client_verifier(authorities, true)?)
+        }
+        #[cfg(feature = "server")]
+        ClientAuth::OptionalPastEnd(authorities) => {
+            let strict = client_verifier(authorities, true)?;
+            builder.with_client_cert_verifier(Arc::new(past_end::PastEnd(strict)))
         }
         ClientAuth::Required(authorities) => {
             builder.with_client_cert_verifier(client_verifier(authorities, false)?)

@@ -40,6 +40,9 @@ kinds! {
     DeviceReenrolled = "device_reenrolled",
     /// A device's certificate was renewed.
     CertificateRenewed = "certificate_renewed",
+    /// An old certificate was to be renewed late, of a device that has a newer one: somebody may
+    /// have an old copy of its disk.
+    RenewalRefused = "renewal_refused",
     /// A device's enrollment was revoked.
     DeviceRevoked = "device_revoked",
     /// A device was put into other groups.
@@ -49,12 +52,12 @@ kinds! {
     /// A device asks from before what it is said to have on disk: its journal went back, or
     /// somebody acked in its name.
     JournalRollback = "journal_rollback",
-    /// An order was accepted.
-    OrderCreated = "order_created",
-    /// A person's approval of an order was accepted.
     /// A device has seen higher numbers than the store has given: the store is an older copy, and
     /// goes on from there.
     SequenceRaised = "sequence_raised",
+    /// An order was accepted.
+    OrderCreated = "order_created",
+    /// A person's approval of an order was accepted.
     OrderApproved = "order_approved",
     /// An order was withdrawn before it was approved.
     OrderRejected = "order_rejected",
@@ -66,11 +69,11 @@ kinds! {
     CommandSent = "command_sent",
     /// A device has the command on disk.
     CommandAcked = "command_acked",
+    /// The command is to be delivered again: its device was said to have it, and has not.
+    CommandLost = "command_lost",
     /// A device reports a stage.
     CommandRunning = "command_running",
     /// A receipt ended the command.
-    /// The command is to be delivered again: its device was said to have it, and has not.
-    CommandLost = "command_lost",
     CommandFinished = "command_finished",
     /// A command's validity ended before a device took it.
     CommandExpired = "command_expired",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::enrollment::DeviceIdentity;
 use protocol::frame::Hello;
 use protocol::id::{DeviceId, GroupName};
 use protocol::key::DevicePublicKey;
@@ -50,6 +51,15 @@ pub(crate) struct Key {
     pub(crate) generation: u32,
     pub(crate) revoked_through: u32,
     pub(crate) public: DevicePublicKey,
+    /// When the certificate ends that was issued last.
+    pub(crate) certificate_expires_at: Timestamp,
+}
+
+impl Key {
+    /// Whether that enrollment is the present one, and not revoked.
+    pub(crate) fn stands_for(&self, identity: DeviceIdentity) -> bool {
+        self.generation == identity.generation && self.revoked_through < self.generation
+    }
 }
 
 /// A device about to be enrolled.
@@ -213,13 +223,19 @@ pub(crate) async fn keys(
     let mut keys = BTreeMap::new();
     for ids in ids.chunks(CHUNK) {
         let mut select = QueryBuilder::<Sqlite>::new(
-            "SELECT id, generation, revoked_through, public_key FROM devices",
+            "SELECT id, generation, revoked_through, public_key, certificate_expires_at \
+             FROM devices",
         );
         push_ids(&mut select, " WHERE id IN (", ids);
         for row in select.build().fetch_all(&mut *conn).await? {
             let public = DevicePublicKey::from_point(row.try_get(3)?)
                 .map_err(|_| DbError::Unreadable("device key"))?;
-            let key = Key { generation: row.try_get(1)?, revoked_through: row.try_get(2)?, public };
+            let key = Key {
+                generation: row.try_get(1)?,
+                revoked_through: row.try_get(2)?,
+                public,
+                certificate_expires_at: timestamp(row.try_get(4)?),
+            };
             keys.insert(DeviceId::from_uuid(row.try_get(0)?), key);
         }
     }

@@ -29,10 +29,20 @@ fn device_certificate_names_device_and_generation_until_its_end() {
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     assert_eq!(chain.len(), 2);
-    assert_eq!(read_peer(Some(&chain[0]), now), Ok(Peer { identity, expires_at }));
-    assert_eq!(read_peer(Some(&chain[0]), expires_at), Err(PeerError::Expired));
-    assert_eq!(read_peer(Some(&chain[1]), now), Err(PeerError::NotADevice));
-    assert_eq!(read_peer(None, now), Err(PeerError::Missing));
+    let read = |at: Timestamp, grace: u64| {
+        read_peer(Some(&chain[0]), at, Duration::from_secs(grace)).map(|peer| peer.over_for)
+    };
+    let peer = read_peer(Some(&chain[0]), now, Duration::ZERO);
+    assert_eq!(peer, Ok(Peer { identity, over_for: None }));
+    assert_eq!(read(expires_at, 0), Ok(None), "its last second counts");
+    let late = expires_at.plus(Duration::from_secs(5));
+    assert_eq!(read(late, 0), Err(PeerError::Expired));
+    assert_eq!(read(late, 4), Err(PeerError::Expired));
+    assert_eq!(read(late, 5), Ok(Some(Duration::from_secs(5))));
+    let early = now.minus(limits::CLOCK_SKEW + Duration::from_secs(1));
+    assert_eq!(read(early, 5), Err(PeerError::Expired));
+    assert_eq!(read_peer(Some(&chain[1]), now, Duration::ZERO), Err(PeerError::NotADevice));
+    assert_eq!(read_peer(None, now, Duration::ZERO), Err(PeerError::Missing));
 }
 
 #[test]

@@ -28,20 +28,20 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-/// Long enough for a busy machine; nothing waits for it when all is well.
-pub(crate) const GUARD: Duration = Duration::from_secs(20);
 use super::gate::Gate;
 
+/// Long enough for a busy machine; nothing waits for it when all is well.
+pub(crate) const GUARD: Duration = Duration::from_secs(20);
 
 pub(crate) struct Bench {
     pub(crate) api: Api,
     pub(crate) folder: Arc<TempDir>,
     pub(crate) hand: ManualClock,
     pub(crate) broker: Arc<MemoryBroker>,
-    pub(crate) token: String,
-    pub(crate) http: reqwest::Client,
     /// Between the control plane and the bus.
     pub(crate) gate: Arc<Gate>,
+    pub(crate) token: String,
+    pub(crate) http: reqwest::Client,
     pub(crate) entropy: Entropy,
 }
 
@@ -59,8 +59,14 @@ fn config(folder: &Path) -> Config {
 
 impl Bench {
     pub(crate) async fn start() -> Self {
+        Self::start_ago(Duration::ZERO).await
+    }
+
+    /// Starts with a clock that is behind by so much.
+    pub(crate) async fn start_ago(ago: Duration) -> Self {
         let hand = ManualClock::new();
-        hand.set_unix_millis(Clock::system().unix_millis());
+        let ago = u64::try_from(ago.as_millis()).unwrap();
+        hand.set_unix_millis(Clock::system().unix_millis() - ago);
         let broker = Arc::new(MemoryBroker::new(hand.clock()));
         let folder = Arc::new(tempfile::tempdir().unwrap());
         Self::start_with(folder, hand, broker, None).await
@@ -92,6 +98,7 @@ impl Bench {
         token: Option<String>,
     ) -> Self {
         let entropy = Entropy::system();
+        let gate = Arc::new(Gate::new(broker.clone()));
         let deps = Deps {
             broker: gate.clone(),
             clock: hand.clock(),
@@ -100,7 +107,6 @@ impl Bench {
         };
         let mut api = Api::start(config, deps).await.unwrap();
         let first = api.first_start.take().map(|first| first.token.expose().to_owned());
-        let gate = Arc::new(Gate::new(broker.clone()));
         let token = token.or(first).unwrap();
         let ca = api.authority().certificate().clone();
         let http = client(&[ca], None);
@@ -111,6 +117,14 @@ impl Bench {
     pub(crate) async fn kill_and_restart(self) -> Self {
         let Self { api, folder, hand, broker, token, .. } = self;
         api.drain(Duration::ZERO).await.unwrap();
+        Self::start_with(folder, hand, broker, Some(token)).await
+    }
+
+    /// Stops, lets `change` do something to the data folder, and starts on it.
+    pub(crate) async fn stop_and_start(self, change: impl FnOnce(&Path)) -> Self {
+        let Self { api, folder, hand, broker, token, .. } = self;
+        api.drain(Duration::from_secs(1)).await.unwrap();
+        change(&folder.path().join("data"));
         Self::start_with(folder, hand, broker, Some(token)).await
     }
 
@@ -127,14 +141,6 @@ impl Bench {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
-    /// Stops, lets `change` do something to the data folder, and starts on it.
-    pub(crate) async fn stop_and_start(self, change: impl FnOnce(&Path)) -> Self {
-        let Self { api, folder, hand, broker, token, .. } = self;
-        api.drain(Duration::from_secs(1)).await.unwrap();
-        change(&folder.path().join("data"));
-        Self::start_with(folder, hand, broker, Some(token)).await
-    }
-
         let response = self.http.get(self.url(path)).bearer_auth(&self.token).send().await.unwrap();
         json_of(response, StatusCode::OK).await
     }
@@ -182,6 +188,11 @@ impl Bench {
         http.post(self.agent_url("/agent/v1/enroll")).json(&body).send().await.unwrap()
     }
 
+    /// What that device was told when it was enrolled.
+    pub(crate) fn enrolled(&self, agent: &TestAgent) -> Value {
+        serde_json::to_value(&agent.enrolled).unwrap()
+    }
+
     pub(crate) fn agent_of(&self, key: rcgen::KeyPair, enrolled: Value) -> TestAgent {
         let enrolled: EnrollResponse = serde_json::from_value(enrolled).unwrap();
         let chain = CertificateDer::pem_slice_iter(enrolled.certificate.as_bytes())
@@ -199,8 +210,9 @@ impl Bench {
             signing: DeviceKey::from_pkcs8(&key.serialize_der()).unwrap(),
             key,
             trust: enrolled.trust.pin().unwrap(),
-            config: enrolled.config,
+            config: enrolled.config.clone(),
             http,
+            enrolled,
         }
     }
 
@@ -322,6 +334,7 @@ pub(crate) struct TestAgent {
     pub(crate) trust: TrustRoot,
     pub(crate) config: CompactJws,
     pub(crate) http: reqwest::Client,
+    enrolled: EnrollResponse,
 }
 
 impl TestAgent {
@@ -364,19 +377,6 @@ impl TestAgent {
         self.http.post(url).json(&body).send().await.unwrap()
     }
 
-    pub(crate) fn verify(&self, bench: &Bench, jws: &CompactJws) -> Verified {
-        let verifying = Verifying {
-            device: self.id,
-            generation: self.generation,
-            now: bench.now(),
-            trust: &self.trust,
-        };
-        verifying.verify(jws).unwrap()
-    }
-
-    /// A receipt for an envelope, changed by `change` before it is signed.
-    pub(crate) fn receipt(
-        &self,
     /// A check-in over a TLS connection of its own: whether it resumed an earlier one, and the
     /// answer as it came.
     pub(crate) async fn check_in_by_hand(&self, bench: &Bench) -> (bool, String) {
@@ -398,6 +398,19 @@ impl TestAgent {
         (handshake == Some(rustls::HandshakeKind::Resumed), answer)
     }
 
+    pub(crate) fn verify(&self, bench: &Bench, jws: &CompactJws) -> Verified {
+        let verifying = Verifying {
+            device: self.id,
+            generation: self.generation,
+            now: bench.now(),
+            trust: &self.trust,
+        };
+        verifying.verify(jws).unwrap()
+    }
+
+    /// A receipt for an envelope, changed by `change` before it is signed.
+    pub(crate) fn receipt(
+        &self,
         command: &CommandFrame,
         change: impl FnOnce(&mut Receipt),
     ) -> AgentFrame {

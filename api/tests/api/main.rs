@@ -12,4 +12,5 @@ mod lanes;
 mod numbers;
 mod orders;
 mod receipts;
+mod renewal;
 mod streams;

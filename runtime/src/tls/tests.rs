@@ -37,9 +37,16 @@ impl Authority {
 
     /// An identity for `name`, with the authority's own certificate at the end of the chain.
     pub(crate) fn issue(&self, name: &str) -> Identity {
+        self.issue_for(name, (1975, 4096))
+    }
+
+    /// The same, from the beginning of one year to the beginning of another.
+    fn issue_for(&self, name: &str, (from, to): (i32, i32)) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
@@ -89,6 +96,33 @@ async fn resumed_session_still_tells_the_client_certificate() {
     assert!(!first.resumed && second.resumed);
     assert_eq!(first.certificate.as_ref(), device.chain.first());
     assert_eq!(second.certificate, first.certificate);
+}
+
+#[cfg(feature = "server")]
+#[tokio::test]
+async fn leniency_is_about_the_end_alone() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let server = |auth: fn(Vec<CertificateDer<'static>>) -> ClientAuth| {
+        let identity = authority.issue("localhost");
+        Arc::new(server_config(&identity, auth(vec![authority.certificate()]), &[]).unwrap())
+    };
+    let (strict, lenient) = (server(ClientAuth::Optional), server(ClientAuth::OptionalPastEnd));
+    let past = authority.issue_for("device", (1980, 1990));
+    let cases = [
+        (&strict, past.clone(), false),
+        (&lenient, past, true),
+        (&lenient, authority.issue("device"), true),
+        (&lenient, authority.issue_for("device", (4000, 4001)), false),
+        (&lenient, stranger.issue_for("device", (1980, 1990)), false),
+        (&lenient, stranger.issue("device"), false),
+    ];
+    for (number, (server, device, is_let_in)) in cases.into_iter().enumerate() {
+        let roots = [authority.certificate()];
+        let client = Arc::new(client_config(&roots, Some(&device), &[]).unwrap());
+        let (peer, _) = connect(server, &client, "localhost").await;
+        assert_eq!(peer.is_ok(), is_let_in, "case {number}: {peer:?}");
+        assert!(peer.is_err() || peer.unwrap().certificate.as_ref() == device.chain.first());
+    }
 }
 
 #[tokio::test]
