@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use runtime::Drain;
-use runtime::files::{PUBLIC, write_atomic};
+use runtime::files::{PRIVATE, PUBLIC, write_atomic};
 use serde::Serialize;
 
 use crate::output::Out;
@@ -19,6 +19,9 @@ use crate::platform::{self, Config, Platform};
 const ENVIRONMENT: &str = "TOCSIN_UP_";
 /// Name of the authority's certificate in the data folder, for operators and their tools.
 const AUTHORITY: &str = "authority.pem";
+/// Name of the first operator's token in the data folder. An argument of a command would be
+/// visible to everybody on the machine.
+const OWNER_TOKEN: &str = "owner.token";
 
 /// Arguments of `tocsin up`.
 #[derive(Debug, Clone, Args)]
@@ -69,7 +72,11 @@ pub async fn run(args: UpArgs, out: &Out) -> anyhow::Result<()> {
     let mut platform = Platform::start(config, drain).await?;
     let authority = data.join(AUTHORITY);
     write_atomic(&authority, platform.authority_pem.as_bytes(), PUBLIC)?;
-    let started = Started::new(&mut platform, &data, &authority);
+    let token_file = data.join(OWNER_TOKEN);
+    if let Some(first) = &platform.first_start {
+        write_atomic(&token_file, first.token.expose().as_bytes(), PRIVATE)?;
+    }
+    let started = Started::new(&mut platform, &data, authority, token_file);
     out.object_line(&started);
     for line in started.welcome() {
         out.line(&line);
@@ -97,15 +104,16 @@ struct Started {
     first_start: Option<FirstStart>,
 }
 
-/// The token is only ever said here.
+/// The token itself is only in the file, and in what a program reads with `--json`.
 #[derive(Debug, Serialize)]
 struct FirstStart {
     token: String,
+    token_file: PathBuf,
     root_key: PathBuf,
 }
 
 impl Started {
-    fn new(platform: &mut Platform, data: &Path, authority: &Path) -> Self {
+    fn new(platform: &mut Platform, data: &Path, authority: PathBuf, token_file: PathBuf) -> Self {
         let first = platform.first_start.take();
         Self {
             operator_url: format!("https://{}", platform.operator_addr),
@@ -113,9 +121,10 @@ impl Started {
             hub_addr: platform.hub_agent_addr,
             admin_url: format!("http://{}", platform.admin_addr),
             data_dir: data.to_owned(),
-            authority: authority.to_owned(),
+            authority,
             first_start: first.map(|first| FirstStart {
                 token: first.token.expose().to_owned(),
+                token_file,
                 root_key: first.root_key,
             }),
         }
@@ -132,15 +141,16 @@ impl Started {
         if let Some(first) = &self.first_start {
             lines.extend([
                 String::new(),
-                "This is the first start. The operator's token is shown once, never again:".into(),
+                "This is the first start. Log in with the operator's token:".into(),
                 String::new(),
                 format!(
-                    "  tocsin login --url {} --ca {} --token {}",
+                    "  tocsin login --url {} --ca {} --token-file {}",
                     self.operator_url,
                     self.authority.display(),
-                    first.token
+                    first.token_file.display()
                 ),
                 String::new(),
+                "Then delete that file: whoever reads it may order everything.".into(),
                 format!("Move {} to an offline place:", first.root_key.display()),
                 "whoever has it decides whom every device trusts.".into(),
             ]);

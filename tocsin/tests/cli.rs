@@ -20,9 +20,13 @@ async fn login_writes_a_profile_that_works() {
     assert!(wrong.stderr.contains("tocsin login"), "{wrong:?}");
     assert!(!std::path::Path::new(&profile).exists(), "a profile that does not work is not kept");
 
-    let token = bench.token().to_owned();
-    let run = bench.run(&["login", "--url", &url, "--ca", &ca, "--token", &token]).await;
+    let (token, file) = (bench.token().to_owned(), bench.path("owner.token"));
+    std::fs::write(&file, format!("{token}\n")).unwrap();
+    let line = ["login", "--url", &url, "--ca", &ca, "--token-file"];
+    let run = bench.run(&[&line[..], &[&file]].concat()).await;
     run.expect(0);
+    bench.run_with(&[&line[..], &["-"]].concat(), &token).await.expect(0);
+    bench.run_with(&[&line[..], &["-"]].concat(), "tocsin_pat_x").await.expect(1);
     assert!(!run.stdout.contains(&token) && !run.stderr.contains(&token));
     let mode = std::fs::metadata(&profile).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);

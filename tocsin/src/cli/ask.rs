@@ -112,6 +112,11 @@ pub fn token() -> Result<Zeroizing<String>, Failure> {
         let token = dialoguer::Password::new().with_prompt("API token").interact();
         return token.map(Zeroizing::new).map_err(Failure::of);
     }
+    piped_token()
+}
+
+/// A token from standard input.
+pub fn piped_token() -> Result<Zeroizing<String>, Failure> {
     let mut line = Zeroizing::new(String::new());
     stdin().lock().read_line(&mut line)?;
     Ok(Zeroizing::new(line.trim().to_owned()))

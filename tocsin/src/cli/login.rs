@@ -16,8 +16,8 @@ use crate::output::Tone;
 /// Arguments of `tocsin login`; address, authority and token are global options.
 #[derive(Debug, Args)]
 pub struct LoginArgs {
-    /// File with the API token; without it, and without --token, it is asked for or read from a
-    /// pipe
+    /// File with the API token, `-` for standard input; without it, and without --token, it is
+    /// asked for or read from a pipe
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
@@ -37,7 +37,9 @@ pub async fn run(context: &Context, args: LoginArgs) -> Result<Exit, Failure> {
         return missing("--ca", next);
     }
     if let Some(file) = &args.token_file {
-        given.token = Some(ask::secret_file(file)?.trim().to_owned());
+        let is_piped = file.as_os_str() == "-";
+        let token = if is_piped { ask::piped_token()? } else { ask::secret_file(file)? };
+        given.token = Some(token.trim().to_owned());
     }
     if given.token.is_none() {
         given.token = Some(ask::token()?.trim().to_owned());

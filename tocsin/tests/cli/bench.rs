@@ -9,6 +9,7 @@ use api::{Api, Config, Deps};
 use broker::MemoryBroker;
 use runtime::{Clock, Drain, Entropy};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 const TOCSIN: &str = env!("CARGO_BIN_EXE_tocsin");
@@ -101,7 +102,12 @@ impl Bench {
 
     /// Runs the program without a terminal and without anything of this machine's environment.
     pub(crate) async fn run(&self, line: &[&str]) -> Run {
-        let output = Command::new(TOCSIN)
+        self.run_with(line, "").await
+    }
+
+    /// The same, with that on its standard input.
+    pub(crate) async fn run_with(&self, line: &[&str], input: &str) -> Run {
+        let mut child = Command::new(TOCSIN)
             .args(line)
             .env_clear()
             .env("HOME", self.folder.path())
@@ -109,10 +115,16 @@ impl Bench {
             .env("TERM", "xterm-256color")
             .env("TOCSIN_PASSPHRASE", "correct horse battery")
             .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .expect("the program runs");
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        // A program that does not read it may be gone before.
+        let mut stdin = child.stdin.take().expect("its input is ours");
+        drop(stdin.write_all(input.as_bytes()).await);
+        drop(stdin);
+        let output = child.wait_with_output().await.expect("the program runs");
         let run = Run {
             line: line.join(" "),
             code: output.status.code(),

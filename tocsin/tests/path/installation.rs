@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -62,8 +63,12 @@ impl Installation {
             hub: text(&started["hub_addr"]),
         };
         let ca = installation.authority.display().to_string();
-        let token = text(&started["first_start"]["token"]);
-        installation.succeed(&["login", "--url", &url, "--ca", &ca, "--token", &token]);
+        let first = &started["first_start"];
+        let (token, file) = (text(&first["token"]), text(&first["token_file"]));
+        assert_eq!(fs::read_to_string(&file).expect("the token's file"), token);
+        let mode = fs::metadata(&file).expect("the token's file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "for its owner alone");
+        installation.succeed(&["login", "--url", &url, "--ca", &ca, "--token-file", &file]);
         installation
     }
 
