@@ -263,9 +263,16 @@ impl Device {
 
     /// The rung of the ladder that the agent says it is on.
     pub(crate) fn rung(&self) -> Option<String> {
-        let text = fs::read(self.state().join("status.json")).ok()?;
-        let status: Value = serde_json::from_slice(&text).ok()?;
-        status["ladder"]["rung"].as_str().map(str::to_owned)
+        self.status()?["ladder"]["rung"].as_str().map(str::to_owned)
+    }
+
+    /// Whether the agent says that it cannot write its journal.
+    pub(crate) fn is_journal_failing(&self) -> bool {
+        self.status().is_some_and(|status| status["commands"]["journal_failing"] == true)
+    }
+
+    fn status(&self) -> Option<Value> {
+        serde_json::from_slice(&fs::read(self.state().join("status.json")).ok()?).ok()
     }
 
     fn state(&self) -> PathBuf {

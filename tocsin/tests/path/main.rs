@@ -2,6 +2,7 @@
 //! command line, over real sockets, with real crashes.
 
 mod crash;
+mod disk;
 mod installation;
 mod ladder;
 mod orders;

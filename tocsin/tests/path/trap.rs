@@ -1,10 +1,12 @@
-//! A trap for a running process: it dies at the n-th system call that changes anything.
+//! A trap for a running process: it dies at the n-th system call that changes anything, or what it
+//! asks of its journal's disk fails.
 //!
 //! The calls of all its threads are counted together, which strace's injection does not do: with
 //! several threads only a common count visits every step.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -36,20 +38,54 @@ const CALLS: [i64; 17] = [
     libc::SYS_sendmmsg,
 ];
 
+/// Calls that write a file.
+pub(crate) const WRITES: &[i64] =
+    &[libc::SYS_write, libc::SYS_writev, libc::SYS_pwrite64, libc::SYS_pwritev];
+/// Calls that bring a file to the disk.
+pub(crate) const SYNCS: &[i64] = &[libc::SYS_fsync, libc::SYS_fdatasync];
+/// What the names of the journal and of its successors contain.
+const JOURNAL: &str = "/journal-";
+
+/// What the trap does.
+#[derive(Clone, Copy)]
+enum Deed {
+    /// Kills at the n-th call of [`CALLS`].
+    Kill(u32),
+    /// Lets calls for the journal fail with an I/O error, after so many that work.
+    Fail { calls: &'static [i64], after: u32 },
+}
+
+/// What becomes of the process when the trap is taken away.
+#[derive(Clone, Copy)]
+enum Ending {
+    LetGo,
+    Kill,
+}
+
 /// A set trap. Dropping it lets a process that is still alive go.
 pub(crate) struct Trap {
     pid: Pid,
     tracer: Option<JoinHandle<bool>>,
-    stop: SyncSender<()>,
+    stop: SyncSender<Ending>,
 }
 
 impl Trap {
-    /// Sets the trap, and returns when it is set.
+    /// Sets the trap that kills, and returns when it is set.
     pub(crate) fn set(pid: u32, when: u32) -> Self {
+        Self::lay(pid, Deed::Kill(when))
+    }
+
+    /// Sets the trap that breaks the journal's disk, and returns when it is set: of those calls
+    /// the first `after` work, and none after them until it is released.
+    pub(crate) fn break_journal(pid: u32, calls: &'static [i64], after: u32) -> Self {
+        Self::lay(pid, Deed::Fail { calls, after })
+    }
+
+    fn lay(pid: u32, deed: Deed) -> Self {
         let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
         let (stop, stopped) = sync_channel(1);
         let (set, is_set) = sync_channel(1);
-        let tracer = std::thread::spawn(move || Tracer::attach(pid).run(when, &set, &stopped));
+        let tracer = std::thread::spawn(move || Tracer::attach(pid).run(deed, &set, &stopped));
         is_set.recv().expect("the tracer says that it has attached");
         Self { pid, tracer: Some(tracer), stop }
     }
@@ -58,11 +94,16 @@ impl Trap {
 impl Trap {
     /// Takes the trap away, and says whether it has killed: its process may only be about to die.
     pub(crate) fn release(mut self) -> bool {
-        self.stop()
+        self.stop(Ending::LetGo)
     }
 
-    fn stop(&mut self) -> bool {
-        let _ = self.stop.try_send(());
+    /// kill -9, while the trap is set. The process is left to its parent to wait for.
+    pub(crate) fn kill(mut self) {
+        self.stop(Ending::Kill);
+    }
+
+    fn stop(&mut self, ending: Ending) -> bool {
+        let _ = self.stop.try_send(ending);
         // Any thread that stops wakes the tracer, which then sees that it is to go.
         let _ = kill(self.pid, Signal::SIGWINCH);
         let tracer = self.tracer.take();
@@ -72,7 +113,7 @@ impl Trap {
 
 impl Drop for Trap {
     fn drop(&mut self) {
-        self.stop();
+        self.stop(Ending::LetGo);
     }
 }
 
@@ -105,23 +146,42 @@ impl Tracer {
     }
 
     /// Says whether it has killed.
-    fn run(&self, when: u32, set: &SyncSender<()>, stop: &Receiver<()>) -> bool {
-        let mut left = when;
+    fn run(&self, mut deed: Deed, set: &SyncSender<()>, stop: &Receiver<Ending>) -> bool {
+        let mut failing = BTreeSet::new();
         set.send(()).expect("the test waits for this");
         // Only what this thread traces: other tests wait for children of theirs.
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         while let Ok(status) = waitpid(None, Some(flags)) {
-            let is_ending = stop.try_recv().is_ok();
+            let ending = stop.try_recv();
             let Some(thread) = status.pid() else { continue };
-            if is_ending {
-                self.let_go(thread);
-                return false;
-            }
-            if matches!(status, WaitStatus::PtraceSyscall(_)) && is_counted(thread) {
-                left -= 1;
-                if left == 0 {
+            match ending {
+                Ok(Ending::LetGo) => {
+                    self.let_go(thread);
+                    return false;
+                }
+                Ok(Ending::Kill) => {
                     let _ = kill(self.pid, Signal::SIGKILL);
                     return true;
+                }
+                Err(_) => {}
+            }
+            if matches!(status, WaitStatus::PtraceSyscall(_)) {
+                match &mut deed {
+                    Deed::Kill(left) if is_entering(thread, &CALLS) => {
+                        *left -= 1;
+                        if *left == 0 {
+                            let _ = kill(self.pid, Signal::SIGKILL);
+                            return true;
+                        }
+                    }
+                    Deed::Fail { .. } if failing.remove(&thread) => fail(thread),
+                    Deed::Fail { calls, after } if is_entering(thread, calls) => {
+                        if is_for_journal(thread) && !count_down(after) {
+                            fail(thread);
+                            failing.insert(thread);
+                        }
+                    }
+                    Deed::Kill(_) | Deed::Fail { .. } => {}
                 }
             }
             proceed(status, thread);
@@ -148,11 +208,35 @@ fn threads(pid: Pid) -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Whether a thread that stopped at a system call is about to make one that counts.
-fn is_counted(thread: Pid) -> bool {
+/// Whether a thread that stopped at a system call is about to make one of those.
+fn is_entering(thread: Pid, calls: &[i64]) -> bool {
     let Ok(registers) = ptrace::getregs(thread) else { return false };
     let is_entry = registers.rax.cast_signed() == -i64::from(libc::ENOSYS);
-    is_entry && CALLS.contains(&registers.orig_rax.cast_signed())
+    is_entry && calls.contains(&registers.orig_rax.cast_signed())
+}
+
+/// Whether the first argument of a thread's call is a descriptor of the journal.
+fn is_for_journal(thread: Pid) -> bool {
+    let Ok(registers) = ptrace::getregs(thread) else { return false };
+    let link = format!("/proc/{thread}/fd/{}", registers.rdi);
+    fs::read_link(Path::new(&link)).is_ok_and(|path| path.to_string_lossy().contains(JOURNAL))
+}
+
+/// Whether there was one left.
+fn count_down(left: &mut u32) -> bool {
+    let had_one = *left > 0;
+    *left = left.saturating_sub(1);
+    had_one
+}
+
+/// Makes a call that begins one that the kernel does not know, and gives it an error as its
+/// answer; done again where it ends, because the kernel has put its own answer there.
+fn fail(thread: Pid) {
+    if let Ok(mut registers) = ptrace::getregs(thread) {
+        registers.orig_rax = u64::MAX;
+        registers.rax = (-i64::from(libc::EIO)).cast_unsigned();
+        let _ = ptrace::setregs(thread, registers);
+    }
 }
 
 /// Lets a thread go on to its next system call, with the signal that stopped it.
