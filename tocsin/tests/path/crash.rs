@@ -71,6 +71,10 @@ fn platform_killed_at_every_step_loses_nothing() {
             installation.start(&[]);
         }
         installation.online(&device.name);
+        if let Some(known) = device.last_effect() {
+            let shown = installation.tocsin(&["command", "show", &known]);
+            assert!(shown.status.success(), "{known} was done and not stored, at step {step}");
+        }
         match command {
             // What was answered is kept.
             Some(command) => {

@@ -261,6 +261,12 @@ impl Device {
         log.lines().filter(|line| line.contains(command)).count()
     }
 
+    /// The command that took effect last.
+    pub(crate) fn last_effect(&self) -> Option<String> {
+        let log = fs::read_to_string(self.state().join("effects.log")).ok()?;
+        log.lines().last()?.split_whitespace().last().map(str::to_owned)
+    }
+
     /// The rung of the ladder that the agent says it is on.
     pub(crate) fn rung(&self) -> Option<String> {
         self.status()?["ladder"]["rung"].as_str().map(str::to_owned)
