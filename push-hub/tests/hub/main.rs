@@ -10,6 +10,7 @@ mod drain;
 mod frames;
 mod handshakes;
 mod polls;
+mod redis_faults;
 mod sessions;
 mod support;
 mod two_hubs;

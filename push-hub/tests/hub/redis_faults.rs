@@ -1,0 +1,180 @@
+//! A hub whose Redis dies, stops, is demoted, cut off or comes back empty: its sessions stay, its
+//! health turns red, agents are told to poll; then commands reach them again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::fixture::{Proxy, RedisServer};
+use broker::{Broker, Downstream, MemoryBroker, RedisBroker, RedisConfig};
+use protocol::frame::{HubFrame, Mode};
+use protocol::state::Lane;
+use push_hub::Config;
+use runtime::{Clock, Entropy};
+
+use crate::support::{Agent, Device, GUARD, World, command, command_id, config, hub_id, until};
+
+/// A bus on that server.
+fn bus(url: String) -> Arc<RedisBroker> {
+    let config = RedisConfig { urls: vec![url], ..RedisConfig::default() };
+    Arc::new(RedisBroker::connect(config, Clock::system(), Entropy::system()).unwrap())
+}
+
+/// A hub with one agent, and the control plane's end of the bus.
+struct Fleet {
+    world: World,
+    api: Arc<RedisBroker>,
+    device: Device,
+    agent: Agent,
+    sent: u128,
+}
+
+impl Fleet {
+    /// The hub reaches Redis at `near`, the control plane at `far`.
+    async fn start(near: String, far: String) -> Self {
+        let unused = Arc::new(MemoryBroker::new(Clock::system()));
+        let settings = Config { probe_every: Duration::from_secs(1), ..config() };
+        let world = World::with_bus(settings, bus(near), unused).await;
+        let device = world.device(1);
+        until("the hub is ready", || world.readiness.is_ready()).await;
+        let agent = device.connect_at(10).await;
+        let mut fleet = Self { world, api: bus(far), device, agent, sent: 0 };
+        fleet.delivers().await;
+        fleet
+    }
+
+    /// Sends commands as the control plane does, until one comes to the agent.
+    async fn delivers(&mut self) {
+        self.sent += 1;
+        let number = self.sent;
+        let sending = async {
+            loop {
+                let places = self.api.locate(&[self.device.id]).await;
+                let is_here = matches!(places.as_deref(), Ok([Some(at)]) if at.hub == hub_id());
+                let frames = vec![command(number, Lane::Urgent, 10)];
+                let part = Downstream::Deliver { device: self.device.id, frames };
+                if is_here && matches!(self.api.publish(&hub_id(), vec![part]).await, Ok(1..)) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(GUARD, sending).await.expect("a hub takes the command");
+        loop {
+            match self.agent.frame().await {
+                HubFrame::Command(command) if command.command_id == command_id(number) => return,
+                HubFrame::Command(_) | HubFrame::Mode { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The loss is seen where people look, and the agent polls; its session stays.
+    async fn is_lost(&mut self, began: std::time::Instant) {
+        until("health is red", || self.world.readiness.unmet() == ["broker"]).await;
+        println!("health is red after {} ms", began.elapsed().as_millis());
+        loop {
+            match self.agent.frame().await {
+                HubFrame::Mode { mode: Mode::Poll, .. } => break,
+                HubFrame::Mode { .. } | HubFrame::Command(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(self.world.hub.sessions(), 1);
+    }
+
+    /// Push works again, on the same session.
+    async fn is_back(mut self, began: std::time::Instant) {
+        self.delivers().await;
+        println!("push works again after {} ms", began.elapsed().as_millis());
+        until("ready again", || self.world.readiness.is_ready()).await;
+        assert_eq!(self.world.hub.sessions(), 1);
+    }
+}
+
+fn now() -> std::time::Instant {
+    Clock::system().now()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_redis_that_is_killed_and_comes_back_empty_costs_no_session() {
+    let mut server = RedisServer::start();
+    let mut fleet = Fleet::start(server.url(), server.url()).await;
+    let began = now();
+    server.kill();
+    fleet.is_lost(began).await;
+    server.restart();
+    fleet.is_back(now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_redis_that_was_flushed_knows_the_sessions_again() {
+    let server = RedisServer::start();
+    let fleet = Fleet::start(server.url(), server.url()).await;
+    let began = now();
+    server.ask(&["FLUSHALL"]);
+    fleet.is_back(began).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f09_hub_that_is_cut_off_from_redis_polls_and_comes_back() {
+    let server = RedisServer::start();
+    let cable = Proxy::to(server.port()).await;
+    let mut fleet = Fleet::start(cable.url(), server.url()).await;
+    let began = now();
+    cable.cut();
+    fleet.is_lost(began).await;
+    cable.mend();
+    fleet.is_back(now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f09_redis_that_is_demoted_and_keeps_its_sockets_is_left_and_taken_back() {
+    let (server, other) = (RedisServer::start(), RedisServer::start());
+    let mut fleet = Fleet::start(server.url(), server.url()).await;
+    let began = now();
+    server.follow(&other);
+    fleet.is_lost(began).await;
+    server.promote();
+    fleet.is_back(now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_redis_that_stops_in_its_tracks_is_noticed_and_taken_back() {
+    let server = RedisServer::start();
+    let mut fleet = Fleet::start(server.url(), server.url()).await;
+    let began = now();
+    server.pause();
+    fleet.is_lost(began).await;
+    server.resume();
+    fleet.is_back(now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_subscriber_that_redis_kicked_hears_again() {
+    let server = RedisServer::start();
+    let fleet = Fleet::start(server.url(), server.url()).await;
+    let began = now();
+    assert!(server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).number() > 0);
+    fleet.is_back(began).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f18_device_on_two_hubs_keeps_the_later_session() {
+    let server = RedisServer::start();
+    let mut fleet = Fleet::start(server.url(), server.url()).await;
+    let unused = Arc::new(MemoryBroker::new(Clock::system()));
+    let settings = Config { name: "other".parse().unwrap(), ..config() };
+    let other = World::with_bus(settings, bus(server.url()), unused).await;
+    until("the hub is ready", || other.readiness.is_ready()).await;
+    let mut newer = other.device(1).connect_at(11).await;
+    assert_eq!(fleet.agent.closed().await, Some(protocol::close::CloseCode::Replaced.number()));
+    let mut late = fleet.device.greet_at(10).await;
+    assert_eq!(late.closed().await, Some(protocol::close::CloseCode::Replaced.number()));
+    let place = fleet.api.locate(&[fleet.device.id]).await.unwrap().remove(0);
+    let place = place.expect("the later session stands");
+    assert_eq!((place.hub.as_str(), place.epoch), ("other", 11));
+    let frames = vec![command(99, Lane::Urgent, 10)];
+    let part = Downstream::Deliver { device: fleet.device.id, frames };
+    assert_eq!(fleet.api.publish(&place.hub, vec![part]).await.unwrap(), 1);
+    assert_eq!(newer.commands(1).await, [command_id(99)]);
+}
