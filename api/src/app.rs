@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::db::Db;
+use crate::deliver::Places;
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::Authority;
@@ -45,6 +46,8 @@ pub struct Inner {
     pub limits: Limits,
     /// Where agents are told to connect.
     pub addresses: ArcSwap<Addresses>,
+    /// Where devices were a moment ago.
+    pub places: Places,
     /// Deliveries on their way to the broker.
     pub outbox: Outbox,
     /// The end.

@@ -1,4 +1,4 @@
-//! Handing things to hubs: locate, group by hub, publish.
+//! Handing things to hubs: locate or guess, group by hub, publish.
 //!
 //! Owns the way to the broker. Says who was reached; deciding what follows is the caller's.
 
@@ -10,6 +10,10 @@ use protocol::id::{DeviceId, HubId};
 use crate::app::App;
 use crate::metrics;
 
+mod places;
+
+pub(crate) use self::places::Places;
+
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
@@ -19,33 +23,74 @@ pub(crate) struct Reached {
     pub(crate) absent: BTreeSet<DeviceId>,
 }
 
+/// Whether a device's place may be a guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Where it was a moment ago will do: what is lost is sent again.
+    Guess,
+    /// It is looked up.
+    Sure,
+}
+
 /// Sends each part to the hub that has its device's session. Devices that are in neither set of
 /// the answer could not be asked about: the broker failed.
-pub(crate) async fn to_present(app: &App, batch: Vec<Downstream>) -> Reached {
+pub(crate) async fn to_present(app: &App, batch: Vec<Downstream>, look: Look) -> Reached {
+    let now = app.clock.now();
     let mut reached = Reached::default();
-    let devices: Vec<DeviceId> = batch.iter().map(Downstream::device).collect();
+    let mut by_hub: BTreeMap<HubId, Vec<Downstream>> = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for part in batch {
+        match app.places.get(part.device(), now).filter(|_| look == Look::Guess) {
+            Some(hub) => by_hub.entry(hub).or_default().push(part),
+            None => unknown.push(part),
+        }
+    }
+    let mut missed = Vec::new();
+    for (hub, parts) in by_hub {
+        let again = parts.clone();
+        let taken = to_hub(app, &hub, parts).await;
+        missed.extend(again.into_iter().filter(|part| !taken.contains(&part.device())));
+        reached.taken.extend(taken);
+    }
+    unknown.extend(missed);
+    look_up(app, unknown, &mut reached).await;
+    reached
+}
+
+/// Sends parts whose devices' places are not known, or were wrong.
+async fn look_up(app: &App, parts: Vec<Downstream>, reached: &mut Reached) {
+    if parts.is_empty() {
+        return;
+    }
+    let devices: Vec<DeviceId> = parts.iter().map(Downstream::device).collect();
     let places = match app.broker.locate(&devices).await {
         Ok(places) => places,
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "devices were not located");
             metrics::deliveries("broker_down", devices.len());
-            return reached;
+            return;
         }
     };
+    let now = app.clock.now();
+    let mut absent = BTreeSet::new();
     let mut by_hub: BTreeMap<HubId, Vec<Downstream>> = BTreeMap::new();
-    for ((part, device), place) in batch.into_iter().zip(devices).zip(places) {
+    for (part, place) in parts.into_iter().zip(places) {
         match place {
-            Some(presence) => by_hub.entry(presence.hub).or_default().push(part),
+            Some(presence) => {
+                app.places.note(part.device(), &presence.hub, now);
+                by_hub.entry(presence.hub).or_default().push(part);
+            }
             None => {
-                reached.absent.insert(device);
+                app.places.forget(part.device());
+                absent.insert(part.device());
             }
         }
     }
-    metrics::deliveries("absent", reached.absent.len());
+    metrics::deliveries("absent", absent.len());
+    reached.absent.extend(absent);
     for (hub, parts) in by_hub {
         reached.taken.extend(to_hub(app, &hub, parts).await);
     }
-    reached
 }
 
 /// Sends parts to one hub, and says whose parts were taken.
@@ -59,7 +104,10 @@ pub(crate) async fn to_hub(
         let rest = parts.split_off(parts.len().min(broker::BATCH));
         let devices: Vec<_> = parts.iter().map(Downstream::device).collect();
         match app.broker.publish(hub, parts).await {
-            Ok(0) => metrics::deliveries("no_receiver", devices.len()),
+            Ok(0) => {
+                metrics::deliveries("no_receiver", devices.len());
+                devices.into_iter().for_each(|device| app.places.forget(device));
+            }
             Ok(_) => {
                 metrics::deliveries("taken", devices.len());
                 taken.extend(devices);

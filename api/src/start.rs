@@ -30,6 +30,7 @@ use crate::audit::{Actor, Kind};
 use crate::auth::Secret;
 use crate::config::{Config, ConfigError};
 use crate::db::{Db, DbError};
+use crate::deliver::Places;
 use crate::housekeeping::{ListenerError, Listeners};
 use crate::http::{Problem, body, layers};
 use crate::keys::{self, KeyFileError};
@@ -230,6 +231,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         config,
         limits,
         addresses: ArcSwap::from_pointee(addresses),
+        places: Places::default(),
         outbox: Outbox::new(),
         drain: deps.drain.child(),
     }))

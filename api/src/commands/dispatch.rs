@@ -15,7 +15,7 @@ use super::store::delivery;
 use crate::app::App;
 use crate::audit::{Actor, Kind};
 use crate::db::DbError;
-use crate::deliver::{self, Reached};
+use crate::deliver::{self, Look, Reached};
 use crate::outbox::Delivery;
 
 /// Delivers one lane until the drain begins. Each lane has a task of its own, so that urgent
@@ -28,7 +28,7 @@ pub(crate) async fn dispatch(app: App, lane: Lane) -> Result<(), Infallible> {
             batch = app.outbox.next(lane) => batch,
         };
         let Some(batch) = batch else { return Ok(()) };
-        if let Err(error) = send(&app, batch).await {
+        if let Err(error) = send(&app, batch, Look::Guess).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "sending was not written down");
         }
@@ -36,13 +36,13 @@ pub(crate) async fn dispatch(app: App, lane: Lane) -> Result<(), Infallible> {
 }
 
 /// Sends commands to the sessions of their devices, and writes down which were taken.
-pub(super) async fn send(app: &App, batch: Vec<Delivery>) -> Result<Reached, DbError> {
+pub(super) async fn send(app: &App, batch: Vec<Delivery>, look: Look) -> Result<Reached, DbError> {
     let ids: Vec<_> = batch.iter().map(|part| (part.device, part.frame.command_id)).collect();
     let parts = batch.into_iter().map(|part| Downstream::Deliver {
         device: part.device,
         frames: vec![HubFrame::Command(part.frame)],
     });
-    let reached = deliver::to_present(app, parts.collect()).await;
+    let reached = deliver::to_present(app, parts.collect(), look).await;
     let sent: Vec<_> = ids
         .iter()
         .filter(|(device, _)| reached.taken.contains(device))

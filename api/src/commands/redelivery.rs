@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::audit::Actor;
+use crate::deliver::Look;
 use crate::http::Problem;
 use crate::jobs::Found;
 
@@ -31,7 +32,7 @@ pub(crate) async fn redeliver(app: App) -> Result<Found, Problem> {
     }
     let is_full = due.len() == BATCH;
     let ids: Vec<_> = due.iter().map(|part| (part.device, part.frame.command_id)).collect();
-    let reached = send(&app, due.into_iter().map(Into::into).collect()).await?;
+    let reached = send(&app, due.into_iter().map(Into::into).collect(), Look::Sure).await?;
     let put_off = |devices: &dyn Fn(&protocol::id::DeviceId) -> bool| -> Vec<_> {
         ids.iter().filter(|(device, _)| devices(device)).map(|(_, command)| *command).collect()
     };

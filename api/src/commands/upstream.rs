@@ -68,6 +68,8 @@ async fn answer(app: &App, batch: Vec<Upstream>) -> Result<(), DbError> {
             tracing::debug!(device.id = %device, error = %error, "frame out of bounds");
             continue;
         }
+        // What a device says comes from where it is.
+        app.places.note(device, &hub, app.clock.now());
         hubs.insert(device, hub);
         inbound.push(Inbound { identity: DeviceIdentity { device, generation }, frame });
     }

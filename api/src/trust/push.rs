@@ -38,6 +38,6 @@ async fn try_push(app: &App) -> Result<(), DbError> {
             batch.push(Downstream::Deliver { device, frames: frames.clone() });
         }
         drop(conn);
-        crate::deliver::to_present(app, batch).await;
+        crate::deliver::to_present(app, batch, crate::deliver::Look::Guess).await;
     }
 }

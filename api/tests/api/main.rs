@@ -11,6 +11,7 @@ mod hostile;
 mod lanes;
 mod numbers;
 mod orders;
+mod places;
 mod receipts;
 mod renewal;
 mod streams;
