@@ -180,6 +180,7 @@ impl Broker for RedisBroker {
         if holder != [Some(lease.incarnation)] {
             return Err(BrokerError::LeaseLost);
         }
+        shared.grant()?;
         let channels = shared.names.channels(&lease.hub);
         let opened = Box::pin(Channel::open(shared, &nodes, channels)).await;
         let (channel, queue) = opened.map_err(failed)?;

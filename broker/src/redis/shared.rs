@@ -4,6 +4,7 @@
 //! when it is not true any more, and made again with a budget. That a socket stands says nothing:
 //! a primary that was demoted keeps its sockets and delivers nothing.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,12 @@ const GOOD: Duration = Duration::from_secs(10);
 /// Between two looks that doubt asked for, at least.
 const DOUBT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A new subscription makes its hub tell and ask for everything: so many are granted within
+/// [`BUDGET_TIME`], then the bus counts as away until there is room again.
+const BUDGET: usize = 10;
+/// See [`BUDGET`].
+const BUDGET_TIME: Duration = Duration::from_secs(10);
+
 /// What is known of the servers.
 #[derive(Debug, Clone)]
 enum State {
@@ -52,6 +59,8 @@ pub(super) struct Shared {
     state: watch::Sender<State>,
     doubts: Notify,
     channels: Mutex<Vec<Weak<Channel>>>,
+    /// When the last subscriptions were granted.
+    granted: Mutex<VecDeque<Instant>>,
 }
 
 impl Shared {
@@ -71,7 +80,21 @@ impl Shared {
             state: watch::Sender::new(State::Starting),
             doubts: Notify::new(),
             channels: Mutex::default(),
+            granted: Mutex::default(),
         }
+    }
+
+    /// Whether one more subscription may be made.
+    pub(super) fn grant(&self) -> Result<(), BrokerError> {
+        let now = self.clock.now();
+        let mut granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner);
+        granted.retain(|at| now.saturating_duration_since(*at) < BUDGET_TIME);
+        if granted.len() >= BUDGET {
+            tracing::warn!("subscriptions end again and again, none is made for a while");
+            return Err(BrokerError::Unavailable);
+        }
+        granted.push_back(now);
+        Ok(())
     }
 
     /// A call failed: look at once.

@@ -141,6 +141,35 @@ async fn f10_server_that_stops_in_its_tracks_is_noticed_and_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_subscriptions_that_end_again_and_again_have_a_budget() {
+    let server = RedisServer::start();
+    let broker = connected(config(vec![server.url()])).await;
+    let lease = lease("hub-a", 1);
+    broker.renew_lease(&lease).await.unwrap();
+    let mut granted = 0;
+    let refused = loop {
+        match broker.subscribe(&lease).await {
+            Ok(mut subscription) => {
+                granted += 1;
+                server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                assert_eq!(subscription.next().await, None);
+            }
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, BrokerError::Unavailable), "{refused:?}");
+    assert!(granted > 1, "one is no budget");
+    broker.probe().await.unwrap();
+    // Liveness: there is room again by itself.
+    let again = async {
+        while broker.subscribe(&lease).await.is_err() {
+            broker.renew_lease(&lease).await.unwrap();
+        }
+    };
+    tokio::time::timeout(broker::fixture::GUARD, again).await.expect("a further one is granted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f10_subscriber_that_was_kicked_knows_and_comes_back() {
     let server = RedisServer::start();
     let broker = connected(config(vec![server.url()])).await;
