@@ -16,7 +16,6 @@ use runtime::{Clock, Drain, Entropy};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{ArmingConfig, Config, InvalidConfig};
-use crate::epoch::Epochs;
 use crate::execute::wipe;
 use crate::host::{Arming, Host};
 use crate::http::Dialer;
@@ -151,8 +150,7 @@ impl Start {
     ) -> Result<Agent, StartError> {
         let Self { config, deps, state, enrollment, host, places, standing } = self;
         let Deps { clock, entropy, drain } = deps;
-        let state = Arc::new(state);
-        let wall = Timestamp::from_millis(clock.unix_millis());
+        let (state, wall) = (Arc::new(state), Timestamp::from_millis(clock.unix_millis()));
         let (storage, ledger, records) = Storage::open(state.clone(), &enrollment, wall)?;
         let (boot_id, arming) = (this_boot(&entropy), arming(config.host.arming));
         let (identity, identity_now) = watch::channel(identity);
@@ -160,8 +158,7 @@ impl Start {
         let (core_status, core_now) = watch::channel(CoreStatus::default());
         let (ladder_status, ladder_now) = watch::channel(LADDER_AT_START);
         let (events, taken) = mpsc::channel::<Event>(EVENTS);
-        let epochs = Epochs::new(storage.floor.now(Timestamp::default()));
-        let renew = Arc::new(Notify::new());
+        let (renew, epochs) = (Arc::new(Notify::new()), storage.epochs());
 
         let core = Core {
             clock: clock.clone(),
@@ -216,8 +213,7 @@ impl Start {
             ladder: ladder_now,
             core: core_now,
         });
-        let mut tasks = Tasks::new(drain.clone(), GRACE);
-        climb(&mut tasks, &drain, shared);
+        let mut tasks = climb(&drain, shared);
         let stop = drain.soft().clone();
         tasks.spawn("reconcile", ok(reconcile.run(taken, stop.clone())));
         tasks.spawn("renewal", ok(renewal.run(stop.clone())));
@@ -235,7 +231,8 @@ const LADDER_AT_START: LadderStatus = LadderStatus {
 };
 
 /// Starts the two loops of the ladder.
-fn climb(tasks: &mut Tasks, drain: &Drain, shared: Shared) {
+fn climb(drain: &Drain, shared: Shared) -> Tasks {
+    let mut tasks = Tasks::new(drain.clone(), GRACE);
     let start = PushState::Down { failures: 0, obstacle: Obstacle::Unreachable };
     let (state, fares) = watch::channel(start);
     let reached = Arc::new(Notify::new());
@@ -245,6 +242,7 @@ fn climb(tasks: &mut Tasks, drain: &Drain, shared: Shared) {
     let end = stop.clone();
     tasks.spawn("push", ok(async move { ladder::push::run(push, state, &told, end).await }));
     tasks.spawn("lower", ok(async move { ladder::lower::run(lower, fares, &tells, stop).await }));
+    tasks
 }
 
 async fn ok(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {

@@ -9,6 +9,7 @@ use protocol::ledger::{Ledger, Record};
 use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 
+use crate::epoch::Epochs;
 use crate::journal::{Damage, Journal, JournalError};
 use crate::state::{Enrollment, StateDir, StateError, TimeFloor, TrustChain};
 
@@ -73,6 +74,11 @@ impl Storage {
         let storage =
             Self { _state: state, journal, trust, floor, records: count, is_damaged, compacted };
         Ok((storage, ledger, records))
+    }
+
+    /// Session epochs that begin where the lower bound of time is.
+    pub(crate) fn epochs(&self) -> Epochs {
+        Epochs::new(self.floor.now(Timestamp::default()))
     }
 
     /// Makes records durable; the caller applies them to the ledger only after `Ok`.

@@ -56,7 +56,6 @@ async fn redelivery_never_guesses() {
     // It moves, and this node hears nothing of it.
     second.arrive(agent.id, bench.session()).await;
     bench.hand.advance(Duration::from_secs(3));
-    bench.api.app().wakes.redelivery.notify_one();
     assert_eq!(second.command_for(agent.id).await.command_id, command.command_id);
     assert!(first.next().now_or_never().is_none(), "the former hub was asked again");
 }

@@ -1,6 +1,8 @@
 //! A hub whose Redis dies, stops, is demoted, cut off or comes back empty: its sessions stay, its
 //! health turns red, agents are told to poll; then commands reach them again.
 
+#![expect(clippy::print_stdout, reason = "how long a loss and a return took is worth reading")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +71,7 @@ impl Fleet {
     }
 
     /// The loss is seen where people look, and the agent polls; its session stays.
-    async fn is_lost(&mut self, began: std::time::Instant) {
+    async fn loses(&mut self, began: std::time::Instant) {
         until("health is red", || self.world.readiness.unmet() == ["broker"]).await;
         println!("health is red after {} ms", began.elapsed().as_millis());
         loop {
@@ -83,7 +85,7 @@ impl Fleet {
     }
 
     /// Push works again, on the same session.
-    async fn is_back(mut self, began: std::time::Instant) {
+    async fn comes_back(mut self, began: std::time::Instant) {
         self.delivers().await;
         println!("push works again after {} ms", began.elapsed().as_millis());
         until("ready again", || self.world.readiness.is_ready()).await;
@@ -101,9 +103,9 @@ async fn f07_redis_that_is_killed_and_comes_back_empty_costs_no_session() {
     let mut fleet = Fleet::start(server.url(), server.url()).await;
     let began = now();
     server.kill();
-    fleet.is_lost(began).await;
+    fleet.loses(began).await;
     server.restart();
-    fleet.is_back(now()).await;
+    fleet.comes_back(now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,7 +114,7 @@ async fn f07_redis_that_was_flushed_knows_the_sessions_again() {
     let fleet = Fleet::start(server.url(), server.url()).await;
     let began = now();
     server.ask(&["FLUSHALL"]);
-    fleet.is_back(began).await;
+    fleet.comes_back(began).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,9 +124,9 @@ async fn f09_hub_that_is_cut_off_from_redis_polls_and_comes_back() {
     let mut fleet = Fleet::start(cable.url(), server.url()).await;
     let began = now();
     cable.cut();
-    fleet.is_lost(began).await;
+    fleet.loses(began).await;
     cable.mend();
-    fleet.is_back(now()).await;
+    fleet.comes_back(now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,9 +135,9 @@ async fn f09_redis_that_is_demoted_and_keeps_its_sockets_is_left_and_taken_back(
     let mut fleet = Fleet::start(server.url(), server.url()).await;
     let began = now();
     server.follow(&other);
-    fleet.is_lost(began).await;
+    fleet.loses(began).await;
     server.promote();
-    fleet.is_back(now()).await;
+    fleet.comes_back(now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,9 +146,9 @@ async fn f10_redis_that_stops_in_its_tracks_is_noticed_and_taken_back() {
     let mut fleet = Fleet::start(server.url(), server.url()).await;
     let began = now();
     server.pause();
-    fleet.is_lost(began).await;
+    fleet.loses(began).await;
     server.resume();
-    fleet.is_back(now()).await;
+    fleet.comes_back(now()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,7 +157,7 @@ async fn f10_subscriber_that_redis_kicked_hears_again() {
     let fleet = Fleet::start(server.url(), server.url()).await;
     let began = now();
     assert!(server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).number() > 0);
-    fleet.is_back(began).await;
+    fleet.comes_back(began).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
