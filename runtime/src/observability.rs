@@ -6,7 +6,10 @@
 use std::io::IsTerminal as _;
 
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[cfg(feature = "server")]
 pub use self::recorder::{PrometheusHandle, recorder};
@@ -20,7 +23,7 @@ mod tests;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ObservabilityConfig {
-    /// Directives as `tracing_subscriber::EnvFilter` takes them; `info` by default.
+    /// A level, and levels of single modules, such as `info,push_hub=debug`; `info` by default.
     pub filter: String,
     /// One line of text for people (default) or one JSON object for machines.
     pub format: LogFormat,
@@ -64,15 +67,21 @@ pub enum ObservabilityError {
 /// # Errors
 /// See [`ObservabilityError`].
 pub fn init(config: &ObservabilityConfig) -> Result<(), ObservabilityError> {
-    let filter = EnvFilter::try_new(&config.filter)
+    // By module and level only: filters by span fields would bring a regular-expression engine into
+    // every agent.
+    let filter: Targets = config
+        .filter
+        .parse()
         .map_err(|source| ObservabilityError::Filter { filter: config.filter.clone(), source })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     let outcome = match config.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => registry.with(lines.with_filter(filter)).try_init(),
+        LogFormat::Json => {
+            registry.with(lines.json().flatten_event(true).with_filter(filter)).try_init()
+        }
     };
     outcome.map_err(|_| ObservabilityError::AlreadySet)
 }
