@@ -1,7 +1,9 @@
 //! Stands in for every verb on a host that is not armed: the effect is one line in a file.
 //!
-//! Gives demonstrations, load tests and fault tests an effect that can be counted: exactly one
-//! line per command, across crashes. It must never touch anything but that file.
+//! Gives demonstrations, load tests and fault tests an effect that can be counted: one line for
+//! each time that a command was carried out. It hides no repetition, so that a test which counts
+//! one line knows that the journal kept the effect to once. It must never touch anything but that
+//! file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -42,7 +44,7 @@ impl Executor for Simulated {
     }
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
-        append_once(host, &self.line(task))
+        append(host, &self.line(task))
             .map_err(|error| failure(FailureKind::Io, "apply", error))
     }
 
@@ -69,11 +71,11 @@ fn path(host: &Host) -> PathBuf {
     host.state_dir.join(EFFECTS_LOG)
 }
 
-/// Appends the line with a single write and fsyncs it, unless it is there already.
+/// Appends the line with a single write and fsyncs it.
 ///
 /// A torn last line, left by a power cut before its fsync, is cut off first: its command never
 /// reported an effect.
-fn append_once(host: &Host, line: &str) -> io::Result<()> {
+fn append(host: &Host, line: &str) -> io::Result<()> {
     let path = path(host);
     let mut file = OpenOptions::new()
         .read(true)
@@ -86,12 +88,10 @@ fn append_once(host: &Host, line: &str) -> io::Result<()> {
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    if occurrences(&text[..whole], line) == 0 {
-        let end = u64::try_from(whole).map_err(io::Error::other)?;
-        file.set_len(end)?;
-        file.seek(SeekFrom::Start(end))?;
-        file.write_all(line.as_bytes())?;
-    }
+    let end = u64::try_from(whole).map_err(io::Error::other)?;
+    file.set_len(end)?;
+    file.seek(SeekFrom::Start(end))?;
+    file.write_all(line.as_bytes())?;
     file.sync_all()?;
     // A new file's name is durable only once its folder is (fsync(2)).
     File::open(&host.state_dir)?.sync_all()

@@ -1,4 +1,4 @@
-//! The stand-in's promise: one line per command, whatever happens in between.
+//! The stand-in's promise: one line for each time that a command is carried out.
 
 use std::fs;
 
@@ -8,12 +8,12 @@ use super::{EFFECTS_LOG, Simulated};
 use crate::execute::{Executor, Recovery, fixtures};
 
 #[test]
-fn effect_is_one_line_however_often_it_is_applied() {
+fn effect_is_one_line_and_a_repetition_is_seen() {
     let sandbox = fixtures::Sandbox::new();
     let (first, second) = (fixtures::task(1), fixtures::task(2));
     let lock = Simulated::new(Verb::Lock);
     assert!(matches!(lock.recover(&sandbox.host, &first), Recovery::Apply));
-    for task in [&first, &first, &second] {
+    for task in [&first, &second] {
         lock.apply(&sandbox.host, task).unwrap();
     }
     assert!(matches!(lock.recover(&sandbox.host, &first), Recovery::Applied));
@@ -21,6 +21,11 @@ fn effect_is_one_line_however_often_it_is_applied() {
     assert_eq!(log, format!("lock {}\nlock {}\n", first.command_id, second.command_id));
     let evidence = lock.prove(&sandbox.host, &first).unwrap();
     assert_eq!(evidence.get("simulated"), Some(&true.into()));
+
+    lock.apply(&sandbox.host, &first).unwrap();
+    let refused = lock.prove(&sandbox.host, &first).unwrap_err();
+    assert!(refused.detail.contains("2 lines"), "{refused:?}");
+    lock.prove(&sandbox.host, &second).unwrap();
 }
 
 #[test]
