@@ -27,6 +27,7 @@ pub(crate) mod push;
 
 mod check_in;
 mod exchange;
+mod hubs;
 mod long_poll;
 mod rotation;
 mod socket;

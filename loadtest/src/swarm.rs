@@ -86,13 +86,15 @@ impl Swarm {
         let (size, cut) = (devices.len(), watch::Sender::new(0));
         let mut tasks = JoinSet::new();
         for (number, enrolled) in (0..).zip(devices) {
-            // Devices spread over the hubs by their number.
-            let at = usize::try_from(number).unwrap_or(0) % enrolled.hubs.len().max(1);
-            let hub = enrolled.hubs.get(at).map_or("", String::as_str);
-            let peer = Peer::new(hub, enrolled.tls.clone())?;
+            let peers = enrolled.hubs.iter().map(|hub| Peer::new(hub, enrolled.tls.clone()));
+            let life = Life {
+                peers: peers.collect::<Result<_, _>>()?,
+                // Devices spread over the hubs by their number.
+                at: usize::try_from(number).unwrap_or(0),
+                device: Device::new(enrolled, boot_id),
+                shared: shared.clone(),
+            };
             let begin = schedule.map(|schedule| schedule.at(number));
-            let life =
-                Life { peer, device: Device::new(enrolled, boot_id), shared: shared.clone() };
             tasks.spawn(life.run(begin, cut.subscribe()));
         }
         Ok(Self { shared, size, cut, tasks })
@@ -141,7 +143,8 @@ impl Swarm {
 
 /// One device from its first connection to the end of the swarm.
 struct Life {
-    peer: Peer,
+    peers: Vec<Peer>,
+    at: usize,
     device: Device,
     shared: Arc<Shared>,
 }
@@ -155,11 +158,16 @@ impl Life {
             }
             let [base, cap] = BACKOFF;
             let mut backoff = Backoff::new(base, cap);
-            while let Some(is_smooth) = Box::pin(self.session(&mut cut)).await {
-                if is_smooth {
-                    backoff.reset();
-                } else {
-                    self.rest(backoff.next(self.shared.entropy.next_u64())).await;
+            while let Some(next) = Box::pin(self.session(&mut cut)).await {
+                match next {
+                    Next::AtOnce => backoff.reset(),
+                    Next::After(wait) => {
+                        // Another hub was not asked to be left alone.
+                        if let Some(wait) = wait.filter(|_| self.peers.len() == 1) {
+                            backoff.retry_after(wait);
+                        }
+                        self.rest(backoff.next(self.shared.entropy.next_u64())).await;
+                    }
                 }
             }
         };
@@ -176,8 +184,8 @@ impl Life {
         let _ = tokio::time::timeout(duration, self.shared.stop.cancelled()).await;
     }
 
-    /// One session. `None`: no further one; otherwise whether the next may begin at once.
-    async fn session(&mut self, cut: &mut watch::Receiver<u64>) -> Option<bool> {
+    /// One session. `None`: no further one.
+    async fn session(&mut self, cut: &mut watch::Receiver<u64>) -> Option<Next> {
         let shared = self.shared.clone();
         let slot = shared.connecting.acquire().await.ok()?;
         if shared.stop.is_cancelled() {
@@ -186,14 +194,16 @@ impl Life {
         // What was cut before this connection began is no cut of this one.
         cut.mark_unchanged();
         let began = shared.clock.now();
-        let opened = socket::open(&self.peer, &mut self.device, &shared).await;
+        let peer = self.peers.get(self.at.checked_rem(self.peers.len())?)?;
+        let opened = socket::open(peer, &mut self.device, &shared).await;
         drop(slot);
         let session = match opened {
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "no session");
                 shared.book.error(&error);
-                return Some(false);
+                self.at += 1;
+                return Some(Next::After(error.retry_after()));
             }
         };
         let took = shared.clock.now().saturating_duration_since(began);
@@ -203,16 +213,28 @@ impl Life {
         shared.connected.send_modify(|connected| *connected -= 1);
         match ended {
             Ended::Stopped => None,
-            Ended::Cut | Ended::Moved => Some(true),
+            Ended::Cut => Some(Next::AtOnce),
+            Ended::Moved => {
+                self.at += 1;
+                Some(Next::AtOnce)
+            }
             Ended::Closed(code) => {
                 shared.dropped.send_modify(|dropped| *dropped += 1);
                 let name = code.map_or("lost", protocol::close::CloseCode::as_str);
                 shared.book.error(format_args!("session closed, {name}"));
+                self.at += 1;
                 (code.map(protocol::close::CloseCode::advice) != Some(Advice::Stop))
-                    .then_some(false)
+                    .then_some(Next::After(None))
             }
         }
     }
+}
+
+/// When a device connects again.
+enum Next {
+    AtOnce,
+    /// After its back-off, and what the hub asked for.
+    After(Option<Duration>),
 }
 
 /// How long the goodbyes of a swarm may take.

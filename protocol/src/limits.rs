@@ -21,6 +21,8 @@ pub const MANIFEST_DEVICES: u32 = 1_000_000;
 pub const TEXT_CHARS: usize = 500;
 /// Entries of any list inside an action, such as the peers a quarantine still allows.
 pub const LIST_ENTRIES: usize = 64;
+/// Bytes of one address of a hub, as a hub names it to agents.
+pub const ADDRESS_BYTES: usize = 300;
 /// Receipts named in one `confirmed` frame.
 pub const CONFIRMED_RECEIPTS: usize = 256;
 /// Frames in one long-poll or check-in body.

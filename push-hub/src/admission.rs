@@ -14,7 +14,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use protocol::id::DeviceId;
-use runtime::Clock;
+use runtime::{Clock, Entropy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::AdmissionConfig;
@@ -22,8 +22,9 @@ use crate::config::AdmissionConfig;
 #[cfg(test)]
 mod tests;
 
-/// How long agents are asked to stay away when the hub is full or drains.
-pub(crate) const AWAY: Duration = Duration::from_secs(5);
+/// How long agents are asked to stay away when the hub is full or drains, at least; at most
+/// twice as long.
+const AWAY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 struct Time(Clock);
@@ -51,16 +52,30 @@ pub(crate) enum Refusal {
     Device(Duration),
     /// As many sessions as there may be.
     Full,
+    /// As much memory as there may be.
+    Memory,
     /// The hub drains, or another incarnation has its name.
     Draining,
 }
 
 impl Refusal {
-    /// How long the agent should stay away.
-    pub(crate) const fn retry_after(self) -> Duration {
+    /// How long the agent should stay away. Drawn for each: those who are refused in the same
+    /// moment do not come back in the same.
+    pub(crate) fn retry_after(self, entropy: &Entropy) -> Duration {
         match self {
             Self::Device(wait) => wait,
-            Self::Source | Self::Handshakes | Self::Full | Self::Draining => AWAY,
+            Self::Source | Self::Handshakes | Self::Full | Self::Memory | Self::Draining => {
+                let spread = u64::try_from(AWAY.as_millis()).unwrap_or(u64::MAX);
+                AWAY + Duration::from_millis(entropy.below(spread))
+            }
+        }
+    }
+
+    /// Whether another hub may have the room that this one lacks.
+    pub(crate) const fn is_of_the_hub(self) -> bool {
+        match self {
+            Self::Device(_) => false,
+            Self::Source | Self::Handshakes | Self::Full | Self::Memory | Self::Draining => true,
         }
     }
 }

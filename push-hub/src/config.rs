@@ -47,10 +47,13 @@ pub struct Config {
     #[serde(with = "runtime::config::duration")]
     pub reassert_every: Duration,
     /// When the hub drains, agents are told to leave within so much time, each at a moment of its
-    /// own; 20 s by default. Shorter than the grace of the drain.
+    /// own; 20 s by default. Few sessions take less: see `Core::spread`. Shorter than the grace of
+    /// the drain.
     #[serde(with = "runtime::config::duration")]
     pub drain_spread: Duration,
-    /// Other hubs to name to agents when this one drains; none by default.
+    /// Other hubs, such as `https://hub2.example:7444`, to name to agents when this one drains or
+    /// has no room; none by default. Agents follow only to hubs that their signed configuration
+    /// names as well.
     pub other_hubs: Vec<String>,
     /// Who is let in, and how fast.
     pub admission: AdmissionConfig,
@@ -87,6 +90,9 @@ pub struct AdmissionConfig {
     pub max_handshakes: u32,
     /// Sessions at a time; 100,000 by default. Beyond, agents are sent away with `Retry-After`.
     pub max_sessions: u32,
+    /// Resident memory of the process, beyond which no further session is let in: bytes; 0, no
+    /// limit, by default.
+    pub max_memory_bytes: u64,
     /// TLS handshakes per second; 1000 by default.
     pub handshakes_per_sec: u32,
     /// TLS handshakes at once; 2000 by default.
@@ -120,6 +126,7 @@ impl Default for AdmissionConfig {
         Self {
             max_handshakes: 1024,
             max_sessions: 100_000,
+            max_memory_bytes: 0,
             handshakes_per_sec: 1000,
             handshake_burst: 2000,
             source_per_sec: 100,
@@ -162,6 +169,11 @@ impl Config {
             (!self.reassert_every.is_zero(), "reassert_every", "must be above 0"),
             (self.other_hubs.len() <= limits::LIST_ENTRIES, "other_hubs", "has too many entries"),
             (
+                self.other_hubs.iter().all(|hub| is_address(hub)),
+                "other_hubs",
+                "must be addresses such as https://hub2.example:7444",
+            ),
+            (
                 (1024..=limits::FRAME_BYTES).contains(&socket.max_message_bytes),
                 "socket.max_message_bytes",
                 "must be 1024 to 65536",
@@ -198,4 +210,13 @@ impl Config {
     pub(crate) fn pace(&self) -> Pace {
         Pace { heartbeat: self.heartbeat, dead_after: self.dead_after, check_in: self.check_in }
     }
+}
+
+/// Whether agents can read it out of a header that lists addresses.
+fn is_address(text: &str) -> bool {
+    let is_visible = |byte: u8| byte.is_ascii_graphic() && byte != b',';
+    let port = text.rsplit_once(':').map(|(_, port)| port.trim_end_matches('/').parse::<u16>());
+    text.len() <= limits::ADDRESS_BYTES
+        && text.bytes().all(is_visible)
+        && matches!(port, Some(Ok(_)))
 }

@@ -3,6 +3,7 @@
 //! Owns no behaviour of its own besides small questions that several tasks ask.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use broker::{Broker, Presence, Upstream};
@@ -12,9 +13,11 @@ use protocol::time::Timestamp;
 use runtime::{Clock, Drain, Entropy};
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Refusal};
+use crate::budget::Budget;
 use crate::certificate::Revocations;
 use crate::config::Config;
 use crate::handle::Handle;
@@ -22,6 +25,10 @@ use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::presence::Lanes;
 use crate::registry::Registry;
+
+/// How many agents are sent away in a second while that keeps the drain within its spread: as many
+/// as other hubs take in beside their work.
+const MOVES_PER_SEC: u32 = 200;
 
 /// The shared parts of a hub.
 #[derive(Debug)]
@@ -32,8 +39,11 @@ pub(crate) struct Core {
     pub(crate) entropy: Entropy,
     pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
     pub(crate) drain: Drain,
+    /// Cancelled when the agent port closes: during a drain it still tells agents where to go.
+    pub(crate) port: CancellationToken,
     pub(crate) metrics: Metrics,
     pub(crate) admission: Admission,
+    pub(crate) budget: Budget,
     pub(crate) revocations: Revocations,
     pub(crate) registry: Registry,
     pub(crate) link: Link,
@@ -61,6 +71,8 @@ impl Core {
             Err(Refusal::Draining)
         } else if self.registry.len() >= max {
             Err(Refusal::Full)
+        } else if self.budget.is_over() {
+            Err(Refusal::Memory)
         } else {
             Ok(())
         }
@@ -71,12 +83,27 @@ impl Core {
         Presence::new(&self.link.lease(), handle.session, handle.epoch)
     }
 
-    /// Tells an agent to open a session elsewhere, at a moment of its own.
-    pub(crate) fn send_away(&self, handle: &Handle) {
-        let spread = self.config.drain_spread.as_millis();
+    /// Within which time so many sessions are sent away.
+    pub(crate) fn spread(&self, sessions: usize) -> Duration {
+        let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
+        self.config.drain_spread.min(Duration::from_secs(1) * sessions / MOVES_PER_SEC)
+    }
+
+    /// The other hubs, beginning with any: not every agent that leaves goes to the first.
+    pub(crate) fn other_hubs(&self) -> Vec<String> {
+        let mut hubs = self.config.other_hubs.clone();
+        let count = u64::try_from(hubs.len()).unwrap_or(1).max(1);
+        let first = usize::try_from(self.entropy.below(count)).unwrap_or(0);
+        hubs.rotate_left(first);
+        hubs
+    }
+
+    /// Tells an agent to open a session elsewhere, at a moment of its own within `spread`.
+    pub(crate) fn send_away(&self, handle: &Handle, spread: Duration) {
+        let spread = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX).max(1);
         let frame = HubFrame::Reconnect(Reconnect {
-            after_ms: self.entropy.below(u64::try_from(spread).unwrap_or(u64::MAX)),
-            hubs: self.config.other_hubs.clone(),
+            after_ms: self.entropy.below(spread),
+            hubs: self.other_hubs(),
             reason: "the hub drains".to_owned(),
         });
         self.metrics.frame_out(&frame);

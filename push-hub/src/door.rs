@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL};
+use hyper::header::{
+    CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL,
+};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use protocol::close::CloseCode;
@@ -28,6 +30,8 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// The header that tells an agent with which code its session would have been closed.
 const CLOSE_HEADER: &str = "tocsin-close";
+/// The header that lists other hubs to an agent that finds no room here.
+const HUBS_HEADER: &str = "tocsin-hubs";
 
 /// Why a request is turned away before it is looked at.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +141,7 @@ impl Door {
             }
             Reason::Admission(refusal) => {
                 self.core.metrics.refusal(refusal);
-                refused(refusal)
+                refused(&self.core, refusal)
             }
         }
     }
@@ -185,20 +189,31 @@ pub(crate) fn closed(status: StatusCode, code: CloseCode, text: &str) -> Answer 
     answer
 }
 
-/// Turned away for now.
-pub(crate) fn refused(refusal: Refusal) -> Answer {
+/// Turned away for now, with the time to stay away and the other hubs.
+pub(crate) fn refused(core: &Core, refusal: Refusal) -> Answer {
     let (status, code, text) = match refusal {
         Refusal::Device(_) => {
             (StatusCode::TOO_MANY_REQUESTS, CloseCode::Overloaded, "too many requests")
         }
-        Refusal::Source | Refusal::Handshakes | Refusal::Full => {
+        Refusal::Source | Refusal::Handshakes | Refusal::Full | Refusal::Memory => {
             (StatusCode::SERVICE_UNAVAILABLE, CloseCode::Overloaded, "no room")
         }
         Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, CloseCode::Drain, "draining"),
     };
     let mut answer = closed(status, code, text);
-    let wait = refusal.retry_after();
+    let wait = refusal.retry_after(&core.entropy);
     let secs = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(secs.max(1)));
+    let headers = answer.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from(secs.max(1)));
+    if core.drain.is_draining() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let hubs = core.other_hubs().join(", ");
+    if refusal.is_of_the_hub()
+        && !hubs.is_empty()
+        && let Ok(hubs) = HeaderValue::try_from(hubs)
+    {
+        headers.insert(HUBS_HEADER, hubs);
+    }
     answer
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
+use crate::budget::Budget;
 use crate::certificate::Revocations;
 use crate::config::{Config, InvalidConfig};
 use crate::core::Core;
@@ -27,7 +28,7 @@ use crate::link::{self, Keeper, Link};
 use crate::metrics::Metrics;
 use crate::presence::{self, Lanes};
 use crate::registry::Registry;
-use crate::{dispatch, listener, upstream};
+use crate::{budget, dispatch, listener, upstream};
 
 /// The readiness condition of the agent port.
 const LISTENING: &str = "agent_port";
@@ -119,6 +120,8 @@ impl Hub {
         let mut keeper = Keeper::new(core.clone(), readiness.clone(), subscriptions);
         keeper.beat().await;
         tasks.spawn(keeper.run(stop.clone()));
+        budget::look(&core);
+        tasks.spawn(budget::run(core.clone(), stop.clone()));
         tasks.spawn(listener::run(core.clone(), listener));
         tasks.spawn(send_away(core.clone(), readiness.clone()));
         readiness.set(LISTENING, true);
@@ -147,14 +150,22 @@ impl Hub {
 
     /// Waits for the end of a drain that somebody else begins.
     pub async fn finished(mut self) {
-        self.core.drain.soft().cancelled().await;
-        self.core.tracker.close();
+        let core = self.core.clone();
+        core.drain.soft().cancelled().await;
+        core.tracker.close();
+        let everybody_leaves = async {
+            core.registry.emptied().await;
+            // Nobody is left who could be told to come back elsewhere.
+            core.port.cancel();
+            core.tracker.wait().await;
+        };
         tokio::select! {
             biased;
-            () = self.core.tracker.wait() => {}
-            () = self.core.drain.hard().cancelled() => {
-                self.core.registry.shut();
-                drop(tokio::time::timeout(LAST_SESSIONS, self.core.tracker.wait()).await);
+            () = everybody_leaves => {}
+            () = core.drain.hard().cancelled() => {
+                core.port.cancel();
+                core.registry.shut();
+                drop(tokio::time::timeout(LAST_SESSIONS, core.tracker.wait()).await);
             }
         }
         self.stop_tasks().await;
@@ -190,6 +201,7 @@ impl Hub {
 impl Drop for Hub {
     fn drop(&mut self) {
         self.core.drain.abort();
+        self.core.port.cancel();
         self.core.registry.shut();
         self.stop.cancel();
     }
@@ -197,6 +209,7 @@ impl Drop for Hub {
 
 fn assemble(config: Config, deps: Deps, upstream: mpsc::Sender<broker::Upstream>) -> Core {
     let admission = Admission::new(&config.admission, &deps.clock);
+    let budget = Budget::new(config.admission.max_memory_bytes);
     let now = protocol::time::Timestamp::from_millis(deps.clock.unix_millis());
     let incarnation = protocol::id::SessionId::new(now, deps.entropy.bytes());
     let link = Link::new(config.name.clone(), incarnation);
@@ -207,8 +220,10 @@ fn assemble(config: Config, deps: Deps, upstream: mpsc::Sender<broker::Upstream>
         entropy: deps.entropy,
         tls: deps.tls,
         drain: deps.drain.child(),
+        port: CancellationToken::new(),
         metrics: Metrics::new(),
         admission,
+        budget,
         revocations: Revocations::default(),
         registry: Registry::default(),
         link,
@@ -223,12 +238,14 @@ async fn send_away(core: Arc<Core>, readiness: Readiness) {
     core.drain.soft().cancelled().await;
     readiness.set(LISTENING, false);
     let sessions = core.registry.all();
+    let spread = core.spread(sessions.len());
     tracing::info!(
         hub.id = %core.config.name,
         sessions = sessions.len(),
+        spread_ms = spread.as_millis(),
         "draining, agents are sent elsewhere"
     );
     for handle in sessions {
-        core.send_away(&handle);
+        core.send_away(&handle, spread);
     }
 }

@@ -8,6 +8,7 @@ pub mod hub;
 pub mod socket;
 
 mod admission;
+mod budget;
 mod certificate;
 mod core;
 mod dispatch;

@@ -52,7 +52,8 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts until the drain begins.
+/// Accepts until the port closes. During a drain that is not its beginning: agents that come back
+/// meanwhile are told where to go.
 pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
     let mut accepted = 0_u32;
     loop {
@@ -63,7 +64,7 @@ pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
         };
         let (slot, connection) = tokio::select! {
             biased;
-            () = core.drain.soft().cancelled() => return,
+            () = core.port.cancelled() => return,
             next = next => next,
         };
         match connection {
@@ -160,7 +161,10 @@ async fn converse(core: &Arc<Core>, stream: TlsStream<TcpStream>, door: Arc<Door
             () = core.drain.hard().cancelled() => return Outcome::Served,
             () = core.drain.soft().cancelled(), if !is_draining => {
                 is_draining = true;
-                connection.as_mut().graceful_shutdown();
+                // Before its first request this would end it without an answer.
+                if door.has_served() {
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
     };

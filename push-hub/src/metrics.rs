@@ -58,7 +58,7 @@ const AGENT_KINDS: [&str; 6] = ["hello", "sync", "ack", "progress", "receipt", "
 const HUB_KINDS: [&str; 7] =
     ["welcome", "command", "confirmed", "trust", "mode", "reconnect", "unknown"];
 /// Why a request or connection was turned away, as labels.
-const REFUSALS: [&str; 5] = ["source", "handshakes", "device", "full", "draining"];
+const REFUSALS: [&str; 6] = ["source", "handshakes", "device", "full", "draining", "memory"];
 /// Why a certificate was turned away, as labels.
 const CERTIFICATES: [&str; 4] = ["missing", "not_a_device", "expired", "revoked"];
 
@@ -93,6 +93,8 @@ pub(crate) struct Metrics {
     pub(crate) broker_up: Gauge,
     /// Frames that did not fit into a long-poll's answer.
     pub(crate) poll_overflow: Counter,
+    /// Resident memory of the process.
+    pub(crate) memory: Gauge,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -133,6 +135,7 @@ impl Metrics {
             broker_losses: counter!("tocsin_push_hub_broker_losses_total"),
             broker_up: gauge!("tocsin_push_hub_broker_up"),
             poll_overflow: counter!("tocsin_push_hub_poll_overflow_total"),
+            memory: gauge!("tocsin_push_hub_memory_bytes"),
         }
     }
 
@@ -147,6 +150,7 @@ impl Metrics {
             Refusal::Device(_) => 2,
             Refusal::Full => 3,
             Refusal::Draining => 4,
+            Refusal::Memory => 5,
         };
         self.refusals[index].increment(1);
     }
@@ -234,4 +238,5 @@ fn describe() {
         "tocsin_push_hub_poll_overflow_total",
         "Frames that did not fit into a long-poll's answer; agents ask for them again"
     );
+    describe_gauge!("tocsin_push_hub_memory_bytes", Unit::Bytes, "Resident memory of the process");
 }

@@ -52,7 +52,7 @@ pub(crate) async fn answer(
     let held = Held::begin(core, Arc::new(handle), AgentFrame::Hello(hello));
     if held.forward(frames).await.is_err() {
         core.metrics.refusal(Refusal::Full);
-        return refused(Refusal::Full);
+        return refused(core, Refusal::Full);
     }
     let taken = held.wait().await;
     drop(held);

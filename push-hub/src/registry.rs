@@ -10,6 +10,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use protocol::close::CloseCode;
 use protocol::id::{DeviceId, SessionId};
+use tokio::sync::Notify;
 
 use crate::handle::Handle;
 
@@ -21,6 +22,7 @@ mod tests;
 pub(crate) struct Registry {
     sessions: DashMap<DeviceId, Arc<Handle>>,
     is_shut: AtomicBool,
+    gone: Notify,
 }
 
 impl Registry {
@@ -47,7 +49,24 @@ impl Registry {
     /// Takes a session out if it is still the device's, in one step. Says whether it was.
     pub(crate) fn unregister(&self, handle: &Handle) -> bool {
         let is_same = |_: &DeviceId, known: &Arc<Handle>| known.session == handle.session;
-        self.sessions.remove_if(&handle.device, is_same).is_some()
+        let was_current = self.sessions.remove_if(&handle.device, is_same).is_some();
+        if self.sessions.is_empty() {
+            self.gone.notify_waiters();
+        }
+        was_current
+    }
+
+    /// Waits until there is no session.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let mut gone = std::pin::pin!(self.gone.notified());
+            // Heard from here on: the last one may go between the look and the waiting.
+            gone.as_mut().enable();
+            if self.sessions.is_empty() {
+                return;
+            }
+            gone.await;
+        }
     }
 
     pub(crate) fn get(&self, device: DeviceId) -> Option<Arc<Handle>> {

@@ -137,7 +137,7 @@ pub(crate) fn begin(core: &Arc<Core>, handle: &Arc<Handle>, hello: AgentFrame) {
     core.link.greet(handle);
     // The drain may have begun since the request was admitted.
     if core.drain.is_draining() {
-        core.send_away(handle);
+        core.send_away(handle, core.spread(1));
     }
     core.lanes.tell(core, News::Arrived(handle.clone(), hello));
 }

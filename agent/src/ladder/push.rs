@@ -9,7 +9,7 @@ use runtime::lifecycle::CancellationToken;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::rotation::Rotation;
+use super::hubs::Hubs;
 use super::socket::{self, AttemptError, Control, Session};
 use super::{Obstacle, PushState, Shared};
 use crate::reconcile::{Event, Linked};
@@ -24,6 +24,7 @@ const PROVEN_AFTER: Duration = Duration::from_secs(10);
 /// The session in use.
 struct Live {
     number: u64,
+    hub: String,
     /// Keeps the session open while a check-in carries the frames.
     frames: mpsc::Sender<AgentFrame>,
     mode: Mode,
@@ -37,7 +38,7 @@ struct Push {
     control: mpsc::Sender<(u64, Control)>,
     sessions: JoinSet<()>,
     stop: CancellationToken,
-    hubs: Rotation,
+    hubs: Hubs,
     backoff: Backoff,
     live: Option<Live>,
     opened: u64,
@@ -54,7 +55,7 @@ pub(crate) async fn run(
 ) {
     let (control, mut told) = mpsc::channel(16);
     let mut push = Push {
-        hubs: Rotation::starting(shared.entropy.next_u64()),
+        hubs: Hubs::starting(shared.entropy.next_u64()),
         backoff: Backoff::new(shared.config.backoff_base, shared.config.backoff_cap),
         attempt_at: Some(shared.clock.now()),
         shared,
@@ -94,21 +95,24 @@ pub(crate) async fn run(
 
 impl Push {
     async fn attempt(&mut self) {
-        let hubs = self.shared.places.borrow().hubs.clone();
-        let opened = match self.hubs.current(&hubs) {
-            Some(address) => {
-                socket::open(&self.shared, &address).await.map(|session| (session, address))
-            }
-            None => Err(AttemptError::NoAddress),
+        let known = self.known();
+        let in_use = self.live.as_ref().map(|live| live.hub.as_str());
+        let Some(hub) = self.hubs.next(&known, in_use, self.shared.clock.now()) else {
+            return self.failed(None, AttemptError::NoAddress);
         };
-        match opened {
-            Ok((session, address)) => self.opened(session, &address).await,
-            Err(error) => self.failed(&error),
+        match socket::open(&self.shared, &hub).await {
+            Ok(session) => self.opened(session, hub).await,
+            Err(error) => self.failed(Some(&hub), error),
         }
     }
 
+    /// The hubs of the configuration, and no others.
+    fn known(&self) -> Vec<String> {
+        self.shared.places.borrow().hubs.clone()
+    }
+
     /// A session stands: it takes over from the former one, which ends when it has nothing left.
-    async fn opened(&mut self, session: Session, address: &str) {
+    async fn opened(&mut self, session: Session, hub: String) {
         self.opened += 1;
         let welcome = session.welcome().clone();
         let (frames, receiver) = mpsc::channel(super::FRAMES);
@@ -117,28 +121,33 @@ impl Push {
         let control = (self.opened, self.control.clone());
         let run = session.run(receiver, self.shared.events.clone(), control, self.stop.clone());
         self.sessions.spawn(run);
-        self.shared.stands(Rung::Push, address, Some(welcome.session_id));
+        self.shared.stands(Rung::Push, &hub, Some(welcome.session_id));
         // A hub must not make its agents besiege the control plane.
         let check_in = Duration::from_secs(u64::from(welcome.checkin_secs));
         let check_in = check_in.max(self.shared.config.check_in);
         let since = self.shared.clock.now();
-        self.live = Some(Live { number: self.opened, frames, mode: Mode::Push, check_in, since });
+        let number = self.opened;
+        self.live = Some(Live { number, hub, frames, mode: Mode::Push, check_in, since });
         self.state.send_replace(PushState::Up { mode: Mode::Push, check_in });
     }
 
-    fn failed(&mut self, error: &AttemptError) {
-        tracing::info!(error = super::chain(error), "no session");
-        self.hubs.next();
-        self.failures = self.failures.saturating_add(1);
-        if let Some(delay) = error.retry_after() {
-            self.backoff.retry_after(delay);
+    fn failed(&mut self, hub: Option<&str>, mut error: AttemptError) {
+        tracing::info!(error = super::chain(&error), "no session");
+        if let Some(hub) = hub {
+            let known = self.known();
+            self.hubs.tried(hub, &known, (error.retry_after(), self.shared.clock.now()));
+            let others = error.take_hubs();
+            if !others.is_empty() {
+                self.hubs.prefer(others, &known);
+            }
         }
+        self.failures = self.failures.saturating_add(1);
         if self.live.is_some() {
             // The former session still serves; moving away from it can wait.
             self.attempt_at = Some(self.after_backoff());
             return;
         }
-        self.shared.falls(Rung::Push, error);
+        self.shared.falls(Rung::Push, &error);
         self.ended(error.close_code(), error.obstacle());
     }
 
@@ -158,9 +167,14 @@ impl Push {
             }
             Control::Reconnect(reconnect) => self.reconnect(reconnect),
             Control::Ended(code) => {
-                let lasted = self.shared.clock.now().saturating_duration_since(live.since);
-                self.live = None;
+                let now = self.shared.clock.now();
+                let lasted = now.saturating_duration_since(live.since);
+                let hub = self.live.take().map(|live| live.hub).unwrap_or_default();
                 self.judge(lasted);
+                if code.map(CloseCode::advice) == Some(Advice::ReconnectElsewhere) {
+                    let known = self.known();
+                    self.hubs.tried(&hub, &known, (None, now));
+                }
                 let error = AttemptError::Closed(code);
                 self.shared.falls(Rung::Push, &error);
                 self.ended(code, Obstacle::Unreachable);
@@ -185,11 +199,8 @@ impl Push {
         // Not at once, however often a hub asks: the session in use serves meanwhile.
         let wait = Duration::from_millis(reconnect.after_ms).min(LONGEST_WAIT);
         let wait = wait.max(self.shared.config.backoff_base);
-        if reconnect.hubs.is_empty() {
-            self.hubs.next();
-        } else {
-            self.hubs.prefer(reconnect.hubs);
-        }
+        let known = self.known();
+        self.hubs.prefer(reconnect.hubs, &known);
         self.attempt_at = Some(self.shared.clock.now() + wait);
     }
 
@@ -205,15 +216,20 @@ impl Push {
                 return;
             }
             Advice::Renew => self.shared.renew.notify_one(),
-            Advice::ReconnectElsewhere => self.hubs.next(),
-            Advice::Reconnect => {}
+            // The hub was noted as tried, so the next one is another.
+            Advice::ReconnectElsewhere | Advice::Reconnect => {}
         }
         self.attempt_at = Some(self.after_backoff());
         self.state.send_replace(down);
     }
 
+    /// When to try again: full jitter, on top of what the next hub asked for.
     fn after_backoff(&mut self) -> Instant {
-        self.shared.clock.now() + self.backoff.next(self.shared.entropy.next_u64())
+        let now = self.shared.clock.now();
+        let in_use = self.live.as_ref().map(|live| live.hub.as_str());
+        let next = self.hubs.next(&self.known(), in_use, now);
+        let wait = next.map_or(Duration::ZERO, |hub| self.hubs.wait(&hub, now));
+        now + wait + self.backoff.next(self.shared.entropy.next_u64())
     }
 }
 

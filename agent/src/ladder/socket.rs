@@ -15,6 +15,7 @@ use runtime::lifecycle::CancellationToken;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WireCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, ClientRequestBuilder, Message};
@@ -30,6 +31,8 @@ const BUFFER_BYTES: usize = 8 * 1024;
 const BATCH: usize = 32;
 /// Where a hub that refuses the upgrade says by which close code.
 const CLOSE_HEADER: &str = "tocsin-close";
+/// Where a hub without room lists others.
+const HUBS_HEADER: &str = "tocsin-hubs";
 /// How long a close frame may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,8 @@ pub(super) enum AttemptError {
         close: Option<CloseCode>,
         /// How long to stay away, if it said so.
         retry_after: Option<Duration>,
+        /// Other hubs that it named. Nothing is known of them yet.
+        hubs: Vec<String>,
     },
     /// The WebSocket handshake failed.
     #[error("the websocket handshake failed")]
@@ -93,6 +98,19 @@ impl AttemptError {
             | Self::WebSocket(_)
             | Self::TimedOut
             | Self::Hello(_) => None,
+        }
+    }
+
+    /// The other hubs that the hub named.
+    pub(super) fn take_hubs(&mut self) -> Vec<String> {
+        match self {
+            Self::Status { hubs, .. } => std::mem::take(hubs),
+            Self::NoAddress
+            | Self::Dial(_)
+            | Self::WebSocket(_)
+            | Self::TimedOut
+            | Self::Closed(_)
+            | Self::Hello(_) => Vec::new(),
         }
     }
 
@@ -185,11 +203,19 @@ async fn upgrade(stream: TlsStream<TcpStream>, address: &str) -> Result<WebSocke
                 status: response.status().as_u16(),
                 close: close.and_then(CloseCode::from_number),
                 retry_after: number("retry-after").map(Duration::from_secs),
+                hubs: response.headers().get(HUBS_HEADER).map_or_else(Vec::new, listed),
             })
         }
         Ok(Err(error)) => Err(Box::new(error).into()),
         Err(_) => Err(AttemptError::TimedOut),
     }
+}
+
+/// The addresses of a header that lists them, as many as a `reconnect` may name.
+fn listed(value: &HeaderValue) -> Vec<String> {
+    let text = value.to_str().unwrap_or_default();
+    let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
+    addresses.take(limits::LIST_ENTRIES).map(str::to_owned).collect()
 }
 
 impl Session {

@@ -272,6 +272,16 @@ pub(crate) enum Call {
 pub(crate) struct Says {
     pub(crate) pace: Pace,
     pub(crate) server_time: Option<Timestamp>,
+    /// It has no room for a session.
+    pub(crate) room: Option<Room>,
+}
+
+/// How a hub without room turns devices away.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) retry_after_secs: u64,
+    /// The hub that it names instead.
+    pub(crate) other: SocketAddr,
 }
 
 /// Hub and control plane in one. Dropping it cuts everything.
@@ -460,13 +470,21 @@ async fn serve(
             stream.write_all(refusal).await?;
             return stream.shutdown().await;
         }
+        let says = *says.lock().unwrap();
+        if let Some(Room { retry_after_secs, other }) = says.room {
+            let refusal = format!(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\ntocsin-close: 4009\r\n\
+                 retry-after: {retry_after_secs}\r\ntocsin-hubs: https://{other}\r\n\r\n"
+            );
+            stream.write_all(refusal.as_bytes()).await?;
+            return stream.shutdown().await;
+        }
         let accept = derive_accept_key(header("sec-websocket-key").unwrap().as_bytes());
         let upgrade = format!(
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
              sec-websocket-accept: {accept}\r\nsec-websocket-protocol: tocsin.v1\r\n\r\n"
         );
         stream.write_all(upgrade.as_bytes()).await?;
-        let says = *says.lock().unwrap();
         if let Some(hub) = HubSide::open(stream, says).await {
             drop(told.send(Call::Socket(Box::new(hub))).await);
         }

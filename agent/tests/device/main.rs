@@ -6,6 +6,7 @@ mod commands;
 mod disk;
 mod enrollment;
 mod hostile;
+mod moves;
 #[path = "../support/netns.rs"]
 #[expect(dead_code, reason = "shared with the tests of quarantine, which use the rest")]
 mod netns;

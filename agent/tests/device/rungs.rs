@@ -6,9 +6,9 @@ use std::time::Duration;
 use agent::status::Rung;
 use protocol::close::CloseCode;
 use protocol::fixture::lock;
-use protocol::frame::{AgentFrame, CHECK_IN_PATH, HubFrame, Mode, POLL_PATH, Reconnect};
+use protocol::frame::{AgentFrame, CHECK_IN_PATH, HubFrame, Mode, POLL_PATH};
 
-use crate::bench::{Bench, GUARD, greeting, until};
+use crate::bench::{Bench, greeting, until};
 
 #[tokio::test]
 async fn long_poll_delivers_when_the_websocket_is_refused() {
@@ -75,68 +75,6 @@ async fn revoked_device_only_checks_in_slowly() {
     assert!(matches!(frames.first(), Some(AgentFrame::Hello(_))));
     drop(answer.send(vec![greeting()]));
     let _after_a_check_in_was_answered = server.session().await;
-    agent.drain().await.unwrap();
-}
-
-#[tokio::test]
-async fn new_session_opens_before_the_old_one_closes() {
-    let mut bench = Bench::new();
-    let mut server = bench.server().await;
-    let mut elsewhere = bench.server_at("127.0.0.1:0".parse().unwrap()).await;
-    let agent = bench.start();
-    let mut old = server.session().await;
-    let hubs = vec![elsewhere.address.to_string()];
-    let reason = "drain".to_owned();
-    old.send(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs, reason })).await;
-    let mut new = elsewhere.session().await;
-    new.send(HubFrame::Command(bench.command(1, lock(), 1))).await;
-    new.receipt().await;
-    while old.next().await.is_some() {}
-    agent.drain().await.unwrap();
-}
-
-#[tokio::test]
-async fn command_on_both_sessions_of_a_move_takes_effect_once() {
-    let mut bench = Bench::new();
-    let mut server = bench.server().await;
-    let mut elsewhere = bench.server_at("127.0.0.1:0".parse().unwrap()).await;
-    let agent = bench.start();
-    let mut old = server.session().await;
-    let (first, second) = (bench.command(1, lock(), 1), bench.command(2, lock(), 2));
-    let hubs = vec![elsewhere.address.to_string()];
-    let reason = "drain".to_owned();
-    old.send(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs, reason })).await;
-    old.send(HubFrame::Command(first.clone())).await;
-    let mut new = elsewhere.session().await;
-    for hub in [&mut new, &mut old] {
-        hub.send(HubFrame::Command(first.clone())).await;
-        hub.send(HubFrame::Command(second.clone())).await;
-    }
-    new.receipt_of(first.command_id).await;
-    new.receipt_of(second.command_id).await;
-    while old.next().await.is_some() {}
-    let once = [first, second].map(|command| format!("lock {}", command.command_id));
-    assert_eq!(bench.effects(), once);
-    agent.drain().await.unwrap();
-    assert_eq!(bench.effects(), once);
-}
-
-#[tokio::test]
-async fn old_session_serves_while_the_new_one_does_not_come_to_stand() {
-    let mut bench = Bench::new();
-    let mut server = bench.server().await;
-    let agent = bench.start();
-    let mut old = server.session().await;
-    // It takes the connection, and never says a word.
-    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hubs = vec![mute.local_addr().unwrap().to_string()];
-    let reason = "drain".to_owned();
-    old.send(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs, reason })).await;
-    let _dialled = tokio::time::timeout(GUARD, mute.accept()).await.unwrap().unwrap();
-    old.send(HubFrame::Command(bench.command(1, lock(), 1))).await;
-    let receipt = bench.receipt(&old.receipt().await);
-    assert_eq!(receipt.outcome.state().as_str(), "succeeded");
-    assert_eq!(agent.status().ladder.rung, Rung::Push);
     agent.drain().await.unwrap();
 }
 

@@ -47,8 +47,13 @@ pub(super) enum AttemptError {
     #[error("connect")]
     Connect(#[from] HttpError),
     /// The hub answered the upgrade with something else.
-    #[error("upgrade status {0}")]
-    Status(u16),
+    #[error("upgrade status {status}")]
+    Status {
+        /// What it answered.
+        status: u16,
+        /// How long to stay away, if it said so.
+        retry_after: Option<Duration>,
+    },
     /// The WebSocket broke.
     #[error("websocket")]
     WebSocket(#[from] Box<tungstenite::Error>),
@@ -61,6 +66,20 @@ pub(super) enum AttemptError {
     /// Our own `hello` is not sound.
     #[error("hello")]
     Hello(#[from] FrameError),
+}
+
+impl AttemptError {
+    /// How long the hub asked to be left alone.
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Connect(_)
+            | Self::WebSocket(_)
+            | Self::TimedOut
+            | Self::Closed(_)
+            | Self::Hello(_) => None,
+        }
+    }
 }
 
 fn reason(code: Option<CloseCode>) -> &'static str {
@@ -149,7 +168,12 @@ async fn upgrade(stream: TlsStream<TcpStream>, address: &str) -> Result<WebSocke
     match tokio::time::timeout(limits::UPGRADE_TIMEOUT, upgrading).await {
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(tungstenite::Error::Http(response))) => {
-            Err(AttemptError::Status(response.status().as_u16()))
+            let header = response.headers().get("retry-after");
+            let secs = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            Err(AttemptError::Status {
+                status: response.status().as_u16(),
+                retry_after: secs.map(Duration::from_secs),
+            })
         }
         Ok(Err(error)) => Err(Box::new(error).into()),
         Err(_) => Err(AttemptError::TimedOut),

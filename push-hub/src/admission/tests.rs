@@ -1,10 +1,11 @@
 //! Tests of the limits before a session.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use protocol::id::DeviceId;
-use runtime::Clock;
+use runtime::{Clock, Entropy};
 use uuid::Uuid;
 
 use super::{Admission, Refusal, network};
@@ -46,9 +47,19 @@ fn device_is_told_when_to_come_back() {
     let device = DeviceId::from_uuid(Uuid::nil());
     assert_eq!(admission.check_device(device), Ok(()));
     let refusal = admission.check_device(device).unwrap_err();
-    assert_eq!(refusal.retry_after(), Duration::from_secs(10));
-    hand.advance(refusal.retry_after());
+    let wait = refusal.retry_after(&Entropy::system());
+    assert_eq!(wait, Duration::from_secs(10));
+    hand.advance(wait);
     assert_eq!(admission.check_device(device), Ok(()));
+}
+
+#[test]
+fn those_who_find_no_room_come_back_at_different_times() {
+    let entropy = Entropy::system();
+    let waits: BTreeSet<_> = (0..100).map(|_| Refusal::Full.retry_after(&entropy)).collect();
+    assert!(waits.len() > 10, "{waits:?}");
+    let (first, last) = (waits.first().unwrap(), waits.last().unwrap());
+    assert!(*first >= Duration::from_secs(5) && *last < Duration::from_secs(10), "{waits:?}");
 }
 
 #[test]

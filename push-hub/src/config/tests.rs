@@ -15,6 +15,8 @@ fn keys_out_of_bounds_are_named() {
         ("[socket]\nmax_message_bytes = 1000000", "socket.max_message_bytes"),
         ("[socket]\ncontrols_per_sec = 0", "socket.controls_per_sec"),
         ("[admission]\nmax_sessions = 0", "admission.max_sessions"),
+        ("other_hubs = [\"hub-2\"]", "other_hubs"),
+        ("other_hubs = [\"https://a:1, https://b:2\"]", "other_hubs"),
     ] {
         let config: Config = toml::from_str(text).expect(text);
         assert_eq!(config.validate().expect_err(text).key, key);

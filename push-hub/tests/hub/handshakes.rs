@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::{
-    Authority, Device, GUARD, World, close_header, config, device_id, dial, refusal,
+    Authority, Device, GUARD, Refused, World, close_header, config, device_id, dial, refusal,
 };
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -121,6 +121,10 @@ async fn source_over_its_rate_is_reset_before_tls() {
     first.write_all(b"x").await.unwrap();
 }
 
+fn retry_after_secs(refused: &Refused) -> Option<u64> {
+    refused.headers().get("retry-after")?.to_str().ok()?.parse().ok()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_after_tls_say_when_to_come_back() {
     let recorder = runtime::observability::recorder();
@@ -130,7 +134,15 @@ async fn refusals_after_tls_say_when_to_come_back() {
     let _only = world.device(1).connect().await;
     let refused = world.device(2).refusal().await;
     assert_eq!((refused.status().as_u16(), close_header(&refused)), (503, Some("4009")));
-    assert_eq!(refused.headers().get("retry-after").unwrap(), "5");
+    assert!(retry_after_secs(&refused).is_some_and(|secs| (5..=10).contains(&secs)));
+
+    let others = vec!["https://hub-2.example:7444".to_owned()];
+    let admission = AdmissionConfig { max_memory_bytes: 1, ..config().admission };
+    let world = World::with(Config { admission, other_hubs: others.clone(), ..config() }).await;
+    let refused = world.device(1).refusal().await;
+    assert_eq!((refused.status().as_u16(), close_header(&refused)), (503, Some("4009")));
+    assert!(retry_after_secs(&refused).is_some());
+    assert_eq!(refused.headers().get("tocsin-hubs").unwrap(), others[0].as_str());
 
     let generous = config().admission;
     let admission = AdmissionConfig { device_burst: 1, device_per_min: 1, ..generous };
@@ -141,9 +153,11 @@ async fn refusals_after_tls_say_when_to_come_back() {
     let _first = device.connect().await;
     let refused = device.refusal().await;
     assert_eq!((refused.status().as_u16(), close_header(&refused)), (429, Some("4009")));
-    assert_eq!(refused.headers().get("retry-after").unwrap(), "60");
+    assert_eq!(retry_after_secs(&refused), Some(60));
+    // Another hub would not know the device's rate, but its trouble is of its own making.
+    assert_eq!(refused.headers().get("tocsin-hubs"), None);
     let text = recorder.render();
-    for reason in ["full", "device"] {
+    for reason in ["full", "device", "memory"] {
         let line = format!("tocsin_push_hub_admission_refusals_total{{reason=\"{reason}\"}}");
         let count = text.lines().find_map(|text| text.strip_prefix(&line));
         assert!(count.is_some_and(|count| count.trim() != "0"), "{text}");

@@ -1,0 +1,68 @@
+//! How much memory the process may take before further sessions are turned away.
+//!
+//! Owns the sampling. Must not close anybody: sessions that are here stay.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Core;
+
+#[cfg(test)]
+mod tests;
+
+/// Where Linux publishes what a process takes (`proc_pid_status(5)`); in kB, whatever the size of
+/// a page.
+const STATUS: &str = "/proc/self/status";
+/// How often it is looked at. Within that time a hub takes in about a thousand sessions.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The budget, and what was found last.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    max_bytes: u64,
+    resident_bytes: AtomicU64,
+}
+
+impl Budget {
+    /// A budget of so many bytes; 0: no limit.
+    pub(crate) const fn new(max_bytes: u64) -> Self {
+        Self { max_bytes, resident_bytes: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.max_bytes > 0 && self.resident_bytes.load(Ordering::Relaxed) > self.max_bytes
+    }
+
+    fn found(&self, resident_bytes: u64) {
+        self.resident_bytes.store(resident_bytes, Ordering::Relaxed);
+    }
+}
+
+/// Looks until `stop`.
+pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) {
+    loop {
+        look(&core);
+        if tokio::time::timeout(EVERY, stop.cancelled()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Looks once; where there is nothing to be seen, nobody is turned away.
+pub(crate) fn look(core: &Core) {
+    let Some(bytes) = resident_bytes(Path::new(STATUS)) else { return };
+    core.budget.found(bytes);
+    #[expect(clippy::cast_precision_loss, reason = "no machine has 2^52 bytes")]
+    core.metrics.memory.set(bytes as f64);
+}
+
+/// A file of the kernel's own is read without waiting for a disk.
+fn resident_bytes(path: &Path) -> Option<u64> {
+    let status = std::fs::read_to_string(path).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}

@@ -1,0 +1,28 @@
+//! Tests of the budget of memory.
+
+use std::path::Path;
+
+use super::{Budget, STATUS, resident_bytes};
+
+#[test]
+fn process_sees_what_it_takes() {
+    let bytes = resident_bytes(Path::new(STATUS)).expect("the kernel says it");
+    assert!(bytes > 64 * 1024, "{bytes}");
+}
+
+#[test]
+fn what_cannot_be_read_is_unknown() {
+    assert_eq!(resident_bytes(Path::new("/proc/self/nothing")), None);
+}
+
+#[test]
+fn budget_is_over_only_beyond_its_limit_and_never_without_one() {
+    let (tight, none) = (Budget::new(1000), Budget::new(0));
+    assert!(!tight.is_over());
+    for (bytes, is_over) in [(1000, false), (1001, true), (999, false)] {
+        tight.found(bytes);
+        none.found(bytes);
+        assert_eq!(tight.is_over(), is_over);
+        assert!(!none.is_over());
+    }
+}
