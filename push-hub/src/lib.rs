@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod hub;
+pub mod identity;
 pub mod socket;
 
 mod admission;

@@ -116,9 +116,10 @@ async fn serve(core: &Arc<Core>, stream: TcpStream, slot: OwnedSemaphorePermit) 
             tracing::debug!(error = &error as &dyn std::error::Error, "handshake failed");
             return match error {
                 TlsError::TimedOut(_) => Outcome::HandshakeTimeout,
-                TlsError::Settings(_) | TlsError::Roots(_) | TlsError::Handshake(_) => {
-                    Outcome::Handshake
-                }
+                TlsError::Settings(_)
+                | TlsError::Roots(_)
+                | TlsError::Unbelieved(_)
+                | TlsError::Handshake(_) => Outcome::Handshake,
             };
         }
     };

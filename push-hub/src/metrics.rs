@@ -198,6 +198,18 @@ impl Metrics {
     }
 }
 
+/// The end of the hub's own certificate.
+#[expect(clippy::cast_precision_loss, reason = "seconds are far below 2^52")]
+pub(crate) fn certificate_end(unix_secs: u64) {
+    gauge!("tocsin_push_hub_certificate_end_seconds").set(unix_secs as f64);
+}
+
+/// The files of the hub's identity had changed.
+pub(crate) fn identity_loaded(is_taken: bool) {
+    let outcome = if is_taken { "taken" } else { "refused" };
+    counter!("tocsin_push_hub_identities_total", "outcome" => outcome).increment(1);
+}
+
 fn describe() {
     describe_counter!(
         "tocsin_push_hub_connections_total",
@@ -237,6 +249,15 @@ fn describe() {
     describe_counter!(
         "tocsin_push_hub_poll_overflow_total",
         "Frames that did not fit into a long-poll's answer; agents ask for them again"
+    );
+    describe_gauge!(
+        "tocsin_push_hub_certificate_end_seconds",
+        Unit::Seconds,
+        "End of the hub's own certificate, since the Unix epoch"
+    );
+    describe_counter!(
+        "tocsin_push_hub_identities_total",
+        "Changes of the files of the hub's identity, by whether they were taken"
     );
     describe_gauge!("tocsin_push_hub_memory_bytes", Unit::Bytes, "Resident memory of the process");
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, Ticketer};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
@@ -44,6 +45,9 @@ pub enum TlsError {
     /// No usable root certificate for verifying peers.
     #[error("unusable root certificates")]
     Roots(#[source] rustls::server::VerifierBuilderError),
+    /// A client of those authorities would not believe the certificate.
+    #[error("clients would not believe the certificate")]
+    Unbelieved(#[source] rustls::Error),
     /// The handshake did not finish in time.
     #[error("tls handshake took longer than {} ms", .0.as_millis())]
     TimedOut(Duration),
@@ -191,6 +195,28 @@ pub fn pinned_client_config(pin: SpkiPin, alpn: &[&[u8]]) -> Result<ClientConfig
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
+}
+
+/// Judges a server's certificate as a client that trusts `authorities` would: chain, usage,
+/// validity and name.
+///
+/// # Errors
+/// [`TlsError::Unbelieved`], or [`TlsError::Roots`] when no authority is usable.
+pub fn check_server(
+    identity: &Identity,
+    authorities: &[CertificateDer<'static>],
+    name: &ServerName<'_>,
+    unix_secs: u64,
+) -> Result<(), TlsError> {
+    let roots = Arc::new(roots(authorities.to_vec())?);
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(TlsError::Roots)?;
+    let missing = || TlsError::Unbelieved(rustls::Error::NoCertificatesPresented);
+    let (leaf, others) = identity.chain.split_first().ok_or_else(missing)?;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(unix_secs));
+    let verified = verifier.verify_server_cert(leaf, others, name, &[], now);
+    verified.map(drop).map_err(TlsError::Unbelieved)
 }
 
 /// Performs the server's handshake within `timeout`.

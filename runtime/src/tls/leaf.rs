@@ -3,7 +3,9 @@
 //! Must not know what the names mean. A certificate counts from its first to its last second,
 //! both included, as RFC 5280 (section 4.1.2.5) and the verifier have it.
 
-use rustls::pki_types::CertificateDer;
+use std::net::IpAddr;
+
+use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -54,6 +56,8 @@ pub struct UnreadableLeaf;
 pub struct Leaf {
     /// Its URI subject alternative names.
     pub uris: Vec<String>,
+    /// The names of hosts among them, and the addresses. `any` stands where a wildcard does.
+    pub hosts: Vec<ServerName<'static>>,
     /// Its time.
     pub validity: Validity,
 }
@@ -75,12 +79,23 @@ impl Leaf {
         let validity = certificate.validity();
         Ok(Self {
             uris: names.iter().filter_map(uri).collect(),
+            hosts: names.iter().filter_map(host).collect(),
             validity: Validity {
                 not_before_secs: secs(validity.not_before.timestamp()),
                 not_after_secs: secs(validity.not_after.timestamp()),
             },
         })
     }
+}
+
+fn host(name: &GeneralName<'_>) -> Option<ServerName<'static>> {
+    if let GeneralName::DNSName(name) = name {
+        return ServerName::try_from(name.replacen("*.", "any.", 1)).ok();
+    }
+    let GeneralName::IPAddress(bytes) = name else { return None };
+    let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+    let address = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()?;
+    Some(ServerName::IpAddress(address.into()))
 }
 
 #[cfg(test)]
