@@ -111,7 +111,13 @@ impl Authority {
             tls::write_key(&key, &private_key(&key_pair))?;
             tls::write_certificates(&chain, &[certificate])?;
         }
-        let Identity { chain, key } = tls::read_identity(&chain, &key)?;
+        Self::load(folder, entropy)
+    }
+
+    /// Loads the authority of a data folder, which has to be there.
+    pub fn load(folder: &Path, entropy: Entropy) -> Result<Self, PkiError> {
+        let Identity { chain, key } =
+            tls::read_identity(&folder.join("ca.crt"), &folder.join("ca.key"))?;
         let certificate = chain.into_iter().next().ok_or(PkiError::Request)?;
         let key_pair = KeyPair::try_from(&key)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key_pair)?;
@@ -137,12 +143,21 @@ impl Authority {
     /// A fresh key and certificate for a listener of ours, with the authority's certificate
     /// after it, as pinned clients need.
     pub fn issue_server(&self, names: &[String], now: Timestamp) -> Result<Identity, PkiError> {
+        self.issue_server_for(names, now, SERVER_LASTS)
+    }
+
+    fn issue_server_for(
+        &self,
+        names: &[String],
+        now: Timestamp,
+        lasts: Duration,
+    ) -> Result<Identity, PkiError> {
         let mut params = CertificateParams::new(names)?;
         let name = names.first().map_or("tocsin", String::as_str);
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key_pair = KeyPair::generate()?;
-        let leaf = self.sign(params, &key_pair, now, SERVER_LASTS)?;
+        let leaf = self.sign(params, &key_pair, now, lasts)?;
         Ok(Identity { chain: vec![leaf, self.certificate.clone()], key: private_key(&key_pair) })
     }
 
@@ -186,13 +201,13 @@ pub fn issue_hub_identity(
     authority: &Authority,
     hub: &HubId,
     names: &[String],
-    now: Timestamp,
+    (now, lasts): (Timestamp, Duration),
 ) -> Result<Identity, PkiError> {
     let mut names = names.to_vec();
     if names.is_empty() {
         names.push(hub.to_string());
     }
-    authority.issue_server(&names, now)
+    authority.issue_server_for(&names, now, lasts)
 }
 
 fn make_authority(

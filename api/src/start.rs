@@ -170,7 +170,8 @@ impl Api {
     /// # Errors
     /// When a name is not usable in a certificate.
     pub fn issue_hub_identity(&self, hub: &HubId, names: &[String]) -> Result<Identity, PkiError> {
-        pki::issue_hub_identity(&self.app.authority, hub, names, self.app.now())
+        let times = (self.app.now(), SERVER_LASTS);
+        pki::issue_hub_identity(&self.app.authority, hub, names, times)
     }
 
     /// The authority that devices, hubs and operators trust.

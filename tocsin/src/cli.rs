@@ -14,6 +14,7 @@ use runtime::{Clock, Entropy};
 use crate::client::Client;
 use crate::output::Out;
 use crate::profile::Overrides;
+use crate::roles::{api_role, hub_role, issue_hub};
 use crate::{demo, up};
 
 pub use self::failure::{EXIT_CODES, Exit, Failure};
@@ -142,6 +143,12 @@ pub enum Verb {
     Completions(CompletionsArgs),
     /// Run everything in one process
     Up(up::UpArgs),
+    /// Run a push hub
+    Hub(hub_role::HubArgs),
+    /// Run a control plane
+    Api(api_role::ApiArgs),
+    /// Make the identity of a hub, with the authority's files
+    IssueHub(issue_hub::IssueHubArgs),
     /// Run everything in sandboxes, and show what it can do
     Demo(demo::DemoArgs),
     /// Run an agent
@@ -249,7 +256,7 @@ fn in_runtime(context: Context, verb: Verb) -> Result<Exit, Failure> {
 
 /// Whether a verb runs until it is stopped, and drains by itself then.
 const fn is_role(verb: &Verb) -> bool {
-    matches!(verb, Verb::Up(_) | Verb::Demo(_) | Verb::Agent(_))
+    matches!(verb, Verb::Up(_) | Verb::Hub(_) | Verb::Api(_) | Verb::Demo(_) | Verb::Agent(_))
 }
 
 /// Ends a verb that does not end by itself after Ctrl-C, such as one whose request hangs.
@@ -301,6 +308,9 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Check(args) => check::run(context, &args),
         Verb::Completions(args) => Ok(completions(context, &args)),
         Verb::Up(args) => role(Box::pin(up::run(args, &context.out)).await),
+        Verb::Hub(args) => role(Box::pin(hub_role::run(args, &context.out)).await),
+        Verb::Api(args) => role(Box::pin(api_role::run(args, &context.out)).await),
+        Verb::IssueHub(args) => issue_hub::run(context, &args),
         Verb::Demo(args) => role(Box::pin(demo::run(args, &context.out)).await),
         Verb::Agent(args) => role(Box::pin(agent(args)).await),
         Verb::DemoRouter(args) => role(demo::sandbox::run_router(&args)),

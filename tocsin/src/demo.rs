@@ -20,7 +20,8 @@ use runtime::Drain;
 use crate::demo::cast::Cast;
 use crate::demo::stage::Stage;
 use crate::output::{Out, Tone};
-use crate::platform::{self, Platform};
+use crate::platform::Platform;
+use crate::roles::DRAIN;
 
 /// How long the platform may take to end; nobody is connected any more.
 const LAST: Duration = Duration::from_secs(2);
@@ -45,7 +46,7 @@ pub struct DemoArgs {
 /// When the platform or a device does not start, or a step of the tour ends otherwise than it
 /// should.
 pub async fn run(args: DemoArgs, out: &Out) -> anyhow::Result<()> {
-    let drain = Drain::on_signals(platform::DRAIN)?;
+    let drain = Drain::on_signals(DRAIN)?;
     let stage = Stage::build(args.data.as_deref()).context("the demo has no folder to live in")?;
     runtime::observability::init(&runtime::observability::ObservabilityConfig {
         filter: "warn".to_owned(),

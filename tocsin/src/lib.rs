@@ -11,4 +11,5 @@ pub mod output;
 pub mod platform;
 pub mod profile;
 pub mod proof;
+pub mod roles;
 pub mod up;

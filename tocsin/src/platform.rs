@@ -3,7 +3,7 @@
 //! Owns the wiring and nothing else: every role is started by the constructor that it has on its
 //! own, and none of them knows that it is embedded.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,13 @@ use broker::{Broker, MemoryBroker};
 use push_hub::Hub;
 use runtime::admin::{Admin, Readiness};
 use runtime::lifecycle::{TaskError, Tasks};
-use runtime::observability::{ObservabilityConfig, recorder};
+use runtime::observability::ObservabilityConfig;
 use runtime::tls::{self, TlsError};
 use runtime::{Clock, Drain, Entropy};
 use rustls::ServerConfig;
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
-/// How long the roles may take to end when one of them failed.
-const FAILURE_GRACE: Duration = Duration::from_secs(5);
-/// How long a drain may take; longer than the hub's spread of reconnects.
-pub const DRAIN: Duration = Duration::from_secs(30);
+use crate::roles::{ADMIN, AdminError, FAILURE_GRACE, start_admin};
 
 /// How the platform runs. Every setting has a default that suits one machine.
 #[derive(Debug, Clone, Deserialize)]
@@ -45,7 +41,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             log: ObservabilityConfig::default(),
-            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7440)),
+            admin_listen: ADMIN,
             api: api::Config { data_dir: PathBuf::from(".tocsin"), ..api::Config::default() },
             hub: push_hub::Config::default(),
         }
@@ -68,13 +64,8 @@ pub enum StartError {
     #[error("the hub's TLS cannot be set up")]
     Tls(#[from] TlsError),
     /// The admin port cannot be bound.
-    #[error("admin port {address} cannot be bound")]
-    Admin {
-        /// What was configured.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
+    #[error("the admin port is not there")]
+    Admin(#[from] AdminError),
 }
 
 /// A running platform.
@@ -177,16 +168,6 @@ impl Platform {
     }
 }
 
-async fn start_admin(
-    address: SocketAddr,
-    readiness: &Readiness,
-    drain: &Drain,
-) -> Result<Admin, StartError> {
-    let failed = |source| StartError::Admin { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    Admin::start(listener, readiness.clone(), recorder(), drain.clone()).map_err(failed)
-}
-
 /// The first server name, with the port that was bound.
 fn url(names: &[String], bound: SocketAddr) -> String {
     let name = names.first().map_or("localhost", String::as_str);
@@ -208,7 +189,8 @@ impl HubCertificates {
 
     fn issue_by(&self, app: &api::app::App) -> Result<ServerConfig, StartError> {
         let authority = &app.authority;
-        let identity = api::pki::issue_hub_identity(authority, &self.hub, &self.names, app.now())?;
+        let times = (app.now(), SERVER_LASTS);
+        let identity = api::pki::issue_hub_identity(authority, &self.hub, &self.names, times)?;
         let authorities = vec![authority.certificate().clone()];
         Ok(push_hub::agent_tls(&identity, authorities)?)
     }

@@ -9,19 +9,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use runtime::Drain;
-use runtime::files::{PRIVATE, PUBLIC, write_atomic};
+use runtime::files::{PUBLIC, write_atomic};
 use serde::Serialize;
 
 use crate::output::Out;
-use crate::platform::{self, Config, Platform};
+use crate::platform::{Config, Platform};
+use crate::roles::api_role::AUTHORITY;
+use crate::roles::{DRAIN, FirstWords};
 
 /// Prefix of the environment variables that override the configuration file.
 const ENVIRONMENT: &str = "TOCSIN_UP_";
-/// Name of the authority's certificate in the data folder, for operators and their tools.
-const AUTHORITY: &str = "authority.pem";
-/// Name of the first operator's token in the data folder. An argument of a command would be
-/// visible to everybody on the machine.
-const OWNER_TOKEN: &str = "owner.token";
 
 /// Arguments of `tocsin up`.
 #[derive(Debug, Clone, Args)]
@@ -68,15 +65,13 @@ pub async fn run(args: UpArgs, out: &Out) -> anyhow::Result<()> {
     let config = args.config()?;
     runtime::observability::init(&config.log)?;
     let data = config.api.data_dir.clone();
-    let drain = Drain::on_signals(platform::DRAIN)?;
+    let drain = Drain::on_signals(DRAIN)?;
     let mut platform = Platform::start(config, drain).await?;
     let authority = data.join(AUTHORITY);
     write_atomic(&authority, platform.authority_pem.as_bytes(), PUBLIC)?;
-    let token_file = data.join(OWNER_TOKEN);
-    if let Some(first) = &platform.first_start {
-        write_atomic(&token_file, first.token.expose().as_bytes(), PRIVATE)?;
-    }
-    let started = Started::new(&mut platform, &data, authority, token_file);
+    let first = platform.first_start.take();
+    let first = first.map(|first| FirstWords::write(&first, &data)).transpose()?;
+    let started = Started::new(&platform, &data, authority, first);
     out.object_line(&started);
     for line in started.welcome() {
         out.line(&line);
@@ -101,20 +96,16 @@ struct Started {
     authority: PathBuf,
     /// What only the first start knows.
     #[serde(skip_serializing_if = "Option::is_none")]
-    first_start: Option<FirstStart>,
-}
-
-/// The token itself is only in the file, and in what a program reads with `--json`.
-#[derive(Debug, Serialize)]
-struct FirstStart {
-    token: String,
-    token_file: PathBuf,
-    root_key: PathBuf,
+    first_start: Option<FirstWords>,
 }
 
 impl Started {
-    fn new(platform: &mut Platform, data: &Path, authority: PathBuf, token_file: PathBuf) -> Self {
-        let first = platform.first_start.take();
+    fn new(
+        platform: &Platform,
+        data: &Path,
+        authority: PathBuf,
+        first_start: Option<FirstWords>,
+    ) -> Self {
         Self {
             operator_url: format!("https://{}", platform.operator_addr),
             agent_addr: platform.api_agent_addr,
@@ -122,11 +113,7 @@ impl Started {
             admin_url: format!("http://{}", platform.admin_addr),
             data_dir: data.to_owned(),
             authority,
-            first_start: first.map(|first| FirstStart {
-                token: first.token.expose().to_owned(),
-                token_file,
-                root_key: first.root_key,
-            }),
+            first_start,
         }
     }
 
@@ -139,21 +126,7 @@ impl Started {
             format!("data        {}", self.data_dir.display()),
         ];
         if let Some(first) = &self.first_start {
-            lines.extend([
-                String::new(),
-                "This is the first start. Log in with the operator's token:".into(),
-                String::new(),
-                format!(
-                    "  tocsin login --url {} --ca {} --token-file {}",
-                    self.operator_url,
-                    self.authority.display(),
-                    first.token_file.display()
-                ),
-                String::new(),
-                "Then delete that file: whoever reads it may order everything.".into(),
-                format!("Move {} to an offline place:", first.root_key.display()),
-                "whoever has it decides whom every device trusts.".into(),
-            ]);
+            lines.extend(first.lines(&self.operator_url, &self.authority));
         }
         lines
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Context, Exit, Failure};
 use crate::output::Tone;
 use crate::platform;
+use crate::roles::{BrokerConfig, api_role, hub_role};
 
 /// Arguments of `tocsin check`.
 #[derive(Debug, Args)]
@@ -77,8 +78,16 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<Exit, Failure> {
 /// Reads a file as its role does, and judges it as its role does.
 pub fn judge(path: &Path, role: Role) -> Result<(), Failure> {
     match role {
-        Role::Hub => load::<push_hub::Config>(path)?.validate().map_err(|e| wrong(path, &e)),
-        Role::Api => load::<api::Config>(path)?.check().map_err(|e| wrong(path, &e)),
+        Role::Hub => {
+            let config = load::<hub_role::Config>(path)?;
+            config.check().map_err(|e| wrong(path, &e))?;
+            judge_broker(path, &config.broker)
+        }
+        Role::Api => {
+            let config = load::<api_role::Config>(path)?;
+            config.check().map_err(|e| wrong(path, &e))?;
+            judge_broker(path, &config.broker)
+        }
         Role::Agent => load::<agent::Config>(path)?.check().map_err(|e| wrong(path, &e)),
         Role::Up => {
             let config = load::<platform::Config>(path)?;
@@ -86,6 +95,11 @@ pub fn judge(path: &Path, role: Role) -> Result<(), Failure> {
             config.hub.validate().map_err(|e| wrong(path, &e))
         }
     }
+}
+
+fn judge_broker(path: &Path, config: &BrokerConfig) -> Result<(), Failure> {
+    let outcome = config.redis.validate();
+    outcome.map_err(|e| Failure::new(format!("{}: broker.redis.{e}", path.display())))
 }
 
 fn load<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Failure> {

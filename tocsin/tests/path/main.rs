@@ -5,5 +5,7 @@ mod crash;
 mod disk;
 mod installation;
 mod ladder;
+#[path = "../support/operator.rs"]
+mod operator;
 mod orders;
 mod trap;

@@ -1,0 +1,64 @@
+//! Hubs that are restarted one after the other while orders flow.
+
+use clap::Parser as _;
+use loadtest::cli::Cli;
+use loadtest::report::Findings;
+use loadtest::scenario;
+use runtime::Drain;
+
+use crate::site::Site;
+
+/// Orders per second, and how many: long enough for three hubs to go and to come.
+const RATE: &str = "100/s";
+const ORDERS: &str = "2000";
+
+#[test]
+fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
+    let mut site = Site::new(3);
+    let real: Vec<_> = (1..=3).map(|number| site.device(&format!("web-{number}"))).collect();
+    let given: Vec<_> = real.iter().map(|device| site.order("lock", &device.name)).collect();
+    let token = site.token();
+    let (api, ca) = (site.api.said("operator_url"), site.path("data/authority.pem"));
+    let load = std::thread::spawn(move || {
+        let ca = ca.to_str().expect("a plain path");
+        let words = [
+            "tocsin-loadtest",
+            "order-to-ack",
+            "--api",
+            &api,
+            "--ca",
+            ca,
+            "--token",
+            &token,
+            "--agents",
+            "50",
+            "--orders",
+            ORDERS,
+            "--rate",
+            RATE,
+        ];
+        let cli = Cli::parse_from(words);
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(scenario::run(&cli, &Drain::new())).expect("the scenario runs")
+    });
+    let mut rounds = 0;
+    while !load.is_finished() {
+        let hub = rounds % site.hubs.len();
+        assert!(site.hubs[hub].drain().success(), "hub {hub} drains");
+        site.start_again(hub);
+        rounds += 1;
+    }
+    assert!(rounds >= 3, "every hub was restarted, {rounds}");
+    let report = load.join().expect("the load ends");
+    println!("{rounds} restarts\n{report}");
+    let Findings::OrderToAck(orders) = &report.findings else { panic!("not orders: {report}") };
+    let counts = &orders.counts;
+    assert_eq!(counts.acked, counts.ordered, "{report}");
+    assert_eq!(counts.confirmed, counts.ordered, "{report}");
+    assert_eq!((counts.lost, counts.doubled), (0, 0), "{report}");
+    for (device, command) in real.iter().zip(&given) {
+        assert_eq!(site.ended(command)["state"], "succeeded");
+        assert_eq!(device.effects(command), 1);
+    }
+    site.obey(&real);
+}

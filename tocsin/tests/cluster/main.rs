@@ -1,0 +1,13 @@
+//! The platform as separate processes: hubs and control plane over a real Redis, agents as
+//! processes of their own, and the faults that befall each of them.
+
+mod broker_lost;
+mod drain;
+mod herd;
+mod hubs;
+#[path = "../support/operator.rs"]
+#[expect(dead_code, reason = "shared with the tests of the whole path, which use the rest")]
+mod operator;
+#[path = "../support/program.rs"]
+mod program;
+mod site;

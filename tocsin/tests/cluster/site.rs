@@ -1,0 +1,165 @@
+//! An installation of several processes, on free ports and in a folder that goes away with the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use broker::fixture::RedisServer;
+
+use crate::operator::{Device, Operator, eventually};
+use crate::program::Program;
+
+/// Redis, one control plane and some hubs, with an operator who is signed in.
+pub(crate) struct Site {
+    // In the order in which they may go: the folder last.
+    pub(crate) hubs: Vec<Program>,
+    pub(crate) api: Program,
+    pub(crate) redis: RedisServer,
+    operator: Operator,
+}
+
+impl std::ops::Deref for Site {
+    type Target = Operator;
+
+    fn deref(&self) -> &Operator {
+        &self.operator
+    }
+}
+
+impl Site {
+    /// As many hubs, all of them ready.
+    pub(crate) fn new(hubs: usize) -> Self {
+        Self::with(hubs, "")
+    }
+
+    /// The same, with lines for the table `[hub.admission]` of each hub.
+    pub(crate) fn with(hubs: usize, admission: &str) -> Self {
+        let (operator, redis) = (Operator::new(), RedisServer::start());
+        let file = operator.path("api.toml");
+        // The first start makes the authority, without which no hub has an identity.
+        write_api(&file, &redis, &operator.path("data"), &Ports::default());
+        let mut api = Program::start("api", file.clone());
+        let hubs: Vec<_> = (1..=hubs).map(|n| start_hub(&operator, &redis, n, admission)).collect();
+        let ports = Ports {
+            operator: api.said("operator_url").replace("https://", ""),
+            agent: api.said("agent_addr"),
+            hubs: hubs.iter().map(|hub| hub.said("hub_addr")).collect(),
+        };
+        api.kill();
+        write_api(&file, &redis, &operator.path("data"), &ports);
+        api.start_again();
+        let (authority, token) =
+            (operator.path("data/authority.pem"), operator.path("data/owner.token"));
+        operator.login(&api.said("operator_url"), &authority, &token);
+        let site = Self { hubs, api, redis, operator };
+        site.hubs.iter().for_each(Program::is_ready);
+        site
+    }
+
+    /// The operator's token.
+    pub(crate) fn token(&self) -> String {
+        let profile = fs::read_to_string(self.path("profile.toml")).expect("a profile");
+        let profile: toml::Table = profile.parse().expect("TOML");
+        profile["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// Where the device has its session: the place of the hub, and the session.
+    pub(crate) fn session(&self, device: &Device) -> Option<(usize, String)> {
+        let ladder = device.status()?["ladder"].take();
+        let address = ladder["address"].as_str()?.to_owned();
+        let place = self.hubs.iter().position(|hub| address.ends_with(&hub.said("hub_addr")))?;
+        (ladder["rung"] == "push").then_some(())?;
+        Some((place, ladder["session_id"].as_str()?.to_owned()))
+    }
+
+    /// Waits until the device has a session with one of those hubs, and says with which.
+    pub(crate) fn on_one_of(&self, device: &Device, hubs: &[usize]) -> usize {
+        eventually(&format!("{} is on one of {hubs:?}", device.name), || {
+            self.session(device).map(|(hub, _)| hub).filter(|hub| hubs.contains(hub))
+        })
+    }
+
+    /// An order takes effect on each of those devices, once.
+    pub(crate) fn obey(&self, devices: &[Device]) {
+        for device in devices {
+            let command = self.order("lock", &device.name);
+            assert_eq!(self.ended(&command)["state"], "succeeded", "{}", device.name);
+            assert_eq!(device.effects(&command), 1, "{}", device.name);
+        }
+    }
+
+    /// Starts a hub again on the port that agents know.
+    pub(crate) fn start_again(&mut self, hub: usize) {
+        self.hubs[hub].start_again();
+        self.hubs[hub].is_ready();
+    }
+
+    /// The folder of a hub's identity.
+    pub(crate) fn identity(&self, hub: usize) -> PathBuf {
+        self.path(&format!("hub-{}", hub + 1))
+    }
+
+    /// Makes a further identity for a hub, of so many days, in a folder of that name.
+    pub(crate) fn issue(&self, hub: usize, days: &str, folder: &str) -> PathBuf {
+        issue(&self.operator, hub + 1, days, folder)
+    }
+}
+
+/// What the control plane listens on and tells; empty before the first start.
+#[derive(Default)]
+struct Ports {
+    operator: String,
+    agent: String,
+    hubs: Vec<String>,
+}
+
+fn write_api(file: &Path, redis: &RedisServer, data: &Path, ports: &Ports) {
+    let or_any = |port: &str| match port {
+        "" => "127.0.0.1:0".to_owned(),
+        port => port.to_owned(),
+    };
+    let hubs: Vec<_> = ports.hubs.iter().map(|hub| format!("https://{hub}")).collect();
+    let text = format!(
+        "admin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n\
+         [broker.redis]\nurls = [{:?}]\n\
+         [api]\ndata_dir = {data:?}\noperator_listen = {:?}\nagent_listen = {:?}\n\
+         server_names = [\"127.0.0.1\"]\nhub_urls = {hubs:?}\ncheck_ins_per_min = 0\n",
+        redis.url(),
+        or_any(&ports.operator),
+        or_any(&ports.agent),
+    );
+    fs::write(file, text).expect("the configuration is written");
+}
+
+fn issue(operator: &Operator, number: usize, days: &str, folder: &str) -> PathBuf {
+    let (data, out) = (operator.path("data"), operator.path(folder));
+    let text = |path: &Path| path.display().to_string();
+    let name = format!("hub-{number}");
+    let made = ["issue-hub", "--name", &name, "--server-name", "127.0.0.1", "--days", days];
+    operator.succeed(&[&made[..], &["--data", &text(&data), "--out", &text(&out)]].concat());
+    out
+}
+
+/// Starts a hub on a free port, and has it keep that port from then on.
+fn start_hub(operator: &Operator, redis: &RedisServer, number: usize, admission: &str) -> Program {
+    let name = format!("hub-{number}");
+    let folder = issue(operator, number, "30", &name);
+    let file = operator.path(&format!("{name}.toml"));
+    let write = |listen: &str| {
+        let text = format!(
+            "admin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n\
+             [broker.redis]\nurls = [{:?}]\n\
+             [tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\nreload_every = \"100ms\"\n\
+             [hub]\nname = {name:?}\nlisten = {listen:?}\nprobe_every = \"200ms\"\n\
+             [hub.admission]\nsource_per_sec = 0\ndevice_per_min = 0\n{admission}",
+            redis.url(),
+            folder.join(format!("{name}.crt")),
+            folder.join(format!("{name}.key")),
+            folder.join("authority.pem"),
+        );
+        fs::write(&file, text).expect("the configuration is written");
+    };
+    write("127.0.0.1:0");
+    let hub = Program::start("hub", file.clone());
+    write(&hub.said("hub_addr"));
+    hub
+}
