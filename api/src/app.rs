@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::db::Db;
 use crate::deliver::Places;
+use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::Authority;
@@ -50,6 +51,8 @@ pub struct Inner {
     pub places: Places,
     /// Deliveries on their way to the broker.
     pub outbox: Outbox,
+    /// Which jobs this node does.
+    pub leases: Leases,
     /// The end.
     pub drain: Drain,
 }

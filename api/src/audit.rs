@@ -11,14 +11,13 @@ use protocol::id::{DeviceId, PersonName};
 use protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use crate::db::{DbError, millis};
+use crate::db::{Conn, DbError, millis, sql};
 
-pub(crate) use self::chain::event_of;
 pub use self::chain::{
-    BrokenChain, ChainError, ChainHead, verify_chain, verify_json_lines, verify_store,
+    BrokenChain, ChainError, ChainHead, verify_chain, verify_db, verify_json_lines, verify_store,
 };
+pub(crate) use self::chain::{event_of, verify_events};
 pub use self::kind::Kind;
 
 mod chain;
@@ -117,10 +116,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The newest event's place and hash.
-pub(crate) async fn head(conn: &mut SqliteConnection) -> Result<ChainHead, DbError> {
-    let row = sqlx::query("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1")
-        .fetch_optional(conn)
-        .await?;
+pub(crate) async fn head(conn: &mut Conn) -> Result<ChainHead, DbError> {
+    let row =
+        sql("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetch_optional(conn).await?;
     match row {
         None => Ok(ChainHead::genesis()),
         Some(row) => Ok(ChainHead { seq: row.try_get(0)?, hash: row.try_get(1)? }),
@@ -129,33 +127,29 @@ pub(crate) async fn head(conn: &mut SqliteConnection) -> Result<ChainHead, DbErr
 
 /// How many events of that kind there are about something.
 pub(crate) async fn count_about(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     subject: impl ToString,
     kind: Kind,
 ) -> Result<i64, DbError> {
-    let row = sqlx::query("SELECT COUNT(*) FROM events WHERE subject = ? AND kind = ?")
+    let row = sql("SELECT COUNT(*) FROM events WHERE subject = $1 AND kind = $2")
         .bind(subject.to_string())
         .bind(kind.as_str())
         .fetch_one(conn)
         .await?;
-    Ok(row.try_get(0)?)
+    row.try_get(0)
 }
 
 /// Chains drafts to the newest event, and answers the new head; `None` when there are none.
-pub(crate) async fn append(
-    conn: &mut SqliteConnection,
-    drafts: &[Draft],
-) -> Result<Option<i64>, DbError> {
+pub(crate) async fn append(conn: &mut Conn, drafts: &[Draft]) -> Result<Option<i64>, DbError> {
     if drafts.is_empty() {
         return Ok(None);
     }
     let mut head = head(conn).await?;
     for rows in drafts.chunks(ROWS) {
         let events = rows.iter().map(|draft| chained(draft, &mut head)).collect::<Vec<_>>();
-        let mut insert = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO events (seq, at, actor, kind, subject, payload, prev_hash, hash) ",
-        );
-        insert.push_values(events, |mut row, event| {
+        let mut insert =
+            sql("INSERT INTO events (seq, at, actor, kind, subject, payload, prev_hash, hash) ");
+        insert.push_rows(events, |row, event| {
             row.push_bind(event.seq)
                 .push_bind(event.at)
                 .push_bind(event.actor)
@@ -165,7 +159,7 @@ pub(crate) async fn append(
                 .push_bind(event.prev_hash)
                 .push_bind(event.hash);
         });
-        insert.build().execute(&mut *conn).await?;
+        insert.execute(&mut *conn).await?;
     }
     Ok(Some(head.seq))
 }

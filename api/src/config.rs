@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::db::DatabaseConfig;
+
 /// How the control plane runs. Every setting has a default that suits one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -46,6 +48,11 @@ pub struct Config {
     /// How often jobs look for work.
     #[serde(with = "runtime::config::duration")]
     pub job_period: Duration,
+    /// Name of this node, different from those of other nodes on the same store. Empty: the
+    /// machine's name.
+    pub node: String,
+    /// The store's database.
+    pub database: DatabaseConfig,
 }
 
 impl Default for Config {
@@ -66,6 +73,8 @@ impl Default for Config {
             enrolls_per_min: 1200,
             enroll_burst: 2000,
             job_period: Duration::from_secs(1),
+            node: String::new(),
+            database: DatabaseConfig::default(),
         }
     }
 }
@@ -94,6 +103,7 @@ impl Config {
         ensure(!self.job_period.is_zero(), "job_period", "must not be zero")?;
         let are_urls = |urls: &[String]| urls.iter().all(|url| url.starts_with("https://"));
         ensure(are_urls(&self.agent_urls), "agent_urls", "addresses begin with https://")?;
-        ensure(are_urls(&self.hub_urls), "hub_urls", "addresses begin with https://")
+        ensure(are_urls(&self.hub_urls), "hub_urls", "addresses begin with https://")?;
+        self.database.problem().map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))
     }
 }

@@ -1,42 +1,49 @@
-//! The store: one SQLite file, one writer, several readers.
+//! The store: one SQLite file, or a PostgreSQL database that several nodes share.
 //!
 //! Owns connections, migrations and transactions. Statements live in the features' `store.rs`
-//! files and are plain SQL with bound parameters, so that PostgreSQL can come beside this. A
-//! write transaction cannot end without saying which events it appends.
+//! files and are plain SQL with bound values that both databases understand. A write transaction
+//! cannot end without saying which events it appends, and only one runs at a time, on whichever
+//! node.
 
-use std::borrow::Cow;
 use std::path::Path;
-use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
 
 use protocol::time::Timestamp;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{SqlSafeStr, Sqlite};
 use tokio::sync::watch;
 
 use crate::audit::{self, Actor};
 
+pub use self::conn::Conn;
+use self::conn::Link;
+pub use self::copy::{Copied, CopyError, Location, copy};
+pub use self::migrate::{Migrated, migrate};
+use self::postgres::Server;
+pub use self::settings::{DatabaseConfig, DatabaseUrl};
+pub(crate) use self::sql::{Row, Sql, sql};
+use self::sqlite::File;
 pub use self::tx::Tx;
 
+mod alone;
+mod conn;
+mod copy;
+mod head;
+mod migrate;
+mod postgres;
+mod schema;
+mod settings;
+mod sql;
+mod sqlite;
+#[cfg(test)]
+mod tests;
 mod tx;
 
-/// Connections that read. More than there are cores does not help SQLite.
-const READERS: u32 = 4;
-/// How long a statement waits for a lock, and a caller for a connection.
-const BUSY: Duration = Duration::from_secs(5);
 /// Values bound in one `IN (…)` list: below SQLite's bound of 32,766 parameters.
 pub(crate) const CHUNK: usize = 1000;
+/// Name of the SQLite file in the data folder.
+pub const FILE: &str = "tocsin.db";
 
-const MIGRATIONS: [(i64, &str, &str); 2] = [
-    (1, "initial", include_str!("../migrations/0001_initial.sql")),
-    (2, "out", include_str!("../migrations/0002_out.sql")),
-];
-
-/// Why the store did not do what was asked. Nothing was changed then.
+/// Why the store did not do what was asked. Nothing was changed then, except when the answer to a
+/// commit was lost: what was committed is found again by its idempotency key.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// The database answered with an error: locked, full, gone.
@@ -48,55 +55,59 @@ pub enum DbError {
     /// A stored value is not what this version writes.
     #[error("the store holds an unreadable {0}")]
     Unreadable(&'static str),
+    /// The password of the database cannot be read.
+    #[error("the password of the database cannot be read")]
+    Password(#[from] runtime::config::SecretError),
+    /// A statement of this transaction failed before: none of it is committed.
+    #[error("the store did not take a part of this")]
+    Failed,
+    /// A text that no database should hold.
+    #[error("a text has a zero character")]
+    ZeroCharacter,
 }
-
-/// A connection that reads.
-pub type Reader = PoolConnection<Sqlite>;
 
 /// The store. Cloning is cheap, and clones are the same store.
 #[derive(Debug, Clone)]
 pub struct Db {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    base: Base,
     head: watch::Sender<i64>,
 }
 
+#[derive(Debug, Clone)]
+enum Base {
+    Sqlite(File),
+    Postgres(Arc<Server>),
+}
+
 impl Db {
-    /// Opens the file, creating it if need be, and applies the migrations.
-    pub async fn open(path: &Path) -> Result<Self, DbError> {
-        let options = SqliteConnectOptions::from_str("sqlite://")?
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(BUSY * 2)
-            .connect_with(options.clone())
-            .await?;
-        migrator().run(&writer).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(BUSY)
-            .connect_with(options.create_if_missing(false).pragma("query_only", "ON"))
-            .await?;
-        let mut connection = readers.acquire().await?;
-        let head = audit::head(&mut connection).await?;
-        drop(connection);
-        Ok(Self { writer, readers, head: watch::Sender::new(head.seq) })
+    /// Opens the store, making the file if it is one, and applies the migrations.
+    pub async fn open(config: &DatabaseConfig, data_dir: &Path) -> Result<Self, DbError> {
+        let base = if config.url.is_empty() {
+            Base::Sqlite(File::open(&data_dir.join(FILE)).await?)
+        } else {
+            migrate::server(config).await?;
+            Base::Postgres(Arc::new(Server::open(config).await?))
+        };
+        let db = Self { base, head: watch::Sender::new(0) };
+        db.see(audit::head(&mut db.read().await?).await?.seq);
+        Ok(db)
     }
 
     /// A connection that reads. It sees everything that was committed before.
-    pub async fn read(&self) -> Result<Reader, DbError> {
-        Ok(self.readers.acquire().await?)
+    pub async fn read(&self) -> Result<Conn, DbError> {
+        Ok(Conn(match &self.base {
+            Base::Sqlite(file) => Link::Sqlite(file.read().await?),
+            Base::Postgres(server) => Link::Postgres(server.read().await?),
+        }))
     }
 
     /// Begins a write transaction. Only one runs at a time; the others wait for it.
     pub async fn write(&self, actor: Actor, now: Timestamp) -> Result<Tx, DbError> {
-        let inner = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Tx::new(inner, actor, now, self.head.clone()))
+        let conn = Conn(match &self.base {
+            Base::Sqlite(file) => Link::SqliteTx(file.write().await?),
+            Base::Postgres(server) => Link::Postgres(server.write().await?),
+        });
+        Ok(Tx::new(conn, actor, now, self.head.clone()))
     }
 
     /// Follows the sequence number of the newest committed event.
@@ -104,19 +115,18 @@ impl Db {
         self.head.subscribe()
     }
 
-    /// Closes every connection; the write-ahead log is folded into the file.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+    /// There is an event of that number: whoever follows looks.
+    fn see(&self, seq: i64) {
+        tx::raise(&self.head, seq);
     }
-}
 
-fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.map(|(version, description, sql)| {
-        let description = Cow::Borrowed(description);
-        Migration::new(version, description, MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    Migrator { migrations: Cow::Owned(migrations.to_vec()), ..Migrator::DEFAULT }
+    /// Closes every connection; SQLite's write-ahead log is folded into its file.
+    pub async fn close(&self) {
+        match &self.base {
+            Base::Sqlite(file) => file.close().await,
+            Base::Postgres(server) => server.close().await,
+        }
+    }
 }
 
 /// A time as it is stored.

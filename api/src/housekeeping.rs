@@ -10,9 +10,9 @@ use runtime::tls::{self, ClientAuth};
 use rustls::ServerConfig;
 
 use crate::app::App;
-use crate::audit::Actor;
 use crate::http::{Problem, idempotency};
 use crate::jobs::Found;
+use crate::leases::Lease;
 use crate::pki::PkiError;
 
 /// How long an answer is remembered.
@@ -63,12 +63,17 @@ fn configs(app: &App) -> Result<(ServerConfig, ServerConfig), ListenerError> {
     Ok((operator, agent))
 }
 
-/// Forgets answers that nobody repeats any more, and allowances that are full again.
-pub(crate) async fn tidy(app: App) -> Result<Found, Problem> {
+/// Forgets allowances that are full again: each node has its own.
+pub(crate) fn tidy_limits(app: &App) -> Found {
     app.limits.tidy();
-    let now = app.now();
-    let mut tx = app.db.write(Actor::System, now).await?;
-    idempotency::forget(&mut tx, now.minus(REMEMBERED)).await?;
+    Found::Nothing
+}
+
+/// Forgets answers that nobody repeats any more.
+pub(crate) async fn tidy(app: App, lease: Lease) -> Result<Found, Problem> {
+    let Some(mut tx) = lease.write(&app).await? else { return Ok(Found::Nothing) };
+    let before = tx.now().minus(REMEMBERED);
+    idempotency::forget(&mut tx, before).await?;
     tx.commit().await?;
     Ok(Found::Nothing)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::http::Problem;
+use crate::leases::Lease;
 use crate::metrics;
 
 /// What a run of a job found.
@@ -54,6 +55,24 @@ where
             }
         }
     }
+}
+
+/// Runs a job of which all nodes of a store need only one, while it is this one's.
+pub(crate) async fn run_once<F, Fut>(app: App, job: Job, work: F) -> Result<(), Infallible>
+where
+    F: Fn(App, Lease) -> Fut + Send,
+    Fut: Future<Output = Result<Found, Problem>> + Send,
+{
+    run(app, job, move |app| {
+        let work = app.leases.of(job.name).map(|lease| work(app, lease));
+        async move {
+            match work {
+                Some(work) => work.await,
+                None => Ok(Found::Nothing),
+            }
+        }
+    })
+    .await
 }
 
 /// The period, give or take a fifth.

@@ -13,10 +13,14 @@ pub mod audit;
 pub mod auth;
 pub mod db;
 mod deliver;
+#[cfg(feature = "fixture")]
+pub mod fixture;
 mod housekeeping;
 pub mod http;
+mod installation;
 pub mod jobs;
 pub mod keys;
+pub mod leases;
 pub mod limits;
 pub mod metrics;
 pub mod openapi;
@@ -32,4 +36,5 @@ pub mod operators;
 pub mod trust;
 
 pub use config::Config;
+pub use installation::InstallationError;
 pub use start::{Api, Deps, FirstStart, StartError};

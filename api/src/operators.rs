@@ -141,7 +141,7 @@ async fn list_operators(
 ) -> Result<axum::Json<Paged<OperatorView>>, Problem> {
     let _permit: Permit<ability::Read> = principal.permit()?;
     let page = page.page::<PersonName>()?;
-    let items = store::operators(&mut *app.db.read().await?, &page).await?;
+    let items = store::operators(&mut app.db.read().await?, &page).await?;
     Ok(axum::Json(page.cut(items, |operator| operator.name.to_string())))
 }
 
@@ -164,7 +164,7 @@ async fn list_tokens(
     Query(page): Query<PageQuery>,
 ) -> Result<axum::Json<Paged<ApiTokenView>>, Problem> {
     let page = page.page::<Uuid>()?;
-    let items = store::tokens(&mut *app.db.read().await?, &page, whose(&principal)).await?;
+    let items = store::tokens(&mut app.db.read().await?, &page, whose(&principal)).await?;
     Ok(axum::Json(page.cut(items, |token| token.id.to_string())))
 }
 

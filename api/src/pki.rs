@@ -135,6 +135,11 @@ impl Authority {
         pem(&[&self.certificate])
     }
 
+    /// The public half of the key that signs certificates, as its info in DER.
+    pub fn public_key(&self) -> Vec<u8> {
+        self.issuer.key().subject_public_key_info()
+    }
+
     /// The pin of the authority's key, which enrollment tokens carry.
     pub const fn pin(&self) -> SpkiPin {
         self.pin

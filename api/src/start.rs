@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use broker::Broker;
 use protocol::action::Verb;
-use protocol::id::HubId;
+use protocol::id::{HubId, SessionId};
 use protocol::state::Lane;
 use protocol::time::Timestamp;
 use protocol::trust::{CommandKey, RootKeys, SignedTrustRoot, TrustRoot};
@@ -33,7 +33,9 @@ use crate::db::{Db, DbError};
 use crate::deliver::Places;
 use crate::housekeeping::{ListenerError, Listeners};
 use crate::http::{Problem, body, layers};
+use crate::installation::{InstallationError, Keys};
 use crate::keys::{self, KeyFileError};
+use crate::leases::{self, Leases};
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
@@ -72,9 +74,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("the store cannot be opened")]
     Store(#[from] DbError),
-    /// The authority cannot be loaded.
-    #[error("the authority cannot be loaded")]
-    Authority(#[from] PkiError),
+    /// This node has not the keys of its store.
+    #[error("this node has not the keys of its store")]
+    Installation(#[from] InstallationError),
     /// A key cannot be loaded.
     #[error("a key cannot be loaded")]
     Key(#[from] KeyFileError),
@@ -216,9 +218,10 @@ fn addr_of(listener: &TcpListener, addr: SocketAddr) -> Result<SocketAddr, Start
 async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<App, StartError> {
     let folder = &config.data_dir;
     let now = Timestamp::from_millis(deps.clock.unix_millis());
-    let authority = Authority::load_or_create(folder, now, deps.entropy.clone())?;
-    let command_key = keys::load_or_create(&folder.join("command.key"), &deps.entropy)?;
-    let db = Db::open(&folder.join("tocsin.db")).await?;
+    let db = Db::open(&config.database, folder).await?;
+    let Keys { authority, command_key } = Keys::settle(&db, folder, now, &deps.entropy).await?;
+    let holder = SessionId::new(now, deps.entropy.bytes()).as_uuid();
+    let leases = Leases::new(node_name(&config), holder);
     let addresses =
         Addresses { api: agent_urls(&config, agent_addr), hubs: config.hub_urls.clone() };
     let limits = Limits::new(&config, &deps.clock);
@@ -234,8 +237,17 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         addresses: ArcSwap::from_pointee(addresses),
         places: Places::default(),
         outbox: Outbox::new(),
+        leases,
         drain: deps.drain.child(),
     }))
+}
+
+fn node_name(config: &Config) -> String {
+    if !config.node.is_empty() {
+        return config.node.clone();
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 fn agent_urls(config: &Config, agent_addr: SocketAddr) -> Vec<String> {
@@ -256,9 +268,14 @@ async fn first_start(app: &App) -> Result<Option<FirstStart>, StartError> {
     if !is_first {
         return Ok(None);
     }
+    let now = app.now();
+    let mut tx = app.db.write(Actor::System, now).await?;
+    // Asked again inside the transaction: of several nodes exactly one does it.
+    if !trust::is_missing(tx.conn()).await? {
+        return Ok(None);
+    }
     let root_path = app.config.data_dir.join("root.key");
     let root_key = keys::load_or_create(&root_path, &app.entropy)?;
-    let now = app.now();
     let verbs = Verb::ALL.iter().map(|verb| verb.as_str().to_owned()).collect();
     let root = TrustRoot {
         version: 1,
@@ -270,7 +287,6 @@ async fn first_start(app: &App) -> Result<Option<FirstStart>, StartError> {
         protected_devices: std::collections::BTreeSet::new(),
     };
     let signed = SignedTrustRoot::sign(&root, &[&root_key])?;
-    let mut tx = app.db.write(Actor::System, now).await?;
     tx.append(Kind::StoreCreated, "store", json!({ "version": env!("CARGO_PKG_VERSION") }));
     trust::pin_first(&mut tx, signed).await?;
     let token = operators::create_owner_token(app, &mut tx).await?;
@@ -326,12 +342,18 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("urgent dispatch", commands::dispatch(app.clone(), Lane::Urgent));
     tasks.spawn("bulk dispatch", commands::dispatch(app.clone(), Lane::Bulk));
     tasks.spawn("upstream", commands::read_upstream(app.clone()));
+    let events = app.db.clone().follow_head(app.drain.clone(), app.entropy.clone());
+    tasks.spawn("events of other nodes", events);
+    tasks.spawn("claims on jobs", leases::keep(app.clone()));
     let redelivery = jobs::Job { name: "redelivery", period };
-    tasks.spawn("redelivery", jobs::run(app.clone(), redelivery, commands::redeliver));
+    tasks.spawn("redelivery", jobs::run_once(app.clone(), redelivery, commands::redeliver));
     let expiry = jobs::Job { name: "expiry", period };
-    tasks.spawn("expiry", jobs::run(app.clone(), expiry, commands::expire));
+    tasks.spawn("expiry", jobs::run_once(app.clone(), expiry, commands::expire));
     let tidy = jobs::Job { name: "tidying", period: Duration::from_secs(3600) };
-    tasks.spawn("tidying", jobs::run(app.clone(), tidy, housekeeping::tidy));
+    tasks.spawn("tidying", jobs::run_once(app.clone(), tidy, housekeeping::tidy));
+    let allowances = jobs::Job { name: "allowances", ..tidy };
+    let tidy_limits = |app| std::future::ready(Ok(housekeeping::tidy_limits(&app)));
+    tasks.spawn("allowances", jobs::run(app.clone(), allowances, tidy_limits));
     let renewal = jobs::Job { name: "renewal", period: SERVER_LASTS / 3 };
     let renew = move |app: App| {
         let outcome = listeners.renew(&app).map_err(|error| Problem::internal(&error));

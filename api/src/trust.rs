@@ -10,14 +10,13 @@ use protocol::frame::HubFrame;
 use protocol::trust::{SignedTrustRoot, TrustRoot};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::SqliteConnection;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
-use crate::db::{DbError, Tx};
+use crate::db::{Conn, DbError, Tx};
 use crate::http::problem::ProblemBody;
 use crate::http::{Begun, Body, Once, Problem, ProblemKind};
 
@@ -57,20 +56,17 @@ pub struct SucceedRequest {
 }
 
 /// The version in force.
-pub(crate) async fn current(conn: &mut SqliteConnection) -> Result<TrustView, DbError> {
+pub(crate) async fn current(conn: &mut Conn) -> Result<TrustView, DbError> {
     store::current(conn).await?.ok_or(DbError::Unreadable("trust root"))
 }
 
 /// Whether there is no version yet: this is the first start.
-pub(crate) async fn is_missing(conn: &mut SqliteConnection) -> Result<bool, DbError> {
+pub(crate) async fn is_missing(conn: &mut Conn) -> Result<bool, DbError> {
     Ok(store::current(conn).await?.is_none())
 }
 
 /// The frames that bring an agent from its version forward, in order.
-pub(crate) async fn frames_after(
-    conn: &mut SqliteConnection,
-    version: u32,
-) -> Result<Vec<HubFrame>, DbError> {
+pub(crate) async fn frames_after(conn: &mut Conn, version: u32) -> Result<Vec<HubFrame>, DbError> {
     let versions = store::after(conn, version, VERSIONS).await?;
     Ok(versions.into_iter().map(|view| HubFrame::Trust { root: view.signed }).collect())
 }
@@ -102,7 +98,7 @@ async fn get_current(
     principal: Principal,
 ) -> Result<axum::Json<TrustView>, Problem> {
     let _permit: Permit<ability::Read> = principal.permit()?;
-    Ok(axum::Json(current(&mut *app.db.read().await?).await?))
+    Ok(axum::Json(current(&mut app.db.read().await?).await?))
 }
 
 /// Answers every version, oldest first.
@@ -113,7 +109,7 @@ async fn get_chain(
     principal: Principal,
 ) -> Result<axum::Json<Vec<TrustView>>, Problem> {
     let _permit: Permit<ability::Read> = principal.permit()?;
-    Ok(axum::Json(store::after(&mut *app.db.read().await?, 0, i64::MAX).await?))
+    Ok(axum::Json(store::after(&mut app.db.read().await?, 0, i64::MAX).await?))
 }
 
 /// Takes the next version, and passes it on to every device.

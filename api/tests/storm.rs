@@ -64,18 +64,7 @@ fn hello(trust_version: u32) -> AgentFrame {
 async fn insert_devices(api: &Api, ids: &[DeviceId]) {
     let now = api.app().now();
     let mut tx = api.app().db.write(api::audit::Actor::System, now).await.unwrap();
-    for id in ids {
-        sqlx::query(
-            "INSERT INTO devices (id, name, key_id, public_key, generation, \
-             certificate_expires_at, enrolled_at) VALUES (?, 'd', ?, ?, 1, 0, 0)",
-        )
-        .bind(id.as_uuid())
-        .bind(id.to_string())
-        .bind([[4].as_slice(), &[0; 64]].concat())
-        .execute(tx.conn())
-        .await
-        .unwrap();
-    }
+    api::fixture::insert_devices(&mut tx, ids, None).await.unwrap();
     tx.commit().await.unwrap();
 }
 

@@ -33,6 +33,7 @@ pub mod login;
 pub mod order;
 pub mod preview;
 pub mod proof;
+pub mod store;
 pub mod targets;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,11 @@ pub enum Verb {
     Trust(trust::TrustVerb),
     /// Check a configuration file
     Check(check::CheckArgs),
+    /// Bring a store to the shape that this program needs
+    Migrate(store::MigrateArgs),
+    /// Copy a store, from one database to another
+    #[command(subcommand)]
+    Store(store::StoreVerb),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Run everything in one process
@@ -306,6 +312,8 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Key(verb) => key::run(context, verb),
         Verb::Trust(verb) => trust::run(context, verb).await,
         Verb::Check(args) => check::run(context, &args),
+        Verb::Migrate(args) => store::migrate(context, args).await,
+        Verb::Store(verb) => store::run(context, verb).await,
         Verb::Completions(args) => Ok(completions(context, &args)),
         Verb::Up(args) => role(Box::pin(up::run(args, &context.out)).await),
         Verb::Hub(args) => role(Box::pin(hub_role::run(args, &context.out)).await),

@@ -80,11 +80,13 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    leaves_none_out("up.toml", &[&hub_tables[..], &[("api", fields(&api))]].concat());
+    // One table lies below that of the api.
+    let api_tables = [("api", fields(&api) - 1), ("api.database", fields(&api.database))];
+    leaves_none_out("up.toml", &[&hub_tables[..], &api_tables].concat());
     let role = hub_role::Config::default();
     let own = [("tls", fields(&role.tls)), ("broker.redis", fields(&role.broker.redis))];
     leaves_none_out("hub.toml", &[&hub_tables[..], &own].concat());
     let role = api_role::Config::default();
-    let own = [("api", fields(&role.api)), ("broker.redis", fields(&role.broker.redis))];
-    leaves_none_out("api.toml", &own);
+    let own = [("broker.redis", fields(&role.broker.redis))];
+    leaves_none_out("api.toml", &[&api_tables[..], &own].concat());
 }

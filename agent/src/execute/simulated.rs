@@ -44,8 +44,7 @@ impl Executor for Simulated {
     }
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
-        append(host, &self.line(task))
-            .map_err(|error| failure(FailureKind::Io, "apply", error))
+        append(host, &self.line(task)).map_err(|error| failure(FailureKind::Io, "apply", error))
     }
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {

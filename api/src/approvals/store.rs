@@ -3,40 +3,36 @@
 use protocol::id::{OrderId, PersonName};
 use protocol::jws::CompactJws;
 
-use crate::db::{DbError, Tx, millis};
+use crate::db::{DbError, Tx, millis, sql};
 
 pub(super) async fn of_person(
     tx: &mut Tx,
     order: OrderId,
     person: &PersonName,
 ) -> Result<Option<CompactJws>, DbError> {
-    let jws: Option<String> =
-        sqlx::query_scalar("SELECT jws FROM approvals WHERE order_id = ? AND person = ?")
-            .bind(order.as_uuid())
-            .bind(person.as_str())
-            .fetch_optional(tx.conn())
-            .await?;
-    Ok(jws.map(CompactJws::from_text))
+    let row = sql("SELECT jws FROM approvals WHERE order_id = $1 AND person = $2")
+        .bind(order.as_uuid())
+        .bind(person.as_str())
+        .fetch_optional(tx.conn())
+        .await?;
+    row.map(|row| Ok(CompactJws::from_text(row.try_get(0)?))).transpose()
 }
 
 pub(super) async fn of_order(tx: &mut Tx, order: OrderId) -> Result<Vec<CompactJws>, DbError> {
-    let jws: Vec<String> = sqlx::query_scalar(
-        "SELECT jws FROM approvals WHERE order_id = ? ORDER BY received_at, person",
-    )
-    .bind(order.as_uuid())
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(jws.into_iter().map(CompactJws::from_text).collect())
+    let rows = sql("SELECT jws FROM approvals WHERE order_id = $1 ORDER BY received_at, person")
+        .bind(order.as_uuid())
+        .fetch_all(tx.conn())
+        .await?;
+    rows.iter().map(|row| Ok(CompactJws::from_text(row.try_get(0)?))).collect()
 }
 
 pub(super) async fn has_waiting(tx: &mut Tx, order: OrderId) -> Result<bool, DbError> {
-    let count: i64 = sqlx::query_scalar(
-        "SELECT COUNT(*) FROM commands WHERE order_id = ? AND state = 'awaiting_approval'",
-    )
-    .bind(order.as_uuid())
-    .fetch_one(tx.conn())
-    .await?;
-    Ok(count > 0)
+    let row =
+        sql("SELECT COUNT(*) FROM commands WHERE order_id = $1 AND state = 'awaiting_approval'")
+            .bind(order.as_uuid())
+            .fetch_one(tx.conn())
+            .await?;
+    Ok(row.try_get::<i64>(0)? > 0)
 }
 
 pub(super) async fn insert(
@@ -46,7 +42,7 @@ pub(super) async fn insert(
     jws: &CompactJws,
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query("INSERT INTO approvals (order_id, person, jws, received_at) VALUES (?, ?, ?, ?)")
+    sql("INSERT INTO approvals (order_id, person, jws, received_at) VALUES ($1, $2, $3, $4)")
         .bind(order.as_uuid())
         .bind(person.as_str())
         .bind(jws.as_str())

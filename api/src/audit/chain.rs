@@ -6,10 +6,9 @@ use std::io::BufRead;
 use std::path::Path;
 
 use serde::Serialize;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Row};
 
 use super::Event;
+use crate::db::{Conn, Db, DbError, Row, sql};
 
 /// Events read at a time.
 const PAGE: i64 = 2000;
@@ -59,7 +58,7 @@ pub enum ChainError {
     },
     /// The store cannot be read.
     #[error("the store cannot be read")]
-    Store(#[from] sqlx::Error),
+    Store(#[from] DbError),
 }
 
 /// Checks events that follow `from`, in order, and answers the new head or the first bad entry.
@@ -101,11 +100,19 @@ pub fn verify_json_lines(reader: impl BufRead) -> Result<ChainHead, ChainError> 
 
 /// Checks the chain of a store's file, opened for reading only.
 pub async fn verify_store(path: &Path) -> Result<ChainHead, ChainError> {
-    let options = SqliteConnectOptions::new().filename(path).read_only(true);
-    let mut conn = options.connect().await?;
+    verify_events(&mut Conn::read_only(path).await?).await
+}
+
+/// Checks the chain of an open store.
+pub async fn verify_db(db: &Db) -> Result<ChainHead, ChainError> {
+    verify_events(&mut db.read().await?).await
+}
+
+/// Checks the chain as a connection sees it.
+pub(crate) async fn verify_events(conn: &mut Conn) -> Result<ChainHead, ChainError> {
     let mut head = ChainHead::genesis();
     loop {
-        let events = events_after(&mut conn, head.seq).await?;
+        let events = events_after(conn, head.seq).await?;
         if events.is_empty() {
             return Ok(head);
         }
@@ -113,11 +120,9 @@ pub async fn verify_store(path: &Path) -> Result<ChainHead, ChainError> {
     }
 }
 
-async fn events_after(conn: &mut SqliteConnection, after: i64) -> Result<Vec<Event>, sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT seq, at, actor, kind, subject, payload, prev_hash, hash FROM events \
-         WHERE seq > ? ORDER BY seq LIMIT ?",
-    )
+async fn events_after(conn: &mut Conn, after: i64) -> Result<Vec<Event>, DbError> {
+    let rows = sql("SELECT seq, at, actor, kind, subject, payload, prev_hash, hash FROM events \
+         WHERE seq > $1 ORDER BY seq LIMIT $2")
     .bind(after)
     .bind(PAGE)
     .fetch_all(conn)
@@ -126,7 +131,7 @@ async fn events_after(conn: &mut SqliteConnection, after: i64) -> Result<Vec<Eve
 }
 
 /// An event of a row with all columns, in the order of the table.
-pub(crate) fn event_of(row: &sqlx::sqlite::SqliteRow) -> Result<Event, sqlx::Error> {
+pub(crate) fn event_of(row: &Row) -> Result<Event, DbError> {
     Ok(Event {
         seq: row.try_get(0)?,
         at: row.try_get(1)?,

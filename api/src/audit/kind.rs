@@ -24,6 +24,8 @@ macro_rules! kinds {
 kinds! {
     /// The control plane started for the first time.
     StoreCreated = "store_created",
+    /// The fingerprints of the keys that every node must have were written down.
+    KeysRecorded = "keys_recorded",
     /// An operator was added.
     OperatorCreated = "operator_created",
     /// An API token was made.

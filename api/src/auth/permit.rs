@@ -8,9 +8,9 @@ use std::marker::PhantomData;
 
 use protocol::action::Verb;
 use protocol::id::{GroupName, PersonName};
-use sqlx::{QueryBuilder, Sqlite};
 
 use super::Principal;
+use crate::db::Sql;
 use crate::http::{Problem, ProblemKind};
 
 /// The abilities, as types.
@@ -160,14 +160,11 @@ impl Reach {
     }
 
     /// Adds a condition to a statement: the device in that column is within reach.
-    pub(crate) fn filter(&self, query: &mut QueryBuilder<Sqlite>, device_column: &'static str) {
+    pub(crate) fn filter(&self, query: &mut Sql, device_column: &'static str) {
         let Self::Groups(groups) = self else { return };
         query.push(" AND EXISTS (SELECT 1 FROM device_groups r WHERE r.device_id = ");
-        query.push(device_column).push(" AND r.group_name IN (");
-        let mut list = query.separated(", ");
-        for group in groups {
-            list.push_bind(group.as_str().to_owned());
-        }
-        query.push("))");
+        query.push(device_column).push(" AND r.group_name IN ");
+        query.push_list(groups.iter().map(|group| group.as_str().to_owned()));
+        query.push(")");
     }
 }

@@ -7,13 +7,12 @@ use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
 use protocol::id::PersonName;
-use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::{Scope, SecretHash};
 use crate::app::App;
 use crate::audit::Actor;
-use crate::db::{self, DbError, millis};
+use crate::db::{self, DbError, millis, sql};
 use crate::http::{Problem, ProblemKind};
 
 /// What every API token begins with.
@@ -45,12 +44,12 @@ impl Principal {
 
     /// Whether the token still stands: for answers that go on for longer than a request.
     pub(crate) async fn stands(&self, app: &App) -> Result<bool, DbError> {
-        let row = sqlx::query(
-            "SELECT 1 FROM api_tokens WHERE id = ? AND revoked_at IS NULL AND expires_at > ?",
+        let row = sql(
+            "SELECT 1 FROM api_tokens WHERE id = $1 AND revoked_at IS NULL AND expires_at > $2",
         )
         .bind(self.token)
         .bind(millis(app.now()))
-        .fetch_optional(&mut *app.db.read().await?)
+        .fetch_optional(&mut app.db.read().await?)
         .await?;
         Ok(row.is_some())
     }
@@ -87,13 +86,11 @@ impl FromRequestParts<App> for Principal {
 }
 
 async fn find(app: &App, hash: &SecretHash) -> Result<Option<Principal>, DbError> {
-    let row = sqlx::query(
-        "SELECT id, operator, secret_hash, scopes FROM api_tokens \
-         WHERE secret_hash = ? AND revoked_at IS NULL AND expires_at > ?",
-    )
+    let row = sql("SELECT id, operator, secret_hash, scopes FROM api_tokens \
+         WHERE secret_hash = $1 AND revoked_at IS NULL AND expires_at > $2")
     .bind(hash.as_bytes())
     .bind(millis(app.now()))
-    .fetch_optional(&mut *app.db.read().await?)
+    .fetch_optional(&mut app.db.read().await?)
     .await?;
     let Some(row) = row else { return Ok(None) };
     if !hash.matches(row.try_get(2)?) {

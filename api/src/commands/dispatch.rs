@@ -14,7 +14,7 @@ use serde_json::json;
 use super::store::delivery;
 use crate::app::App;
 use crate::audit::{Actor, Kind};
-use crate::db::DbError;
+use crate::db::{DbError, Tx};
 use crate::deliver::{self, Look, Reached};
 use crate::outbox::Delivery;
 
@@ -28,7 +28,7 @@ pub(crate) async fn dispatch(app: App, lane: Lane) -> Result<(), Infallible> {
             batch = app.outbox.next(lane) => batch,
         };
         let Some(batch) = batch else { return Ok(()) };
-        if let Err(error) = send(&app, batch, Look::Guess).await {
+        if let Err(error) = send(&app, batch).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "sending was not written down");
         }
@@ -36,20 +36,29 @@ pub(crate) async fn dispatch(app: App, lane: Lane) -> Result<(), Infallible> {
 }
 
 /// Sends commands to the sessions of their devices, and writes down which were taken.
-pub(super) async fn send(app: &App, batch: Vec<Delivery>, look: Look) -> Result<Reached, DbError> {
+async fn send(app: &App, batch: Vec<Delivery>) -> Result<(), DbError> {
+    let (_, sent) = publish(app, batch, Look::Guess).await;
+    mark_sent(app, &sent).await
+}
+
+/// Sends commands to the sessions of their devices, and says which were taken.
+pub(super) async fn publish(
+    app: &App,
+    batch: Vec<Delivery>,
+    look: Look,
+) -> (Reached, Vec<CommandId>) {
     let ids: Vec<_> = batch.iter().map(|part| (part.device, part.frame.command_id)).collect();
     let parts = batch.into_iter().map(|part| Downstream::Deliver {
         device: part.device,
         frames: vec![HubFrame::Command(part.frame)],
     });
     let reached = deliver::to_present(app, parts.collect(), look).await;
-    let sent: Vec<_> = ids
+    let sent = ids
         .iter()
         .filter(|(device, _)| reached.taken.contains(device))
         .map(|(_, command)| *command)
         .collect();
-    mark_sent(app, &sent).await?;
-    Ok(reached)
+    (reached, sent)
 }
 
 /// Writes that sessions took those commands.
@@ -58,8 +67,14 @@ pub(super) async fn mark_sent(app: &App, ids: &[CommandId]) -> Result<(), DbErro
         return Ok(());
     }
     let mut tx = app.db.write(Actor::System, app.now()).await?;
-    for id in delivery::mark_sent(&mut tx, ids).await? {
+    record_sent(&mut tx, ids).await?;
+    tx.commit().await
+}
+
+/// The same, in a transaction of the caller.
+pub(super) async fn record_sent(tx: &mut Tx, ids: &[CommandId]) -> Result<(), DbError> {
+    for id in delivery::mark_sent(tx, ids).await? {
         tx.append(Kind::CommandSent, id, json!({}));
     }
-    tx.commit().await
+    Ok(())
 }

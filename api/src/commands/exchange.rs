@@ -123,7 +123,7 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
     let with_receipt: Vec<_> = with_receipt.into_iter().collect();
     let keys = match with_receipt.as_slice() {
         [] => BTreeMap::new(),
-        ids => devices::keys(&mut *app.db.read().await?, ids).await?,
+        ids => devices::keys(&mut app.db.read().await?, ids).await?,
     };
     // Signatures are checked before the transaction: it must not be held for arithmetic.
     let reports = said.into_iter();

@@ -10,9 +10,10 @@ use serde_json::json;
 use super::model::{Happening, Step, step};
 use super::store;
 use crate::app::App;
-use crate::audit::{Actor, Kind};
+use crate::audit::Kind;
 use crate::http::Problem;
 use crate::jobs::Found;
+use crate::leases::Lease;
 
 /// Commands in one run.
 const BATCH: i64 = 1000;
@@ -20,14 +21,14 @@ const BATCH: i64 = 1000;
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Expires what is past its end.
-pub(crate) async fn expire(app: App) -> Result<Found, Problem> {
+pub(crate) async fn expire(app: App, lease: Lease) -> Result<Found, Problem> {
     let now = app.now();
-    let found = store::past_their_end(&mut *app.db.read().await?, now, GRACE, BATCH).await?;
+    let found = store::past_their_end(&mut app.db.read().await?, now, GRACE, BATCH).await?;
     if found.is_empty() {
         return Ok(Found::Nothing);
     }
     let is_full = i64::try_from(found.len()).is_ok_and(|count| count == BATCH);
-    let mut tx = app.db.write(Actor::System, now).await?;
+    let Some(mut tx) = lease.write(&app).await? else { return Ok(Found::Nothing) };
     // Read again inside the transaction: an ack may have come in between.
     for known in store::past_their_end(tx.conn(), now, GRACE, BATCH).await? {
         if let Step::To(state) = step(known.state, Happening::Expired) {

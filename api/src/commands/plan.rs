@@ -13,10 +13,10 @@ use protocol::manifest::{DeviceTree, Manifest};
 use protocol::state::VerbClass;
 use protocol::time::Timestamp;
 use protocol::trust::TrustRoot;
-use sqlx::SqliteConnection;
 
 use super::wire::{CreateOrder, Targets};
 use crate::auth::{Permit, ability};
+use crate::db::Conn;
 use crate::devices::{self, Device};
 use crate::http::Problem;
 
@@ -41,7 +41,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Checks a request against the present trust root and the permit.
     pub(super) async fn new(
-        conn: &mut SqliteConnection,
+        conn: &mut Conn,
         permit: &Permit<ability::Order>,
         asked: &CreateOrder,
         order_id: OrderId,
@@ -127,7 +127,7 @@ fn validity(asked: &CreateOrder) -> Result<Duration, Problem> {
 
 /// The devices meant, each of them within reach of the permit.
 async fn targets(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     permit: &Permit<ability::Order>,
     targets: &Targets,
 ) -> Result<BTreeMap<DeviceId, Device>, Problem> {
@@ -150,7 +150,7 @@ async fn targets(
 }
 
 async fn by_id(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     permit: &Permit<ability::Order>,
     ids: &[DeviceId],
 ) -> Result<Vec<Device>, Problem> {
@@ -176,7 +176,7 @@ async fn by_id(
     Ok(found)
 }
 
-async fn by_name(conn: &mut SqliteConnection, names: &[String]) -> Result<Vec<Device>, Problem> {
+async fn by_name(conn: &mut Conn, names: &[String]) -> Result<Vec<Device>, Problem> {
     let found = devices::with_names(conn, names).await?;
     for (index, name) in names.iter().enumerate() {
         let count = found.iter().filter(|device| device.name == *name).count();

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::app::App;
-use crate::audit::Actor;
 use crate::deliver::Look;
 use crate::http::Problem;
 use crate::jobs::Found;
+use crate::leases::Lease;
 
-use super::dispatch::send;
+use super::dispatch::{publish, record_sent};
 use super::store::delivery;
 
 /// Commands in one run.
@@ -23,16 +23,17 @@ const ABSENT: Duration = Duration::from_secs(5 * 60);
 const FAILED: Duration = Duration::from_secs(2);
 
 /// Sends what is due.
-pub(crate) async fn redeliver(app: App) -> Result<Found, Problem> {
+pub(crate) async fn redeliver(app: App, lease: Lease) -> Result<Found, Problem> {
     let now = app.now();
     let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
-    let due = delivery::due(&mut *app.db.read().await?, now, limit).await?;
+    let due = delivery::due(&mut app.db.read().await?, now, limit).await?;
     if due.is_empty() {
         return Ok(Found::Nothing);
     }
     let is_full = due.len() == BATCH;
     let ids: Vec<_> = due.iter().map(|part| (part.device, part.frame.command_id)).collect();
-    let reached = send(&app, due.into_iter().map(Into::into).collect(), Look::Sure).await?;
+    let deliveries = due.into_iter().map(Into::into).collect();
+    let (reached, sent) = publish(&app, deliveries, Look::Sure).await;
     let put_off = |devices: &dyn Fn(&protocol::id::DeviceId) -> bool| -> Vec<_> {
         ids.iter().filter(|(device, _)| devices(device)).map(|(_, command)| *command).collect()
     };
@@ -40,7 +41,8 @@ pub(crate) async fn redeliver(app: App) -> Result<Found, Problem> {
     let absent_ids = put_off(&|device| absent.contains(device));
     let failed_ids = put_off(&|device| !absent.contains(device) && !reached.taken.contains(device));
     let has_failed = !failed_ids.is_empty();
-    let mut tx = app.db.write(Actor::System, now).await?;
+    let Some(mut tx) = lease.write(&app).await? else { return Ok(Found::Nothing) };
+    record_sent(&mut tx, &sent).await?;
     delivery::put_off(&mut tx, &absent_ids, now.plus(ABSENT)).await?;
     delivery::put_off(&mut tx, &failed_ids, now.plus(FAILED)).await?;
     tx.commit().await?;

@@ -6,13 +6,11 @@ use protocol::id::{CommandId, DeviceId, OrderId};
 use protocol::jws::CompactJws;
 use protocol::state::{CommandState, Lane};
 use protocol::time::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use super::list::CommandQuery;
 use super::wire::CommandView;
 use crate::auth::Reach;
-use crate::db::{DbError, Tx, json, millis, timestamp};
+use crate::db::{Conn, DbError, Row, Sql, Tx, json, millis, sql, timestamp};
 use crate::http::Page;
 use crate::time::Time;
 
@@ -28,9 +26,9 @@ const VIEW: &str = "SELECT c.id, c.order_id, c.device_id, d.name, c.generation, 
      c.expires_at, c.queued_at, c.sent_at, c.acked_at, c.running_at, c.finished_at, c.outcome, \
      c.receipt FROM commands c JOIN devices d ON d.id = c.device_id WHERE 1 = 1";
 
-fn view(row: &SqliteRow, now: Timestamp) -> Result<CommandView, DbError> {
-    let time = |index: usize| -> Result<Option<Time>, sqlx::Error> {
-        Ok(row.try_get::<Option<i64>, _>(index)?.map(|at| Time(timestamp(at))))
+fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
+    let time = |index: usize| -> Result<Option<Time>, DbError> {
+        Ok(row.try_get::<Option<i64>>(index)?.map(|at| Time(timestamp(at))))
     };
     let state = state(row.try_get(8)?)?;
     let expires_at = timestamp(row.try_get(14)?);
@@ -42,14 +40,14 @@ fn view(row: &SqliteRow, now: Timestamp) -> Result<CommandView, DbError> {
         order_id: OrderId::from_uuid(row.try_get(1)?),
         device_id: DeviceId::from_uuid(row.try_get(2)?),
         device_name: row.try_get(3)?,
-        generation: row.try_get(4)?,
+        generation: row.number(4)?,
         verb: verb.parse().map_err(|_| DbError::Unreadable("verb"))?,
         lane: lane(row.try_get(6)?)?,
-        seq: row.try_get::<Option<i64>, _>(7)?.and_then(|seq| u64::try_from(seq).ok()),
+        seq: row.try_get::<Option<i64>>(7)?.and_then(|seq| u64::try_from(seq).ok()),
         state,
         ended_by: row.try_get(9)?,
-        approvals_needed: row.try_get(10)?,
-        sends: row.try_get(11)?,
+        approvals_needed: row.number(10)?,
+        sends: row.number(11)?,
         overdue: is_out && expires_at.plus(OVERDUE_AFTER) < now,
         stage: row.try_get(12)?,
         created_at: timestamp(row.try_get(13)?).into(),
@@ -60,7 +58,7 @@ fn view(row: &SqliteRow, now: Timestamp) -> Result<CommandView, DbError> {
         running_at: time(18)?,
         finished_at: time(19)?,
         outcome: outcome.map(|text| json(text, "outcome")).transpose()?,
-        receipt: row.try_get::<Option<String>, _>(21)?.map(CompactJws::from_text),
+        receipt: row.try_get::<Option<String>>(21)?.map(CompactJws::from_text),
     })
 }
 
@@ -74,26 +72,26 @@ fn lane(text: &str) -> Result<Lane, DbError> {
 
 /// One command, if its device is within reach.
 pub(super) async fn find(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     reach: &Reach,
     id: CommandId,
     now: Timestamp,
 ) -> Result<Option<CommandView>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(VIEW);
+    let mut select = sql(VIEW);
     select.push(" AND c.id = ").push_bind(id.as_uuid());
     reach.filter(&mut select, "c.device_id");
-    select.build().fetch_optional(conn).await?.map(|row| view(&row, now)).transpose()
+    select.fetch_optional(conn).await?.map(|row| view(&row, now)).transpose()
 }
 
 /// A page of commands whose devices are within reach.
 pub(super) async fn list(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     reach: &Reach,
     page: &Page<CommandId>,
     query: &CommandQuery,
     now: Timestamp,
 ) -> Result<Vec<CommandView>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(VIEW);
+    let mut select = sql(VIEW);
     if let Some(after) = page.after {
         select.push(" AND c.id > ").push_bind(after.as_uuid());
     }
@@ -111,7 +109,7 @@ pub(super) async fn list(
     }
     reach.filter(&mut select, "c.device_id");
     select.push(" ORDER BY c.id LIMIT ").push_bind(page.rows());
-    let rows = select.build().fetch_all(conn).await?;
+    let rows = select.fetch_all(conn).await?;
     rows.iter().map(|row| view(row, now)).collect()
 }
 
@@ -132,12 +130,12 @@ pub(super) struct Standing {
 const STANDING: &str = "SELECT id, order_id, device_id, generation, state, receipt, envelope_sha256, stage \
      FROM commands WHERE ";
 
-fn standing(row: &SqliteRow) -> Result<Standing, DbError> {
+fn standing(row: &Row) -> Result<Standing, DbError> {
     Ok(Standing {
         id: CommandId::from_uuid(row.try_get(0)?),
         order: OrderId::from_uuid(row.try_get(1)?),
         device: DeviceId::from_uuid(row.try_get(2)?),
-        generation: row.try_get(3)?,
+        generation: row.number(3)?,
         state: state(row.try_get(4)?)?,
         receipt: row.try_get(5)?,
         envelope_sha256: row.try_get(6)?,
@@ -145,44 +143,34 @@ fn standing(row: &SqliteRow) -> Result<Standing, DbError> {
     })
 }
 
-async fn fetch(
-    mut select: QueryBuilder<Sqlite>,
-    conn: &mut SqliteConnection,
-) -> Result<Vec<Standing>, DbError> {
-    select.build().fetch_all(conn).await?.iter().map(standing).collect()
+async fn fetch(select: Sql, conn: &mut Conn) -> Result<Vec<Standing>, DbError> {
+    select.fetch_all(conn).await?.iter().map(standing).collect()
 }
 
 /// Those of the commands that exist.
 pub(super) async fn standings(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     ids: &[CommandId],
 ) -> Result<Vec<Standing>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
-    select.push("id IN (");
-    let mut list = select.separated(", ");
-    for id in ids {
-        list.push_bind(id.as_uuid());
-    }
-    select.push(")");
+    let mut select = sql(STANDING);
+    select.push("id IN ");
+    select.push_list(ids.iter().map(|id| id.as_uuid()));
     fetch(select, conn).await
 }
 
 /// The commands of an order.
-pub(super) async fn of_order(
-    conn: &mut SqliteConnection,
-    order: OrderId,
-) -> Result<Vec<Standing>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
+pub(super) async fn of_order(conn: &mut Conn, order: OrderId) -> Result<Vec<Standing>, DbError> {
+    let mut select = sql(STANDING);
     select.push("order_id = ").push_bind(order.as_uuid()).push(" ORDER BY id");
     fetch(select, conn).await
 }
 
 /// The commands of a device that have not ended.
 pub(super) async fn open_of_device(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     device: DeviceId,
 ) -> Result<Vec<Standing>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
+    let mut select = sql(STANDING);
     select.push("device_id = ").push_bind(device.as_uuid());
     select.push(" AND state IN ('awaiting_approval', 'queued', 'sent', 'acked', 'running')");
     fetch(select, conn).await
@@ -190,12 +178,12 @@ pub(super) async fn open_of_device(
 
 /// Commands that no device took, whose validity ended before those times.
 pub(super) async fn past_their_end(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     now: Timestamp,
     grace: Duration,
     limit: i64,
 ) -> Result<Vec<Standing>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(STANDING);
+    let mut select = sql(STANDING);
     select.push("((state = 'awaiting_approval' AND expires_at <= ").push_bind(millis(now));
     select.push(") OR (state IN ('queued', 'sent') AND expires_at <= ");
     select.push_bind(millis(now.minus(grace))).push(")) LIMIT ").push_bind(limit);
@@ -210,7 +198,7 @@ pub(super) async fn end(
     why: &str,
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query("UPDATE commands SET state = ?, finished_at = ?, ended_by = ? WHERE id = ?")
+    sql("UPDATE commands SET state = $1, finished_at = $2, ended_by = $3 WHERE id = $4")
         .bind(state.as_str())
         .bind(now)
         .bind(why)
@@ -223,10 +211,8 @@ pub(super) async fn end(
 /// Moves a command on because its device has it on disk.
 pub(super) async fn ack(tx: &mut Tx, id: CommandId) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query(
-        "UPDATE commands SET state = 'acked', acked_at = ?, finished_at = NULL, ended_by = NULL \
-         WHERE id = ?",
-    )
+    sql("UPDATE commands SET state = 'acked', acked_at = $1, finished_at = NULL, ended_by = NULL \
+         WHERE id = $2")
     .bind(now)
     .bind(id.as_uuid())
     .execute(tx.conn())
@@ -237,11 +223,9 @@ pub(super) async fn ack(tx: &mut Tx, id: CommandId) -> Result<(), DbError> {
 /// Writes the stage of a running command.
 pub(super) async fn progress(tx: &mut Tx, id: CommandId, stage: &str) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query(
-        "UPDATE commands SET state = 'running', stage = ?, \
-         running_at = COALESCE(running_at, ?), acked_at = COALESCE(acked_at, ?), \
-         finished_at = NULL, ended_by = NULL WHERE id = ?",
-    )
+    sql("UPDATE commands SET state = 'running', stage = $1, \
+         running_at = COALESCE(running_at, $2), acked_at = COALESCE(acked_at, $3), \
+         finished_at = NULL, ended_by = NULL WHERE id = $4")
     .bind(stage)
     .bind(now)
     .bind(now)
@@ -260,10 +244,8 @@ pub(super) async fn finish(
     outcome: &str,
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query(
-        "UPDATE commands SET state = ?, finished_at = ?, acked_at = COALESCE(acked_at, ?), \
-         receipt = ?, outcome = ?, ended_by = NULL WHERE id = ?",
-    )
+    sql("UPDATE commands SET state = $1, finished_at = $2, acked_at = COALESCE(acked_at, $3), \
+         receipt = $4, outcome = $5, ended_by = NULL WHERE id = $6")
     .bind(state.as_str())
     .bind(now)
     .bind(now)
@@ -282,7 +264,7 @@ pub(super) async fn keep_late_receipt(
     receipt: &CompactJws,
     outcome: &str,
 ) -> Result<(), DbError> {
-    sqlx::query("UPDATE commands SET receipt = ?, outcome = ? WHERE id = ? AND receipt IS NULL")
+    sql("UPDATE commands SET receipt = $1, outcome = $2 WHERE id = $3 AND receipt IS NULL")
         .bind(receipt.as_str())
         .bind(outcome)
         .bind(id.as_uuid())

@@ -4,16 +4,16 @@
 
 use protocol::time::Timestamp;
 use serde_json::Value;
-use sqlx::{Sqlite, SqliteConnection, Transaction};
 use tokio::sync::watch;
 
-use super::DbError;
+use super::conn::Link;
+use super::{Conn, DbError};
 use crate::audit::{self, Actor, Draft, Kind};
 
 /// A write transaction.
 #[derive(Debug)]
 pub struct Tx {
-    inner: Transaction<'static, Sqlite>,
+    conn: Conn,
     actor: Actor,
     now: Timestamp,
     drafts: Vec<Draft>,
@@ -22,12 +22,12 @@ pub struct Tx {
 
 impl Tx {
     pub(super) const fn new(
-        inner: Transaction<'static, Sqlite>,
+        conn: Conn,
         actor: Actor,
         now: Timestamp,
         head: watch::Sender<i64>,
     ) -> Self {
-        Self { inner, actor, now, drafts: Vec::new(), head }
+        Self { conn, actor, now, drafts: Vec::new(), head }
     }
 
     /// When the transaction began; every time it stores is this one.
@@ -36,8 +36,8 @@ impl Tx {
     }
 
     /// The connection, for the statements of a store.
-    pub fn conn(&mut self) -> &mut SqliteConnection {
-        &mut self.inner
+    pub fn conn(&mut self) -> &mut Conn {
+        &mut self.conn
     }
 
     /// Appends an event by the transaction's actor.
@@ -54,15 +54,24 @@ impl Tx {
 
     /// Commits state and events. After `Ok` both are on disk.
     pub async fn commit(mut self) -> Result<(), DbError> {
-        let head = audit::append(&mut self.inner, &self.drafts).await?;
-        self.inner.commit().await?;
+        let head = audit::append(&mut self.conn, &self.drafts).await?;
+        match self.conn.0 {
+            Link::SqliteTx(tx) => tx.commit().await?,
+            Link::Postgres(session) => session.commit(head).await?,
+            Link::Sqlite(_) | Link::File(_) => return Err(DbError::Unreadable("transaction")),
+        }
         if let Some(head) = head {
-            self.head.send_if_modified(|seen| {
-                let is_newer = head > *seen;
-                *seen = head.max(*seen);
-                is_newer
-            });
+            raise(&self.head, head);
         }
         Ok(())
     }
+}
+
+/// Tells whoever follows the events of a newer one.
+pub(super) fn raise(head: &watch::Sender<i64>, seq: i64) {
+    head.send_if_modified(|seen| {
+        let is_newer = seq > *seen;
+        *seen = seq.max(*seen);
+        is_newer
+    });
 }

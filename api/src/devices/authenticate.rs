@@ -33,7 +33,7 @@ pub(crate) async fn authenticate_late(
     let peer = pki::read_peer(connection.peer_certificate.as_ref(), app.now(), grace)
         .map_err(|error| refused(error.to_string()))?;
     let device = peer.identity.device;
-    let keys = store::keys(&mut *app.db.read().await?, &[device]).await?;
+    let keys = store::keys(&mut app.db.read().await?, &[device]).await?;
     match keys.get(&device) {
         Some(key) if key.stands_for(peer.identity) => Ok(peer),
         Some(_) | None => Err(refused("this enrollment does not stand any more".to_owned())),

@@ -7,13 +7,11 @@ use protocol::frame::Hello;
 use protocol::id::{DeviceId, GroupName};
 use protocol::key::DevicePublicKey;
 use protocol::time::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::DeviceQuery;
 use crate::auth::{Permit, Reach, ability};
-use crate::db::{CHUNK, DbError, Tx, json, millis, timestamp};
+use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, json, millis, sql, timestamp};
 use crate::http::Page;
 
 const COLUMNS: &str = "SELECT d.id, d.name, d.generation, d.revoked_through, d.enrolled_at, \
@@ -72,19 +70,19 @@ pub(crate) struct Enrolling<'a> {
     pub(crate) certificate_expires_at: Timestamp,
 }
 
-fn device(row: &SqliteRow) -> Result<Device, DbError> {
-    let time = |index: usize| -> Result<Option<Timestamp>, sqlx::Error> {
-        Ok(row.try_get::<Option<i64>, _>(index)?.map(timestamp))
+fn device(row: &Row) -> Result<Device, DbError> {
+    let time = |index: usize| -> Result<Option<Timestamp>, DbError> {
+        Ok(row.try_get::<Option<i64>>(index)?.map(timestamp))
     };
     Ok(Device {
         id: DeviceId::from_uuid(row.try_get(0)?),
         name: row.try_get(1)?,
-        generation: row.try_get(2)?,
-        revoked_through: row.try_get(3)?,
+        generation: row.number(2)?,
+        revoked_through: row.number(3)?,
         enrolled_at: timestamp(row.try_get(4)?),
         revoked_at: time(5)?,
         certificate_expires_at: timestamp(row.try_get(6)?),
-        trust_version: row.try_get(7)?,
+        trust_version: row.number(7)?,
         agent_version: row.try_get(8)?,
         capabilities: json(row.try_get(9)?, "capability")?,
         degraded_since: time(10)?,
@@ -94,20 +92,17 @@ fn device(row: &SqliteRow) -> Result<Device, DbError> {
     })
 }
 
-async fn fetch(
-    mut select: QueryBuilder<Sqlite>,
-    conn: &mut SqliteConnection,
-) -> Result<Vec<Device>, DbError> {
-    select.build().fetch_all(conn).await?.iter().map(device).collect()
+async fn fetch(select: Sql, conn: &mut Conn) -> Result<Vec<Device>, DbError> {
+    select.fetch_all(conn).await?.iter().map(device).collect()
 }
 
 pub(super) async fn list(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     permit: &Permit<ability::Read>,
     page: &Page<DeviceId>,
     query: &DeviceQuery,
 ) -> Result<Vec<Device>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+    let mut select = sql(COLUMNS);
     if let Some(after) = page.after {
         select.push(" AND d.id > ").push_bind(after.as_uuid());
     }
@@ -128,11 +123,11 @@ pub(super) async fn list(
 
 /// One device, if it is within reach.
 pub(crate) async fn find(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     reach: &Reach,
     id: DeviceId,
 ) -> Result<Option<Device>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+    let mut select = sql(COLUMNS);
     select.push(" AND d.id = ").push_bind(id.as_uuid());
     reach.filter(&mut select, "d.id");
     Ok(fetch(select, conn).await?.into_iter().next())
@@ -140,53 +135,40 @@ pub(crate) async fn find(
 
 /// The device that has that key.
 pub(crate) async fn find_by_key(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     key: &DevicePublicKey,
 ) -> Result<Option<Device>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+    let mut select = sql(COLUMNS);
     select.push(" AND d.key_id = ").push_bind(key.id().as_str().to_owned());
     Ok(fetch(select, conn).await?.into_iter().next())
 }
 
 /// Those of the ids that exist, whoever may see them: the caller checks.
-pub(crate) async fn with_ids(
-    conn: &mut SqliteConnection,
-    ids: &[DeviceId],
-) -> Result<Vec<Device>, DbError> {
+pub(crate) async fn with_ids(conn: &mut Conn, ids: &[DeviceId]) -> Result<Vec<Device>, DbError> {
     let mut found = Vec::with_capacity(ids.len());
     for ids in ids.chunks(CHUNK) {
-        let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
-        push_ids(&mut select, " AND d.id IN (", ids);
+        let mut select = sql(COLUMNS);
+        push_ids(&mut select, " AND d.id IN ", ids);
         found.extend(fetch(select, conn).await?);
     }
     Ok(found)
 }
 
 /// The devices with those names, whoever may see them: the caller checks.
-pub(crate) async fn with_names(
-    conn: &mut SqliteConnection,
-    names: &[String],
-) -> Result<Vec<Device>, DbError> {
+pub(crate) async fn with_names(conn: &mut Conn, names: &[String]) -> Result<Vec<Device>, DbError> {
     let mut found = Vec::with_capacity(names.len());
     for names in names.chunks(CHUNK) {
-        let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
-        select.push(" AND d.revoked_through < d.generation AND d.name IN (");
-        let mut list = select.separated(", ");
-        for name in names {
-            list.push_bind(name.clone());
-        }
-        select.push(")");
+        let mut select = sql(COLUMNS);
+        select.push(" AND d.revoked_through < d.generation AND d.name IN ");
+        select.push_list(names);
         found.extend(fetch(select, conn).await?);
     }
     Ok(found)
 }
 
 /// The enrolled devices of a group.
-pub(crate) async fn in_group(
-    conn: &mut SqliteConnection,
-    group: &GroupName,
-) -> Result<Vec<Device>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(COLUMNS);
+pub(crate) async fn in_group(conn: &mut Conn, group: &GroupName) -> Result<Vec<Device>, DbError> {
+    let mut select = sql(COLUMNS);
     select.push(
         " AND d.revoked_through < d.generation AND EXISTS (SELECT 1 FROM device_groups g \
          WHERE g.device_id = d.id AND g.group_name = ",
@@ -197,16 +179,15 @@ pub(crate) async fn in_group(
 
 /// The groups of those devices.
 pub(crate) async fn groups_of(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     ids: &[DeviceId],
 ) -> Result<BTreeMap<DeviceId, Vec<GroupName>>, DbError> {
     let mut groups: BTreeMap<DeviceId, Vec<GroupName>> = BTreeMap::new();
     for ids in ids.chunks(CHUNK) {
-        let mut select =
-            QueryBuilder::<Sqlite>::new("SELECT device_id, group_name FROM device_groups");
-        push_ids(&mut select, " WHERE device_id IN (", ids);
+        let mut select = sql("SELECT device_id, group_name FROM device_groups");
+        push_ids(&mut select, " WHERE device_id IN ", ids);
         select.push(" ORDER BY group_name");
-        for row in select.build().fetch_all(&mut *conn).await? {
+        for row in select.fetch_all(&mut *conn).await? {
             let name: String = row.try_get(1)?;
             let name = name.parse().map_err(|_| DbError::Unreadable("group"))?;
             groups.entry(DeviceId::from_uuid(row.try_get(0)?)).or_default().push(name);
@@ -217,22 +198,21 @@ pub(crate) async fn groups_of(
 
 /// The keys of those devices.
 pub(crate) async fn keys(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     ids: &[DeviceId],
 ) -> Result<BTreeMap<DeviceId, Key>, DbError> {
     let mut keys = BTreeMap::new();
     for ids in ids.chunks(CHUNK) {
-        let mut select = QueryBuilder::<Sqlite>::new(
-            "SELECT id, generation, revoked_through, public_key, certificate_expires_at \
-             FROM devices",
-        );
-        push_ids(&mut select, " WHERE id IN (", ids);
-        for row in select.build().fetch_all(&mut *conn).await? {
+        let mut select =
+            sql("SELECT id, generation, revoked_through, public_key, certificate_expires_at \
+             FROM devices");
+        push_ids(&mut select, " WHERE id IN ", ids);
+        for row in select.fetch_all(&mut *conn).await? {
             let public = DevicePublicKey::from_point(row.try_get(3)?)
                 .map_err(|_| DbError::Unreadable("device key"))?;
             let key = Key {
-                generation: row.try_get(1)?,
-                revoked_through: row.try_get(2)?,
+                generation: row.number(1)?,
+                revoked_through: row.number(2)?,
                 public,
                 certificate_expires_at: timestamp(row.try_get(4)?),
             };
@@ -244,28 +224,26 @@ pub(crate) async fn keys(
 
 /// Enrolled devices that reported an older trust root than the newest, with their version.
 pub(crate) async fn behind_on_trust(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     after: Option<DeviceId>,
 ) -> Result<Vec<(DeviceId, u32)>, DbError> {
-    let rows = sqlx::query(
-        "SELECT id, trust_version FROM devices WHERE id > ? AND revoked_through < generation \
-         AND trust_version < (SELECT MAX(version) FROM trust_roots) ORDER BY id LIMIT ?",
+    let rows = sql(
+        "SELECT id, trust_version FROM devices WHERE id > $1 AND revoked_through < generation \
+         AND trust_version < (SELECT MAX(version) FROM trust_roots) ORDER BY id LIMIT $2",
     )
     .bind(after.map_or(Uuid::nil(), |id| id.as_uuid()))
     .bind(500_i64)
     .fetch_all(conn)
     .await?;
-    rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.try_get(1)?))).collect()
+    rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.number(1)?))).collect()
 }
 
 /// Writes a device that was never seen before.
 pub(crate) async fn enroll_new(tx: &mut Tx, new: &Enrolling<'_>) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query(
-        "INSERT INTO devices \
+    sql("INSERT INTO devices \
          (id, name, key_id, public_key, generation, certificate_expires_at, enrolled_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-    )
+         VALUES ($1, $2, $3, $4, $5, $6, $7)")
     .bind(new.id.as_uuid())
     .bind(new.name)
     .bind(new.key.id().as_str())
@@ -281,10 +259,8 @@ pub(crate) async fn enroll_new(tx: &mut Tx, new: &Enrolling<'_>) -> Result<(), D
 /// Writes the next generation of a known device.
 pub(crate) async fn enroll_again(tx: &mut Tx, known: &Enrolling<'_>) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query(
-        "UPDATE devices SET name = ?, generation = ?, certificate_expires_at = ?, \
-         enrolled_at = ?, revoked_at = NULL, trust_version = 0 WHERE id = ?",
-    )
+    sql("UPDATE devices SET name = $1, generation = $2, certificate_expires_at = $3, \
+         enrolled_at = $4, revoked_at = NULL, trust_version = 0 WHERE id = $5")
     .bind(known.name)
     .bind(known.generation)
     .bind(millis(known.certificate_expires_at))
@@ -301,7 +277,7 @@ pub(crate) async fn record_certificate(
     id: DeviceId,
     expires_at: Timestamp,
 ) -> Result<(), DbError> {
-    sqlx::query("UPDATE devices SET certificate_expires_at = ? WHERE id = ?")
+    sql("UPDATE devices SET certificate_expires_at = $1 WHERE id = $2")
         .bind(millis(expires_at))
         .bind(id.as_uuid())
         .execute(tx.conn())
@@ -312,7 +288,7 @@ pub(crate) async fn record_certificate(
 /// Writes that the present enrollment ended.
 pub(crate) async fn revoke(tx: &mut Tx, device: &Device) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query("UPDATE devices SET revoked_through = ?, revoked_at = ? WHERE id = ?")
+    sql("UPDATE devices SET revoked_through = $1, revoked_at = $2 WHERE id = $3")
         .bind(device.generation)
         .bind(now)
         .bind(device.id.as_uuid())
@@ -326,10 +302,8 @@ pub(crate) async fn record_facts(tx: &mut Tx, id: DeviceId, hello: &Hello) -> Re
     let capabilities = serde_json::to_string(&hello.capabilities)
         .map_err(|_| DbError::Unreadable("capability"))?;
     let now = millis(tx.now());
-    sqlx::query(
-        "UPDATE devices SET agent_version = ?, boot_id = ?, trust_version = ?, \
-         capabilities = ?, degraded_since = ?, last_seen_at = ? WHERE id = ?",
-    )
+    sql("UPDATE devices SET agent_version = $1, boot_id = $2, trust_version = $3, \
+         capabilities = $4, degraded_since = $5, last_seen_at = $6 WHERE id = $7")
     .bind(&hello.agent)
     .bind(hello.boot_id.as_uuid())
     .bind(hello.trust_version)
@@ -348,7 +322,7 @@ pub(super) async fn set_groups(
     id: DeviceId,
     groups: &[GroupName],
 ) -> Result<(), DbError> {
-    sqlx::query("DELETE FROM device_groups WHERE device_id = ?")
+    sql("DELETE FROM device_groups WHERE device_id = $1")
         .bind(id.as_uuid())
         .execute(tx.conn())
         .await?;
@@ -364,22 +338,15 @@ pub(crate) async fn add_to_group(
     id: DeviceId,
     group: &GroupName,
 ) -> Result<(), DbError> {
-    sqlx::query(
-        "INSERT INTO device_groups (device_id, group_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
-    )
-    .bind(id.as_uuid())
-    .bind(group.as_str())
-    .execute(tx.conn())
-    .await?;
+    sql("INSERT INTO device_groups (device_id, group_name) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(id.as_uuid())
+        .bind(group.as_str())
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 
 /// Adds an `IN (…)` list of ids to a statement, from its opening words to its end.
-fn push_ids(select: &mut QueryBuilder<Sqlite>, opening: &'static str, ids: &[DeviceId]) {
-    select.push(opening);
-    let mut list = select.separated(", ");
-    for id in ids {
-        list.push_bind(id.as_uuid());
-    }
-    select.push(")");
+fn push_ids(select: &mut Sql, opening: &'static str, ids: &[DeviceId]) {
+    select.push(opening).push_list(ids.iter().map(|id| id.as_uuid()));
 }

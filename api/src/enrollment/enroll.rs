@@ -9,14 +9,13 @@ use protocol::enrollment::{DeviceIdentity, EnrollRequest, EnrollResponse};
 use protocol::id::DeviceId;
 use runtime::http::ConnectionInfo;
 use serde_json::json;
-use sqlx::SqliteConnection;
 
 use super::store;
 use crate::app::App;
 use crate::audit::{Actor, Kind};
 use crate::auth::SecretHash;
 use crate::commands;
-use crate::db::{Tx, millis};
+use crate::db::{Conn, Tx, millis};
 use crate::deliver;
 use crate::devices::{self, Enrolling};
 use crate::http::{Body, Problem, ProblemKind};
@@ -37,7 +36,7 @@ pub(super) async fn enroll(
     }
     let secret = SecretHash::of(&asked.secret);
     // Asked on a reader first: who has no token does not hold the only writer.
-    let token = store::find(&mut *app.db.read().await?, &secret, app.now()).await?;
+    let token = store::find(&mut app.db.read().await?, &secret, app.now()).await?;
     if let Some(used) = token.ok_or_else(refused)?.used {
         return repeat(&app, used, &csr).await;
     }
@@ -89,7 +88,7 @@ async fn repeat(app: &App, used: (i64, DeviceId), csr: &Csr) -> Result<Response,
 
 async fn answer(
     app: &App,
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     identity: DeviceIdentity,
     certificate: String,
 ) -> Result<EnrollResponse, Problem> {

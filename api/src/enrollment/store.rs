@@ -3,13 +3,12 @@
 use protocol::id::{DeviceId, GroupName, PersonName};
 use protocol::time::Timestamp;
 use serde_json::json;
-use sqlx::{Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::CreatedEnrollmentToken;
 use crate::audit::Kind;
 use crate::auth::SecretHash;
-use crate::db::{DbError, Tx, millis};
+use crate::db::{Conn, DbError, Tx, millis, sql};
 
 pub(super) async fn insert(
     tx: &mut Tx,
@@ -18,11 +17,9 @@ pub(super) async fn insert(
     by: &PersonName,
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sqlx::query(
-        "INSERT INTO enrollment_tokens \
+    sql("INSERT INTO enrollment_tokens \
          (id, secret_hash, group_name, created_by, created_at, expires_at) \
-         VALUES (?, ?, ?, ?, ?, ?)",
-    )
+         VALUES ($1, $2, $3, $4, $5, $6)")
     .bind(token.id)
     .bind(hash.as_bytes())
     .bind(token.group.as_ref().map(GroupName::as_str))
@@ -45,12 +42,12 @@ pub(super) struct Standing {
 
 /// A token that has not ended, used or not. For a reader: nobody unknown takes the only writer.
 pub(super) async fn find(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     hash: &SecretHash,
     now: Timestamp,
 ) -> Result<Option<Standing>, DbError> {
-    let row = sqlx::query(
-        "SELECT used_at, used_by FROM enrollment_tokens WHERE secret_hash = ? AND expires_at > ?",
+    let row = sql(
+        "SELECT used_at, used_by FROM enrollment_tokens WHERE secret_hash = $1 AND expires_at > $2",
     )
     .bind(hash.as_bytes())
     .bind(millis(now))
@@ -58,7 +55,7 @@ pub(super) async fn find(
     .await?;
     let Some(row) = row else { return Ok(None) };
     let used_at: Option<i64> = row.try_get(0)?;
-    let used_by = row.try_get::<Option<Uuid>, _>(1)?.map(DeviceId::from_uuid);
+    let used_by = row.try_get::<Option<Uuid>>(1)?.map(DeviceId::from_uuid);
     Ok(Some(Standing { used: used_at.zip(used_by) }))
 }
 
@@ -72,11 +69,9 @@ pub(super) struct Claimed {
 /// Uses a token up, in one step: of two claims at once exactly one gets it.
 pub(super) async fn claim(tx: &mut Tx, hash: &SecretHash) -> Result<Option<Claimed>, DbError> {
     let now = millis(tx.now());
-    let row = sqlx::query(
-        "UPDATE enrollment_tokens SET used_at = ? \
-         WHERE secret_hash = ? AND used_at IS NULL AND expires_at > ? \
-         RETURNING id, group_name",
-    )
+    let row = sql("UPDATE enrollment_tokens SET used_at = $1 \
+         WHERE secret_hash = $2 AND used_at IS NULL AND expires_at > $3 \
+         RETURNING id, group_name")
     .bind(now)
     .bind(hash.as_bytes())
     .bind(now)
@@ -90,7 +85,7 @@ pub(super) async fn claim(tx: &mut Tx, hash: &SecretHash) -> Result<Option<Claim
 }
 
 pub(super) async fn record_user(tx: &mut Tx, token: Uuid, device: DeviceId) -> Result<(), DbError> {
-    sqlx::query("UPDATE enrollment_tokens SET used_by = ? WHERE id = ?")
+    sql("UPDATE enrollment_tokens SET used_by = $1 WHERE id = $2")
         .bind(device.as_uuid())
         .bind(token)
         .execute(tx.conn())

@@ -1,19 +1,17 @@
 //! Reading events.
 
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
-
 use super::EventQuery;
 use crate::audit::{Event, event_of};
-use crate::db::DbError;
+use crate::db::{Conn, DbError, sql};
 
 /// Events after that one, in order.
 pub(super) async fn after(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     after: i64,
     query: &EventQuery,
     limit: i64,
 ) -> Result<Vec<Event>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(
+    let mut select = sql(
         "SELECT seq, at, actor, kind, subject, payload, prev_hash, hash FROM events WHERE seq > ",
     );
     select.push_bind(after);
@@ -24,6 +22,6 @@ pub(super) async fn after(
         select.push(" AND kind = ").push_bind(kind.clone());
     }
     select.push(" ORDER BY seq LIMIT ").push_bind(limit);
-    let rows = select.build().fetch_all(conn).await?;
-    Ok(rows.iter().map(event_of).collect::<Result<_, _>>()?)
+    let rows = select.fetch_all(conn).await?;
+    rows.iter().map(event_of).collect()
 }

@@ -7,12 +7,11 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use protocol::time::Timestamp;
 use serde::Serialize;
-use sqlx::Row as _;
 
 use super::body::Ticket;
 use super::{Problem, ProblemKind};
 use crate::auth::Principal;
-use crate::db::{Db, DbError, Tx, millis};
+use crate::db::{Db, DbError, Tx, millis, sql};
 
 /// A write that is remembered.
 #[derive(Debug)]
@@ -90,11 +89,9 @@ impl Claim {
     /// Whether the claim is new.
     async fn insert(&self, tx: &mut Tx, request_hash: &[u8]) -> Result<bool, DbError> {
         let now = millis(tx.now());
-        let done = sqlx::query(
-            "INSERT INTO idempotency \
+        let done = sql("INSERT INTO idempotency \
              (principal, route, key, request_hash, status, body, created_at) \
-             VALUES (?, ?, ?, ?, 0, '', ?) ON CONFLICT DO NOTHING",
-        )
+             VALUES ($1, $2, $3, $4, 0, '', $5) ON CONFLICT DO NOTHING")
         .bind(&self.principal)
         .bind(&self.route)
         .bind(&self.key)
@@ -102,14 +99,12 @@ impl Claim {
         .bind(now)
         .execute(tx.conn())
         .await?;
-        Ok(done.rows_affected() == 1)
+        Ok(done == 1)
     }
 
     async fn replay(&self, tx: &mut Tx, request_hash: &[u8]) -> Result<Response, Problem> {
-        let row = sqlx::query(
-            "SELECT request_hash, status, body FROM idempotency \
-             WHERE principal = ? AND route = ? AND key = ?",
-        )
+        let row = sql("SELECT request_hash, status, body FROM idempotency \
+             WHERE principal = $1 AND route = $2 AND key = $3")
         .bind(&self.principal)
         .bind(&self.route)
         .bind(&self.key)
@@ -120,7 +115,7 @@ impl Claim {
             let detail = "this Idempotency-Key came with another body before";
             return Err(Problem::new(ProblemKind::KeyReused, detail));
         }
-        let status = u16::try_from(row.try_get::<i64, _>(1)?).unwrap_or(500);
+        let status = u16::try_from(row.try_get::<i64>(1)?).unwrap_or(500);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = respond(status, row.try_get(2)?);
         response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
@@ -128,10 +123,8 @@ impl Claim {
     }
 
     async fn remember(&self, tx: &mut Tx, status: StatusCode, body: &str) -> Result<(), DbError> {
-        sqlx::query(
-            "UPDATE idempotency SET status = ?, body = ? \
-             WHERE principal = ? AND route = ? AND key = ?",
-        )
+        sql("UPDATE idempotency SET status = $1, body = $2 \
+             WHERE principal = $3 AND route = $4 AND key = $5")
         .bind(i64::from(status.as_u16()))
         .bind(body)
         .bind(&self.principal)
@@ -150,9 +143,8 @@ fn respond(status: StatusCode, body: String) -> Response {
 
 /// Forgets answers that are older than `before`.
 pub(crate) async fn forget(tx: &mut Tx, before: Timestamp) -> Result<u64, DbError> {
-    let done = sqlx::query("DELETE FROM idempotency WHERE created_at < ?")
+    sql("DELETE FROM idempotency WHERE created_at < $1")
         .bind(millis(before))
         .execute(tx.conn())
-        .await?;
-    Ok(done.rows_affected())
+        .await
 }

@@ -184,17 +184,14 @@ impl IntoResponse for Problem {
 impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
         match error {
-            DbError::Unavailable(_) => {
+            DbError::Unavailable(_) | DbError::Failed => {
                 tracing::error!(error = &error as &dyn std::error::Error, "store failed");
                 Self::new(ProblemKind::Unavailable, "the store is not available")
             }
-            DbError::Migrate(_) | DbError::Unreadable(_) => Self::internal(&error),
+            DbError::ZeroCharacter => Self::new(ProblemKind::Invalid, error.to_string()),
+            DbError::Migrate(_) | DbError::Unreadable(_) | DbError::Password(_) => {
+                Self::internal(&error)
+            }
         }
-    }
-}
-
-impl From<sqlx::Error> for Problem {
-    fn from(error: sqlx::Error) -> Self {
-        DbError::from(error).into()
     }
 }

@@ -2,26 +2,24 @@
 
 use protocol::id::PersonName;
 use serde_json::json;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::{ApiTokenView, OperatorView};
 use crate::audit::Kind;
 use crate::auth::SecretHash;
-use crate::db::{self, DbError, Tx, millis, timestamp};
+use crate::db::{self, Conn, DbError, Tx, millis, sql, timestamp};
 use crate::http::Page;
 use crate::time::Time;
 
 pub(super) async fn ensure_operator(tx: &mut Tx, name: &PersonName) -> Result<(), DbError> {
     let now = millis(tx.now());
-    let done = sqlx::query(
-        "INSERT INTO operators (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
-    )
-    .bind(name.as_str())
-    .bind(now)
-    .execute(tx.conn())
-    .await?;
-    if done.rows_affected() == 1 {
+    let done =
+        sql("INSERT INTO operators (name, created_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(name.as_str())
+            .bind(now)
+            .execute(tx.conn())
+            .await?;
+    if done == 1 {
         tx.append(Kind::OperatorCreated, name, json!({}));
     }
     Ok(())
@@ -33,11 +31,9 @@ pub(super) async fn insert_token(
     hash: &SecretHash,
 ) -> Result<(), DbError> {
     let scopes = serde_json::to_string(&token.scopes).map_err(|_| DbError::Unreadable("scope"))?;
-    sqlx::query(
-        "INSERT INTO api_tokens \
+    sql("INSERT INTO api_tokens \
          (id, operator, label, secret_hash, scopes, created_at, expires_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-    )
+         VALUES ($1, $2, $3, $4, $5, $6, $7)")
     .bind(token.id)
     .bind(token.operator.as_str())
     .bind(&token.label)
@@ -53,15 +49,14 @@ pub(super) async fn insert_token(
 }
 
 pub(super) async fn operators(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     page: &Page<PersonName>,
 ) -> Result<Vec<OperatorView>, DbError> {
-    let rows =
-        sqlx::query("SELECT name, created_at FROM operators WHERE name > ? ORDER BY name LIMIT ?")
-            .bind(page.after.as_ref().map_or("", PersonName::as_str))
-            .bind(page.rows())
-            .fetch_all(conn)
-            .await?;
+    let rows = sql("SELECT name, created_at FROM operators WHERE name > $1 ORDER BY name LIMIT $2")
+        .bind(page.after.as_ref().map_or("", PersonName::as_str))
+        .bind(page.rows())
+        .fetch_all(conn)
+        .await?;
     rows.iter()
         .map(|row| {
             let name: String = row.try_get(0)?;
@@ -74,20 +69,18 @@ pub(super) async fn operators(
 }
 
 pub(super) async fn tokens(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     page: &Page<Uuid>,
     whose: Option<&PersonName>,
 ) -> Result<Vec<ApiTokenView>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(
-        "SELECT id, operator, label, scopes, created_at, expires_at, revoked_at \
-         FROM api_tokens WHERE id > ",
-    );
+    let mut select = sql("SELECT id, operator, label, scopes, created_at, expires_at, revoked_at \
+         FROM api_tokens WHERE id > ");
     select.push_bind(page.after.unwrap_or_default());
     if let Some(operator) = whose {
         select.push(" AND operator = ").push_bind(operator.as_str().to_owned());
     }
     select.push(" ORDER BY id LIMIT ").push_bind(page.rows());
-    let rows = select.build().fetch_all(conn).await?;
+    let rows = select.fetch_all(conn).await?;
     rows.iter()
         .map(|row| {
             let operator: String = row.try_get(1)?;
@@ -98,7 +91,7 @@ pub(super) async fn tokens(
                 scopes: db::json(row.try_get(3)?, "scope")?,
                 created_at: timestamp(row.try_get(4)?).into(),
                 expires_at: timestamp(row.try_get(5)?).into(),
-                revoked_at: row.try_get::<Option<i64>, _>(6)?.map(|at| Time(timestamp(at))),
+                revoked_at: row.try_get::<Option<i64>>(6)?.map(|at| Time(timestamp(at))),
             })
         })
         .collect()
@@ -110,10 +103,10 @@ pub(super) async fn revoke_token(
     whose: Option<&PersonName>,
 ) -> Result<bool, DbError> {
     let now = millis(tx.now());
-    let mut update = QueryBuilder::<Sqlite>::new("UPDATE api_tokens SET revoked_at = ");
+    let mut update = sql("UPDATE api_tokens SET revoked_at = ");
     update.push_bind(now).push(" WHERE revoked_at IS NULL AND id = ").push_bind(id);
     if let Some(operator) = whose {
         update.push(" AND operator = ").push_bind(operator.as_str().to_owned());
     }
-    Ok(update.build().execute(tx.conn()).await?.rows_affected() == 1)
+    Ok(update.execute(tx.conn()).await? == 1)
 }

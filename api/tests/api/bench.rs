@@ -1,10 +1,11 @@
 //! A control plane with an operator, agents and a hub's end of the bus.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::db::{DatabaseConfig, DatabaseUrl};
+use api::fixture::PostgresServer;
 use api::{Api, Config, Deps};
 use broker::{Broker, Downstream, HubLease, MemoryBroker, Presence, Subscription, Upstream};
 use protocol::enrollment::{EnrollRequest, EnrollResponse, EnrollmentToken};
@@ -33,9 +34,65 @@ use super::gate::Gate;
 /// Long enough for a busy machine; nothing waits for it when all is well.
 pub(crate) const GUARD: Duration = Duration::from_secs(20);
 
-pub(crate) struct Bench {
-    pub(crate) api: Api,
+/// What the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "each test binary is for one of them")]
+pub(crate) enum Store {
+    Sqlite,
+    Postgres,
+}
+
+/// What outlives a restart of the control plane.
+#[derive(Debug, Clone)]
+#[allow(dead_code, reason = "only tests on PostgreSQL ask for its server")]
+pub(crate) struct Place {
     pub(crate) folder: Arc<TempDir>,
+    pub(crate) server: Option<Arc<PostgresServer>>,
+    pub(crate) url: DatabaseUrl,
+}
+
+impl Place {
+    pub(crate) async fn new() -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let (server, url) = match crate::STORE {
+            Store::Sqlite => (None, DatabaseUrl::default()),
+            Store::Postgres => {
+                let server = PostgresServer::start();
+                let url = server.database().await;
+                (Some(Arc::new(server)), url)
+            }
+        };
+        Self { folder, server, url }
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("data").join(api::db::FILE)
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            data_dir: self.folder.path().join("data"),
+            operator_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            agent_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            job_period: Duration::from_millis(20),
+            // Agents of tests do not wait between check-ins.
+            check_ins_per_min: 0,
+            database: DatabaseConfig { url: self.url.clone(), ..DatabaseConfig::default() },
+            ..Config::default()
+        }
+    }
+}
+
+/// A store as it was.
+pub(crate) enum Former {
+    File(Vec<u8>),
+    Database(DatabaseUrl),
+}
+
+pub(crate) struct Bench {
+    // Before the server, so that it is gone first.
+    pub(crate) api: Api,
+    pub(crate) place: Place,
     pub(crate) hand: ManualClock,
     pub(crate) broker: Arc<MemoryBroker>,
     /// Between the control plane and the bus.
@@ -45,18 +102,6 @@ pub(crate) struct Bench {
     pub(crate) entropy: Entropy,
 }
 
-fn config(folder: &Path) -> Config {
-    Config {
-        data_dir: folder.join("data"),
-        operator_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        agent_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        job_period: Duration::from_millis(20),
-        // Agents of tests do not wait between check-ins.
-        check_ins_per_min: 0,
-        ..Config::default()
-    }
-}
-
 impl Bench {
     pub(crate) async fn start() -> Self {
         Self::start_ago(Duration::ZERO).await
@@ -64,35 +109,38 @@ impl Bench {
 
     /// Starts with a clock that is behind by so much.
     pub(crate) async fn start_ago(ago: Duration) -> Self {
+        Self::start_in(Place::new().await, ago).await
+    }
+
+    pub(crate) async fn start_in(place: Place, ago: Duration) -> Self {
         let hand = ManualClock::new();
         let ago = u64::try_from(ago.as_millis()).unwrap();
         hand.set_unix_millis(Clock::system().unix_millis() - ago);
         let broker = Arc::new(MemoryBroker::new(hand.clock()));
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        Self::start_with(folder, hand, broker, None).await
+        let is_file = place.url.is_empty();
+        let bench = Self::start_as(place.config(), place, hand, broker, None).await;
+        if is_file {
+            // Every test shows that no state changes without its event.
+            let db = &bench.api.app().db;
+            let mut tx = db.write(api::audit::Actor::System, bench.now()).await.unwrap();
+            api::fixture::demand_events(&mut tx).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        bench
     }
 
     /// Stops, and starts again with other settings.
     pub(crate) async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
-        let Self { api, folder, hand, broker, token, .. } = self;
+        let Self { api, place, hand, broker, token, .. } = self;
         api.drain(Duration::ZERO).await.unwrap();
-        let mut config = config(folder.path());
+        let mut config = place.config();
         change(&mut config);
-        Self::start_as(config, folder, hand, broker, Some(token)).await
+        Self::start_as(config, place, hand, broker, Some(token)).await
     }
 
-    async fn start_with(
-        folder: Arc<TempDir>,
-        hand: ManualClock,
-        broker: Arc<MemoryBroker>,
-        token: Option<String>,
-    ) -> Self {
-        Self::start_as(config(folder.path()), folder, hand, broker, token).await
-    }
-
-    async fn start_as(
+    pub(crate) async fn start_as(
         config: Config,
-        folder: Arc<TempDir>,
+        place: Place,
         hand: ManualClock,
         broker: Arc<MemoryBroker>,
         token: Option<String>,
@@ -110,22 +158,40 @@ impl Bench {
         let token = token.or(first).unwrap();
         let ca = api.authority().certificate().clone();
         let http = client(&[ca], None);
-        Self { api, folder, hand, broker, gate, token, http, entropy }
+        Self { api, place, hand, broker, gate, token, http, entropy }
     }
 
     /// Stops without any tidying, and starts on the same folder and bus.
     pub(crate) async fn kill_and_restart(self) -> Self {
-        let Self { api, folder, hand, broker, token, .. } = self;
+        let Self { api, place, hand, broker, token, .. } = self;
         api.drain(Duration::ZERO).await.unwrap();
-        Self::start_with(folder, hand, broker, Some(token)).await
+        Self::start_as(place.config(), place, hand, broker, Some(token)).await
     }
 
-    /// Stops, lets `change` do something to the data folder, and starts on it.
-    pub(crate) async fn stop_and_start(self, change: impl FnOnce(&Path)) -> Self {
-        let Self { api, folder, hand, broker, token, .. } = self;
+    /// Stops, copies the store, and starts again.
+    pub(crate) async fn copied(self) -> (Self, Former) {
+        let Self { api, place, hand, broker, token, .. } = self;
         api.drain(Duration::from_secs(1)).await.unwrap();
-        change(&folder.path().join("data"));
-        Self::start_with(folder, hand, broker, Some(token)).await
+        let former = match &place.server {
+            None => Former::File(std::fs::read(place.file()).unwrap()),
+            Some(server) => Former::Database(server.copy(&place.url).await),
+        };
+        (Self::start_as(place.config(), place, hand, broker, Some(token)).await, former)
+    }
+
+    /// Stops, puts a former store in the place of the present one, and starts on it.
+    pub(crate) async fn put_back(self, former: Former) -> Self {
+        let Self { api, mut place, hand, broker, token, .. } = self;
+        api.drain(Duration::from_secs(1)).await.unwrap();
+        match former {
+            Former::File(bytes) => {
+                let log = place.file().with_extension("db-wal");
+                assert!(!log.exists(), "stopped, so all is in one file");
+                std::fs::write(place.file(), bytes).unwrap();
+            }
+            Former::Database(url) => place.url = url,
+        }
+        Self::start_as(place.config(), place, hand, broker, Some(token)).await
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -239,7 +305,7 @@ impl Bench {
                 person: person.parse().unwrap(),
             })
             .collect();
-        let root_key = api::keys::load(&self.folder.path().join("data/root.key")).unwrap();
+        let root_key = api::keys::load(&self.place.folder.path().join("data/root.key")).unwrap();
         let signed = SignedTrustRoot::sign(&root, &[&root_key]).unwrap();
         self.post("/v1/trust", &json!({ "signed": signed }), StatusCode::CREATED).await;
         root

@@ -174,7 +174,7 @@ async fn first_start_keeps_its_files_private_and_happens_once() {
     use std::os::unix::fs::PermissionsExt as _;
     let bench = Bench::start().await;
     let mode = |name: &str| {
-        let path = bench.folder.path().join(name);
+        let path = bench.place.folder.path().join(name);
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
     };
     assert_eq!(mode("data"), 0o700);

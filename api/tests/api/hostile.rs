@@ -68,8 +68,7 @@ async fn enrolled_host_cannot_crash_the_server_with_unexpected_values() {
     let device = bench.get(&format!("/v1/devices/{}", agent.id)).await;
     assert!(!device["agent_version"].as_str().unwrap_or_default().contains('\u{202e}'));
     assert!(agent.check_in(&bench, Vec::new()).await.len() == 1);
-    let store = bench.folder.path().join("data/tocsin.db");
-    api::audit::verify_store(&store).await.unwrap();
+    api::audit::verify_db(&bench.api.app().db).await.unwrap();
 }
 
 /// As CVE-2026-46356: spoofed client-address headers walked around limits.

@@ -1,5 +1,9 @@
 //! The control plane as its users meet it: real HTTPS, real SQLite files, a real bus.
+//! `tests/on_postgres` is the same with a real PostgreSQL server.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stop the test as its own lines do")]
+
+/// What the store is.
+pub(crate) const STORE: bench::Store = bench::Store::Sqlite;
 
 mod approvals;
 mod bench;
@@ -13,5 +17,6 @@ mod numbers;
 mod orders;
 mod places;
 mod receipts;
+mod refusals;
 mod renewal;
 mod streams;

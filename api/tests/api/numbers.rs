@@ -84,10 +84,7 @@ async fn store_that_is_an_older_copy_goes_on_above_what_devices_have_seen() {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;
     bench.order("lock", &[agent.id]).await;
-    let bench = bench.stop_and_start(|data| {
-        std::fs::copy(data.join("tocsin.db"), data.join("copy")).unwrap();
-    });
-    let bench = bench.await;
+    let (bench, former) = bench.copied().await;
     for _ in 0..3 {
         bench.order("lock", &[agent.id]).await;
     }
@@ -97,13 +94,7 @@ async fn store_that_is_an_older_copy_goes_on_above_what_devices_have_seen() {
         assert!(lane.offer(&bench, &agent, command));
     }
     assert_eq!(lane.taken, [1, 2, 3, 4]);
-    let bench = bench.stop_and_start(|data| {
-        for name in ["tocsin.db-wal", "tocsin.db-shm"] {
-            assert!(!data.join(name).exists(), "stopped, so all is in one file");
-        }
-        std::fs::rename(data.join("copy"), data.join("tocsin.db")).unwrap();
-    });
-    let bench = bench.await;
+    let bench = bench.put_back(former).await;
     assert_eq!(bench.get("/v1/commands").await["items"].as_array().unwrap().len(), 1);
 
     let last_seq = PerLane { urgent: lane.last_seq, bulk: 0 };

@@ -40,8 +40,7 @@ async fn order_reaches_the_device_and_its_receipt_ends_it() {
     for time in ["created_at", "queued_at", "sent_at", "acked_at", "running_at", "finished_at"] {
         assert!(done[time].as_str().unwrap().ends_with('Z'), "{time}");
     }
-    let store = bench.folder.path().join("data/tocsin.db");
-    assert!(api::audit::verify_store(&store).await.unwrap().seq > 8);
+    assert!(api::audit::verify_db(&bench.api.app().db).await.unwrap().seq > 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,9 +221,9 @@ async fn what_an_answer_has_no_room_for_follows_soon() {
     let soon = bench.now().plus(std::time::Duration::from_secs(60));
     let later = async || {
         let mut conn = bench.api.app().db.read().await.unwrap();
-        let select = "SELECT COUNT(*) FROM commands WHERE redeliver_at > ?";
-        let time = i64::try_from(soon.as_millis()).unwrap();
-        sqlx::query_scalar::<_, i64>(select).bind(time).fetch_one(&mut *conn).await.unwrap()
+        let count = "SELECT COUNT(*) FROM commands WHERE redeliver_at >";
+        let count = format!("{count} {}", soon.as_millis());
+        api::fixture::number(&mut conn, &count).await.unwrap()
     };
     let wait = async {
         while later().await < 66 {
@@ -249,24 +248,9 @@ async fn order_for_too_many_devices_is_to_be_split() {
     let bench = Bench::start().await;
     let now = bench.now();
     let mut tx = bench.api.app().db.write(api::audit::Actor::System, now).await.unwrap();
-    for _ in 0..2001 {
-        let id = protocol::id::DeviceId::new(now, bench.entropy.bytes());
-        sqlx::query(
-            "INSERT INTO devices (id, name, key_id, public_key, generation, \
-             certificate_expires_at, enrolled_at) VALUES (?, 'd', ?, ?, 1, 0, 0)",
-        )
-        .bind(id.as_uuid())
-        .bind(id.to_string())
-        .bind([[4].as_slice(), &[0; 64]].concat())
-        .execute(tx.conn())
-        .await
-        .unwrap();
-        sqlx::query("INSERT INTO device_groups (device_id, group_name) VALUES (?, 'big')")
-            .bind(id.as_uuid())
-            .execute(tx.conn())
-            .await
-            .unwrap();
-    }
+    let id = |_| protocol::id::DeviceId::new(now, bench.entropy.bytes());
+    let ids: Vec<_> = (0..2001).map(id).collect();
+    api::fixture::insert_devices(&mut tx, &ids, Some("big")).await.unwrap();
     tx.commit().await.unwrap();
     let mut body = order_body("refresh", &[]);
     body["targets"] = json!({ "group": "big" });
@@ -349,4 +333,19 @@ async fn pages_cover_everything_once() {
         path = format!("/v1/commands?limit=3&after={next}");
     }
     assert_eq!(seen, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_statement_is_never_committed() {
+    let bench = Bench::start().await;
+    let db = &bench.api.app().db;
+    let mut tx = db.write(api::audit::Actor::System, bench.now()).await.unwrap();
+    let insert = "INSERT INTO operators (name, created_at) VALUES ('nobody', 0)";
+    api::fixture::execute(&mut tx, insert).await.unwrap();
+    api::fixture::execute(&mut tx, insert).await.unwrap_err();
+    // PostgreSQL would answer this commit with a rollback, and no error.
+    tx.commit().await.unwrap_err();
+    let count = "SELECT COUNT(*) FROM operators WHERE name = 'nobody'";
+    let mut conn = db.read().await.unwrap();
+    assert_eq!(api::fixture::number(&mut conn, count).await.unwrap(), 0);
 }

@@ -124,16 +124,13 @@ async fn export_is_a_chain_and_a_tampered_row_is_named() {
     let export = bench.http.get(bench.url("/v1/events/export")).bearer_auth(&bench.token);
     let text = export.send().await.unwrap().text().await.unwrap();
     let head = api::audit::verify_json_lines(text.as_bytes()).unwrap();
-    let store = bench.folder.path().join("data/tocsin.db");
-    assert_eq!(api::audit::verify_store(&store).await.unwrap(), head);
+    let db = &bench.api.app().db;
+    assert_eq!(api::audit::verify_db(db).await.unwrap(), head);
 
-    use sqlx::ConnectOptions as _;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&store);
-    let mut conn = options.connect().await.unwrap();
-    sqlx::query("UPDATE events SET actor = 'operator:eve' WHERE seq = 5")
-        .execute(&mut conn)
-        .await
-        .unwrap();
-    let error = api::audit::verify_store(&store).await.unwrap_err();
+    let mut tx = db.write(api::audit::Actor::System, bench.now()).await.unwrap();
+    let tamper = "UPDATE events SET actor = 'operator:eve' WHERE seq = 5";
+    assert_eq!(api::fixture::execute(&mut tx, tamper).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    let error = api::audit::verify_db(db).await.unwrap_err();
     assert!(matches!(error, api::audit::ChainError::Broken(broken) if broken.seq == 5));
 }

@@ -102,7 +102,7 @@ fn judge_broker(path: &Path, config: &BrokerConfig) -> Result<(), Failure> {
     outcome.map_err(|e| Failure::new(format!("{}: broker.redis.{e}", path.display())))
 }
 
-fn load<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Failure> {
+pub(super) fn load<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Failure> {
     // The environment is left out: it is that of whoever checks, not that of the role.
     runtime::config::load(Some(path), std::iter::empty(), "").map_err(Failure::of)
 }

@@ -7,12 +7,10 @@ use protocol::id::{BootId, CommandId, DeviceId};
 use protocol::jws::CompactJws;
 use protocol::state::PerLane;
 use protocol::time::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use super::lane;
 use crate::commands::Pending;
-use crate::db::{CHUNK, DbError, Tx, json, millis, timestamp};
+use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, json, millis, sql, timestamp};
 
 /// A device that asked, with everything that waits for it.
 #[derive(Debug)]
@@ -43,12 +41,11 @@ pub(in crate::commands) struct Out {
 /// Everything that up to a thousand devices may need to be told, with one statement. Commands
 /// come in order, urgent lane first; the caller says which of them follows which.
 pub(in crate::commands) async fn asking(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     devices: &[DeviceId],
     now: Timestamp,
 ) -> Result<BTreeMap<DeviceId, Asking>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(
-        "SELECT d.id, d.generation, d.revoked_through, d.trust_version, \
+    let mut select = sql("SELECT d.id, d.generation, d.revoked_through, d.trust_version, \
          (SELECT COALESCE(MAX(version), 0) FROM trust_roots), d.agent_version, d.boot_id, \
          d.capabilities, d.degraded_since, d.last_seen_at, c.id, c.lane, c.seq, c.envelope, \
          c.state IN ('acked', 'running'), \
@@ -58,16 +55,12 @@ pub(in crate::commands) async fn asking(
           AND s.generation = d.generation AND s.lane = 'bulk') \
          FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
          AND c.generation = d.generation \
-         AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ",
-    );
-    select.push_bind(millis(now)).push(" WHERE d.id IN (");
-    let mut list = select.separated(", ");
-    for device in devices {
-        list.push_bind(device.as_uuid());
-    }
-    select.push(") ORDER BY d.id, c.lane DESC, c.seq");
+         AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ");
+    select.push_bind(millis(now)).push(" WHERE d.id IN ");
+    select.push_list(devices.iter().map(|device| device.as_uuid()));
+    select.push(" ORDER BY d.id, c.lane DESC, c.seq");
     let mut answers: BTreeMap<DeviceId, Asking> = BTreeMap::new();
-    for row in select.build().fetch_all(conn).await? {
+    for row in select.fetch_all(conn).await? {
         let id = DeviceId::from_uuid(row.try_get(0)?);
         let asking = match answers.entry(id) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
@@ -75,7 +68,7 @@ pub(in crate::commands) async fn asking(
         };
         let Some(command_id) = row.try_get(10)? else { continue };
         let lane = lane(row.try_get(11)?)?;
-        let seq = u64::try_from(row.try_get::<i64, _>(12)?).unwrap_or(0);
+        let seq = u64::try_from(row.try_get::<i64>(12)?).unwrap_or(0);
         asking.out.push(Out {
             seq,
             is_taken: row.try_get(14)?,
@@ -90,21 +83,21 @@ pub(in crate::commands) async fn asking(
     Ok(answers)
 }
 
-fn device(row: &SqliteRow) -> Result<Asking, DbError> {
-    let time = |index: usize| -> Result<Option<Timestamp>, sqlx::Error> {
-        Ok(row.try_get::<Option<i64>, _>(index)?.map(timestamp))
+fn device(row: &Row) -> Result<Asking, DbError> {
+    let time = |index: usize| -> Result<Option<Timestamp>, DbError> {
+        Ok(row.try_get::<Option<i64>>(index)?.map(timestamp))
     };
-    let number = |index: usize| -> Result<u64, sqlx::Error> {
+    let number = |index: usize| -> Result<u64, DbError> {
         let number: Option<i64> = row.try_get(index)?;
         Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
     };
     Ok(Asking {
-        generation: row.try_get(1)?,
-        revoked_through: row.try_get(2)?,
-        trust_version: row.try_get(3)?,
-        newest_trust: row.try_get(4)?,
+        generation: row.number(1)?,
+        revoked_through: row.number(2)?,
+        trust_version: row.number(3)?,
+        newest_trust: row.number(4)?,
         agent_version: row.try_get(5)?,
-        boot_id: row.try_get::<Option<uuid::Uuid>, _>(6)?.map(BootId::from_uuid),
+        boot_id: row.try_get::<Option<uuid::Uuid>>(6)?.map(BootId::from_uuid),
         capabilities: json(row.try_get(7)?, "capability")?,
         degraded_since: time(8)?,
         last_seen_at: time(9)?,
@@ -117,18 +110,16 @@ fn device(row: &SqliteRow) -> Result<Asking, DbError> {
 /// command that has not ended it follows: also one that its device is said to have, because a
 /// device that has it not must ask before it takes what comes after.
 pub(in crate::commands) async fn due(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     now: Timestamp,
     limit: i64,
 ) -> Result<Vec<Pending>, DbError> {
-    let rows = sqlx::query(
-        "SELECT c.device_id, c.id, c.lane, c.seq, c.envelope, \
+    let rows = sql("SELECT c.device_id, c.id, c.lane, c.seq, c.envelope, \
          (SELECT MAX(p.seq) FROM commands p WHERE p.device_id = c.device_id \
           AND p.generation = c.generation AND p.lane = c.lane AND p.seq < c.seq \
-          AND p.state IN ('queued', 'sent', 'acked', 'running') AND p.expires_at > ?) \
-         FROM commands c WHERE c.state IN ('queued', 'sent') AND c.redeliver_at <= ? \
-         AND c.expires_at > ? ORDER BY c.lane DESC, c.redeliver_at, c.device_id, c.seq LIMIT ?",
-    )
+          AND p.state IN ('queued', 'sent', 'acked', 'running') AND p.expires_at > $1) \
+         FROM commands c WHERE c.state IN ('queued', 'sent') AND c.redeliver_at <= $2 \
+         AND c.expires_at > $3 ORDER BY c.lane DESC, c.redeliver_at, c.device_id, c.seq LIMIT $4")
     .bind(millis(now))
     .bind(millis(now))
     .bind(millis(now))
@@ -157,23 +148,21 @@ pub(in crate::commands) async fn mark_sent(
     let now = millis(tx.now());
     let mut first = Vec::new();
     for ids in ids.chunks(CHUNK) {
-        let mut update =
-            QueryBuilder::<Sqlite>::new("UPDATE commands SET sends = sends + 1, redeliver_at = ");
+        let mut update = sql("UPDATE commands SET sends = sends + 1, redeliver_at = ");
         // 4 s after the first sending, then 8 s, up to about four minutes.
         update.push_bind(now);
-        update.push(" + 4000 * (1 << (CASE WHEN sends < 6 THEN sends ELSE 6 END))");
-        update.push(" WHERE state = 'sent' AND id IN (");
+        update.push(" + 4000 * (1 << CAST(CASE WHEN sends < 6 THEN sends ELSE 6 END AS INTEGER))");
+        update.push(" WHERE state = 'sent' AND id IN ");
         push_ids(&mut update, ids);
-        update.build().execute(tx.conn()).await?;
+        update.execute(tx.conn()).await?;
 
-        let mut update =
-            QueryBuilder::<Sqlite>::new("UPDATE commands SET state = 'sent', sent_at = ");
+        let mut update = sql("UPDATE commands SET state = 'sent', sent_at = ");
         update.push_bind(now).push(", sends = 1, redeliver_at = ");
         update.push_bind(now.saturating_add(2000));
-        update.push(" WHERE state = 'queued' AND id IN (");
+        update.push(" WHERE state = 'queued' AND id IN ");
         push_ids(&mut update, ids);
         update.push(" RETURNING id");
-        for row in update.build().fetch_all(tx.conn()).await? {
+        for row in update.fetch_all(tx.conn()).await? {
             first.push(CommandId::from_uuid(row.try_get(0)?));
         }
     }
@@ -189,11 +178,11 @@ pub(in crate::commands) async fn put_off(
 ) -> Result<(), DbError> {
     for ids in ids.chunks(CHUNK) {
         let now = millis(tx.now());
-        let mut update = QueryBuilder::<Sqlite>::new("UPDATE commands SET redeliver_at = ");
+        let mut update = sql("UPDATE commands SET redeliver_at = ");
         update.push_bind(millis(until)).push(" WHERE redeliver_at <= ").push_bind(now);
-        update.push(" AND id IN (");
+        update.push(" AND id IN ");
         push_ids(&mut update, ids);
-        update.build().execute(tx.conn()).await?;
+        update.execute(tx.conn()).await?;
     }
     Ok(())
 }
@@ -207,14 +196,13 @@ pub(in crate::commands) async fn take_back(
 ) -> Result<Vec<CommandId>, DbError> {
     let mut taken_back = Vec::new();
     for ids in ids.chunks(CHUNK) {
-        let mut update = QueryBuilder::<Sqlite>::new(
-            "UPDATE commands SET state = 'sent', acked_at = NULL, running_at = NULL, \
-             stage = NULL, redeliver_at = ",
-        );
-        update.push_bind(millis(due)).push(" WHERE state IN ('acked', 'running') AND id IN (");
+        let mut update =
+            sql("UPDATE commands SET state = 'sent', acked_at = NULL, running_at = NULL, \
+             stage = NULL, redeliver_at = ");
+        update.push_bind(millis(due)).push(" WHERE state IN ('acked', 'running') AND id IN ");
         push_ids(&mut update, ids);
         update.push(" RETURNING id");
-        for row in update.build().fetch_all(tx.conn()).await? {
+        for row in update.fetch_all(tx.conn()).await? {
             taken_back.push(CommandId::from_uuid(row.try_get(0)?));
         }
     }
@@ -228,19 +216,15 @@ pub(in crate::commands) async fn make_due(
     by: Timestamp,
 ) -> Result<(), DbError> {
     for ids in ids.chunks(CHUNK) {
-        let mut update = QueryBuilder::<Sqlite>::new("UPDATE commands SET redeliver_at = ");
+        let mut update = sql("UPDATE commands SET redeliver_at = ");
         update.push_bind(millis(by)).push(" WHERE redeliver_at > ").push_bind(millis(by));
-        update.push(" AND state IN ('queued', 'sent') AND id IN (");
+        update.push(" AND state IN ('queued', 'sent') AND id IN ");
         push_ids(&mut update, ids);
-        update.build().execute(tx.conn()).await?;
+        update.execute(tx.conn()).await?;
     }
     Ok(())
 }
 
-fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[CommandId]) {
-    let mut list = query.separated(", ");
-    for id in ids {
-        list.push_bind(id.as_uuid());
-    }
-    query.push(")");
+fn push_ids(query: &mut Sql, ids: &[CommandId]) {
+    query.push_list(ids.iter().map(|id| id.as_uuid()));
 }

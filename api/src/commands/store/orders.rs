@@ -9,14 +9,13 @@ use protocol::state::CommandState;
 use protocol::time::Timestamp;
 use serde::Serialize;
 use serde_json::json;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use crate::audit::Kind;
 use crate::auth::Reach;
 use crate::commands::plan::Plan;
 use crate::commands::queue::{Fresh, Signed};
 use crate::commands::wire::{ApprovalView, OrderView};
-use crate::db::{CHUNK, DbError, Tx, json, millis, timestamp};
+use crate::db::{CHUNK, Conn, DbError, Tx, json, millis, sql, timestamp};
 
 /// The first redelivery comes this long after queueing.
 pub(in crate::commands) const FIRST_REDELIVERY: Duration = Duration::from_secs(2);
@@ -48,11 +47,9 @@ pub(in crate::commands) async fn insert(
         created_at: tx.now(),
     };
     let now = millis(tx.now());
-    sqlx::query(
-        "INSERT INTO orders \
+    sql("INSERT INTO orders \
          (id, operator, verb, manifest, reason, device_count, created_at, expires_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    )
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
     .bind(order.id.as_uuid())
     .bind(operator.as_str())
     .bind(order.manifest.action.verb().as_str())
@@ -77,12 +74,11 @@ pub(in crate::commands) async fn insert_waiting(
     let now = millis(tx.now());
     for chunk in waiting.chunks(CHUNK) {
         let proofs = chunk.iter().map(|f| encode(&f.proof)).collect::<Result<Vec<_>, _>>()?;
-        let mut insert = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO commands (id, order_id, device_id, generation, verb, lane, \
-             approvals_needed, proof, state, created_at, expires_at) ",
-        );
+        let mut insert =
+            sql("INSERT INTO commands (id, order_id, device_id, generation, verb, lane, \
+             approvals_needed, proof, state, created_at, expires_at) ");
         let verb = order.manifest.action.verb();
-        insert.push_values(chunk.iter().zip(proofs), |mut row, (fresh, proof)| {
+        insert.push_rows(chunk.iter().zip(proofs), |row, (fresh, proof)| {
             row.push_bind(fresh.id.as_uuid())
                 .push_bind(order.id.as_uuid())
                 .push_bind(fresh.device.as_uuid())
@@ -95,7 +91,7 @@ pub(in crate::commands) async fn insert_waiting(
                 .push_bind(now)
                 .push_bind(millis(order.manifest.expires_at));
         });
-        insert.build().execute(tx.conn()).await?;
+        insert.execute(tx.conn()).await?;
     }
     for fresh in waiting {
         let payload = json!({
@@ -118,12 +114,11 @@ pub(in crate::commands) async fn insert_queued(
     let redeliver_at = millis(tx.now().plus(FIRST_REDELIVERY));
     let verb = order.manifest.action.verb();
     for chunk in signed.chunks(CHUNK) {
-        let mut insert = QueryBuilder::<Sqlite>::new(
-            "INSERT INTO commands (id, order_id, device_id, generation, verb, lane, \
+        let mut insert =
+            sql("INSERT INTO commands (id, order_id, device_id, generation, verb, lane, \
              approvals_needed, proof, state, seq, envelope, envelope_sha256, created_at, \
-             expires_at, queued_at, redeliver_at) ",
-        );
-        insert.push_values(chunk, |mut row, signed| {
+             expires_at, queued_at, redeliver_at) ");
+        insert.push_rows(chunk, |row, signed| {
             row.push_bind(signed.fresh.id.as_uuid())
                 .push_bind(order.id.as_uuid())
                 .push_bind(signed.fresh.device.as_uuid())
@@ -140,7 +135,7 @@ pub(in crate::commands) async fn insert_queued(
                 .push_bind(now)
                 .push_bind(redeliver_at);
         });
-        insert.build().execute(tx.conn()).await?;
+        insert.execute(tx.conn()).await?;
     }
     append_queued(tx, order, signed);
     Ok(())
@@ -164,11 +159,9 @@ pub(in crate::commands) async fn waiting(
     order: OrderId,
     persons: u8,
 ) -> Result<Vec<Fresh>, DbError> {
-    let rows = sqlx::query(
-        "SELECT id, device_id, generation, approvals_needed, proof FROM commands \
-         WHERE order_id = ? AND state = 'awaiting_approval' AND approvals_needed <= ? \
-         ORDER BY id",
-    )
+    let rows = sql("SELECT id, device_id, generation, approvals_needed, proof FROM commands \
+         WHERE order_id = $1 AND state = 'awaiting_approval' AND approvals_needed <= $2 \
+         ORDER BY id")
     .bind(order.as_uuid())
     .bind(persons)
     .fetch_all(tx.conn())
@@ -178,8 +171,8 @@ pub(in crate::commands) async fn waiting(
             Ok(Fresh {
                 id: CommandId::from_uuid(row.try_get(0)?),
                 device: DeviceId::from_uuid(row.try_get(1)?),
-                generation: row.try_get(2)?,
-                approvals_needed: row.try_get(3)?,
+                generation: row.number(2)?,
+                approvals_needed: row.number(3)?,
                 proof: json(row.try_get(4)?, "inclusion proof")?,
             })
         })
@@ -194,9 +187,9 @@ pub(in crate::commands) async fn queue_waiting(
 ) -> Result<(), DbError> {
     let now = tx.now();
     for signed in signed {
-        sqlx::query(
-            "UPDATE commands SET state = 'queued', seq = ?, envelope = ?, envelope_sha256 = ?, \
-             queued_at = ?, redeliver_at = ? WHERE id = ? AND state = 'awaiting_approval'",
+        sql(
+            "UPDATE commands SET state = 'queued', seq = $1, envelope = $2, envelope_sha256 = $3, \
+             queued_at = $4, redeliver_at = $5 WHERE id = $6 AND state = 'awaiting_approval'",
         )
         .bind(i64::try_from(signed.seq).unwrap_or(i64::MAX))
         .bind(signed.frame.jws.as_str())
@@ -213,18 +206,18 @@ pub(in crate::commands) async fn queue_waiting(
 
 /// An order, if at least one of its devices is within reach.
 pub(crate) async fn find_order(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     reach: &Reach,
     id: OrderId,
 ) -> Result<Option<Order>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(
+    let mut select = sql(
         "SELECT o.id, o.operator, o.manifest, o.reason, o.created_at FROM orders o WHERE o.id = ",
     );
     select.push_bind(id.as_uuid());
     select.push(" AND EXISTS (SELECT 1 FROM commands c WHERE c.order_id = o.id");
     reach.filter(&mut select, "c.device_id");
     select.push(")");
-    let row = select.build().fetch_optional(conn).await?;
+    let row = select.fetch_optional(conn).await?;
     let Some(row) = row else { return Ok(None) };
     let operator: String = row.try_get(1)?;
     Ok(Some(Order {
@@ -238,37 +231,33 @@ pub(crate) async fn find_order(
 
 /// The devices of an order that are within reach, with their names, sorted by id.
 pub(in crate::commands) async fn devices(
-    conn: &mut SqliteConnection,
+    conn: &mut Conn,
     reach: &Reach,
     id: OrderId,
 ) -> Result<Vec<(DeviceId, String)>, DbError> {
-    let mut select = QueryBuilder::<Sqlite>::new(
-        "SELECT d.id, d.name FROM commands c JOIN devices d ON d.id = c.device_id \
-         WHERE c.order_id = ",
-    );
+    let mut select =
+        sql("SELECT d.id, d.name FROM commands c JOIN devices d ON d.id = c.device_id \
+         WHERE c.order_id = ");
     select.push_bind(id.as_uuid());
     reach.filter(&mut select, "d.id");
-    let rows = select.push(" ORDER BY d.id").build().fetch_all(conn).await?;
+    select.push(" ORDER BY d.id");
+    let rows = select.fetch_all(conn).await?;
     rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.try_get(1)?))).collect()
 }
 
 /// An order as it is answered.
-pub(crate) async fn order_view(
-    conn: &mut SqliteConnection,
-    order: &Order,
-) -> Result<OrderView, DbError> {
-    let rows = sqlx::query(
-        "SELECT state, COUNT(*), MAX(approvals_needed) FROM commands WHERE order_id = ? \
-         GROUP BY state",
-    )
-    .bind(order.id.as_uuid())
-    .fetch_all(&mut *conn)
-    .await?;
+pub(crate) async fn order_view(conn: &mut Conn, order: &Order) -> Result<OrderView, DbError> {
+    let rows =
+        sql("SELECT state, COUNT(*), MAX(approvals_needed) FROM commands WHERE order_id = $1 \
+         GROUP BY state")
+        .bind(order.id.as_uuid())
+        .fetch_all(&mut *conn)
+        .await?;
     let mut states = BTreeMap::new();
     let mut approvals_needed = 0;
     for row in rows {
-        states.insert(row.try_get(0)?, row.try_get(1)?);
-        approvals_needed = approvals_needed.max(row.try_get::<u8, _>(2)?);
+        states.insert(row.try_get(0)?, row.number(1)?);
+        approvals_needed = approvals_needed.max(row.number::<u8>(2)?);
     }
     Ok(OrderView {
         id: order.id,
@@ -284,12 +273,9 @@ pub(crate) async fn order_view(
     })
 }
 
-async fn approvals(
-    conn: &mut SqliteConnection,
-    order: OrderId,
-) -> Result<Vec<ApprovalView>, DbError> {
-    let rows = sqlx::query(
-        "SELECT person, received_at FROM approvals WHERE order_id = ? ORDER BY received_at, person",
+async fn approvals(conn: &mut Conn, order: OrderId) -> Result<Vec<ApprovalView>, DbError> {
+    let rows = sql(
+        "SELECT person, received_at FROM approvals WHERE order_id = $1 ORDER BY received_at, person",
     )
     .bind(order.as_uuid())
     .fetch_all(conn)

@@ -1,0 +1,233 @@
+//! Statements: plain SQL that SQLite and PostgreSQL both understand, with bound values.
+//!
+//! Owns the numbering of placeholders (`$1`, `$2`, …), the closed set of values that may be bound,
+//! and reading rows. The text is made of literals alone: what comes from outside is bound, always.
+
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
+use sqlx::{AssertSqlSafe, Decode, Row as _, Type};
+use uuid::Uuid;
+
+use super::DbError;
+
+/// A value that both databases store alike. `None` is NULL, of that type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    Int(Option<i64>),
+    Text(Option<String>),
+    Bytes(Option<Vec<u8>>),
+    Uuid(Option<Uuid>),
+}
+
+/// What can be bound.
+pub(crate) trait Bind {
+    /// As a value.
+    fn value(self) -> Value;
+    /// NULL of this type: PostgreSQL wants to know which.
+    fn null() -> Value;
+}
+
+macro_rules! binds {
+    ($($type:ty => $variant:ident by $convert:expr,)+) => {
+        $(impl Bind for $type {
+            fn value(self) -> Value {
+                let convert: fn($type) -> _ = $convert;
+                Value::$variant(Some(convert(self)))
+            }
+
+            fn null() -> Value {
+                Value::$variant(None)
+            }
+        })+
+    };
+}
+
+binds! {
+    i64 => Int by |number| number,
+    u32 => Int by i64::from,
+    u8 => Int by i64::from,
+    &str => Text by str::to_owned,
+    &String => Text by String::clone,
+    String => Text by |text| text,
+    &[u8] => Bytes by <[u8]>::to_vec,
+    Vec<u8> => Bytes by |bytes| bytes,
+    Uuid => Uuid by |id| id,
+}
+
+impl<T: Bind> Bind for Option<T> {
+    fn value(self) -> Value {
+        self.map_or_else(T::null, T::value)
+    }
+
+    fn null() -> Value {
+        T::null()
+    }
+}
+
+impl<T: Bind + Clone> Bind for &Option<T> {
+    fn value(self) -> Value {
+        self.clone().value()
+    }
+
+    fn null() -> Value {
+        T::null()
+    }
+}
+
+/// A statement with its values.
+#[derive(Debug)]
+#[must_use = "a statement does nothing until it is executed"]
+pub(crate) struct Sql {
+    text: String,
+    values: Vec<Value>,
+}
+
+/// Begins a statement. Its text may name placeholders itself, for [`Sql::bind`].
+pub(crate) fn sql(text: &str) -> Sql {
+    Sql { text: text.to_owned(), values: Vec::new() }
+}
+
+impl Sql {
+    /// Binds the next of the placeholders that the text names itself.
+    pub(crate) fn bind(mut self, value: impl Bind) -> Self {
+        self.values.push(value.value());
+        self
+    }
+
+    /// Goes on with the text.
+    pub(crate) fn push(&mut self, text: &'static str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// Binds a value where the text is now.
+    pub(crate) fn push_bind(&mut self, value: impl Bind) -> &mut Self {
+        self.push_value(value.value())
+    }
+
+    pub(super) fn push_value(&mut self, value: Value) -> &mut Self {
+        self.values.push(value);
+        self.text.push('$');
+        self.text.push_str(&self.values.len().to_string());
+        self
+    }
+
+    /// A list in parentheses, as for `IN`. An empty one is a list of nothing.
+    pub(crate) fn push_list(&mut self, values: impl IntoIterator<Item = impl Bind>) -> &mut Self {
+        self.push("(");
+        let mut row = Values { sql: self, is_first: true };
+        for value in values {
+            row.push_bind(value);
+        }
+        if row.is_first {
+            row.push("NULL");
+        }
+        self.push(")")
+    }
+
+    /// `VALUES` with a row for each item.
+    pub(crate) fn push_rows<T>(
+        &mut self,
+        items: impl IntoIterator<Item = T>,
+        mut fill: impl FnMut(&mut Values<'_>, T),
+    ) -> &mut Self {
+        let mut opening = "VALUES (";
+        for item in items {
+            self.push(opening);
+            fill(&mut Values { sql: self, is_first: true }, item);
+            self.push(")");
+            opening = ", (";
+        }
+        self
+    }
+
+    /// For SQLite, or nothing when a value cannot be stored.
+    pub(super) fn for_sqlite(self) -> Result<Query<'static, Sqlite, SqliteArguments>, DbError> {
+        self.check()?;
+        let query = sqlx::query(AssertSqlSafe(self.text));
+        Ok(self.values.into_iter().fold(query, |query, value| match value {
+            Value::Int(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+            Value::Bytes(value) => query.bind(value),
+            Value::Uuid(value) => query.bind(value),
+        }))
+    }
+
+    /// For PostgreSQL, or nothing when a value cannot be stored.
+    pub(super) fn for_postgres(self) -> Result<Query<'static, Postgres, PgArguments>, DbError> {
+        self.check()?;
+        let query = sqlx::query(AssertSqlSafe(self.text));
+        Ok(self.values.into_iter().fold(query, |query, value| match value {
+            Value::Int(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+            Value::Bytes(value) => query.bind(value),
+            Value::Uuid(value) => query.bind(value),
+        }))
+    }
+
+    /// PostgreSQL stores no text with a zero character; SQLite then does not either.
+    fn check(&self) -> Result<(), DbError> {
+        let has_zero = |value: &Value| matches!(value, Value::Text(Some(t)) if t.contains('\0'));
+        if self.values.iter().any(has_zero) { Err(DbError::ZeroCharacter) } else { Ok(()) }
+    }
+}
+
+/// One row of a list of values.
+#[derive(Debug)]
+pub(crate) struct Values<'a> {
+    sql: &'a mut Sql,
+    is_first: bool,
+}
+
+impl Values<'_> {
+    /// The next value.
+    pub(crate) fn push_bind(&mut self, value: impl Bind) -> &mut Self {
+        self.push_value(value.value())
+    }
+
+    pub(super) fn push_value(&mut self, value: Value) -> &mut Self {
+        self.separate();
+        self.sql.push_value(value);
+        self
+    }
+
+    /// The next value as text of the statement.
+    pub(crate) fn push(&mut self, text: &'static str) -> &mut Self {
+        self.separate();
+        self.sql.push(text);
+        self
+    }
+
+    fn separate(&mut self) {
+        if !std::mem::replace(&mut self.is_first, false) {
+            self.sql.push(", ");
+        }
+    }
+}
+
+/// A row of either database.
+#[derive(Debug)]
+pub(crate) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+impl Row {
+    /// The value of a column, counted from 0.
+    pub(crate) fn try_get<'r, T>(&'r self, index: usize) -> Result<T, DbError>
+    where
+        T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>,
+    {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(index)?,
+            Self::Postgres(row) => row.try_get(index)?,
+        })
+    }
+
+    /// A number that is smaller than the stored one may be.
+    pub(crate) fn number<T: TryFrom<i64>>(&self, index: usize) -> Result<T, DbError> {
+        let number: i64 = self.try_get(index)?;
+        T::try_from(number).map_err(|_| DbError::Unreadable("number"))
+    }
+}

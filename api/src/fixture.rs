@@ -1,0 +1,106 @@
+//! Servers and stores of tests' own. Behind the feature `fixture`.
+//!
+//! Owns the PostgreSQL server, and statements that only tests may say; must not be used by
+//! anything that is shipped.
+
+use protocol::id::DeviceId;
+use serde_json::json;
+
+pub use self::postgres::PostgresServer;
+use crate::audit::Kind;
+use crate::db::{Conn, DbError, Tx, sql};
+
+mod postgres;
+
+/// What is state and not bookkeeping: tables, with the columns whose change is a change of state.
+/// Numbers of deliveries, claims on jobs and remembered answers are bookkeeping.
+const STATE: [(&str, &[&str]); 10] = [
+    ("installation", &["value"]),
+    ("operators", &["name"]),
+    ("api_tokens", &["scopes", "expires_at", "revoked_at"]),
+    ("trust_roots", &["signed"]),
+    (
+        "devices",
+        &["name", "generation", "revoked_through", "certificate_expires_at", "capabilities"],
+    ),
+    ("device_groups", &["group_name"]),
+    ("enrollment_tokens", &["used_at", "used_by"]),
+    ("orders", &["manifest"]),
+    ("commands", &["state", "seq", "envelope", "receipt", "outcome", "ended_by"]),
+    ("approvals", &["jws"]),
+];
+
+/// From now on an SQLite store refuses to commit a change of state without an event: each change
+/// leaves a reference to the next event, which has to be there at the end of its transaction.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn demand_events(tx: &mut Tx) -> Result<(), DbError> {
+    let mut statements = vec![
+        "CREATE TABLE changes (event BIGINT REFERENCES events (seq) DEFERRABLE INITIALLY DEFERRED)"
+            .to_owned(),
+    ];
+    for (table, columns) in STATE {
+        let is_changed = columns.iter().map(|name| format!("OLD.{name} IS NOT NEW.{name}"));
+        let is_changed = is_changed.collect::<Vec<_>>().join(" OR ");
+        for (name, when) in [
+            ("insert", format!("INSERT ON {table}")),
+            ("update", format!("UPDATE ON {table} WHEN {is_changed}")),
+            ("delete", format!("DELETE ON {table}")),
+        ] {
+            statements.push(format!(
+                "CREATE TRIGGER {table}_{name} AFTER {when} BEGIN \
+                 INSERT INTO changes SELECT COALESCE(MAX(seq), 0) + 1 FROM events; END"
+            ));
+        }
+    }
+    for statement in statements {
+        execute(tx, &statement).await?;
+    }
+    Ok(())
+}
+
+/// Carries a statement out that the tests made up, and says how many rows it changed.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn execute(tx: &mut Tx, text: &str) -> Result<u64, DbError> {
+    sql(text).execute(tx.conn()).await
+}
+
+/// The number that a statement of the tests answers.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn number(conn: &mut Conn, text: &str) -> Result<i64, DbError> {
+    sql(text).fetch_one(conn).await?.try_get(0)
+}
+
+/// Writes devices that nobody enrolled, into a group if one is named.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn insert_devices(
+    tx: &mut Tx,
+    ids: &[DeviceId],
+    group: Option<&str>,
+) -> Result<(), DbError> {
+    for id in ids {
+        tx.append(Kind::DeviceEnrolled, id, json!({}));
+        sql("INSERT INTO devices (id, name, key_id, public_key, generation, \
+             certificate_expires_at, enrolled_at) VALUES ($1, 'd', $2, $3, 1, 0, 0)")
+        .bind(id.as_uuid())
+        .bind(id.to_string())
+        .bind([[4].as_slice(), &[0; 64]].concat())
+        .execute(tx.conn())
+        .await?;
+        if let Some(group) = group {
+            sql("INSERT INTO device_groups (device_id, group_name) VALUES ($1, $2)")
+                .bind(id.as_uuid())
+                .bind(group)
+                .execute(tx.conn())
+                .await?;
+        }
+    }
+    Ok(())
+}

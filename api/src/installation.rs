@@ -1,0 +1,149 @@
+//! The keys that all nodes of a store have in common.
+//!
+//! Owns the record of their fingerprints, and the rule that they are made once: by the node that
+//! writes that record. Every other node is given copies of the files by a person.
+
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use protocol::key::SigningKey;
+use protocol::time::Timestamp;
+use runtime::Entropy;
+use serde_json::json;
+
+use crate::audit::{Actor, Kind, hex};
+use crate::db::{Conn, Db, DbError, Tx, millis, sql};
+use crate::keys::{self, KeyFileError};
+use crate::pki::{Authority, PkiError};
+
+/// The files, by the names under which their fingerprints are recorded.
+const CERTIFICATE: &str = "ca.crt";
+const AUTHORITY_KEY: &str = "ca.key";
+const COMMAND_KEY: &str = "command.key";
+
+/// Why a node has not the keys of its store.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallationError {
+    /// The store is not available.
+    #[error("the store cannot be read")]
+    Store(#[from] DbError),
+    /// The authority cannot be loaded or made.
+    #[error("the authority cannot be loaded")]
+    Authority(#[from] PkiError),
+    /// The command key cannot be loaded or made.
+    #[error("a key cannot be loaded")]
+    Key(#[from] KeyFileError),
+    /// A file is missing that the store has a record of.
+    #[error(
+        "{} is missing, but this store has been started before: copy ca.crt, ca.key and \
+         command.key from the data folder of a node that runs on it",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// A file is not the one that the store has a record of.
+    #[error(
+        "{} is not that of this store (it has {found}, the store expects {expected}): copy \
+         ca.crt, ca.key and command.key from the data folder of a node that runs on it",
+        path.display()
+    )]
+    Other {
+        /// The file.
+        path: PathBuf,
+        /// Its fingerprint.
+        found: String,
+        /// The recorded one.
+        expected: String,
+    },
+}
+
+/// The keys.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) authority: Authority,
+    pub(crate) command_key: SigningKey,
+}
+
+impl Keys {
+    /// Loads the keys of a store, and makes them if they were never made. Of several nodes that
+    /// start at once on a new store exactly one makes them.
+    pub(crate) async fn settle(
+        db: &Db,
+        folder: &Path,
+        now: Timestamp,
+        entropy: &Entropy,
+    ) -> Result<Self, InstallationError> {
+        let recorded = recorded(&mut db.read().await?).await?;
+        if !recorded.is_empty() {
+            return Self::load(folder, entropy, &recorded);
+        }
+        let mut tx = db.write(Actor::System, now).await?;
+        let recorded = self::recorded(tx.conn()).await?;
+        if !recorded.is_empty() {
+            drop(tx);
+            return Self::load(folder, entropy, &recorded);
+        }
+        let keys = Self {
+            authority: Authority::load_or_create(folder, now, entropy.clone())?,
+            command_key: keys::load_or_create(&folder.join(COMMAND_KEY), entropy)?,
+        };
+        record(&mut tx, &keys.fingerprints()).await?;
+        tx.commit().await?;
+        Ok(keys)
+    }
+
+    fn load(
+        folder: &Path,
+        entropy: &Entropy,
+        recorded: &[(String, String)],
+    ) -> Result<Self, InstallationError> {
+        for (name, _) in recorded {
+            let path = folder.join(name);
+            if !path.exists() {
+                return Err(InstallationError::Missing(path));
+            }
+        }
+        let keys = Self {
+            authority: Authority::load(folder, entropy.clone())?,
+            command_key: keys::load(&folder.join(COMMAND_KEY))?,
+        };
+        for (name, found) in keys.fingerprints() {
+            let expected = recorded.iter().find(|(recorded, _)| recorded == name);
+            let Some((_, expected)) = expected.filter(|(_, expected)| *expected != found) else {
+                continue;
+            };
+            let (path, expected) = (folder.join(name), expected.clone());
+            return Err(InstallationError::Other { path, found, expected });
+        }
+        Ok(keys)
+    }
+
+    fn fingerprints(&self) -> [(&'static str, String); 3] {
+        let sha256 = |bytes: &[u8]| hex(digest(&SHA256, bytes).as_ref());
+        [
+            (CERTIFICATE, sha256(self.authority.certificate())),
+            (AUTHORITY_KEY, sha256(&self.authority.public_key())),
+            (COMMAND_KEY, self.command_key.public().id().to_string()),
+        ]
+    }
+}
+
+async fn recorded(conn: &mut Conn) -> Result<Vec<(String, String)>, DbError> {
+    let rows = sql("SELECT name, value FROM installation ORDER BY name").fetch_all(conn).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+async fn record(tx: &mut Tx, fingerprints: &[(&'static str, String)]) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    let mut payload = serde_json::Map::new();
+    for (name, value) in fingerprints {
+        sql("INSERT INTO installation (name, value, created_at) VALUES ($1, $2, $3)")
+            .bind(*name)
+            .bind(value)
+            .bind(now)
+            .execute(tx.conn())
+            .await?;
+        payload.insert((*name).to_owned(), json!(value));
+    }
+    tx.append(Kind::KeysRecorded, "store", payload.into());
+    Ok(())
+}

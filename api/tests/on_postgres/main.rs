@@ -1,0 +1,38 @@
+//! Every test of `tests/api` once more, with its store in a real PostgreSQL server.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stop the test as its own lines do")]
+
+/// What the store is.
+pub(crate) const STORE: bench::Store = bench::Store::Postgres;
+
+#[path = "../api/approvals.rs"]
+mod approvals;
+#[path = "../api/bench.rs"]
+mod bench;
+#[path = "../api/devices.rs"]
+mod devices;
+#[path = "../api/documents.rs"]
+mod documents;
+#[path = "../api/enrollment.rs"]
+mod enrollment;
+#[path = "../api/gate.rs"]
+mod gate;
+#[path = "../api/hostile.rs"]
+mod hostile;
+#[path = "../api/lanes.rs"]
+mod lanes;
+#[path = "../api/numbers.rs"]
+mod numbers;
+#[path = "../api/orders.rs"]
+mod orders;
+#[path = "../api/places.rs"]
+mod places;
+#[path = "../api/receipts.rs"]
+mod receipts;
+#[path = "../api/renewal.rs"]
+mod renewal;
+#[path = "../api/streams.rs"]
+mod streams;
+
+mod copying;
+mod faults;
+mod nodes;
