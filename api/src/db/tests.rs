@@ -1,13 +1,17 @@
 //! Both databases have the same shape, and addresses are shown without what is secret in them.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use sqlx::{ConnectOptions as _, Row as _};
+use protocol::time::Timestamp;
+use runtime::{Clock, Entropy, tls};
+use sqlx::{ConnectOptions as _, Executor as _, Row as _};
 
 use super::schema::{TABLES, Type};
 use super::settings::{address, postgres_options};
 use super::{DatabaseConfig, DatabaseUrl, Db, FILE, sql};
 use crate::fixture::PostgresServer;
+use crate::pki::Authority;
 
 /// Table, column, whether it may be NULL.
 type Columns = BTreeSet<(String, String, bool)>;
@@ -58,7 +62,7 @@ async fn both_databases_have_the_same_tables_columns_and_indexes() {
 async fn columns_of_the_server_hold_what_is_listed() {
     let server = PostgresServer::start();
     let config = DatabaseConfig { url: server.database().await, ..DatabaseConfig::default() };
-    let db = Db::open(&config, std::path::Path::new("")).await.unwrap();
+    let db = Db::open(&config, Path::new("")).await.unwrap();
     let mut conn = db.read().await.unwrap();
     let rows =
         sql("SELECT CAST(table_name AS TEXT), CAST(column_name AS TEXT), CAST(udt_name AS TEXT) \
@@ -108,6 +112,60 @@ async fn published_migrations_stay_as_they_are() {
         .unwrap();
     let begins = rows.iter().map(|row| crate::audit::hex(&row.get::<Vec<u8>, _>(0)[..8]));
     assert_eq!(begins.collect::<Vec<_>>(), ["5ef106bde59e4341", "bfdb5c099f431e4d"]);
+}
+
+/// Accounts of the machine's own socket are believed, those of the network need a password.
+const ACCESS: &str = "local all all trust\nhost all all all scram-sha-256\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_is_believed_by_its_authority_and_believes_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = |name: &str| {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let now = Timestamp::from_millis(Clock::system().unix_millis());
+        (Authority::load_or_create(&folder, now, Entropy::system()).unwrap(), now)
+    };
+    let (ours, now) = authority("ours");
+    authority("others");
+    let identity = ours.issue_server(&["localhost".to_owned()], now).unwrap();
+    let path = |name: &str| folder.path().join(name);
+    tls::write_certificates(&path("server.crt"), &identity.chain).unwrap();
+    tls::write_key(&path("server.key"), &identity.key).unwrap();
+    let text = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    // Free a moment ago: the server takes no port of the system's choice.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = ["listen_addresses=localhost", "ssl=on", &format!("port={port}")];
+    let files = [
+        ("server.crt", text("server.crt")),
+        ("server.key", text("server.key")),
+        ("pg_hba.conf", ACCESS.to_owned()),
+    ];
+    let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+    let server = PostgresServer::start_with(&settings, &files);
+    let config = DatabaseConfig { url: server.url("postgres"), ..DatabaseConfig::default() };
+    let mut conn = postgres_options(&config).unwrap().port(port).connect().await.unwrap();
+    conn.execute("ALTER ROLE tocsin PASSWORD 's3cret'").await.unwrap();
+
+    std::fs::write(path("password"), "s3cret\n").unwrap();
+    std::fs::write(path("wrong"), "secret\n").unwrap();
+    let open = async |password: &str, authority: &str| {
+        let url = format!("postgres://tocsin@localhost:{port}/postgres?sslmode=verify-full");
+        let config = DatabaseConfig {
+            url: DatabaseUrl::new(url),
+            password_file: path(password),
+            ca_file: path(authority).join("ca.crt"),
+            ..DatabaseConfig::default()
+        };
+        Db::open(&config, Path::new("")).await
+    };
+    let db = open("password", "ours").await.unwrap();
+    let is_tls = sql("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+    let row = is_tls.fetch_one(&mut db.read().await.unwrap()).await.unwrap();
+    assert!(row.try_get::<bool>(0).unwrap());
+    db.close().await;
+    assert!(open("wrong", "ours").await.is_err());
+    assert!(open("password", "others").await.is_err());
 }
 
 #[test]
