@@ -273,3 +273,28 @@ async fn what_needs_no_control_plane_works_without_one() {
     help.expect(0);
     assert!(help.stdout.contains("Exit codes:"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_is_copied_into_an_empty_one_only() {
+    let mut bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    bench.stop().await;
+    let (old, new) = (bench.path("data"), bench.path("new"));
+    std::fs::create_dir(&new).unwrap();
+    let present = bench.json(&["migrate", "--data", &old, "--json"]).await;
+    assert_eq!(present["from"], present["to"]);
+    let made = bench.json(&["migrate", "--data", &new, "--json"]).await;
+    assert_eq!((&made["from"], &made["to"]), (&serde_json::json!(0), &present["to"]));
+
+    let copied = bench.run(&["store", "copy", "--from", &old, "--to", &new]).await;
+    copied.expect(0);
+    assert!(copied.stderr.contains("events: "), "progress: {copied:?}");
+    let head = copied.stdout.lines().last().unwrap().strip_prefix("head ").unwrap().to_owned();
+    for folder in [&old, &new] {
+        bench.run(&["events", "verify", "--data", folder, "--head", &head]).await.expect(0);
+    }
+    let again = bench.run(&["store", "copy", "--from", &old, "--to", &new]).await;
+    again.expect(1);
+    assert!(again.stderr.contains("is not empty"), "{again:?}");
+    bench.run(&["store", "copy", "--from", "nowhere", "--to", &new]).await.expect(2);
+}

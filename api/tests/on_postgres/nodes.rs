@@ -198,17 +198,20 @@ async fn writer_that_stands_still_is_cut_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rolled_back_write_frees_the_lock_at_once() {
-    let one = Bench::start().await;
-    let two = join(&one, "two").await;
-    let agent = one.agent("a", None).await;
+async fn abandoned_write_is_rolled_back_and_its_session_goes_on() {
+    let bench = Bench::start().await;
+    let db = &bench.api.app().db;
+    let session = "SELECT CAST(pg_backend_pid() AS BIGINT)";
+    let mut sessions = std::collections::BTreeSet::new();
     for _ in 0..3 {
-        let tx = one.api.app().db.write(Actor::System, one.now()).await.unwrap();
-        drop(tx);
-        let body = order_body("lock", &[agent.id]);
-        let order = two.post("/v1/orders", &body, StatusCode::CREATED);
-        tokio::time::timeout(std::time::Duration::from_secs(2), order).await.unwrap();
+        let mut tx = db.write(Actor::System, bench.now()).await.unwrap();
+        let insert = "INSERT INTO operators (name, created_at) VALUES ('nobody', 0)";
+        fixture::execute(&mut tx, insert).await.unwrap();
+        sessions.insert(fixture::number(tx.conn(), session).await.unwrap());
     }
+    // Had the server had to cut one, it would be another.
+    assert_eq!(sessions.len(), 1);
+    until(&bench, "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory'", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
