@@ -71,7 +71,7 @@ pub(crate) fn tidy_limits(app: &App) -> Found {
 
 /// Forgets answers that nobody repeats any more.
 pub(crate) async fn tidy(app: App, lease: Lease) -> Result<Found, Problem> {
-    let Some(mut tx) = lease.write(&app).await? else { return Ok(Found::Nothing) };
+    let Some(mut tx) = lease.write(&app, app.now()).await? else { return Ok(Found::Nothing) };
     let before = tx.now().minus(REMEMBERED);
     idempotency::forget(&mut tx, before).await?;
     tx.commit().await?;

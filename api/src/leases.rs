@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use protocol::time::Timestamp;
 use uuid::Uuid;
 
 use crate::app::App;
@@ -62,9 +63,10 @@ impl Leases {
 }
 
 impl Lease {
-    /// Begins a write transaction for the job; `None` when another node has taken it over.
-    pub async fn write(self, app: &App) -> Result<Option<Tx>, DbError> {
-        let mut tx = app.db.write(Actor::System, app.now()).await?;
+    /// Begins a write transaction for a run of the job that began `now`; `None` when another node
+    /// has taken the job over.
+    pub async fn write(self, app: &App, now: Timestamp) -> Result<Option<Tx>, DbError> {
+        let mut tx = app.db.write(Actor::System, now).await?;
         let row = sql("SELECT 1 FROM job_leases WHERE name = $1 AND holder = $2")
             .bind(self.job)
             .bind(self.holder)

@@ -28,7 +28,7 @@ pub(crate) async fn expire(app: App, lease: Lease) -> Result<Found, Problem> {
         return Ok(Found::Nothing);
     }
     let is_full = i64::try_from(found.len()).is_ok_and(|count| count == BATCH);
-    let Some(mut tx) = lease.write(&app).await? else { return Ok(Found::Nothing) };
+    let Some(mut tx) = lease.write(&app, now).await? else { return Ok(Found::Nothing) };
     // Read again inside the transaction: an ack may have come in between.
     for known in store::past_their_end(tx.conn(), now, GRACE, BATCH).await? {
         if let Step::To(state) = step(known.state, Happening::Expired) {

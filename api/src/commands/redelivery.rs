@@ -41,7 +41,7 @@ pub(crate) async fn redeliver(app: App, lease: Lease) -> Result<Found, Problem> 
     let absent_ids = put_off(&|device| absent.contains(device));
     let failed_ids = put_off(&|device| !absent.contains(device) && !reached.taken.contains(device));
     let has_failed = !failed_ids.is_empty();
-    let Some(mut tx) = lease.write(&app).await? else { return Ok(Found::Nothing) };
+    let Some(mut tx) = lease.write(&app, now).await? else { return Ok(Found::Nothing) };
     record_sent(&mut tx, &sent).await?;
     delivery::put_off(&mut tx, &absent_ids, now.plus(ABSENT)).await?;
     delivery::put_off(&mut tx, &failed_ids, now.plus(FAILED)).await?;

@@ -175,10 +175,10 @@ async fn node_that_lost_its_claim_writes_nothing_for_the_job() {
         }
     };
     let lease = tokio::time::timeout(GUARD, wait).await.unwrap();
-    assert!(lease.write(app).await.unwrap().is_some());
+    assert!(lease.write(app, bench.now()).await.unwrap().is_some());
     // Paused meanwhile, it does not know.
     steal(&bench).await;
-    assert!(lease.write(app).await.unwrap().is_none());
+    assert!(lease.write(app, bench.now()).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
