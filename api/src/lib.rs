@@ -28,6 +28,7 @@ pub mod outbox;
 pub mod pki;
 
 pub mod approvals;
+pub mod cluster;
 pub mod commands;
 pub mod devices;
 pub mod enrollment;

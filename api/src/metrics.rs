@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use metrics::{counter, describe_counter, describe_histogram, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Declares the help of every metric. Harmless when called again.
 pub fn describe() {
@@ -15,6 +15,10 @@ pub fn describe() {
     describe_counter!("tocsin_api_receipts_total", "Receipts read, by judgement");
     describe_counter!("tocsin_api_upstream_frames_total", "Frames of agents read");
     describe_counter!("tocsin_api_jobs_failed_total", "Runs of jobs that failed");
+    describe_gauge!("tocsin_api_broker_up", "1 while the broker answers this node");
+    describe_gauge!("tocsin_api_upstream_waiting", "Messages of hubs that no node has committed");
+    describe_gauge!("tocsin_api_hubs", "Hubs that hold a lease");
+    describe_gauge!("tocsin_api_commands_unacked", "Commands that no device has on disk, by age");
     describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
 }
 
@@ -55,4 +59,27 @@ pub(crate) fn job_failed(job: &'static str) {
 /// A delivery found its queue full.
 pub(crate) fn wake_dropped() {
     counter!("tocsin_api_wakes_dropped_total").increment(1);
+}
+
+/// What waits in the broker; `None` when it does not answer.
+pub(crate) fn broker(waiting: Option<u64>) {
+    gauge!("tocsin_api_broker_up").set(if waiting.is_some() { 1.0 } else { 0.0 });
+    if let Some(waiting) = waiting {
+        gauge!("tocsin_api_upstream_waiting").set(cast(waiting));
+    }
+}
+
+/// So many hubs hold a lease.
+pub(crate) fn hubs(count: usize) {
+    gauge!("tocsin_api_hubs").set(cast(u64::try_from(count).unwrap_or(u64::MAX)));
+}
+
+/// So many commands of that age have no ack.
+pub(crate) fn unacked(age: &'static str, commands: u64) {
+    gauge!("tocsin_api_commands_unacked", "age" => age).set(cast(commands));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nothing that is counted here reaches 2^52")]
+const fn cast(count: u64) -> f64 {
+    count as f64
 }

@@ -10,7 +10,7 @@ use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
-use crate::{approvals, commands, devices, enrollment, events, operators, trust};
+use crate::{approvals, cluster, commands, devices, enrollment, events, operators, trust};
 
 /// The routes of the operator port, and their document.
 pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
@@ -22,6 +22,7 @@ pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
         .merge(trust::router())
         .merge(events::router())
         .merge(operators::router())
+        .merge(cluster::router())
         .split_for_parts();
     let served = document.clone();
     let router = router.route("/openapi.json", get(async move || Json(served.clone())));

@@ -39,7 +39,9 @@ use crate::leases::{self, Leases};
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
-use crate::{commands, enrollment, housekeeping, jobs, metrics, openapi, operators, trust};
+use crate::{
+    cluster, commands, enrollment, housekeeping, jobs, metrics, openapi, operators, trust,
+};
 
 /// How long tasks may take to end when one of them failed.
 const FAILURE_GRACE: Duration = Duration::from_secs(5);
@@ -349,6 +351,8 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("redelivery", jobs::run_once(app.clone(), redelivery, commands::redeliver));
     let expiry = jobs::Job { name: "expiry", period };
     tasks.spawn("expiry", jobs::run_once(app.clone(), expiry, commands::expire));
+    let cluster = jobs::Job { name: "cluster", period: cluster::PERIOD };
+    tasks.spawn("cluster", jobs::run(app.clone(), cluster, cluster::watch));
     let tidy = jobs::Job { name: "tidying", period: Duration::from_secs(3600) };
     tasks.spawn("tidying", jobs::run_once(app.clone(), tidy, housekeeping::tidy));
     let allowances = jobs::Job { name: "allowances", ..tidy };

@@ -90,6 +90,7 @@ macro_rules! contract_tests {
             acknowledged_messages_are_not_read_again
             batches_are_bounded
             full_upstream_refuses_and_recovers
+            what_waits_is_counted_until_it_is_acknowledged
             cancelled_read_loses_nothing
             sending_too_many_at_once_is_refused
         }

@@ -95,6 +95,9 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// when the first drops it unacknowledged.
     async fn read_upstream(&self) -> Result<Box<dyn UpstreamReader>, BrokerError>;
 
+    /// Messages of hubs that nobody has acknowledged yet.
+    async fn upstream_waiting(&self) -> Result<u64, BrokerError>;
+
     /// Writes that a device has opened a session, unless a live one has a later epoch.
     async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<Arrival, BrokerError>;
 

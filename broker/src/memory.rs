@@ -194,6 +194,10 @@ impl Broker for MemoryBroker {
         Ok(Box::new(self.upstream.reader()))
     }
 
+    async fn upstream_waiting(&self) -> Result<u64, BrokerError> {
+        Ok(u64::try_from(self.upstream.len()).unwrap_or(u64::MAX))
+    }
+
     async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<Arrival, BrokerError> {
         Ok(self.write(device, &presence, |_| false))
     }

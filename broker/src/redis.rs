@@ -240,6 +240,17 @@ impl Broker for RedisBroker {
         Ok(Box::new(reader.map_err(|failure| unavailable(&self.shared, &failure))?))
     }
 
+    async fn upstream_waiting(&self) -> Result<u64, BrokerError> {
+        let key = self.shared.names.upstream();
+        let mut length = ::redis::cmd("XLEN");
+        length.arg(&key);
+        self.with(async |nodes| {
+            let count = int(&nodes.ask(&key, &length).await?).ok_or(Failure::Answer("XLEN"))?;
+            Ok(u64::try_from(count).unwrap_or(0))
+        })
+        .await
+    }
+
     async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<Arrival, BrokerError> {
         let entries = [(device, presence)];
         let placed = self

@@ -22,6 +22,7 @@ pub use self::failure::{EXIT_CODES, Exit, Failure};
 pub mod approve;
 pub mod ask;
 pub mod check;
+pub mod cluster;
 pub mod commands;
 pub mod devices;
 pub mod enroll;
@@ -127,6 +128,8 @@ pub enum Verb {
     Command(commands::CommandVerb),
     /// Follow one command, or everything, as it happens
     Watch(watch::WatchArgs),
+    /// Show how hubs, broker and deliveries fare
+    Cluster,
     /// Verify what a device signed, also offline
     Proof(proof::ProofArgs),
     /// Verify or export the audit log
@@ -307,6 +310,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Commands(args) => commands::list(context, args).await,
         Verb::Command(verb) => commands::run(context, verb).await,
         Verb::Watch(args) => watch::run(context, args).await,
+        Verb::Cluster => cluster::run(context).await,
         Verb::Proof(args) => proof::run(context, args).await,
         Verb::Events(verb) => events::run(context, verb).await,
         Verb::Key(verb) => key::run(context, verb),

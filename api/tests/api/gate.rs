@@ -118,6 +118,10 @@ impl Broker for Gate {
         self.bus.read_upstream().await
     }
 
+    async fn upstream_waiting(&self) -> Result<u64, BrokerError> {
+        self.bus.upstream_waiting().await
+    }
+
     async fn arrive(&self, device: DeviceId, presence: Presence) -> Result<Arrival, BrokerError> {
         self.bus.arrive(device, presence).await
     }

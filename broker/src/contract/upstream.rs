@@ -234,3 +234,17 @@ pub async fn sending_too_many_at_once_is_refused(harness: &impl Harness) {
     let mut reader = reader(&*broker).await;
     assert_eq!(batch(&mut reader).await, ups(0..1));
 }
+
+/// What was taken and not acknowledged may come again, so it still waits.
+pub async fn what_waits_is_counted_until_it_is_acknowledged(harness: &impl Harness) {
+    let broker = harness.broker().await;
+    let waiting = async || soon(broker.upstream_waiting()).await.expect("the broker answers");
+    assert_eq!(waiting().await, 0);
+    send(&*broker, 0..3).await;
+    assert_eq!(waiting().await, 3);
+    let mut reader = reader(&*broker).await;
+    read(&mut reader, 3).await;
+    assert_eq!(waiting().await, 3);
+    reader.acknowledge().await.expect("the broker answers");
+    assert_eq!(waiting().await, 0);
+}

@@ -54,6 +54,12 @@ impl Pipe {
         Ok(())
     }
 
+    /// Messages that are not acknowledged.
+    pub(super) fn len(&self) -> usize {
+        let queue = self.shared.queue();
+        queue.waiting.len() + queue.taken
+    }
+
     pub(super) fn reader(&self) -> Reader {
         Reader { shared: Arc::clone(&self.shared), taken: Vec::new() }
     }

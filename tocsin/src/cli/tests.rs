@@ -39,6 +39,7 @@ fn every_verb_parses_as_documented() {
         "tocsin approvals",
         "tocsin commands --state in_doubt --since 2h --device web-17 --verb wipe",
         "tocsin orders",
+        "tocsin cluster --json",
         "tocsin watch",
         "tocsin events verify log.jsonl",
         "tocsin events verify --data /var/lib/tocsin",

@@ -30,6 +30,13 @@ fn f05_agents_of_a_killed_hub_are_back_on_others_and_obey() {
     assert_eq!(site.ended(&given)["state"], "succeeded");
     assert_eq!(devices[0].effects(&given), 1);
     site.obey(&devices);
+    let cluster = site.json(&["cluster"]);
+    assert_eq!(cluster["broker"]["delivers"], true, "{cluster}");
+    assert_eq!((&cluster["devices"], &cluster["online"]), (&3.into(), &3.into()), "{cluster}");
+    let hubs = cluster["hubs"].as_array().expect("hubs");
+    let other = format!("hub-{}", others[0] + 1);
+    let sessions = hubs.iter().find(|hub| hub["hub"] == other).map(|hub| &hub["sessions"]);
+    assert_eq!(sessions, Some(&3.into()), "{cluster}");
     site.start_again(dead);
     site.obey(&devices);
 }
