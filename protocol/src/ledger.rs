@@ -183,18 +183,18 @@ impl Ledger {
             if let Some(refusal) = self.seen_before(envelope) {
                 return self.refuse(refusal.of(envelope));
             }
+            // Also before a refusal: it counts as seen, and what is missing before it would be late.
+            let is_hint_sound = frame.after_seq < envelope.seq;
+            if is_hint_sound && frame.after_seq > *self.last_seq.get(envelope.lane) {
+                return Offer::Gap;
+            }
         }
         let verified = match outcome {
             Ok(verified) => verified,
             Err(refusal) => return self.refuse(refusal),
         };
-        let envelope = verified.envelope();
         if self.orders.len() >= limits::LEDGER_ORDERS {
             return Offer::Drop;
-        }
-        let is_hint_sound = frame.after_seq < envelope.seq;
-        if is_hint_sound && frame.after_seq > *self.last_seq.get(envelope.lane) {
-            return Offer::Gap;
         }
         Offer::Take(Box::new(received(&verified, frame.jws.clone())))
     }

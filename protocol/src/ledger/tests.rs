@@ -264,6 +264,16 @@ fn authentic_refusal_counts_as_seen() {
 }
 
 #[test]
+fn refusal_waits_for_what_is_missing_before_it() {
+    let mut story = Story::new();
+    let first = story.frame(1, fixture::lock(), 1, 0);
+    let refused = story.frame(2, fixture::wipe(), 2, 1);
+    assert_eq!(story.offer(&refused), Offer::Gap);
+    story.take(&first);
+    assert_eq!(refusal_reason(&story.offer(&refused)), Some(RefusalReason::MissingApproval));
+}
+
+#[test]
 fn strangers_cannot_fill_the_ledger() {
     let mut story = Story::new();
     for number in 0..limits::LEDGER_STRANGERS {
