@@ -10,6 +10,7 @@
 //! The readable beginning is kept, the rest is set aside for a person, and [`Opened::damage`]
 //! tells the caller, who must then distrust everything older than this moment.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -52,14 +53,68 @@ pub enum JournalError {
     TooLong(usize),
 }
 
+/// Where a journal lies. Every byte goes through it, so that a test may lose what was not synced.
+pub trait Disk: fmt::Debug + Send {
+    /// The open file of a journal.
+    type File: Medium;
+    /// Whether there is such a file.
+    fn exists(&self, path: &Path) -> bool;
+    /// All of the file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Replaces the file: after a crash it holds the old bytes or the new, after `Ok` the new.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), FileError>;
+    /// Makes a new file, durably; `AlreadyExists` when the name is taken.
+    fn keep(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Opens the file to append behind its first `len` bytes.
+    fn append_at(&self, path: &Path, len: u64) -> io::Result<Self::File>;
+}
+
 /// The file as the journal uses it, so that tests can make it fail.
-pub trait Medium: Send {
+pub trait Medium: fmt::Debug + Send {
     /// Writes some of the bytes at the end, and says how many.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Makes everything written durable.
     fn sync(&mut self) -> io::Result<()>;
     /// Cuts the file and goes on writing there.
     fn cut(&mut self, len: u64) -> io::Result<()>;
+}
+
+/// The disk of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filesystem;
+
+impl Disk for Filesystem {
+    type File = File;
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(JOURNAL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+        write_atomic(path, bytes, PRIVATE)
+    }
+
+    fn keep(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // Half a copy would be taken for one, and the next start would begin another.
+            drop(std::fs::remove_file(path));
+        }
+        written
+    }
+
+    fn append_at(&self, path: &Path, len: u64) -> io::Result<File> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        file.seek(SeekFrom::Start(len))?;
+        Ok(file)
+    }
 }
 
 impl Medium for File {
@@ -80,9 +135,10 @@ impl Medium for File {
 
 /// An open journal, ready to append.
 #[derive(Debug)]
-pub struct Journal<M = File> {
+pub struct Journal<D: Disk = Filesystem> {
+    disk: D,
     path: PathBuf,
-    medium: M,
+    medium: D::File,
     /// Everything up to here is synced; whatever stands beyond must be cut before appending.
     len: u64,
     has_rest: bool,
@@ -92,9 +148,9 @@ pub struct Journal<M = File> {
 
 /// What opening found.
 #[derive(Debug)]
-pub struct Opened {
+pub struct Opened<D: Disk = Filesystem> {
     /// The journal.
-    pub journal: Journal,
+    pub journal: Journal<D>,
     /// Its records, oldest first.
     pub records: Vec<Record>,
     /// Bytes of a torn end that were cut off.
@@ -118,10 +174,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Compaction`] when it cannot be written.
     pub fn create(path: &Path) -> Result<(), JournalError> {
-        if !path.exists() {
-            write_atomic(path, HEADER, PRIVATE)?;
-        }
-        Ok(())
+        Self::create_on(&Filesystem, path)
     }
 
     /// Opens a journal that [`Journal::create`] made, reads it, and repairs its end.
@@ -129,12 +182,33 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`] or, when damage was found, [`JournalError::Compaction`].
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
-        let bytes = match read(path) {
+        Self::open_on(Filesystem, path)
+    }
+}
+
+impl<D: Disk> Journal<D> {
+    /// [`Journal::create`] on that disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_on(disk: &D, path: &Path) -> Result<(), JournalError> {
+        if !disk.exists(path) {
+            disk.replace(path, HEADER)?;
+        }
+        Ok(())
+    }
+
+    /// [`Journal::open`] on that disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(disk: D, path: &Path) -> Result<Opened<D>, JournalError> {
+        let bytes = match disk.read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let damage = Damage { set_aside: None, beyond: Vec::new() };
-                write_atomic(path, HEADER, PRIVATE)?;
-                return Self::opened(path, HEADER.len(), Vec::new(), Some(damage));
+                disk.replace(path, HEADER)?;
+                return Self::opened(disk, path, (HEADER.len(), Vec::new()), Some(damage));
             }
             Err(source) => return Err(io_error(path, "read", source)),
         };
@@ -142,28 +216,33 @@ impl Journal {
         let has_header = bytes.starts_with(HEADER);
         if beyond.is_empty() && has_header {
             let torn = bytes.len() - len;
-            let mut opened = Self::opened(path, len, records, None)?;
+            let mut opened = Self::opened(disk, path, (len, records), None)?;
             opened.torn_bytes = torn as u64;
             if torn > 0 {
                 opened.journal.cut()?;
+            } else {
+                // What was read may be in memory only: the process that wrote it may have been
+                // killed before it synced. From here on things follow from it.
+                opened.journal.sync()?;
             }
             return Ok(opened);
         }
-        let set_aside = set_aside(path, &bytes)?;
-        write_atomic(path, &encode_all(&records)?, PRIVATE)?;
-        let len = encode_all(&records)?.len();
+        let set_aside = set_aside(&disk, path, &bytes)?;
+        let whole = encode_all(&records)?;
+        disk.replace(path, &whole)?;
         let damage = Damage { set_aside: Some(set_aside), beyond };
-        Self::opened(path, len, records, Some(damage))
+        Self::opened(disk, path, (whole.len(), records), Some(damage))
     }
 
     fn opened(
+        disk: D,
         path: &Path,
-        len: usize,
-        records: Vec<Record>,
+        (len, records): (usize, Vec<Record>),
         damage: Option<Damage>,
-    ) -> Result<Opened, JournalError> {
-        let medium = append_at(path, len as u64).map_err(|e| io_error(path, "open", e))?;
+    ) -> Result<Opened<D>, JournalError> {
+        let medium = disk.append_at(path, len as u64).map_err(|e| io_error(path, "open", e))?;
         let journal = Self {
+            disk,
             path: path.to_owned(),
             medium,
             len: len as u64,
@@ -179,17 +258,16 @@ impl Journal {
     /// [`JournalError`]; either journal is then whole, and this one goes on.
     pub fn compact(&mut self, records: &[Record]) -> Result<(), JournalError> {
         let bytes = encode_all(records)?;
-        write_atomic(&self.path, &bytes, PRIVATE)?;
+        self.disk.replace(&self.path, &bytes)?;
         // Until the new file is open, appending would go to the former one, which has no name.
         self.is_detached = true;
         let len = bytes.len() as u64;
-        self.medium = append_at(&self.path, len).map_err(|e| io_error(&self.path, "open", e))?;
+        let opened = self.disk.append_at(&self.path, len);
+        self.medium = opened.map_err(|e| io_error(&self.path, "open", e))?;
         (self.len, self.has_rest, self.is_detached) = (len, false, false);
         Ok(())
     }
-}
 
-impl<M: Medium> Journal<M> {
     /// Appends records with one write and one sync. After `Ok` they survive a power cut; after
     /// an error none of them may be acted on, and the next call first cuts off what remains.
     ///
@@ -209,7 +287,7 @@ impl<M: Medium> Journal<M> {
         // From here on an error leaves bytes behind of which nobody knows whether they are durable.
         self.has_rest = true;
         self.write_all(&bytes).map_err(|source| io_error(&self.path, "write", source))?;
-        self.medium.sync().map_err(|source| io_error(&self.path, "sync", source))?;
+        self.sync()?;
         self.len += bytes.len() as u64;
         self.has_rest = false;
         Ok(())
@@ -228,6 +306,14 @@ impl<M: Medium> Journal<M> {
     /// Whether it holds no record.
     pub const fn is_empty(&self) -> bool {
         self.len == HEADER.len() as u64
+    }
+
+    fn sync(&mut self) -> Result<(), JournalError> {
+        #[cfg(feature = "planted-bugs")]
+        if protocol::planted::has(protocol::planted::Bug::NoSync) {
+            return Ok(());
+        }
+        self.medium.sync().map_err(|source| io_error(&self.path, "sync", source))
     }
 
     fn cut(&mut self) -> Result<(), JournalError> {
@@ -315,34 +401,17 @@ fn encode_all(records: &[Record]) -> Result<Vec<u8>, JournalError> {
     Ok(bytes)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(JOURNAL_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// Keeps a copy of a damaged journal beside it, under a name that is not taken.
-fn set_aside(path: &Path, bytes: &[u8]) -> Result<PathBuf, JournalError> {
+fn set_aside(disk: &impl Disk, path: &Path, bytes: &[u8]) -> Result<PathBuf, JournalError> {
     let mut number = 1_u32;
     loop {
         let copy = path.with_extension(format!("damaged-{number}"));
-        let made = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&copy);
-        match made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all())) {
+        match disk.keep(&copy, bytes) {
             Ok(()) => return Ok(copy),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-            Err(source) => {
-                // Half a copy would be taken for one, and the next start would begin another.
-                drop(std::fs::remove_file(&copy));
-                return Err(io_error(&copy, "set aside", source));
-            }
+            Err(source) => return Err(io_error(&copy, "set aside", source)),
         }
     }
-}
-
-fn append_at(path: &Path, len: u64) -> io::Result<File> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    file.seek(SeekFrom::Start(len))?;
-    Ok(file)
 }
 
 fn io_error(path: &Path, step: &'static str, source: io::Error) -> JournalError {

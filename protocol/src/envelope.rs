@@ -13,6 +13,8 @@ use crate::id::{CommandId, DeviceId, OrderId};
 use crate::jws::{self, CompactJws, JwsError, Signer};
 use crate::limits;
 use crate::manifest::{InclusionProof, Manifest};
+#[cfg(feature = "planted-bugs")]
+use crate::planted;
 use crate::receipt::RefusalReason;
 use crate::state::{Lane, VerbClass};
 use crate::time::Timestamp;
@@ -190,6 +192,10 @@ impl Verifying<'_> {
 
     fn check_validity(&self, envelope: &Envelope) -> Result<(), Refusal> {
         use RefusalReason::{Expired, NotYetValid, ValidityTooLong};
+        #[cfg(feature = "planted-bugs")]
+        if planted::has(planted::Bug::SkipExpiry) {
+            return Ok(());
+        }
         if envelope.nbf > self.now.plus(limits::CLOCK_SKEW) {
             return Err(Refusal::new(NotYetValid, format!("valid from {}", envelope.nbf)));
         }
@@ -232,6 +238,10 @@ impl Verifying<'_> {
             persons.insert(check_approval(approval, &envelope.manifest, self.trust)?);
         }
         let needed = usize::from(self.trust.approvals_needed(&envelope.manifest, &self.device));
+        #[cfg(feature = "planted-bugs")]
+        if planted::has(planted::Bug::ApprovalsPerKey) && envelope.approvals.len() >= needed {
+            return Ok(());
+        }
         if persons.len() >= needed {
             return Ok(());
         }

@@ -18,6 +18,8 @@ pub mod key;
 pub mod ledger;
 pub mod limits;
 pub mod manifest;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod receipt;
 pub mod session;
 pub mod state;

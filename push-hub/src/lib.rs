@@ -6,6 +6,8 @@
 pub mod config;
 pub mod hub;
 pub mod identity;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod socket;
 
 mod admission;

@@ -13,6 +13,25 @@ mod tests;
 /// malice, must not silence us.
 pub const RETRY_AFTER_CAP: Duration = Duration::from_secs(15 * 60);
 
+/// A mistake that is planted to prove that the simulation finds it, on one thread only.
+#[cfg(feature = "planted-bugs")]
+pub mod planted {
+    use std::cell::Cell;
+
+    thread_local! {
+        static JITTER_BEFORE_CAP: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Draws the delay below the ceiling without the cap, and caps it then.
+    pub fn jitter_before_cap(is_planted: bool) {
+        JITTER_BEFORE_CAP.set(is_planted);
+    }
+
+    pub(super) fn is_jittered_before_cap() -> bool {
+        JITTER_BEFORE_CAP.get()
+    }
+}
+
 /// Delays that double up to a cap, each drawn uniformly below its ceiling.
 ///
 /// The jitter is applied after the cap: jitter first would give everybody who reached the cap
@@ -42,6 +61,14 @@ impl Backoff {
         self.attempts = self.attempts.saturating_add(1);
         let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
         let jittered = Duration::from_nanos(scale(random, nanos));
+        #[cfg(feature = "planted-bugs")]
+        let jittered = if planted::is_jittered_before_cap() {
+            let uncapped = 1u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
+            let nanos = u64::try_from(self.base.saturating_mul(uncapped).as_nanos());
+            Duration::from_nanos(scale(random, nanos.unwrap_or(u64::MAX))).min(self.cap)
+        } else {
+            jittered
+        };
         std::mem::take(&mut self.retry_after) + jittered
     }
 

@@ -10,8 +10,9 @@ use protocol::jws::CompactJws;
 use protocol::ledger::Record;
 use protocol::state::PerLane;
 use protocol::time::Timestamp;
+use runtime::files::FileError;
 
-use super::{HEADER, Journal, JournalError, Medium, Opened, append_at};
+use super::{Disk, Filesystem, HEADER, Journal, JournalError, Medium, Opened};
 
 fn command(number: u8) -> CommandId {
     CommandId::new(Timestamp::from_millis(1), [number; 10])
@@ -132,6 +133,7 @@ fn overlong_record_is_an_error_and_leaves_nothing() {
 }
 
 /// A file that fails as told, once, and is a file otherwise.
+#[derive(Debug)]
 struct Faulty {
     file: std::fs::File,
     fault: Option<Fault>,
@@ -177,10 +179,47 @@ impl Medium for Faulty {
     }
 }
 
-fn faulty(path: &Path, fault: Fault) -> Journal<Faulty> {
-    let len = std::fs::metadata(path).unwrap().len();
-    let medium = Faulty { file: append_at(path, len).unwrap(), fault: Some(fault) };
-    Journal { path: path.to_owned(), medium, len, has_rest: false, is_detached: false }
+/// A disk whose journal meets one fault.
+#[derive(Debug)]
+struct FaultyDisk(Option<Fault>);
+
+impl Disk for FaultyDisk {
+    type File = Faulty;
+
+    fn exists(&self, path: &Path) -> bool {
+        Filesystem.exists(path)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        Filesystem.read(path)
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+        Filesystem.replace(path, bytes)
+    }
+
+    fn keep(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        Filesystem.keep(path, bytes)
+    }
+
+    fn append_at(&self, path: &Path, len: u64) -> io::Result<Faulty> {
+        Ok(Faulty { file: Filesystem.append_at(path, len)?, fault: self.0 })
+    }
+}
+
+fn faulty(path: &Path, fault: Fault) -> Journal<FaultyDisk> {
+    let mut journal = Journal::open_on(FaultyDisk(None), path).unwrap().journal;
+    journal.medium.fault = Some(fault);
+    journal
+}
+
+#[test]
+fn records_that_cannot_be_synced_are_not_believed_at_open() {
+    // A process that was killed before its sync leaves them in memory only.
+    let (_folder, path) = written(&[intent(1)]);
+    let opened = Journal::open_on(FaultyDisk(Some(Fault::Sync)), &path);
+    assert!(matches!(opened, Err(JournalError::Io { step: "sync", .. })), "{opened:?}");
+    assert_eq!(open(&path).records, [intent(1)]);
 }
 
 #[test]

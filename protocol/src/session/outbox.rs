@@ -33,11 +33,19 @@ impl Outbox {
     }
 
     pub(super) fn pop(&mut self) -> Option<String> {
-        let text = self.urgent.pop_front().or_else(|| self.bulk.pop_front())?;
+        let text = self.next()?;
         self.bytes -= text.len();
         if self.bytes == 0 {
             *self = Self::default();
         }
         Some(text)
+    }
+
+    fn next(&mut self) -> Option<String> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::has(crate::planted::Bug::LaneStarvation) {
+            return self.bulk.pop_front().or_else(|| self.urgent.pop_front());
+        }
+        self.urgent.pop_front().or_else(|| self.bulk.pop_front())
     }
 }

@@ -15,6 +15,8 @@ use crate::certificate::Identity;
 use crate::certificate::tests::FOR_EVER;
 use crate::handle::{Handle, Rung};
 
+mod model;
+
 fn handle(device: u128, session: u128) -> Arc<Handle> {
     with_epoch(device, session, 0)
 }
@@ -29,7 +31,7 @@ fn with_epoch(device: u128, session: u128, epoch: u64) -> Arc<Handle> {
 
 #[test]
 fn session_that_comes_late_does_not_replace_one_of_a_later_epoch() {
-    let registry = Registry::default();
+    let registry = <Registry>::default();
     let (newer, late) = (with_epoch(1, 2, 20), with_epoch(1, 1, 10));
     registry.register(&newer);
     registry.register(&late);
@@ -40,7 +42,7 @@ fn session_that_comes_late_does_not_replace_one_of_a_later_epoch() {
 
 #[test]
 fn word_that_a_session_is_replaced_closes_no_other() {
-    let registry = Registry::default();
+    let registry = <Registry>::default();
     let newer = handle(1, 2);
     registry.register(&newer);
     registry.replaced(newer.device, handle(1, 1).session);
@@ -51,7 +53,7 @@ fn word_that_a_session_is_replaced_closes_no_other() {
 
 #[test]
 fn newer_session_replaces_older() {
-    let registry = Registry::default();
+    let registry = <Registry>::default();
     let (older, newer) = (handle(1, 1), handle(1, 2));
     registry.register(&older);
     registry.register(&newer);
@@ -62,7 +64,7 @@ fn newer_session_replaces_older() {
 
 #[test]
 fn late_cleanup_of_the_older_leaves_the_newer() {
-    let registry = Registry::default();
+    let registry = <Registry>::default();
     let (older, newer) = (handle(1, 1), handle(1, 2));
     registry.register(&older);
     registry.register(&newer);
@@ -74,7 +76,7 @@ fn late_cleanup_of_the_older_leaves_the_newer() {
 
 #[test]
 fn shut_registry_closes_those_that_still_come() {
-    let registry = Registry::default();
+    let registry = <Registry>::default();
     let (before, after, later) = (handle(1, 1), handle(2, 2), handle(3, 3));
     registry.register(&before);
     registry.shut();
@@ -87,7 +89,7 @@ fn shut_registry_closes_those_that_still_come() {
 
 #[test]
 fn racing_sessions_of_one_device_leave_exactly_one() {
-    let registry = Registry::default();
+    let registry = <Registry>::default();
     let handles = (0..200).map(|session| handle(1, session)).collect::<Vec<_>>();
     std::thread::scope(|scope| {
         for some in handles.chunks(50) {

@@ -1,0 +1,39 @@
+//! Mistakes in the product's own code, planted to prove that the simulation finds them.
+//!
+//! Compiled only with the feature `planted-bugs`, which nothing but the simulation's test target
+//! asks for; a tidy test holds that. A bug is planted on one thread and on no other.
+
+use std::cell::Cell;
+
+/// A mistake that the code of a crate makes while it is planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// The journal does not sync what it appended.
+    NoSync,
+    /// The device does not look at the end of an envelope's validity.
+    SkipExpiry,
+    /// Approvals are counted by key, not by person.
+    ApprovalsPerKey,
+    /// A session sends bulk frames before urgent ones.
+    LaneStarvation,
+    /// A session that ends takes its device's entry out of the registry, whosever it is.
+    UnconditionalUnregister,
+    /// A hub's lease is taken without a look at who holds it.
+    LeaseWithoutCompare,
+    /// An arrival replaces whatever entry there is, however new.
+    NoFencing,
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// Plants that bug on this thread, or none.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether that bug is planted on this thread.
+pub fn has(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
