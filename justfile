@@ -24,3 +24,7 @@ doc:
 # A whole fleet in one process, on this machine, with simulated executors.
 demo *args:
     cargo run --package tocsin -- demo {{ args }}
+
+# So many seeds of the simulation: hours, if you like. A failure names its seed.
+simulate seeds="20000":
+    TOCSIN_SEEDS={{ seeds }} cargo test --release --package tocsin --test simulation every_promise -- --nocapture

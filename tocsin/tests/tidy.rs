@@ -153,10 +153,42 @@ fn every_test_that_the_invariants_name_exists() {
         let named = quoted(tests);
         let is_admitted = tests.contains("not yet held by a test");
         assert!(is_admitted || !named.is_empty(), "nothing is said of: {promise}");
-        for test in named {
-            let (file, name) = test.split_once("::").expect("a test is named as file::function");
-            let text = sources.get(file).unwrap_or_else(|| panic!("{file} does not exist"));
-            assert!(text.contains(&format!("fn {name}(")), "{test} does not exist");
+        named.iter().for_each(|test| assert_exists(&sources, test));
+    }
+}
+
+/// A test is named as file::function.
+fn assert_exists(sources: &BTreeMap<String, String>, test: &str) {
+    let (file, name) = test.split_once("::").expect("a test is named as file::function");
+    let text = sources.get(file).unwrap_or_else(|| panic!("{file} does not exist"));
+    // The tests of planted bugs are rows of a macro.
+    let is_there = text.contains(&format!("fn {name}(")) || text.contains(&format!(" {name}: "));
+    assert!(is_there, "{test} does not exist");
+}
+
+#[test]
+fn every_test_that_the_page_on_reliability_names_exists() {
+    let sources: BTreeMap<_, _> = files().into_iter().collect();
+    let named = quoted(&read("docs/RELIABILITY.md"));
+    let tests: Vec<_> = named.iter().filter(|name| name.contains(".rs::")).collect();
+    assert!(tests.len() > 30, "the page names tests");
+    tests.into_iter().for_each(|test| assert_exists(&sources, test));
+}
+
+#[test]
+fn nothing_that_is_shipped_can_have_a_planted_bug() {
+    let test_only = ["planted-bugs", "simulation"];
+    for package in metadata().packages {
+        for (feature, enables) in &package.features {
+            let is_enabled = |name: &&str| enables.iter().any(|other| other.ends_with(*name));
+            let enabled = test_only.iter().find(|name| is_enabled(name));
+            let is_its_own = test_only.contains(&feature.as_str());
+            assert!(is_its_own || enabled.is_none(), "{}/{feature}", package.name);
+        }
+        for dependency in &package.dependencies {
+            let asked = dependency.features.iter().any(|name| test_only.contains(&name.as_str()));
+            let is_for_tests = dependency.kind == DependencyKind::Development;
+            assert!(is_for_tests || !asked, "{} asks {}", package.name, dependency.name);
         }
     }
 }
