@@ -90,3 +90,12 @@ fn samples_leave_no_setting_out() {
     let own = [("broker.redis", fields(&role.broker.redis))];
     leaves_none_out("api.toml", &[&api_tables[..], &own].concat());
 }
+
+/// Nobody knows better what a balancer makes of its file than the balancer.
+#[test]
+fn sample_for_the_balancer_is_judged_sound_by_it() {
+    let mut judging = std::process::Command::new("haproxy");
+    let judged = judging.args(["-c", "-f"]).arg(sample("haproxy.cfg")).output();
+    let judged = judged.expect("the package haproxy is installed");
+    assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
+}
