@@ -28,3 +28,8 @@ demo *args:
 # So many seeds of the simulation: hours, if you like. A failure names its seed.
 simulate seeds="20000":
     TOCSIN_SEEDS={{ seeds }} cargo test --release --package tocsin --test simulation every_promise -- --nocapture
+
+# Faults alone and in pairs while orders are given, on real Redis and PostgreSQL, from a seed.
+chaos rounds="20" seed="1":
+    TOCSIN_CHAOS_SEED={{ seed }} TOCSIN_CHAOS_ROUNDS={{ rounds }} \
+        cargo test --package tocsin --test cluster -- --nocapture chaos_

@@ -5,6 +5,7 @@
 
 mod client;
 mod cluster;
+mod parrot;
 mod proxy;
 mod sentinels;
 
@@ -22,6 +23,7 @@ use tempfile::TempDir;
 
 pub use self::client::Reply;
 pub use self::cluster::RedisCluster;
+pub use self::parrot::Parrot;
 pub use self::proxy::Proxy;
 pub use self::sentinels::Sentinels;
 

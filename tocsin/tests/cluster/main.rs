@@ -1,8 +1,13 @@
 //! The platform as separate processes: hubs and control plane over a real Redis, agents as
 //! processes of their own, and the faults that befall each of them.
 
+mod bench;
 mod broker_lost;
+mod bus;
+mod chaos;
+mod checker;
 mod drain;
+mod fault;
 mod herd;
 mod hubs;
 #[path = "../support/operator.rs"]
@@ -10,4 +15,5 @@ mod hubs;
 mod operator;
 #[path = "../support/program.rs"]
 mod program;
+mod proxy;
 mod site;

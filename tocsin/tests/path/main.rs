@@ -6,6 +6,7 @@ mod disk;
 mod installation;
 mod ladder;
 #[path = "../support/operator.rs"]
+#[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod operator;
 mod orders;
 mod trap;

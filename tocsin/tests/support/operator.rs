@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use runtime::Clock;
 use serde_json::Value;
 
@@ -149,12 +151,20 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) fn start(&mut self) {
-        let agent = Command::new(TOCSIN)
-            .args(["agent", "run", "--config"])
-            .arg(self.folder.join("agent.toml"))
-            .stdin(Stdio::null())
-            .spawn();
-        self.agent = Some(agent.expect("the agent starts"));
+        if self.agent.is_some() {
+            return;
+        }
+        let mut agent = Command::new(TOCSIN);
+        agent.args(["agent", "run", "--config"]).arg(self.folder.join("agent.toml"));
+        if self.clock().exists() {
+            agent
+                .env("LD_PRELOAD", faketime())
+                .env("FAKETIME_TIMESTAMP_FILE", self.clock())
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+                .env("DONT_FAKE_MONOTONIC", "1");
+        }
+        self.agent = Some(agent.stdin(Stdio::null()).spawn().expect("the agent starts"));
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -177,19 +187,41 @@ impl Device {
 
     /// How often a command took effect: every effect of the simulated executors is one line.
     pub(crate) fn effects(&self, command: &str) -> usize {
+        self.done().iter().filter(|done| *done == command).count()
+    }
+
+    /// The commands that took effect, in the order of their effects, as often as they did.
+    pub(crate) fn done(&self) -> Vec<String> {
         let log = fs::read_to_string(self.state().join("effects.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains(command)).count()
+        log.lines().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect()
     }
 
     /// The command that took effect last.
     pub(crate) fn last_effect(&self) -> Option<String> {
-        let log = fs::read_to_string(self.state().join("effects.log")).ok()?;
-        log.lines().last()?.split_whitespace().last().map(str::to_owned)
+        self.done().pop()
     }
 
     /// Whether the agent says that it cannot write its journal.
     pub(crate) fn is_journal_failing(&self) -> bool {
         self.status().is_some_and(|status| status["commands"]["journal_failing"] == true)
+    }
+
+    /// One whose agent does not run needs no signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let Some(agent) = &self.agent else { return };
+        let pid = agent.id().try_into().expect("a process id");
+        kill(Pid::from_raw(pid), signal).expect("it is ours");
+    }
+
+    /// Puts the agent's wall clock ahead, or behind, by so many seconds from now on.
+    pub(crate) fn set_clock(&self, ahead_secs: i32) {
+        let fresh = self.clock().with_extension("new");
+        fs::write(&fresh, format!("{ahead_secs:+}\n")).expect("the folder is ours");
+        fs::rename(fresh, self.clock()).expect("one file system");
+    }
+
+    fn clock(&self) -> PathBuf {
+        self.folder.join("clock")
     }
 
     /// The rung of the ladder that the agent says it is on.
@@ -212,4 +244,12 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Where Debian puts the library that gives a process a clock of its own.
+fn faketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").expect("a Linux system");
+    let library = |folder: PathBuf| folder.join("faketime/libfaketime.so.1");
+    let mut found = folders.filter_map(|entry| Some(library(entry.ok()?.path())));
+    found.find(|path| path.exists()).expect("the Debian package `libfaketime` is installed")
 }

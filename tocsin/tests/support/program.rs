@@ -56,9 +56,16 @@ impl Program {
         said.unwrap_or_else(|| panic!("no {key} in {}", self.started)).to_owned()
     }
 
+    /// One that does not run needs no signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().expect("it runs").id();
+        let Some(child) = &self.child else { return };
+        let pid = child.id();
         kill(Pid::from_raw(pid.try_into().expect("a pid")), signal).expect("it is ours");
+    }
+
+    /// Whether it was started, and neither killed nor drained since.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
     }
 
     /// kill -9, and waits until it is dead.
