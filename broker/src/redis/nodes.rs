@@ -105,6 +105,9 @@ impl Finder {
     async fn connect(&self, address: &Address) -> Result<(Connection, Scripts), Failure> {
         let connection = self.dialer.open(address, &self.account, Options::default()).await?;
         is_primary(&connection.ask(&redis::cmd("ROLE")).await?)?;
+        if self.mode == RedisMode::Cluster {
+            is_whole(&connection.ask(&cluster_info()).await?)?;
+        }
         let scripts = Scripts::load(&connection).await?;
         Ok((connection, scripts))
     }
@@ -112,7 +115,10 @@ impl Finder {
     /// Looks whether the servers are primaries and have the scripts; with `whole` also whether
     /// they are those that should be asked.
     pub(super) async fn check(&self, nodes: &Nodes, whole: bool) -> Result<(), Failure> {
-        let questions = [redis::cmd("ROLE"), nodes.scripts.exist()];
+        let mut questions = vec![redis::cmd("ROLE"), nodes.scripts.exist()];
+        if self.mode == RedisMode::Cluster {
+            questions.push(cluster_info());
+        }
         let asking = nodes.connections.iter().map(|connection| connection.ask_all(&questions));
         let layout = async {
             match self.mode {
@@ -127,6 +133,7 @@ impl Finder {
             let answer = answer?;
             is_primary(&answer[0])?;
             has_all(&answer[1])?;
+            answer.get(2).map_or(Ok(()), is_whole)?;
         }
         match layout {
             Some(Ok(layout)) if layout != nodes.layout => {
@@ -315,6 +322,21 @@ fn is_primary(role: &Value) -> Result<(), Failure> {
         Some("master") => Ok(()),
         Some(_) => Err(Failure::Role("the server is no primary")),
         None => Err(Failure::Answer("ROLE")),
+    }
+}
+
+fn cluster_info() -> Cmd {
+    let mut question = redis::cmd("CLUSTER");
+    question.arg("INFO");
+    question
+}
+
+/// Whether a node of a cluster serves: one that has just come back, or is in the minority, does not.
+fn is_whole(info: &Value) -> Result<(), Failure> {
+    match text(info).map(|info| info.lines().any(|line| line == "cluster_state:ok")) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Failure::Role("the cluster does not serve")),
+        None => Err(Failure::Answer("CLUSTER INFO")),
     }
 }
 

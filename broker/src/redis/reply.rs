@@ -18,6 +18,8 @@ pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
         Some(bytes)
     } else if let Value::SimpleString(text) = value {
         Some(text.as_bytes())
+    } else if let Value::VerbatimString { text, .. } = value {
+        Some(text.as_bytes())
     } else {
         None
     }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use broker::fixture::{Proxy, RedisServer};
-use broker::{Broker, BrokerError, LeaseGrant, RedisBroker, Subscription};
+use broker::fixture::{Proxy, RedisCluster, RedisServer};
+use broker::redis::RedisMode;
+use broker::{Broker, BrokerError, LeaseGrant, RedisBroker, RedisConfig, Subscription};
 
 use crate::support::{config, connect, connected, device, fails, lease, presence, revoke, works};
 
@@ -74,6 +75,19 @@ async fn f07_reader_ends_with_its_server_and_the_next_one_reads() {
     };
     broker.send_upstream(vec![message.clone()]).await.unwrap();
     assert_eq!(reader.next().await.unwrap(), [message]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f07_cluster_that_lost_a_node_is_away_until_the_node_is_back() {
+    let mut cluster = RedisCluster::start();
+    let settings = RedisConfig { mode: RedisMode::Cluster, ..config(cluster.urls()) };
+    let broker = connected(settings).await;
+    let mut subscription = joined(&broker).await;
+    cluster.nodes[0].kill();
+    assert_eq!(subscription.next().await, None);
+    fails(&*broker).await;
+    cluster.nodes[0].restart();
+    works_again(&broker).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,9 +3,10 @@
 
 mod access;
 mod cluster;
+mod cost;
 mod failover;
 mod faults;
 mod hostile;
-mod memory;
+
 mod standalone;
 mod support;
