@@ -1,12 +1,16 @@
 //! Servers that die, stop, lie or are cut off: noticed, and left behind when they are back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use broker::fixture::{Proxy, RedisCluster, RedisServer};
+use broker::fixture::{Proxy, RedisCluster, RedisServer, until};
 use broker::redis::RedisMode;
 use broker::{Broker, BrokerError, LeaseGrant, RedisBroker, RedisConfig, Subscription};
 
 use crate::support::{config, connect, connected, device, fails, lease, presence, revoke, works};
+
+/// Long enough for the bus to have looked for its server several times.
+const SEVERAL_ATTEMPTS: Duration = Duration::from_secs(4);
 
 /// A hub's part: lease, subscription, and a session.
 async fn joined(broker: &RedisBroker) -> Box<dyn Subscription> {
@@ -125,6 +129,12 @@ async fn f09_demoted_server_that_keeps_its_sockets_is_noticed() {
     server.follow(&other);
     assert_eq!(subscription.next().await, None);
     fails(&*broker).await;
+    // It answers again, as a replica does: that is not enough.
+    until("the replica is in step", || {
+        server.ask(&["ROLE"]).items().get(3).is_some_and(|state| state.text() == "connected")
+    });
+    let taken = tokio::time::timeout(SEVERAL_ATTEMPTS, works(&*broker)).await;
+    assert!(taken.is_err(), "a replica is taken for a primary");
     assert_eq!(server.pid(), pid);
     server.promote();
     works_again(&broker).await;
