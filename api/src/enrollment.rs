@@ -17,9 +17,12 @@ use crate::time::Time;
 
 mod create_token;
 mod enroll;
+mod evict;
 mod renew;
 mod revoke;
 mod store;
+
+pub(crate) use self::evict::evict;
 
 /// How long a token lasts when the request does not say.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);

@@ -45,6 +45,8 @@ use crate::{
 
 /// How long tasks may take to end when one of them failed.
 const FAILURE_GRACE: Duration = Duration::from_secs(5);
+/// Rounds of the other jobs between two looks for revoked devices that are present.
+const EVICTION_PERIODS: u32 = 5;
 
 /// What the control plane does not make itself.
 #[derive(Debug, Clone)]
@@ -351,6 +353,8 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("redelivery", jobs::run_once(app.clone(), redelivery, commands::redeliver));
     let expiry = jobs::Job { name: "expiry", period };
     tasks.spawn("expiry", jobs::run_once(app.clone(), expiry, commands::expire));
+    let eviction = jobs::Job { name: "eviction", period: period * EVICTION_PERIODS };
+    tasks.spawn("eviction", jobs::run(app.clone(), eviction, enrollment::evict));
     let cluster = jobs::Job { name: "cluster", period: cluster::PERIOD };
     tasks.spawn("cluster", jobs::run(app.clone(), cluster, cluster::watch));
     let tidy = jobs::Job { name: "tidying", period: Duration::from_secs(3600) };

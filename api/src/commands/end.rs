@@ -8,7 +8,7 @@ use protocol::state::CommandState;
 use serde_json::json;
 
 use super::model::{Happening, Step, step};
-use super::store;
+use super::store::{self, Standing};
 use crate::audit::Kind;
 use crate::db::{DbError, Tx};
 
@@ -18,14 +18,27 @@ pub(crate) async fn end_enrollment(
     device: DeviceId,
     why: &'static str,
 ) -> Result<(), DbError> {
-    for known in store::open_of_device(tx.conn(), device).await? {
-        if let Step::To(state) = step(known.state, Happening::EnrollmentEnded) {
-            store::end(tx, known.id, state, why).await?;
-            let is_in_doubt = state == CommandState::InDoubt;
-            let kind = if is_in_doubt { Kind::CommandInDoubt } else { Kind::CommandCancelled };
-            let payload = json!({ "order_id": known.order, "device_id": device, "why": why });
-            tx.append(kind, known.id, payload);
-        }
+    for mut known in store::open_of_device(tx.conn(), device).await? {
+        end(tx, &mut known, why).await?;
     }
+    Ok(())
+}
+
+/// Ends a command that its device was heard of late: nothing more can be proven of it.
+pub(super) async fn end_if_over(tx: &mut Tx, known: &mut Standing) -> Result<(), DbError> {
+    if known.is_enrollment_over {
+        end(tx, known, "its enrollment had ended").await?;
+    }
+    Ok(())
+}
+
+async fn end(tx: &mut Tx, known: &mut Standing, why: &'static str) -> Result<(), DbError> {
+    let Step::To(state) = step(known.state, Happening::EnrollmentEnded) else { return Ok(()) };
+    store::end(tx, known.id, state, why).await?;
+    known.state = state;
+    let is_in_doubt = state == CommandState::InDoubt;
+    let kind = if is_in_doubt { Kind::CommandInDoubt } else { Kind::CommandCancelled };
+    let payload = json!({ "order_id": known.order, "device_id": known.device, "why": why });
+    tx.append(kind, known.id, payload);
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::id::{CommandId, DeviceId};
 use serde_json::{Value, json};
 
+use super::end::end_if_over;
 use super::judge::{Finished, Report, Said};
 use super::model::{Happening, Step, step};
 use super::store::{self, Standing};
@@ -44,9 +45,13 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             (Said::Acked | Said::Progress(_), Some(known)) if known.envelope_sha256.is_none() => {
                 conflict(&mut tx, &mut told, known, "answered what was never sent").await?;
             }
-            (Said::Acked, Some(known)) => ack(&mut tx, &mut told, known).await?,
+            (Said::Acked, Some(known)) => {
+                ack(&mut tx, &mut told, known).await?;
+                end_if_over(&mut tx, known).await?;
+            }
             (Said::Progress(stage), Some(known)) => {
-                progress(&mut tx, &mut told, known, stage).await?
+                progress(&mut tx, &mut told, known, stage).await?;
+                end_if_over(&mut tx, known).await?;
             }
             (Said::Finished(receipt), Some(known)) if answers(&receipt, known) => {
                 finish(&mut tx, &mut told, known, &receipt).await?;

@@ -125,21 +125,27 @@ pub(super) struct Standing {
     pub(super) stage: Option<String>,
     /// Names the envelope that left; a receipt answers exactly that or nothing.
     pub(super) envelope_sha256: Option<String>,
+    /// Whether the enrollment that it was made for has ended.
+    pub(super) is_enrollment_over: bool,
 }
 
-const STANDING: &str = "SELECT id, order_id, device_id, generation, state, receipt, envelope_sha256, stage \
-     FROM commands WHERE ";
+const STANDING: &str = "SELECT c.id, c.order_id, c.device_id, c.generation, c.state, c.receipt, \
+     c.envelope_sha256, c.stage, d.generation, d.revoked_through \
+     FROM commands c JOIN devices d ON d.id = c.device_id WHERE ";
 
 fn standing(row: &Row) -> Result<Standing, DbError> {
+    let generation: u32 = row.number(3)?;
+    let (present, revoked_through): (u32, u32) = (row.number(8)?, row.number(9)?);
     Ok(Standing {
         id: CommandId::from_uuid(row.try_get(0)?),
         order: OrderId::from_uuid(row.try_get(1)?),
         device: DeviceId::from_uuid(row.try_get(2)?),
-        generation: row.number(3)?,
+        generation,
         state: state(row.try_get(4)?)?,
         receipt: row.try_get(5)?,
         envelope_sha256: row.try_get(6)?,
         stage: row.try_get(7)?,
+        is_enrollment_over: generation < present || generation <= revoked_through,
     })
 }
 
@@ -153,7 +159,7 @@ pub(super) async fn standings(
     ids: &[CommandId],
 ) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
-    select.push("id IN ");
+    select.push("c.id IN ");
     select.push_list(ids.iter().map(|id| id.as_uuid()));
     fetch(select, conn).await
 }
@@ -161,7 +167,7 @@ pub(super) async fn standings(
 /// The commands of an order.
 pub(super) async fn of_order(conn: &mut Conn, order: OrderId) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
-    select.push("order_id = ").push_bind(order.as_uuid()).push(" ORDER BY id");
+    select.push("c.order_id = ").push_bind(order.as_uuid()).push(" ORDER BY c.id");
     fetch(select, conn).await
 }
 
@@ -171,8 +177,8 @@ pub(super) async fn open_of_device(
     device: DeviceId,
 ) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
-    select.push("device_id = ").push_bind(device.as_uuid());
-    select.push(" AND state IN ('awaiting_approval', 'queued', 'sent', 'acked', 'running')");
+    select.push("c.device_id = ").push_bind(device.as_uuid());
+    select.push(" AND c.state IN ('awaiting_approval', 'queued', 'sent', 'acked', 'running')");
     fetch(select, conn).await
 }
 
@@ -184,8 +190,8 @@ pub(super) async fn past_their_end(
     limit: i64,
 ) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
-    select.push("((state = 'awaiting_approval' AND expires_at <= ").push_bind(millis(now));
-    select.push(") OR (state IN ('queued', 'sent') AND expires_at <= ");
+    select.push("((c.state = 'awaiting_approval' AND c.expires_at <= ").push_bind(millis(now));
+    select.push(") OR (c.state IN ('queued', 'sent') AND c.expires_at <= ");
     select.push_bind(millis(now.minus(grace))).push(")) LIMIT ").push_bind(limit);
     fetch(select, conn).await
 }

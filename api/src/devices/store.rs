@@ -238,6 +238,25 @@ pub(crate) async fn behind_on_trust(
     rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.number(1)?))).collect()
 }
 
+/// Devices whose present enrollment was revoked while its certificate still counts, with the
+/// generation through which they are.
+pub(crate) async fn revoked_with_certificate(
+    conn: &mut Conn,
+    after: Option<DeviceId>,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<(DeviceId, u32)>, DbError> {
+    let rows = sql("SELECT id, revoked_through FROM devices WHERE revoked_through > 0 \
+         AND revoked_at IS NOT NULL AND id > $1 AND certificate_expires_at > $2 \
+         ORDER BY id LIMIT $3")
+    .bind(after.map_or(Uuid::nil(), |id| id.as_uuid()))
+    .bind(millis(now))
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(conn)
+    .await?;
+    rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.number(1)?))).collect()
+}
+
 /// Writes a device that was never seen before.
 pub(crate) async fn enroll_new(tx: &mut Tx, new: &Enrolling<'_>) -> Result<(), DbError> {
     let now = millis(tx.now());

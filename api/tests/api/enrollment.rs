@@ -149,6 +149,53 @@ async fn revoked_device_is_out_everywhere_also_on_open_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hub_that_missed_a_revocation_is_told_while_the_device_is_present() {
+    let bench = Bench::start().await;
+    let (gone, stays) = (bench.agent("a", None).await, bench.agent("b", None).await);
+    let path = format!("/v1/devices/{}/revoke", gone.id);
+    let revoked = bench.post_as(&bench.token, &path, &json!({})).await;
+    assert_eq!(revoked.status(), StatusCode::NO_CONTENT);
+    // No hub was there to hear it, and neither device says anything.
+    let mut hub = bench.hub("hub-1").await;
+    for agent in [&stays, &gone] {
+        hub.arrive(agent.id, bench.session()).await;
+    }
+    let told = Downstream::Revoke { device: gone.id, through_generation: 1 };
+    assert_eq!(hub.next().await, told);
+    assert_eq!(hub.next().await, told, "until it is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_heard_of_a_command_after_the_enrollment_ended_leaves_it_in_doubt() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let (mut commands, mut hub) = (Vec::new(), bench.hub("hub-1").await);
+    for verb in ["lock", "refresh"] {
+        let order = bench.order(verb, &[agent.id]).await;
+        let id = order["commands"][0]["id"].clone();
+        commands.push((id.as_str().unwrap().parse().unwrap(), id));
+    }
+    // They are signed, and no session took them as far as the store knows.
+    let path = format!("/v1/devices/{}/revoke", agent.id);
+    bench.post_as(&bench.token, &path, &json!({})).await;
+    for (_, id) in &commands {
+        assert_eq!(bench.command(id).await["state"], "cancelled");
+    }
+    let ack = AgentFrame::Ack { command_id: commands[0].0 };
+    let stage = "apply".to_owned();
+    let progress = AgentFrame::Progress { command_id: commands[1].0, stage };
+    hub.say(&agent, vec![ack, progress, agent.hello()]).await;
+    let told = Downstream::Revoke { device: agent.id, through_generation: 1 };
+    while hub.next().await != told {}
+    while hub.next().await != told {}
+    for (_, id) in &commands {
+        let command = bench.command(id).await;
+        assert_eq!(command["state"], "in_doubt", "it is on a device that can prove nothing");
+        assert_eq!(command["ended_by"], "its enrollment had ended");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn renewal_is_over_the_old_certificate_and_for_the_same_key() {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;

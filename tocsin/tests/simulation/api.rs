@@ -134,13 +134,25 @@ impl Api {
         self.store.mark_sent(&ids, scene.wall());
     }
 
-    /// The jobs: redelivery and expiry.
+    /// Tells hubs again of revoked devices that are present.
+    fn evict(&self, bus: &mut Bus) {
+        let revoked: Vec<_> = self.store.revoked.iter().map(|at| device_id(*at)).collect();
+        let Ok(places) = bus.locate(&revoked) else { return };
+        for (device, place) in revoked.into_iter().zip(places) {
+            if let Some(presence) = place {
+                drop(bus.publish(Who::Api, &presence.hub, vec![revocation(device)]));
+            }
+        }
+    }
+
+    /// The jobs: eviction, redelivery and expiry.
     pub(crate) fn work(&mut self, scene: &mut Scene, bus: &mut Bus) {
         let now = scene.now();
         if self.round_at.is_some_and(|at| at > now) {
             return;
         }
         self.round_at = Some(now + ROUND);
+        self.evict(bus);
         self.store.expire(scene);
         let wall = scene.wall();
         let is_due = |row: &Row| {
@@ -268,9 +280,13 @@ impl Api {
 
     fn hear(&mut self, device: usize, id: CommandId, what: Happening, scene: &mut Scene) {
         let now = scene.now();
+        let is_over = self.store.revoked.contains(&device);
         let Some(row) = self.store.row(id).filter(|row| row.device == device) else { return };
         row.heard_at.get_or_insert(now);
         row.happen(what);
+        if is_over {
+            row.happen(Happening::EnrollmentEnded);
+        }
     }
 
     /// The first receipt wins; the others are confirmed, so that the device need not insist.
@@ -321,15 +337,9 @@ impl Api {
     /// Ends a device's enrollment, and tells every hub.
     pub(crate) fn revoke(&mut self, device: usize, scene: &mut Scene, bus: &mut Bus) {
         self.store.revoke(device, scene);
-        let Ok(hubs) = bus.hubs() else {
-            self.store.untold.insert(device);
-            return;
-        };
+        let Ok(hubs) = bus.hubs() else { return };
         for hub in hubs {
-            let told = bus.publish(Who::Api, &hub, vec![revocation(device_id(device))]);
-            if told.is_err() {
-                self.store.untold.insert(device);
-            }
+            drop(bus.publish(Who::Api, &hub, vec![revocation(device_id(device))]));
         }
     }
 

@@ -382,8 +382,10 @@ impl Hub {
         self.pump_all(scene, net);
     }
 
-    pub(crate) fn lose_message(&mut self, scene: &Scene) -> Option<Downstream> {
-        scene.pick(self.inbound.len()).map(|at| self.inbound.remove(at))
+    pub(crate) fn lose_message(&mut self, scene: &Scene) {
+        if let Some(at) = scene.pick(self.inbound.len()) {
+            self.inbound.remove(at);
+        }
     }
 
     /// Timers. What has arrived counts, however late the task comes to read it.

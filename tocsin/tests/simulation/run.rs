@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use broker::Downstream;
 use protocol::receipt::RefusalReason;
 use protocol::state::{CommandState, Lane};
 
@@ -192,10 +191,8 @@ impl World {
             }
             10 => {
                 let at = self.scene.below(self.hubs.len().max(1));
-                let lost = self.hubs.get_mut(at).and_then(|hub| hub.lose_message(&self.scene));
-                if let Some(Downstream::Revoke { device, .. }) = lost {
-                    let untold = (0..DEVICES).filter(|at| device_id(*at) == device);
-                    self.api.store.untold.extend(untold);
+                if let Some(hub) = self.hubs.get_mut(at) {
+                    hub.lose_message(&self.scene);
                 }
             }
             11..14 => self.disturb_device(),
@@ -349,14 +346,13 @@ impl World {
     /// What keeps the world from being quiet.
     fn unquiet(&self) -> Option<String> {
         let rows = &self.api.store.rows;
-        let is_owed = |row: &&Row| !row.state.is_terminal() && !self.is_late_word(row);
-        if let Some(row) = rows.iter().find(is_owed) {
+        if let Some(row) = rows.iter().find(|row| !row.state.is_terminal()) {
             return Some(format!("{} never ended, it is {}", row.id, row.state.as_str()));
         }
         for (at, device) in self.devices.iter().enumerate() {
             let is_revoked = self.api.store.revoked.contains(&at);
             let holder = self.hubs.iter().find(|hub| hub.sessions.get(device_id(at)).is_some());
-            if is_revoked && holder.is_some() && !self.api.store.untold.contains(&at) {
+            if is_revoked && holder.is_some() {
                 return Some(format!("device {at} is revoked and has a session"));
             }
             if is_revoked {
@@ -374,13 +370,6 @@ impl World {
             }
         }
         None
-    }
-
-    /// A command that was cancelled with its device's enrollment, although it was out already: a
-    /// late ack makes it acked again, and nothing follows. The control plane has this flaw today.
-    fn is_late_word(&self, row: &Row) -> bool {
-        let is_revoked = self.api.store.revoked.contains(&row.device);
-        is_revoked && matches!(row.state, CommandState::Acked | CommandState::Running)
     }
 
     /// What must hold in the end.
@@ -414,8 +403,9 @@ impl World {
             }
             CommandState::Cancelled => !is_done || is_revoked,
             CommandState::InDoubt => is_revoked,
-            CommandState::Acked | CommandState::Running => self.is_late_word(row),
-            CommandState::Failed
+            CommandState::Acked
+            | CommandState::Running
+            | CommandState::Failed
             | CommandState::AwaitingApproval
             | CommandState::Queued
             | CommandState::Sent => false,

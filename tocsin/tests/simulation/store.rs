@@ -63,9 +63,6 @@ pub(crate) struct Store {
     pub(crate) rows: Vec<Row>,
     next_seq: BTreeMap<(usize, Lane), u64>,
     pub(crate) revoked: BTreeSet<usize>,
-    /// Of those, the ones whose hub may not have been told. Nobody tells it again today, before
-    /// the device asks for something.
-    pub(crate) untold: BTreeSet<usize>,
 }
 
 impl Row {
