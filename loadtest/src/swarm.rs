@@ -20,7 +20,7 @@ use crate::http::{HttpError, Peer};
 use crate::rate::{Rate, Schedule};
 
 use self::device::Device;
-use self::socket::Ended;
+use self::socket::{Ended, Session};
 
 mod device;
 mod socket;
@@ -194,30 +194,33 @@ impl Life {
         // What was cut before this connection began is no cut of this one.
         cut.mark_unchanged();
         let began = shared.clock.now();
-        let peer = self.peers.get(self.at.checked_rem(self.peers.len())?)?;
-        let opened = socket::open(peer, &mut self.device, &shared).await;
+        let (peers, at) = (&self.peers, &mut self.at);
+        let peer = peers.get(at.checked_rem(peers.len())?)?;
+        let hello = self.device.hello(Timestamp::from_millis(shared.clock.unix_millis()));
+        let opened = socket::open(peer, hello, &shared).await;
         drop(slot);
-        let session = match opened {
-            Ok(session) => session,
+        let line = match opened {
+            Ok(line) => line,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "no session");
                 shared.book.error(&error);
-                self.at += 1;
+                *at += 1;
                 return Some(Next::After(error.retry_after()));
             }
         };
         let took = shared.clock.now().saturating_duration_since(began);
         shared.took.lock().unwrap_or_else(PoisonError::into_inner).push(took);
         shared.connected.send_modify(|connected| *connected += 1);
-        let ended = session.run(cut).await;
+        let session = Session::new(line, &mut self.device, &shared);
+        let next = || {
+            *at += 1;
+            &peers[*at % peers.len()]
+        };
+        let ended = session.run(cut, next).await;
         shared.connected.send_modify(|connected| *connected -= 1);
         match ended {
             Ended::Stopped => None,
             Ended::Cut => Some(Next::AtOnce),
-            Ended::Moved => {
-                self.at += 1;
-                Some(Next::AtOnce)
-            }
             Ended::Closed(code) => {
                 shared.dropped.send_modify(|dropped| *dropped += 1);
                 let name = code.map_or("lost", protocol::close::CloseCode::as_str);

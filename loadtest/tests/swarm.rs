@@ -289,20 +289,50 @@ async fn gap_in_a_lane_is_asked_for() {
 }
 
 #[tokio::test]
-async fn device_leaves_politely_and_moves_when_asked() {
+async fn device_moves_when_asked_and_is_served_until_it_has_moved() {
     guarded(async {
         let hub = Hub::start().await;
-        let (swarm, _) = swarm(vec![hub.device(1)]);
+        let (swarm, book) = swarm(vec![hub.device(1)]);
         let mut first = hub.accept().await;
         let reason = "drain".to_owned();
         first.say(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs: vec![], reason })).await;
+        // The next connection is there, and waits for its TLS; the former one serves.
+        let (tcp, _) = hub.listener.accept().await.expect("the listener accepts");
+        let command = hub.command(1, 1, 0);
+        first.say(HubFrame::Command(command.clone())).await;
+        assert!(matches!(first.hear().await, Some(AgentFrame::Ack { .. })));
+        assert!(matches!(first.hear().await, Some(AgentFrame::Receipt { .. })));
+
+        let mut second = Box::pin(converse(tcp, hub.tls.clone())).await;
+        assert!(second.hello.epoch > first.hello.epoch, "it is the newer one");
         assert_eq!(first.hear().await, None);
         assert_eq!(first.closed, Some(CloseCode::Normal.number()));
-        let mut second = hub.accept().await;
-        swarm.all_connected().await;
+        assert!(matches!(second.hear().await, Some(AgentFrame::Receipt { .. })), "unconfirmed");
+        second.say(HubFrame::Command(command)).await;
+        assert!(matches!(second.hear().await, Some(AgentFrame::Receipt { .. })), "known");
         assert_eq!(swarm.dropped(), 0, "who was asked to move did not drop");
         tokio::join!(swarm.stop(), second.hear());
         assert_eq!(second.closed, Some(CloseCode::GoingAway.number()));
+        assert_eq!(book.counts().doubled, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn device_that_cannot_move_stays_and_tries_again() {
+    guarded(async {
+        let hub = Hub::start().await;
+        let (swarm, book) = swarm(vec![hub.device(1)]);
+        let mut first = hub.accept().await;
+        let reason = "drain".to_owned();
+        first.say(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs: vec![], reason })).await;
+        drop(hub.listener.accept().await.expect("the listener accepts"));
+        first.say(HubFrame::Command(hub.command(1, 1, 0))).await;
+        assert!(matches!(first.hear().await, Some(AgentFrame::Ack { .. })));
+        let mut second = hub.accept().await;
+        assert_eq!((swarm.connected(), swarm.dropped()), (1, 0));
+        assert_eq!(book.errors().len(), 1, "the attempt is told: {:?}", book.errors());
+        tokio::join!(swarm.stop(), second.hear());
     })
     .await;
 }

@@ -3,11 +3,12 @@
 //! Owns the socket and takes the moments that are measured. Decides nothing about commands: the
 //! device does.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use protocol::close::CloseCode;
-use protocol::frame::{AgentFrame, FrameError, HubFrame, SOCKET_PATH, SUBPROTOCOL};
+use protocol::frame::{AgentFrame, FrameError, Hello, HubFrame, SOCKET_PATH, SUBPROTOCOL};
 use protocol::id::CommandId;
 use protocol::limits;
 use protocol::session::Output;
@@ -35,6 +36,8 @@ const RESEND: Duration = Duration::from_secs(5);
 const SYNC_PAUSE: Duration = Duration::from_secs(1);
 /// The longest that a hub may put a reconnect off.
 const RECONNECT_MAX: Duration = Duration::from_secs(60);
+/// The pause before the next try, when the hub to move to did not open.
+const MOVE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a close frame may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -93,16 +96,22 @@ pub(super) enum Ended {
     Stopped,
     /// The swarm cut its sockets, to see the storm.
     Cut,
-    /// The hub asked for another connection.
-    Moved,
     /// By that code of whichever side; `None`: the connection was lost.
     Closed(Option<CloseCode>),
 }
 
-/// A session that stands.
-pub(super) struct Session<'a> {
+/// A connection whose greeting is done.
+pub(super) struct Line {
     socket: WebSocket,
     machine: AgentSession,
+}
+
+/// The connection that is to replace the one in use.
+type Opening<'a> = Pin<Box<dyn Future<Output = Result<Line, AttemptError>> + Send + 'a>>;
+
+/// A session that stands.
+pub(super) struct Session<'a> {
+    line: Line,
     device: &'a mut Device,
     shared: &'a Shared,
     /// Acks that were fed and not yet flushed.
@@ -113,16 +122,11 @@ pub(super) struct Session<'a> {
     move_at: Option<Instant>,
 }
 
-/// Opens a session with the hub at that address.
-pub(super) async fn open<'a>(
-    peer: &Peer,
-    device: &'a mut Device,
-    shared: &'a Shared,
-) -> Result<Session<'a>, AttemptError> {
+/// Opens a connection with the hub at that address, and greets it.
+pub(super) async fn open(peer: &Peer, hello: Hello, shared: &Shared) -> Result<Line, AttemptError> {
     let stream = peer.connect().await?;
     let mut socket = upgrade(stream, peer.address()).await?;
-    let wall = Timestamp::from_millis(shared.clock.unix_millis());
-    let (handshake, hello) = AgentHandshake::start(device.hello(wall), shared.clock.now())?;
+    let (handshake, hello) = AgentHandshake::start(hello, shared.clock.now())?;
     let greeting = async {
         socket.send(Message::text(hello)).await.map_err(Box::new)?;
         loop {
@@ -141,17 +145,7 @@ pub(super) async fn open<'a>(
     let text = text.map_err(|_| AttemptError::TimedOut)??;
     let machine = handshake.receive(text.as_str(), shared.clock.now());
     let machine = machine.map_err(|code| AttemptError::Closed(Some(code)))?;
-    Ok(Session {
-        socket,
-        machine,
-        device,
-        shared,
-        acking: Vec::new(),
-        resend_at: None,
-        sync_due: false,
-        sync_not_before: None,
-        move_at: None,
-    })
+    Ok(Line { socket, machine })
 }
 
 async fn upgrade(stream: TlsStream<TcpStream>, address: &str) -> Result<WebSocket, AttemptError> {
@@ -180,10 +174,29 @@ async fn upgrade(stream: TlsStream<TcpStream>, address: &str) -> Result<WebSocke
     }
 }
 
-impl Session<'_> {
-    /// Drives the session to its end.
-    pub(super) async fn run(mut self, cut: &mut watch::Receiver<u64>) -> Ended {
+impl<'a> Session<'a> {
+    pub(super) const fn new(line: Line, device: &'a mut Device, shared: &'a Shared) -> Self {
+        Self {
+            line,
+            device,
+            shared,
+            acking: Vec::new(),
+            resend_at: None,
+            sync_due: false,
+            sync_not_before: None,
+            move_at: None,
+        }
+    }
+
+    /// Drives the session to its end, over one connection after the other when hubs ask for that.
+    /// `next` names the hub of the next one.
+    pub(super) async fn run(
+        mut self,
+        cut: &mut watch::Receiver<u64>,
+        mut next: impl FnMut() -> &'a Peer,
+    ) -> Ended {
         self.send_all(self.device.receipts());
+        let mut opening: Option<Opening<'a>> = None;
         loop {
             match self.perform().await {
                 Ok(None) => {}
@@ -194,21 +207,52 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 () = self.shared.stop.cancelled() => {
-                    close(&mut self.socket, CloseCode::GoingAway).await;
+                    close(&mut self.line.socket, CloseCode::GoingAway).await;
                     return Ended::Stopped;
                 }
                 // No close frame, as when an agent is killed.
                 Ok(()) = cut.changed() => return Ended::Cut,
                 () = until(&self.shared.clock, wake) => {
-                    if self.timers() {
-                        close(&mut self.socket, CloseCode::Normal).await;
-                        return Ended::Moved;
+                    if self.timers() && opening.is_none() {
+                        opening = Some(self.leave_for(next()));
                     }
                 }
-                message = self.socket.next() => match self.take(message) {
+                opened = opened(&mut opening) => {
+                    opening = None;
+                    self.arrive(opened).await;
+                }
+                message = self.line.socket.next() => match self.take(message) {
                     Ok(()) => {}
                     Err(code) => return Ended::Closed(code),
                 },
+            }
+        }
+    }
+
+    /// Begins to open the next connection, while the present one serves.
+    fn leave_for(&mut self, peer: &'a Peer) -> Opening<'a> {
+        self.move_at = None;
+        let (hello, shared) = (self.device.hello(self.wall()), self.shared);
+        Box::pin(async move {
+            let slot = shared.connecting.acquire().await;
+            let opened = open(peer, hello, shared).await;
+            drop(slot);
+            opened
+        })
+    }
+
+    /// Goes over to the next connection. What the former one had not delivered comes again.
+    async fn arrive(&mut self, opened: Result<Line, AttemptError>) {
+        match opened {
+            Ok(line) => {
+                let mut former = std::mem::replace(&mut self.line, line);
+                close(&mut former.socket, CloseCode::Normal).await;
+                self.send_all(self.device.receipts());
+            }
+            Err(error) => {
+                self.shared.book.error(&error);
+                let wait = error.retry_after().unwrap_or(MOVE_AGAIN).min(RECONNECT_MAX);
+                self.move_at = Some(self.shared.clock.now() + wait);
             }
         }
     }
@@ -217,13 +261,15 @@ impl Session<'_> {
     fn wake_at(&self) -> Instant {
         let sync = self.sync_not_before.filter(|_| self.sync_due);
         let due = [self.resend_at, sync, self.move_at].into_iter().flatten().min();
-        due.map_or(self.machine.poll_timeout().0, |due| due.min(self.machine.poll_timeout().0))
+        due.map_or(self.line.machine.poll_timeout().0, |due| {
+            due.min(self.line.machine.poll_timeout().0)
+        })
     }
 
-    /// Does what is due; whether it is time to leave.
+    /// Does what is due; whether it is time to move.
     fn timers(&mut self) -> bool {
         let now = self.shared.clock.now();
-        self.machine.handle_timeout(now);
+        self.line.machine.handle_timeout(now);
         if self.resend_at.is_some_and(|at| at <= now) {
             self.resend_at = None;
             self.send_all(self.device.receipts());
@@ -248,7 +294,7 @@ impl Session<'_> {
     }
 
     fn send(&mut self, frame: &AgentFrame) {
-        if self.machine.send(frame).is_err() {
+        if self.line.machine.send(frame).is_err() {
             self.shared.book.error("frame too large to send");
         }
     }
@@ -260,11 +306,11 @@ impl Session<'_> {
     ) -> Result<(), Option<CloseCode>> {
         let now = self.shared.clock.now();
         match message {
-            Some(Ok(Message::Text(text))) => self.machine.handle_text(text.as_str(), now),
+            Some(Ok(Message::Text(text))) => self.line.machine.handle_text(text.as_str(), now),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {
-                self.machine.handle_alive(now);
+                self.line.machine.handle_alive(now);
             }
-            Some(Ok(Message::Binary(_))) => self.machine.close(CloseCode::Unsupported),
+            Some(Ok(Message::Binary(_))) => self.line.machine.close(CloseCode::Unsupported),
             Some(Ok(Message::Close(frame))) => return Err(code(frame)),
             Some(Err(_)) | None => return Err(None),
         }
@@ -275,22 +321,22 @@ impl Session<'_> {
     async fn perform(&mut self) -> Result<Option<CloseCode>, ()> {
         loop {
             let read_at = self.shared.clock.now();
-            while let Some(output) = self.machine.poll_output() {
+            while let Some(output) = self.line.machine.poll_output() {
                 match output {
                     Output::Transmit(text) => {
-                        let sent = self.socket.feed(Message::text(text));
+                        let sent = self.line.socket.feed(Message::text(text));
                         within(limits::WRITE_STALL, sent).await?;
                     }
                     Output::Ping | Output::Ignored => {}
                     Output::Received(frame) => self.handle(frame, read_at),
                     Output::Close(code) => {
-                        close(&mut self.socket, code).await;
+                        close(&mut self.line.socket, code).await;
                         return Ok(Some(code));
                     }
                 }
             }
             // Also sends the pong that the last ping asked for.
-            within(limits::WRITE_STALL, self.socket.flush()).await?;
+            within(limits::WRITE_STALL, self.line.socket.flush()).await?;
             let acked_at = self.shared.clock.now();
             for command_id in self.acking.drain(..) {
                 self.shared.book.reached(command_id, Stage::Acked, acked_at);
@@ -362,6 +408,14 @@ impl Session<'_> {
 
     fn wall(&self) -> Timestamp {
         Timestamp::from_millis(self.shared.clock.unix_millis())
+    }
+}
+
+/// The connection that is being opened; never, while none is.
+async fn opened(opening: &mut Option<Opening<'_>>) -> Result<Line, AttemptError> {
+    match opening {
+        Some(opening) => opening.await,
+        None => std::future::pending().await,
     }
 }
 

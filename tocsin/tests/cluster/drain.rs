@@ -1,4 +1,5 @@
-//! Hubs that are restarted one after the other while orders flow.
+//! Hubs that are restarted one after the other while orders flow. `TOCSIN_ROLLING_RATE` and
+//! `TOCSIN_ROLLING_ORDERS` make more of them flow, for the figures of docs/BENCHMARKS.md.
 
 use clap::Parser as _;
 use loadtest::cli::Cli;
@@ -18,6 +19,10 @@ fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
     let real: Vec<_> = (1..=3).map(|number| site.device(&format!("web-{number}"))).collect();
     let given: Vec<_> = real.iter().map(|device| site.order("lock", &device.name)).collect();
     let token = site.token();
+    let setting =
+        |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let orders = setting("TOCSIN_ROLLING_ORDERS", ORDERS);
+    let rate = setting("TOCSIN_ROLLING_RATE", RATE);
     let (api, ca) = (site.api.said("operator_url"), site.path("data/authority.pem"));
     let load = std::thread::spawn(move || {
         let ca = ca.to_str().expect("a plain path");
@@ -33,9 +38,9 @@ fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
             "--agents",
             "50",
             "--orders",
-            ORDERS,
+            &orders,
             "--rate",
-            RATE,
+            &rate,
         ];
         let cli = Cli::parse_from(words);
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
