@@ -9,10 +9,10 @@ use std::time::Duration;
 use protocol::id::BootId;
 use protocol::time::Timestamp;
 use runtime::clock::{BOOT_ID_PATH, boot_id};
-use runtime::lifecycle::{TaskError, Tasks};
+use runtime::lifecycle::{CancellationToken, TaskError, Tasks};
 use runtime::tls::pki_types::CertificateDer;
 use runtime::tls::{PemError, read_certificates};
-use runtime::{Clock, Drain, Entropy};
+use runtime::{Blocking, Clock, Drain, Entropy};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{ArmingConfig, Config, InvalidConfig};
@@ -63,6 +63,15 @@ pub struct Deps {
     pub drain: Drain,
 }
 
+/// What an agent uses of the machine besides its files.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// How it connects.
+    pub dialer: Dialer,
+    /// Where work runs that waits for disks and executors.
+    pub blocking: Blocking,
+}
+
 /// A running agent. Dropping it cuts everything; what it was doing is recovered at the next start.
 #[derive(Debug)]
 pub struct Agent {
@@ -78,6 +87,14 @@ impl Agent {
     /// # Errors
     /// See [`StartError`]; an agent without enrollment does not start, armed or not.
     pub fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
+        Self::start_on(Machine::default(), config, deps)
+    }
+
+    /// [`Agent::start`] with the network and the threads of that machine.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_on(machine: Machine, config: Config, deps: Deps) -> Result<Self, StartError> {
         config.check()?;
         let state = StateDir::open(&config.state_dir)?;
         let enrollment =
@@ -99,7 +116,7 @@ impl Agent {
         };
         let who = (enrollment.device_id, enrollment.generation);
         let identity = Identity::new(who, &key, &enrollment.certificate, &authorities)?;
-        let start = Start { config, deps, state, enrollment, host, places, standing };
+        let start = Start { machine, config, deps, state, enrollment, host, places, standing };
         start.run(key, identity, (fixed, fixed_authorities))
     }
 
@@ -132,6 +149,7 @@ type Fixed = (Places, Option<Vec<CertificateDer<'static>>>);
 
 /// Everything that is known before the first task runs.
 struct Start {
+    machine: Machine,
     config: Config,
     deps: Deps,
     state: StateDir,
@@ -148,7 +166,7 @@ impl Start {
         identity: Identity,
         (fixed, fixed_authorities): Fixed,
     ) -> Result<Agent, StartError> {
-        let Self { config, deps, state, enrollment, host, places, standing } = self;
+        let Self { machine, config, deps, state, enrollment, host, places, standing } = self;
         let Deps { clock, entropy, drain } = deps;
         let (state, wall) = (Arc::new(state), Timestamp::from_millis(clock.unix_millis()));
         let (storage, ledger, records) = Storage::open(state.clone(), &enrollment, wall)?;
@@ -162,6 +180,7 @@ impl Start {
 
         let core = Core {
             clock: clock.clone(),
+            blocking: machine.blocking,
             entropy: entropy.clone(),
             key: key.clone(),
             identity: identity_now.clone(),
@@ -174,13 +193,12 @@ impl Start {
             status: core_status,
         };
         let mut reconcile = Reconcile::new(core, storage, ledger, standing);
-        reconcile.resume_power_off(&records);
-        reconcile.publish();
+        reconcile.resume(&records);
         let shared = Shared {
             clock: clock.clone(),
             entropy: entropy.clone(),
             config: config.ladder.clone(),
-            dialer: Dialer::default(),
+            dialer: machine.dialer,
             identity: identity_now.clone(),
             places: places_now,
             core: core_now.clone(),
@@ -206,6 +224,7 @@ impl Start {
         };
         let sources = Arc::new(Sources {
             clock,
+            blocking: machine.blocking,
             host,
             boot_id,
             arming,
@@ -213,8 +232,7 @@ impl Start {
             ladder: ladder_now,
             core: core_now,
         });
-        let mut tasks = climb(&drain, shared);
-        let stop = drain.soft().clone();
+        let (mut tasks, stop) = climb(&drain, shared);
         tasks.spawn("reconcile", ok(reconcile.run(taken, stop.clone())));
         tasks.spawn("renewal", ok(renewal.run(stop.clone())));
         tasks.spawn("status", ok(Sources::keep(sources.clone(), stop)));
@@ -230,8 +248,8 @@ const LADDER_AT_START: LadderStatus = LadderStatus {
     last_error: None,
 };
 
-/// Starts the two loops of the ladder.
-fn climb(drain: &Drain, shared: Shared) -> Tasks {
+/// Starts the two loops of the ladder. Answers them with what ends them and all that joins them.
+fn climb(drain: &Drain, shared: Shared) -> (Tasks, CancellationToken) {
     let mut tasks = Tasks::new(drain.clone(), GRACE);
     let start = PushState::Down { failures: 0, obstacle: Obstacle::Unreachable };
     let (state, fares) = watch::channel(start);
@@ -239,10 +257,10 @@ fn climb(drain: &Drain, shared: Shared) -> Tasks {
     let stop = drain.soft().clone();
     let (push, lower) = (shared.clone(), shared);
     let (told, tells) = (reached.clone(), reached);
-    let end = stop.clone();
+    let (end, ended) = (stop.clone(), stop.clone());
     tasks.spawn("push", ok(async move { ladder::push::run(push, state, &told, end).await }));
-    tasks.spawn("lower", ok(async move { ladder::lower::run(lower, fares, &tells, stop).await }));
-    tasks
+    tasks.spawn("lower", ok(async move { ladder::lower::run(lower, fares, &tells, ended).await }));
+    (tasks, stop)
 }
 
 async fn ok(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {

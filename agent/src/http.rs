@@ -1,11 +1,9 @@
 //! One HTTPS request at a time, with a limit for everything.
 //!
-//! Owns connecting (name, TCP, TLS) and the client side of a request. Knows no path and no frame.
+//! Owns connecting with TLS and the client side of a request. Knows no path and no frame.
 //! Each request has a connection of its own: they are rare, and TLS sessions are resumed.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -18,11 +16,9 @@ use protocol::limits;
 use runtime::tls::TlsConnector;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// Names whose addresses are remembered.
-const KNOWN_NAMES: usize = 2 * limits::LIST_ENTRIES;
+use crate::network::{Internet, Network, Stream};
 
 /// Why there was no answer, or not the one hoped for.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +55,26 @@ pub enum HttpError {
     },
 }
 
-/// Connects to `host:port`, and remembers what names resolved to: under quarantine a device has
-/// no name service, but hubs and control plane stay open by address.
-#[derive(Debug, Clone, Default)]
-pub struct Dialer {
-    known: Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>,
+/// A TLS connection over whatever network it is.
+pub type Connection = TlsStream<Box<dyn Stream>>;
+
+/// Connects to `host:port`, and proves to either end who the other is.
+#[derive(Debug, Clone)]
+pub struct Dialer(Arc<dyn Network>);
+
+impl Default for Dialer {
+    /// Over the network of this machine.
+    fn default() -> Self {
+        Self::over(Internet::default())
+    }
 }
 
 impl Dialer {
+    /// Over that network.
+    pub fn over(network: impl Network + 'static) -> Self {
+        Self(Arc::new(network))
+    }
+
     /// A TLS connection within `timeout`.
     ///
     /// # Errors
@@ -76,36 +84,19 @@ impl Dialer {
         address: &str,
         tls: Arc<ClientConfig>,
         timeout: Duration,
-    ) -> Result<TlsStream<TcpStream>, HttpError> {
+    ) -> Result<Connection, HttpError> {
         let (host, _) = split(address).ok_or_else(|| HttpError::Address(address.to_owned()))?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| HttpError::Address(address.to_owned()))?;
         let connecting = async {
-            let tcp = self.tcp(bare(address)).await?;
-            tcp.set_nodelay(true)?;
-            TlsConnector::from(tls).connect(name, tcp).await
+            let stream = self.0.connect(bare(address)).await?;
+            TlsConnector::from(tls).connect(name, stream).await
         };
         match tokio::time::timeout(timeout, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(HttpError::Connect { address: address.to_owned(), source }),
             Err(_) => Err(HttpError::TimedOut(timeout)),
         }
-    }
-
-    async fn tcp(&self, address: &str) -> std::io::Result<TcpStream> {
-        let resolved = tokio::net::lookup_host(address).await.map(Iterator::collect::<Vec<_>>);
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let addresses = match resolved {
-            Ok(addresses) => {
-                let mut known = known();
-                if known.len() < KNOWN_NAMES || known.contains_key(address) {
-                    known.insert(address.to_owned(), addresses.clone());
-                }
-                addresses
-            }
-            Err(error) => known().get(address).cloned().ok_or(error)?,
-        };
-        TcpStream::connect(&*addresses).await
     }
 }
 
@@ -114,7 +105,7 @@ impl Dialer {
 /// # Errors
 /// [`HttpError`].
 pub async fn post(
-    stream: TlsStream<TcpStream>,
+    stream: Connection,
     (address, path): (&str, &str),
     body: Vec<u8>,
     timeout: Duration,
@@ -131,10 +122,7 @@ pub async fn post(
         .map_err(|_| HttpError::TimedOut(timeout))?
 }
 
-async fn exchange(
-    stream: TlsStream<TcpStream>,
-    request: Request<Full<Bytes>>,
-) -> Result<Bytes, HttpError> {
+async fn exchange(stream: Connection, request: Request<Full<Bytes>>) -> Result<Bytes, HttpError> {
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(64 * 1024)
         .handshake(TokioIo::new(stream))

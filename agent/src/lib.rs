@@ -13,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod identity;
 pub mod journal;
+pub mod network;
 pub mod notify;
 pub mod state;
 pub mod status;
@@ -24,5 +25,5 @@ mod renew;
 mod standing;
 mod worker;
 
-pub use agent::{Agent, Deps, StartError};
+pub use agent::{Agent, Deps, Machine, StartError};
 pub use config::Config;

@@ -15,7 +15,7 @@ use protocol::limits;
 use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 use runtime::lifecycle::CancellationToken;
-use runtime::{Backoff, Clock, Entropy};
+use runtime::{Backoff, Blocking, Clock, Entropy};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::LadderConfig;
@@ -55,6 +55,7 @@ const COMPACT_RETRY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) clock: Clock,
+    pub(crate) blocking: Blocking,
     pub(crate) entropy: Entropy,
     pub(crate) key: KeyPair,
     pub(crate) identity: watch::Receiver<Identity>,
@@ -121,12 +122,13 @@ impl Reconcile {
     ) -> Self {
         let backoff = Backoff::new(core.config.resend, RESEND_CAP);
         let uphold_at = core.clock.now() + core.config.uphold;
+        let workers = Workers::new(core.blocking);
         Self {
             core,
             storage: Some(storage),
             ledger,
             link: Link::default(),
-            workers: Workers::default(),
+            workers,
             running: PerLane::default(),
             retry_at: None,
             compact_not_before: None,
@@ -139,11 +141,13 @@ impl Reconcile {
         }
     }
 
-    /// A wipe that had ended when the agent did, but whose power-off may not have come: it comes.
-    pub(crate) fn resume_power_off(&mut self, records: &[Record]) {
+    /// Takes up what the former run left, and tells where things stand. A wipe that had ended when
+    /// the agent did, but whose power-off may not have come: it comes.
+    pub(crate) fn resume(&mut self, records: &[Record]) {
         if let Some(command_id) = outcome::pending_power_off(records, self.core.boot_id) {
             self.await_power_off(command_id);
         }
+        self.publish();
     }
 
     /// Runs until `stop`. The step that an executor is in is waited for; the next one is left to
@@ -205,7 +209,7 @@ impl Reconcile {
         let (Some(mut standing), host) = (self.standing.take(), self.core.host.clone()) else {
             return;
         };
-        let looking = tokio::task::spawn_blocking(move || {
+        let looking = self.core.blocking.run(move || {
             standing.uphold(&host);
             standing
         });
@@ -392,7 +396,7 @@ impl Reconcile {
         work: impl FnOnce(&mut Storage) -> T + Send + 'static,
     ) -> T {
         let mut storage = self.storage.take().expect(STORAGE_IS_HERE);
-        let task = tokio::task::spawn_blocking(move || {
+        let task = self.core.blocking.run(move || {
             let result = work(&mut storage);
             (storage, result)
         });
@@ -430,7 +434,7 @@ impl Reconcile {
     }
 
     /// Tells everybody who watches where things stand.
-    pub(crate) fn publish(&self) {
+    fn publish(&self) {
         let storage = self.storage();
         let lanes = Lane::ALL.into_iter().filter_map(|lane| self.running.get(lane).as_ref());
         let status = CoreStatus {

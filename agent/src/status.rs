@@ -11,9 +11,9 @@ use protocol::action::LockLevel;
 use protocol::id::{BootId, CommandId, DeviceId, SessionId};
 use protocol::state::PerLane;
 use protocol::time::Timestamp;
-use runtime::Clock;
 use runtime::files::{FileError, PRIVATE, read_bounded, write_atomic};
 use runtime::lifecycle::CancellationToken;
+use runtime::{Blocking, Clock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -154,6 +154,7 @@ pub enum QuarantineStatus {
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) clock: Clock,
+    pub(crate) blocking: Blocking,
     pub(crate) host: Host,
     pub(crate) boot_id: BootId,
     pub(crate) arming: &'static str,
@@ -187,10 +188,9 @@ impl Sources {
         let (mut ladder, mut core) = (self.ladder.clone(), self.core.clone());
         loop {
             let sources = self.clone();
-            let written = tokio::task::spawn_blocking(move || {
-                write(&path(&sources.host.state_dir), &sources.status())
-            })
-            .await;
+            let writing =
+                self.blocking.run(move || write(&path(&sources.host.state_dir), &sources.status()));
+            let written = writing.await;
             match written {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {

@@ -12,6 +12,7 @@ use protocol::envelope::Envelope;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::state::Lane;
 use protocol::time::Timestamp;
+use runtime::Blocking;
 use tokio::task::JoinSet;
 
 use crate::execute::lock::{LockExecutor, UnlockExecutor};
@@ -141,13 +142,20 @@ fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
 }
 
 /// The blocking threads at work, at most one per lane.
-#[derive(Debug, Default)]
-pub(crate) struct Workers(JoinSet<(Lane, Step, Report)>);
+#[derive(Debug)]
+pub(crate) struct Workers {
+    blocking: Blocking,
+    steps: JoinSet<(Lane, Step, Report)>,
+}
 
 impl Workers {
+    pub(crate) fn new(blocking: Blocking) -> Self {
+        Self { blocking, steps: JoinSet::new() }
+    }
+
     /// Begins a step. A panic of an executor becomes a failure of that step.
     pub(crate) fn begin(&mut self, job: Arc<Job>, step: Step) {
-        self.0.spawn_blocking(move || {
+        self.blocking.spawn_in(&mut self.steps, move || {
             let lane = job.lane();
             let report = catch_unwind(AssertUnwindSafe(|| job.run(step)));
             (lane, step, report.unwrap_or_else(|_| panicked(step)))
@@ -157,7 +165,7 @@ impl Workers {
     /// The next step that ends; never, while nothing runs.
     pub(crate) async fn next(&mut self) -> (Lane, Step, Report) {
         loop {
-            match self.0.join_next().await {
+            match self.steps.join_next().await {
                 Some(Ok(ended)) => return ended,
                 // A blocking step is cancelled only before it began, when the runtime ends.
                 Some(Err(_)) => {}
@@ -168,7 +176,7 @@ impl Workers {
 
     /// Whether nothing runs.
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.is_empty()
+        self.steps.is_empty()
     }
 }
 

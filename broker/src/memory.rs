@@ -157,9 +157,11 @@ impl Broker for MemoryBroker {
     async fn hubs(&self) -> Result<Vec<HubLease>, BrokerError> {
         let now = self.clock.now();
         let held = self.leases.iter().filter(|lease| lease.until > now);
-        Ok(held
+        let mut hubs: Vec<_> = held
             .map(|lease| HubLease { hub: lease.key().clone(), incarnation: lease.incarnation })
-            .collect())
+            .collect();
+        hubs.sort_unstable_by(|a, b| a.hub.cmp(&b.hub));
+        Ok(hubs)
     }
 
     async fn subscribe(&self, lease: &HubLease) -> Result<Box<dyn Subscription>, BrokerError> {

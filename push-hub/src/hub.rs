@@ -26,6 +26,7 @@ use crate::config::{Config, InvalidConfig};
 use crate::core::Core;
 use crate::link::{self, Keeper, Link};
 use crate::metrics::Metrics;
+use crate::port::{self, Port};
 use crate::presence::{self, Lanes};
 use crate::registry::Registry;
 use crate::{budget, dispatch, listener, upstream};
@@ -101,10 +102,23 @@ impl Hub {
     pub async fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
         config.validate()?;
         let address = config.listen;
-        let bound = listener::bind(address)
-            .and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-        let (listener, agent_addr) =
-            bound.map_err(|source| StartError::Bind { address, source })?;
+        let port = port::bind(address).map_err(|source| StartError::Bind { address, source })?;
+        Self::start_on(port, config, deps).await
+    }
+
+    /// [`Hub::start`] on a port that is bound already, whatever network it belongs to;
+    /// `config.listen` counts for nothing then.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start_on<P: Port>(
+        port: P,
+        config: Config,
+        deps: Deps,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let unknown = |source| StartError::Bind { address: config.listen, source };
+        let agent_addr = port.address().map_err(unknown)?;
         let readiness = deps.readiness.clone();
         readiness.set(LISTENING, false);
         let (upstream, waiting) = mpsc::channel(upstream::CAPACITY);
@@ -122,7 +136,7 @@ impl Hub {
         tasks.spawn(keeper.run(stop.clone()));
         budget::look(&core);
         tasks.spawn(budget::run(core.clone(), stop.clone()));
-        tasks.spawn(listener::run(core.clone(), listener));
+        tasks.spawn(listener::run(core.clone(), port));
         tasks.spawn(send_away(core.clone(), readiness.clone()));
         readiness.set(LISTENING, true);
         tracing::info!(hub.id = %core.config.name, agent.addr = %agent_addr, "hub listens");

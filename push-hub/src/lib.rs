@@ -6,6 +6,7 @@
 pub mod config;
 pub mod hub;
 pub mod identity;
+pub mod port;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod socket;

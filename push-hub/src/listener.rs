@@ -3,7 +3,6 @@
 //! Owns accepting, refusing before TLS, the TLS handshake and the HTTP connection. A session
 //! runs in a second task, so that its memory is not that of the handshake.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,22 +12,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::limits;
 use runtime::tls::{self, TlsError, TlsStream};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::certificate::{CertificateError, Identity};
 use crate::core::Core;
 use crate::door::Door;
 use crate::metrics::Outcome;
+use crate::port::Port;
 use crate::session;
 use crate::socket::Socket;
 
-/// Connections that the kernel holds until they are accepted: a storm's first seconds.
-const BACKLOG: u32 = 4096;
-/// Bytes that the kernel holds for an agent that does not read. Small, so that a slow one is
-/// noticed; the queue that counts is the inbox.
-const SEND_BUFFER_BYTES: u32 = 32 * 1024;
-/// Bytes that TLS holds for such an agent.
+/// Bytes that TLS holds for an agent that does not read.
 const TLS_BUFFER_BYTES: usize = 16 * 1024;
 /// Bytes that HTTP reads ahead; the smallest that hyper takes for the limit of a head.
 const HTTP_BUFFER_BYTES: usize = 8 * 1024;
@@ -39,28 +34,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Accepted connections between two rounds of tidying the limits' tables.
 const TIDY_EVERY: u32 = 16 * 1024;
 
-/// Binds the agent port.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    socket.set_reuseaddr(true)?;
-    // Accepted connections inherit it.
-    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// Accepts until the port closes. During a drain that is not its beginning: agents that come back
 /// meanwhile are told where to go.
-pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
+pub(crate) async fn run<P: Port>(core: Arc<Core>, port: P) {
     let mut accepted = 0_u32;
     loop {
         let next = async {
             // The slot first: who finds none waits in the backlog, not in our memory.
             let slot = core.admission.slot().await;
-            (slot, listener.accept().await)
+            (slot, port.accept().await)
         };
         let (slot, connection) = tokio::select! {
             biased;
@@ -73,7 +55,7 @@ pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
                 if accepted.is_multiple_of(TIDY_EVERY) {
                     core.admission.tidy();
                 }
-                admit(&core, (stream, source), slot);
+                admit::<P>(&core, (stream, source), slot);
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "accepting failed");
@@ -84,25 +66,31 @@ pub(crate) async fn run(core: Arc<Core>, listener: TcpListener) {
 }
 
 /// Refuses with a reset, or starts the connection's task.
-fn admit(core: &Arc<Core>, (stream, source): (TcpStream, SocketAddr), slot: OwnedSemaphorePermit) {
+fn admit<P: Port>(
+    core: &Arc<Core>,
+    (stream, source): (P::Stream, SocketAddr),
+    slot: OwnedSemaphorePermit,
+) {
     if let Err(refusal) = core.admission.check_source(source.ip()) {
         core.metrics.refusal(refusal);
         core.metrics.connection(Outcome::Refused);
-        // A reset leaves no TIME_WAIT behind and tells the agent at once.
-        drop(stream.set_zero_linger());
+        P::refuse(stream);
         return;
     }
     let core = core.clone();
     let tracker = core.tracker.clone();
     tracker.spawn(async move {
-        let outcome = serve(&core, stream, slot).await;
+        let outcome = serve::<P>(&core, stream, slot).await;
         core.metrics.connection(outcome);
     });
 }
 
-async fn serve(core: &Arc<Core>, stream: TcpStream, slot: OwnedSemaphorePermit) -> Outcome {
-    // Frames are small and wanted now; a socket that refuses the option works all the same.
-    drop(stream.set_nodelay(true));
+async fn serve<P: Port>(
+    core: &Arc<Core>,
+    stream: P::Stream,
+    slot: OwnedSemaphorePermit,
+) -> Outcome {
+    P::hurry(&stream);
     let accepted_at = core.clock.now();
     let handshake = tls::accept(stream, core.tls.load_full(), core.config.admission.tls_timeout);
     let shaken = tokio::select! {
@@ -141,7 +129,10 @@ fn note_handshake(core: &Core, accepted_at: Instant, resumed: bool) {
 }
 
 /// Serves requests; after an upgrade it starts the session's task.
-async fn converse(core: &Arc<Core>, stream: TlsStream<TcpStream>, door: Arc<Door>) -> Outcome {
+async fn converse<IO>(core: &Arc<Core>, stream: TlsStream<IO>, door: Arc<Door>) -> Outcome
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let answering = door.clone();
     let service = service_fn(move |request| answering.clone().answer(request));
     let mut connection = std::pin::pin!(
@@ -176,7 +167,7 @@ async fn converse(core: &Arc<Core>, stream: TlsStream<TcpStream>, door: Arc<Door
         return if door.has_served() { Outcome::Served } else { Outcome::Head };
     };
     let Ok(upgraded) = upgrade.await else { return Outcome::Served };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() else {
+    let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<IO>>>() else {
         return Outcome::Served;
     };
     let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());

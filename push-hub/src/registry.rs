@@ -198,9 +198,11 @@ impl<P: Parts> Registry<P> {
         self.all().iter().map(|handle| handle.device()).collect()
     }
 
-    /// Every session of this moment.
+    /// Every session of this moment, by device: what follows from it can be repeated.
     pub(crate) fn all(&self) -> Vec<Arc<P::Entry>> {
-        self.sessions.every()
+        let mut all = self.sessions.every();
+        all.sort_unstable_by_key(|handle| handle.device());
+        all
     }
 
     /// Closes every session, and those that still come.

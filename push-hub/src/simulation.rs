@@ -60,11 +60,9 @@ impl Sessions {
         self.registry.is_current(&session.0)
     }
 
-    /// Every session, by device, so that a run can be repeated.
+    /// Every session, by device.
     pub fn all(&self) -> Vec<Session> {
-        let mut all = self.registry.all();
-        all.sort_by_key(|handle| handle.device);
-        all.into_iter().map(Session).collect()
+        self.registry.all().into_iter().map(Session).collect()
     }
 
     /// Closes exactly that session, because a later one is elsewhere.

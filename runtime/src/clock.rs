@@ -1,4 +1,5 @@
-//! Time as a value: the system's clock, or one that a test advances by hand.
+//! Time as a value: the system's clock, one that a test advances by hand, or one that goes with the
+//! timers of a runtime whose time a test makes.
 //!
 //! Owns every reading of ambient time. Must not sleep: waiting belongs to whoever owns a timer.
 
@@ -23,6 +24,8 @@ pub struct Clock(Source);
 enum Source {
     System,
     Manual(ManualClock),
+    /// When it was made, and the wall time of that moment.
+    Runtime(Instant, u64),
 }
 
 impl Clock {
@@ -39,6 +42,14 @@ impl Clock {
         (hand.clock(), hand)
     }
 
+    /// The clock that goes with the timers of the Tokio runtime it is made in, also where a test has
+    /// paused them or makes their time. It must be asked within that runtime. Wall time goes on
+    /// from `unix_millis`.
+    #[must_use]
+    pub fn of_runtime(unix_millis: u64) -> Self {
+        Self(Source::Runtime(runtime_now(), unix_millis))
+    }
+
     /// Monotonic time, for timers and durations.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place that reads monotonic time")]
@@ -46,6 +57,7 @@ impl Clock {
         match &self.0 {
             Source::System => Instant::now(),
             Source::Manual(hand) => hand.now(),
+            Source::Runtime(..) => runtime_now(),
         }
     }
 
@@ -59,6 +71,10 @@ impl Clock {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
             Source::Manual(hand) => hand.unix_millis(),
+            Source::Runtime(since, at_first) => {
+                let elapsed = runtime_now().saturating_duration_since(*since).as_millis();
+                at_first.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
+            }
         }
     }
 
@@ -67,6 +83,11 @@ impl Clock {
     pub fn unix_secs(&self) -> u64 {
         self.unix_millis() / 1000
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the timers' time")]
+fn runtime_now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// The hand that moves a [`Clock`] in tests.

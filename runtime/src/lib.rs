@@ -12,6 +12,7 @@
 #[cfg(feature = "server")]
 pub mod admin;
 pub mod backoff;
+pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod entropy;
@@ -26,6 +27,7 @@ pub mod tls;
 mod metrics;
 
 pub use backoff::Backoff;
+pub use blocking::Blocking;
 pub use clock::Clock;
 pub use entropy::Entropy;
 pub use lifecycle::Drain;

@@ -12,9 +12,7 @@ use protocol::session::Output;
 use protocol::session::agent::{AgentHandshake, AgentSession};
 use runtime::Clock;
 use runtime::lifecycle::CancellationToken;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WireCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -22,7 +20,7 @@ use tokio_tungstenite::tungstenite::{self, ClientRequestBuilder, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::{Frames, Obstacle, Shared};
-use crate::http::{HttpError, bare};
+use crate::http::{Connection, HttpError, bare};
 use crate::reconcile::Event;
 
 /// Bytes of the socket's own buffers.
@@ -36,7 +34,7 @@ const HUBS_HEADER: &str = "tocsin-hubs";
 /// How long a close frame may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
+type WebSocket = WebSocketStream<Connection>;
 
 /// Why no session came to stand.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +177,7 @@ pub(super) async fn open(shared: &Shared, address: &str) -> Result<Session, Atte
     }
 }
 
-async fn upgrade(stream: TlsStream<TcpStream>, address: &str) -> Result<WebSocket, AttemptError> {
+async fn upgrade(stream: Connection, address: &str) -> Result<WebSocket, AttemptError> {
     let unusable = || AttemptError::Dial(HttpError::Address(address.to_owned()));
     let uri = format!("wss://{}{SOCKET_PATH}", bare(address)).parse().map_err(|_| unusable())?;
     let request = ClientRequestBuilder::new(uri).with_sub_protocol(SUBPROTOCOL);

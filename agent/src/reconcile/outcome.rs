@@ -95,7 +95,7 @@ impl Reconcile {
             "powering off"
         );
         let host = self.core.host.clone();
-        let outcome = tokio::task::spawn_blocking(move || host.power_off()).await;
+        let outcome = self.core.blocking.run(move || host.power_off()).await;
         let error = match outcome {
             Ok(Ok(())) => {
                 self.power_off = None;

@@ -29,6 +29,16 @@ fn wall_clock_jump_leaves_monotonic_time_alone() {
     assert_eq!(clock.unix_millis(), 1_700_000_000_500);
 }
 
+#[tokio::test(start_paused = true)]
+async fn clock_of_a_runtime_goes_with_its_timers() {
+    let clock = Clock::of_runtime(1_700_000_000_000);
+    let start = clock.now();
+    assert_eq!(clock.now(), start);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(clock.clone().now() - start, Duration::from_secs(3600));
+    assert_eq!(clock.unix_millis(), 1_700_003_600_000);
+}
+
 #[test]
 fn system_clock_is_past_the_year_2020() {
     assert!(Clock::system().unix_secs() > 1_577_836_800);
