@@ -2,7 +2,8 @@
 //!
 //! Owns a run: round after round something breaks, orders go on, everything is mended, and an
 //! order must reach every device before the next round. `TOCSIN_CHAOS_SEED`,
-//! `TOCSIN_CHAOS_ROUNDS` and `TOCSIN_CHAOS_ORDERS` make a run longer or another one.
+//! `TOCSIN_CHAOS_ROUNDS`, `TOCSIN_CHAOS_ORDERS` and `TOCSIN_CHAOS_AGENTS` make a run longer or
+//! another one.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -40,11 +41,16 @@ fn setting<T: FromStr>(name: &str, default: T) -> T {
 }
 
 #[expect(clippy::print_stdout, reason = "what a run met is told by the run")]
-async fn run(parts: Parts, seed: u64, rounds: usize) {
+async fn run(mut parts: Parts, seed: u64, rounds: usize) {
     let seed = setting("TOCSIN_CHAOS_SEED", seed);
     let rounds = setting("TOCSIN_CHAOS_ROUNDS", rounds);
     let orders = setting("TOCSIN_CHAOS_ORDERS", 10);
-    println!("TOCSIN_CHAOS_SEED={seed} TOCSIN_CHAOS_ROUNDS={rounds} TOCSIN_CHAOS_ORDERS={orders}");
+    parts.agents = setting("TOCSIN_CHAOS_AGENTS", parts.agents);
+    println!(
+        "TOCSIN_CHAOS_SEED={seed} TOCSIN_CHAOS_ROUNDS={rounds} TOCSIN_CHAOS_ORDERS={orders} \
+         TOCSIN_CHAOS_AGENTS={}",
+        parts.agents
+    );
     let mut chance = Chance::new(seed);
     let mut cluster = Cluster::start(parts).await;
     let mut giver = Giver::new(&cluster);
