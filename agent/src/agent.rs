@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{ArmingConfig, Config, InvalidConfig};
 use crate::execute::wipe;
-use crate::host::{Arming, Host};
+use crate::host::Host;
 use crate::http::Dialer;
 use crate::identity::{Identity, IdentityError, KeyPair, certificates};
 use crate::ladder::{self, Obstacle, Places, PushState, Shared};
@@ -104,8 +104,7 @@ impl Agent {
         let places = places(&enrollment, &fixed);
         let mut host = config.host();
         host.control_plane = literal_addresses(&places);
-        let acts = config.is_armed() && host.arming != Arming::Simulated;
-        let standing = acts.then(|| Standing::at_start(&host));
+        let standing = config.acts().then(|| Standing::at_start(&host));
 
         let key = KeyPair::load(&state.key_path())?;
         let fixed_authorities =

@@ -1,6 +1,6 @@
 //! The command line of `tocsin-agent`.
 //!
-//! Read by hand: three verbs do not justify a parser's dependencies in a program that runs as
+//! Read by hand: four verbs do not justify a parser's dependencies in a program that runs as
 //! root on every endpoint. Performs nothing.
 
 use std::ffi::OsString;
@@ -14,9 +14,12 @@ pub const HELP: &str = "\
 Tocsin's agent: carries out signed commands on this machine, and proves it.
 
 usage: tocsin-agent run    [--config FILE] [--state DIR]
+       tocsin-agent reassert [--config FILE] [--state DIR]
        tocsin-agent enroll TOKEN [--config FILE] [--state DIR] [--name NAME] [--force]
        tocsin-agent status [--config FILE] [--state DIR] [--json]
 
+reassert puts up a lock and a quarantine that stand, and ends: the boot's first step, before the
+network and before anybody can log in.
 TOKEN is what `tocsin enroll-token` printed; `-` reads it from standard input,
 so that it shows in no process list.
 FILE is /etc/tocsin/agent.toml when that exists. Variables TOCSIN_AGENT_* override it.
@@ -38,6 +41,8 @@ pub struct Invocation {
 pub enum Verb {
     /// Runs the agent until it is told to stop.
     Run,
+    /// Puts up again the lock and the quarantine that stand, and ends.
+    Reassert,
     /// Makes a device of this machine.
     Enroll {
         /// The enrollment token, or `-`.
@@ -103,15 +108,19 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     }
     match &invocation.verb {
         Verb::Enroll { token, .. } if token.is_empty() => Err(UsageError::NoToken),
-        Verb::Enroll { .. } | Verb::Run | Verb::Status { .. } | Verb::Help | Verb::Version => {
-            Ok(invocation)
-        }
+        Verb::Enroll { .. }
+        | Verb::Run
+        | Verb::Reassert
+        | Verb::Status { .. }
+        | Verb::Help
+        | Verb::Version => Ok(invocation),
     }
 }
 
 fn named(verb: &str) -> Result<Verb, UsageError> {
     match verb {
         "run" => Ok(Verb::Run),
+        "reassert" => Ok(Verb::Reassert),
         "enroll" => Ok(Verb::Enroll { token: String::new(), name: None, force: false }),
         "status" => Ok(Verb::Status { json: false }),
         "help" | "--help" | "-h" => Ok(Verb::Help),

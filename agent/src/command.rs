@@ -4,13 +4,13 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use protocol::enrollment::EnrollmentToken;
 use runtime::{Clock, Drain, Entropy};
 
 use crate::cli::{HELP, Invocation, Verb};
 use crate::state::StateDir;
-use crate::{Agent, Config, Deps, enroll, notify, status};
+use crate::{Agent, Config, Deps, enroll, notify, standing, status};
 
 /// Where the configuration lies unless it is named.
 const CONFIG: &str = "/etc/tocsin/agent.toml";
@@ -30,6 +30,7 @@ pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
             enroll_here(&config(&invocation)?, token, name, force).await
         }
         Verb::Run => run(config(&invocation)?).await,
+        Verb::Reassert => reassert(config(&invocation)?).await,
     }
 }
 
@@ -64,6 +65,22 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     notify::tell("STOPPING=1");
     Ok(outcome?)
+}
+
+/// Fails when something that should stand does not, so that the unit which calls it fails too.
+async fn reassert(config: Config) -> anyhow::Result<()> {
+    runtime::observability::init(&config.log)?;
+    if !config.acts() {
+        return Ok(());
+    }
+    // An agent that runs already has done this, and its executors must be alone.
+    let state = StateDir::open(&config.state_dir)?;
+    let failures = tokio::task::spawn_blocking(move || standing::put_up(&config.host())).await?;
+    drop(state);
+    match failures.into_iter().next() {
+        Some(failure) => bail!("not everything stands again: {}", failure.detail),
+        None => Ok(()),
+    }
 }
 
 async fn enroll_here(

@@ -9,7 +9,7 @@ use protocol::limits;
 use runtime::observability::ObservabilityConfig;
 use serde::Deserialize;
 
-use crate::host::{Arming, Host, Power};
+use crate::host::{Arming, Host, Power, Superuser};
 
 #[cfg(test)]
 mod tests;
@@ -59,6 +59,8 @@ pub struct HostConfig {
     pub wipe_targets: Vec<PathBuf>,
     /// Accounts that a lock leaves open; none.
     pub break_glass: Vec<String>,
+    /// Who becomes root on a locked device; `from_break_glass`.
+    pub superuser: Superuser,
     /// What powering off means; `real`.
     pub power: PowerConfig,
 }
@@ -71,6 +73,7 @@ impl Default for HostConfig {
             dbus: None,
             wipe_targets: Vec::new(),
             break_glass: Vec::new(),
+            superuser: Superuser::default(),
             power: PowerConfig::Real,
         }
     }
@@ -228,6 +231,11 @@ impl Config {
         self.host.arming != ArmingConfig::Off
     }
 
+    /// Whether executors act on anything but a log of effects.
+    pub fn acts(&self) -> bool {
+        self.is_armed() && self.host.arming != ArmingConfig::Simulated
+    }
+
     /// The host that executors get. Control-plane addresses are added once they are known.
     pub fn host(&self) -> Host {
         let host = &self.host;
@@ -239,6 +247,7 @@ impl Config {
             control_plane: Vec::new(),
             wipe_targets: host.wipe_targets.clone(),
             break_glass: host.break_glass.clone(),
+            superuser: host.superuser,
             power: match &host.power {
                 PowerConfig::Real => Power::Real,
                 PowerConfig::Record(path) => Power::Recorded(path.clone()),

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::reboot::{RebootMode, reboot};
 use protocol::receipt::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
 
 use crate::execute::failure;
 use crate::execute::tool::Tool;
@@ -36,10 +37,23 @@ pub struct Host {
     pub wipe_targets: Vec<PathBuf>,
     /// Accounts that a lock leaves open.
     pub break_glass: Vec<String>,
+    /// Who becomes root on a locked device.
+    pub superuser: Superuser,
     /// What powering off means here.
     pub power: Power,
     /// Whether executors act at all.
     pub arming: Arming,
+}
+
+/// Who becomes root on a locked device. Root itself logs in only where it is a break-glass account.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Superuser {
+    /// Break-glass, by `sudo`: whoever is called to a locked device can mend it.
+    #[default]
+    FromBreakGlass,
+    /// Nobody.
+    Refused,
 }
 
 /// What powering off means on a host.

@@ -206,7 +206,7 @@ impl Reconcile {
             return;
         }
         self.uphold_at = now + self.core.config.uphold;
-        let (Some(mut standing), host) = (self.standing.take(), self.core.host.clone()) else {
+        let (Some(standing), host) = (self.standing.take(), self.core.host.clone()) else {
             return;
         };
         let looking = self.core.blocking.run(move || {

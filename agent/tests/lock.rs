@@ -8,6 +8,8 @@
 
 #[path = "lock/login1.rs"]
 mod login1;
+#[path = "support/namespaces.rs"]
+mod namespaces;
 #[path = "lock/sandbox.rs"]
 mod sandbox;
 #[path = "lock/sshd.rs"]
@@ -299,8 +301,28 @@ fn a_screen_lock_asks_the_login_manager_and_changes_nothing_else() {
         lock.apply(&sandbox.host, &task()).unwrap();
         let evidence = lock.prove(&sandbox.host, &task()).unwrap();
         assert_eq!(evidence.get("sessions"), Some(&Value::from(1)));
+        assert_eq!(evidence.get("screens_locked"), Some(&Value::from(1)));
         assert_eq!(login1.calls(), ["LockSessions"]);
         assert_eq!(sandbox.tree(), before);
+    });
+}
+
+#[test]
+fn a_screen_that_does_not_say_that_it_is_locked_is_not_claimed() {
+    in_namespaces("a_screen_that_does_not_say_that_it_is_locked_is_not_claimed", || {
+        for (manner, kind) in [
+            (Manner::Textual, FailureKind::Precondition),
+            (Manner::Unlockable, FailureKind::NotProven),
+        ] {
+            let mut sandbox = Sandbox::new();
+            let users = [(1001, "alice")];
+            let login1 = Login1::start(sandbox.base(), &sandbox.host.root, manner, &users);
+            sandbox.host.dbus_address = Some(login1.address.clone());
+            let lock = locking(LockLevel::Screen);
+            let applied = lock.apply(&sandbox.host, &task());
+            let failed = applied.and_then(|()| lock.prove(&sandbox.host, &task()).map(drop));
+            assert_eq!(failed.unwrap_err().kind, kind, "{manner:?}");
+        }
     });
 }
 

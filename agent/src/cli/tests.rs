@@ -29,5 +29,6 @@ fn mistakes_are_named() {
     assert_eq!(read("run --force"), Err(UsageError::Unknown("--force".to_owned())));
     assert_eq!(read("dance"), Err(UsageError::Unknown("dance".to_owned())));
     assert_eq!(read("").unwrap().verb, Verb::Help);
+    assert_eq!(read("reassert").unwrap().verb, Verb::Reassert);
     assert_eq!(read("status --json").unwrap().verb, Verb::Status { json: true });
 }

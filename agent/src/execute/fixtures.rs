@@ -6,7 +6,7 @@ use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
 use super::Task;
-use crate::host::{Arming, Host, Power};
+use crate::host::{Arming, Host, Power, Superuser};
 
 /// A host whose every path is below one temporary folder.
 pub(crate) struct Sandbox {
@@ -30,6 +30,7 @@ impl Sandbox {
             control_plane: Vec::new(),
             wipe_targets: Vec::new(),
             break_glass: Vec::new(),
+            superuser: Superuser::default(),
             power: Power::Recorded(folder.path().join("power.log")),
             arming: Arming::Sandboxed,
         };

@@ -6,6 +6,9 @@
 //! graphical sessions to lock themselves and keeps no state. Both are convergent: after a crash
 //! they are applied again.
 //!
+//! A `screen` lock is proven only by graphical sessions that say that they are locked; where there
+//! are none it fails, although logind would answer that all is well.
+//!
 //! Evidence of a `session` lock: `level`, `break_glass`, `gate_files`, `expired_accounts`,
 //! `pam_probe` (service → user → answer, or `unavailable`), `logind` (`present`, `absent`,
 //! `unreachable`), `sessions_left`, `processes_left`, `nologin`, `gaps`. Of a `screen` lock:
@@ -22,6 +25,8 @@ mod state;
 mod undo;
 
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use protocol::action::{Lock, LockLevel, Unlock};
 use protocol::receipt::{Evidence, Failure, FailureKind};
@@ -29,13 +34,18 @@ use serde_json::Value;
 
 use self::accounts::Account;
 use self::file::FileError;
-use self::logind::Bus;
+use self::logind::{Bus, Session};
 use self::room::Guests;
 use self::undo::UndoJournal;
 use super::{Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 
 pub use self::state::{LockState, Phase};
+
+/// How often is looked while screens lock themselves.
+const SCREEN_ROUND: Duration = Duration::from_millis(100);
+/// Rounds until they must have.
+const SCREEN_ROUNDS: u32 = 50;
 
 /// Carries out [`Lock`].
 #[derive(Debug)]
@@ -60,7 +70,11 @@ impl Executor for LockExecutor {
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
         match self.params.level {
-            LockLevel::Screen => need_bus(host)?.lock_screens(),
+            LockLevel::Screen => {
+                let bus = need_bus(host)?;
+                screens(&bus)?;
+                bus.lock_screens()
+            }
             LockLevel::Session => lock_session(host, task, &self.params),
         }
     }
@@ -177,6 +191,29 @@ pub fn reassert(host: &Host) -> Result<Option<LockState>, Failure> {
     Ok(Some(state))
 }
 
+/// Closes the doors of a locked device again where somebody opened one. Answers whether one was
+/// open.
+///
+/// # Errors
+/// As [`reassert`], and when the doors cannot be looked at.
+pub fn uphold(host: &Host) -> Result<bool, Failure> {
+    let at = |error: FileError| error.at("uphold");
+    let Some(state) = current(host)?.filter(|state| state.phase == Phase::Locked) else {
+        return Ok(false);
+    };
+    let seen = doors::look(host, &state, &UndoJournal::new(host)).map_err(at)?;
+    let lacks_nologin = || {
+        let accounts = accounts(host).map_err(at)?;
+        Ok::<bool, Failure>(may_nologin(&accounts, &state.break_glass) && !seen.nologin)
+    };
+    // A boot lets people in by removing `/run/nologin`, whoever wrote it.
+    if seen.ungated.is_empty() && seen.unexpired == 0 && !lacks_nologin()? {
+        return Ok(false);
+    }
+    reassert(host)?;
+    Ok(true)
+}
+
 fn precheck(error: FileError) -> Failure {
     error.at("precheck")
 }
@@ -254,6 +291,7 @@ fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> 
         level: params.level,
         message: params.message.clone(),
         break_glass: ready.break_glass.clone(),
+        superuser: host.superuser,
         applied_at: task.started_at,
     };
     state::save(host, &state).map_err(|error| error.at("state"))?;
@@ -357,9 +395,20 @@ fn look_around(
     Ok(RoomSeen { logind, sessions, processes, gaps })
 }
 
+/// The sessions that have a screen to lock.
+fn screens(bus: &Bus) -> Result<Vec<Session>, Failure> {
+    let mut sessions = bus.sessions()?;
+    sessions.retain(|session| bus.is_graphical(session));
+    if sessions.is_empty() {
+        let detail = "no graphical session, hence no screen to lock; a session lock would do";
+        return Err(failure(FailureKind::Precondition, "precheck", detail));
+    }
+    Ok(sessions)
+}
+
 fn plan_screens(host: &Host) -> Result<Plan, Failure> {
-    let sessions = need_bus(host)?.sessions()?;
-    let step = |session: &logind::Session| {
+    let sessions = screens(&need_bus(host)?)?;
+    let step = |session: &Session| {
         format!("lock the screen of session {} of {}", session.id, session.user)
     };
     let facts = Evidence::new().with("sessions", sessions.len());
@@ -368,12 +417,23 @@ fn plan_screens(host: &Host) -> Result<Plan, Failure> {
 
 fn prove_screens(host: &Host) -> Result<Evidence, Failure> {
     let bus = need_bus(host)?;
-    let sessions = bus.sessions()?;
-    let locked = sessions.iter().filter(|session| bus.is_screen_locked(session)).count();
-    Ok(Evidence::new()
-        .with("level", "screen")
-        .with("sessions", sessions.len())
-        .with("screens_locked", locked))
+    let sessions = screens(&bus)?;
+    let mut open: Vec<&Session> = sessions.iter().collect();
+    for _ in 0..SCREEN_ROUNDS {
+        open.retain(|session| !bus.is_screen_locked(session));
+        if open.is_empty() {
+            let locked = sessions.len();
+            return Ok(Evidence::new()
+                .with("level", "screen")
+                .with("sessions", sessions.len())
+                .with("screens_locked", locked));
+        }
+        thread::sleep(SCREEN_ROUND);
+    }
+    let who: Vec<String> =
+        open.iter().map(|session| format!("{} of {}", session.id, session.user)).collect();
+    let detail = format!("sessions that do not say that they are locked: {}", who.join(", "));
+    Err(failure(FailureKind::NotProven, "prove", detail))
 }
 
 fn need_bus(host: &Host) -> Result<Bus, Failure> {

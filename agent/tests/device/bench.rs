@@ -47,6 +47,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 /// Only against hanging; no test depends on its length.
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
+/// Where a server listens that a machine of its own must reach.
+pub(crate) const BRIDGE: &str = "10.78.0.1";
+
 /// A device with its organisation. Dropping it removes its state.
 pub(crate) struct Bench {
     pub(crate) organisation: Organisation,
@@ -128,9 +131,10 @@ impl Bench {
         SpkiPin::of(self.authority.der()).unwrap().to_string()
     }
 
-    /// The TLS side of a server at 127.0.0.1.
+    /// The TLS side of a server at one of the addresses that servers have here.
     pub(crate) fn tls(&self, clients: ClientAuth) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let names = ["127.0.0.1", BRIDGE].map(str::to_owned);
+        let mut params = CertificateParams::new(names.to_vec()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &*self.authority).unwrap();

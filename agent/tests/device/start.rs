@@ -12,7 +12,7 @@ use agent::config::ArmingConfig;
 use agent::execute::lock::{LockState, Phase};
 use agent::execute::quarantine::{self, Quarantine};
 use agent::execute::{Executor as _, Task};
-use agent::host::Host;
+use agent::host::{Host, Superuser};
 use agent::status::{LockStatus, QuarantineStatus};
 use protocol::action::{self, LockLevel};
 use protocol::fixture::command;
@@ -54,6 +54,7 @@ fn write_lock(host: &Host) {
         level: LockLevel::Session,
         message: None,
         break_glass: vec!["rescue".to_owned()],
+        superuser: Superuser::default(),
         applied_at: Timestamp::default(),
     };
     fs::write(host.state_dir.join("lock.json"), serde_json::to_vec(&state).unwrap()).unwrap();

@@ -22,6 +22,7 @@ type ListedUnit =
 struct Room {
     calls: Vec<String>,
     sessions: Vec<(String, u32, String)>,
+    are_screens_locked: bool,
 }
 
 /// How the login manager answers.
@@ -31,6 +32,10 @@ pub(crate) enum Manner {
     Prompt,
     /// Never: it spins.
     Spinning,
+    /// As it should, about sessions without a screen.
+    Textual,
+    /// As it should, about screens that do not lock.
+    Unlockable,
 }
 
 /// A bus with a login manager; both end with this value.
@@ -51,9 +56,11 @@ impl Login1 {
             (format!("c{number}"), *uid, (*user).to_owned())
         };
         let sessions = users.iter().enumerate().map(session).collect();
-        let room = Arc::new(Mutex::new(Room { calls: Vec::new(), sessions }));
+        let room =
+            Arc::new(Mutex::new(Room { calls: Vec::new(), sessions, are_screens_locked: false }));
         let linger = root.join("var/lib/systemd/linger");
         let manager = Manager { room: Arc::clone(&room), linger, manner };
+        let screens = Arc::clone(&room);
         let units = Units { room: Arc::clone(&room) };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -61,14 +68,16 @@ impl Login1 {
             .build()
             .unwrap();
         let connection = runtime.block_on(async {
-            zbus::connection::Builder::address(address.as_str())
+            let mut builder = zbus::connection::Builder::address(address.as_str())
                 .name("org.freedesktop.login1")
                 .name("org.freedesktop.systemd1")
                 .serve_at("/org/freedesktop/login1", manager)
-                .serve_at("/org/freedesktop/systemd1", units)
-                .build()
-                .await
-                .unwrap()
+                .serve_at("/org/freedesktop/systemd1", units);
+            for number in 0..users.len() {
+                let path = format!("/org/freedesktop/login1/session/c{number}");
+                builder = builder.serve_at(path, Screen { room: Arc::clone(&screens), manner });
+            }
+            builder.build().await.unwrap()
         });
         Self { address, room, daemon, _runtime: runtime, _connection: connection }
     }
@@ -147,6 +156,25 @@ impl Units {
     }
 }
 
+/// A session on a screen of its own.
+struct Screen {
+    room: Arc<Mutex<Room>>,
+    manner: Manner,
+}
+
+#[zbus::interface(name = "org.freedesktop.login1.Session")]
+impl Screen {
+    #[zbus(property, name = "Type")]
+    fn kind(&self) -> String {
+        if self.manner == Manner::Textual { "tty" } else { "wayland" }.to_owned()
+    }
+
+    #[zbus(property)]
+    fn locked_hint(&self) -> bool {
+        self.manner == Manner::Prompt && self.room.lock().unwrap().are_screens_locked
+    }
+}
+
 struct Manager {
     room: Arc<Mutex<Room>>,
     linger: PathBuf,
@@ -197,5 +225,6 @@ impl Manager {
 
     async fn lock_sessions(&self) {
         self.note("LockSessions".to_owned()).await;
+        self.room.lock().unwrap().are_screens_locked = true;
     }
 }

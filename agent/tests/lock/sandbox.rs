@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use agent::execute::Task;
-use agent::host::{Arming, Host, Power};
+use agent::host::{Arming, Host, Power, Superuser};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
-/// Set for the part of a test that runs inside the namespaces.
-const INSIDE: &str = "TOCSIN_LOCK_TEST_INSIDE";
+use crate::namespaces;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh
 www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
@@ -58,36 +57,9 @@ account    required     pam_nologin.so
 /// A service that asks nothing and includes nothing.
 const KIOSK: &str = "auth required pam_permit.so\naccount required pam_permit.so\n";
 
-/// Runs a test's body in namespaces of its own: the test runs itself again inside them.
+/// Runs a test's body in mount, process and control-group namespaces of its own.
 pub(crate) fn in_namespaces(test: &str, body: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let own = std::env::current_exe().unwrap();
-    let output = Command::new("unshare")
-        .args([
-            "--mount",
-            "--pid",
-            "--cgroup",
-            "--fork",
-            "--kill-child",
-            "--propagation",
-            "private",
-        ])
-        .arg(own)
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("the lock's tests need unshare (Debian package util-linux)");
-    assert!(
-        output.status.success(),
-        "the lock's tests need root and the right to make mount and process namespaces; \
-         the test inside said:\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    let ran = String::from_utf8_lossy(&output.stdout).contains("1 passed");
-    assert!(ran, "no test of the name `{test}` ran inside the namespaces");
+    namespaces::in_namespaces(&["--mount", "--pid", "--cgroup"], test, body);
 }
 
 /// One endpoint. Its processes die with the test's process namespace.
@@ -235,6 +207,7 @@ pub(crate) fn host(base: &Path) -> Host {
         control_plane: Vec::new(),
         wipe_targets: Vec::new(),
         break_glass: vec!["rescue".to_owned(), "not-there".to_owned()],
+        superuser: Superuser::default(),
         power: Power::Recorded(base.join("power")),
         arming: Arming::Sandboxed,
     }

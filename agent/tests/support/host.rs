@@ -1,7 +1,7 @@
 //! A sandboxed host and tasks for integration tests.
 
 use agent::execute::Task;
-use agent::host::{Arming, Host, Power};
+use agent::host::{Arming, Host, Power, Superuser};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 use tempfile::TempDir;
@@ -19,6 +19,7 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         control_plane: Vec::new(),
         wipe_targets: Vec::new(),
         break_glass: Vec::new(),
+        superuser: Superuser::default(),
         power: Power::Recorded(folder.path().join("power.log")),
         arming: Arming::Sandboxed,
     };

@@ -16,7 +16,7 @@ use protocol::receipt::{Failure, FailureKind};
 
 use super::accounts;
 use super::file::{self, Attributes, FileError, Found};
-use super::pam::{self, GateFile};
+use super::pam::{self, Gate, GateFile};
 use super::state::LockState;
 use super::undo::{FileEntry, FormerFile, UndoJournal};
 use crate::execute::tool::Tool;
@@ -62,7 +62,7 @@ pub(super) fn close(
     collect(&mut failures, write_texts(host, state, nologin));
     match pam::gate_files(host) {
         Ok(files) => {
-            let gate = pam::gate(&state.break_glass);
+            let gate = Gate::new(&state.break_glass, state.superuser);
             for gate_file in files {
                 collect(&mut failures, put_gate(host, undo, &gate_file, &gate));
             }
@@ -85,7 +85,7 @@ fn put_gate(
     host: &Host,
     undo: &UndoJournal,
     gate_file: &GateFile,
-    gate: &str,
+    gate: &Gate,
 ) -> Result<(), FileError> {
     let path = host.path(&gate_file.path);
     let current = file::find(&path)?;
@@ -95,7 +95,7 @@ fn put_gate(
     };
     let Some(base) = base else { return Ok(()) };
     let bare = pam::without_gate(&base.bytes);
-    let desired = pam::with_gate(&base.bytes, gate);
+    let desired = pam::with_gate(&base.bytes, &gate.block(gate_file.stacks));
     let known = undo.file(&gate_file.path)?;
     if current.as_ref().is_some_and(|found| found.bytes == desired) && known.is_some() {
         return file::discard_leftover(&path);
@@ -308,11 +308,12 @@ fn strip_gate(host: &Host, path: &Path) -> Result<(), FileError> {
 
 /// Looks at the doors of a locked device.
 pub(super) fn look(host: &Host, state: &LockState, undo: &UndoJournal) -> Result<Seen, FileError> {
-    let gate = pam::gate(&state.break_glass);
+    let gate = Gate::new(&state.break_glass, state.superuser);
     let mut seen = Seen::default();
     for gate_file in pam::gate_files(host)? {
         let found = file::find(&host.path(&gate_file.path))?;
-        let stands = found.is_some_and(|found| found.bytes == pam::with_gate(&found.bytes, &gate));
+        let block = gate.block(gate_file.stacks);
+        let stands = found.is_some_and(|found| found.bytes == pam::with_gate(&found.bytes, &block));
         let list = if stands { &mut seen.gated } else { &mut seen.ungated };
         list.push(gate_file.path.display().to_string());
     }

@@ -146,6 +146,12 @@ impl Bus {
             == Some("greeter")
     }
 
+    /// Whether a session has a screen that somebody could lock.
+    pub(super) fn is_graphical(&self, session: &Session) -> bool {
+        let kind = self.property(session, "Type").and_then(|value| String::try_from(value).ok());
+        matches!(kind.as_deref(), Some("x11" | "wayland" | "mir"))
+    }
+
     /// Whether a session's screen says that it is locked.
     pub(super) fn is_screen_locked(&self, session: &Session) -> bool {
         let hint = self.property(session, "LockedHint");

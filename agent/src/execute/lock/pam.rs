@@ -1,15 +1,16 @@
 //! The account gate in PAM: who may pass, in which files it must stand, and whether it does.
 //!
-//! The gate is a marked block at the top of a service's account stack. Everybody meets it: root,
-//! directory users and holders of SSH keys included, because every service that lets somebody in
-//! asks for account management, however it authenticated. This module decides what to write; it
-//! never writes.
+//! The gate is a marked block at the top of a service's configuration. Its account lines meet
+//! everybody: root, directory users and holders of SSH keys included, because every service that
+//! lets somebody in asks for account management, however it authenticated. Its session lines stand
+//! where one user becomes another, since `sudo` asks about the account that calls it and `runuser`
+//! about none. This module decides what to write; it never writes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, FileError};
-use crate::host::Host;
+use crate::host::{Host, Superuser};
 
 /// Where services are configured; an earlier folder hides the same name in a later one.
 const FOLDERS: [&str; 4] = ["/etc/pam.d", "/usr/lib/pam.d", "/usr/etc/pam.d", "/usr/share/pam.d"];
@@ -27,8 +28,18 @@ const MAX_DEPTH: usize = 16;
 const BEGIN: &str = "# tocsin lock: begin (unlocking removes these lines)";
 const END: &str = "# tocsin lock: end";
 /// What every line of the block but the markers contains, for a block without its end.
-const TRACES: [&str; 3] =
-    ["pam_succeed_if.so quiet user in ", "pam_echo.so file=/run/tocsin-lock.txt", "pam_deny.so"];
+const TRACES: [&str; 6] = [
+    "pam_succeed_if.so quiet user in ",
+    "pam_succeed_if.so quiet user = root ruser in ",
+    "pam_succeed_if.so quiet uid > 0 uid < 1000",
+    "pam_succeed_if.so quiet uid >= 61184 uid <= 65535",
+    "pam_echo.so file=/run/tocsin-lock.txt",
+    "pam_deny.so",
+];
+/// More lines than any block has.
+const MAX_LINES: usize = 16;
+/// The services by which whoever is on the device already becomes somebody else.
+const SWITCHES: [&str; 6] = ["su", "su-l", "sudo", "sudo-i", "runuser", "runuser-l"];
 
 /// The text that a denied user reads, as the endpoint sees its path.
 pub(super) const TEXT_PATH: &str = "/run/tocsin-lock.txt";
@@ -40,6 +51,24 @@ pub(super) struct GateFile {
     pub(super) path: PathBuf,
     /// The vendor's file that `path` is going to hide, when `path` is not there yet.
     pub(super) vendor: Option<PathBuf>,
+    /// Which lines of the gate.
+    pub(super) stacks: Stacks,
+}
+
+/// The stacks of a configuration that need the gate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stacks {
+    /// Account management.
+    pub(super) account: bool,
+    /// Sessions.
+    pub(super) session: bool,
+}
+
+/// The gate of one lock, to be put into any number of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gate {
+    account: String,
+    session: String,
 }
 
 /// Whether a name can stand in the gate: the list there is separated by colons, and PAM's own
@@ -49,16 +78,41 @@ pub(super) fn is_gate_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
 }
 
-/// The lines of the gate that lets `break_glass` pass and nobody else.
-pub(super) fn gate(break_glass: &[String]) -> String {
-    let names = break_glass.join(":");
-    format!(
-        "{BEGIN}\n\
-         account [success=2 default=ignore] pam_succeed_if.so quiet user in {names}\n\
-         account [default=ignore] pam_echo.so file={TEXT_PATH}\n\
-         account requisite pam_deny.so\n\
-         {END}\n"
-    )
+impl Gate {
+    /// The gate that lets `break_glass` pass and nobody else.
+    ///
+    /// Where one user becomes another, accounts of services pass too: they belong to nobody, and
+    /// programs of the system change to them. Root becomes root always, and nothing is gained.
+    pub(super) fn new(break_glass: &[String], superuser: Superuser) -> Self {
+        let names = break_glass.join(":");
+        let callers = match superuser {
+            Superuser::FromBreakGlass => format!("root:{names}"),
+            Superuser::Refused => "root".to_owned(),
+        };
+        let account = format!(
+            "account [success=2 default=ignore] pam_succeed_if.so quiet user in {names}\n\
+             account [default=ignore] pam_echo.so file={TEXT_PATH}\n\
+             account requisite pam_deny.so\n"
+        );
+        // Not pam_deny at the end: sudo goes on after its answer to opening a session.
+        let session = format!(
+            "session [success=4 default=ignore] pam_succeed_if.so quiet user in {names}\n\
+             session [success=3 default=ignore] pam_succeed_if.so quiet user = root \
+             ruser in {callers}\n\
+             session [success=2 default=ignore] pam_succeed_if.so quiet uid > 0 uid < 1000\n\
+             session [success=1 default=ignore] pam_succeed_if.so quiet uid >= 61184 \
+             uid <= 65535\n\
+             session requisite pam_succeed_if.so quiet user in {names}\n"
+        );
+        Self { account, session }
+    }
+
+    /// The block for a file.
+    pub(super) fn block(&self, stacks: Stacks) -> String {
+        let account = if stacks.account { self.account.as_str() } else { "" };
+        let session = if stacks.session { self.session.as_str() } else { "" };
+        format!("{BEGIN}\n{account}{session}{END}\n")
+    }
 }
 
 /// A configuration with the gate at the top of its account stack, and no other gate.
@@ -95,9 +149,10 @@ pub(super) fn without_gate(bytes: &[u8]) -> Vec<u8> {
 fn gate_length(lines: &[&[u8]]) -> usize {
     let ours = |line: &&[u8]| {
         let text = String::from_utf8_lossy(line);
-        text.starts_with("account ") && TRACES.iter().any(|trace| text.contains(trace))
+        let is_of_a_stack = text.starts_with("account ") || text.starts_with("session ");
+        is_of_a_stack && TRACES.iter().any(|trace| text.contains(trace))
     };
-    let body = lines[1..].iter().take(TRACES.len()).take_while(|line| ours(line)).count();
+    let body = lines[1..].iter().take(MAX_LINES).take_while(|line| ours(line)).count();
     let has_end = lines.get(1 + body).is_some_and(|line| is_line(line, END));
     1 + body + usize::from(has_end)
 }
@@ -142,17 +197,24 @@ fn has_module(host: &Host, module: &str) -> Result<bool, FileError> {
     Ok(false)
 }
 
-/// The files that must carry the gate: those that services include, and every service whose
-/// account stack does not begin with one of them.
+/// The files that must carry the gate: those that services include, every service whose account
+/// stack does not begin with one of them, and every service by which users change.
 pub(super) fn gate_files(host: &Host) -> Result<Vec<GateFile>, FileError> {
     let catalog = Catalog::read(host)?;
-    let mut files = BTreeSet::new();
-    for name in catalog.services.keys() {
-        if COMMON.contains(&name.as_str()) || catalog.first_account(name, 0) == Entry::Open {
-            files.insert(catalog.gate_file(host, name)?);
+    let mut files: BTreeMap<PathBuf, GateFile> = BTreeMap::new();
+    for name in catalog.services.keys().map(String::as_str) {
+        let is_open = || catalog.first_account(name, 0) == Entry::Open;
+        let account = COMMON.contains(&name) || is_open();
+        let session = SWITCHES.contains(&name);
+        if account || session {
+            let new = catalog.gate_file(host, name)?;
+            // Two names may lead to one file.
+            let file = files.entry(new.path.clone()).or_insert(new);
+            file.stacks.account |= account;
+            file.stacks.session |= session;
         }
     }
-    Ok(files.into_iter().collect())
+    Ok(files.into_values().collect())
 }
 
 /// The services that are configured, whatever they are for.
@@ -238,15 +300,16 @@ impl Catalog {
     }
 
     fn gate_file(&self, host: &Host, name: &str) -> Result<GateFile, FileError> {
+        let stacks = Stacks::default();
         match self.services.get(name) {
             Some(service) if !service.is_vendor => {
-                Ok(GateFile { path: service.path.clone(), vendor: None })
+                Ok(GateFile { path: service.path.clone(), vendor: None, stacks })
             }
             Some(Service { path, .. }) => {
                 let folder = file::resolve(host, Path::new(FOLDERS[0]))?;
-                Ok(GateFile { path: folder.join(name), vendor: Some(path.clone()) })
+                Ok(GateFile { path: folder.join(name), vendor: Some(path.clone()), stacks })
             }
-            None => Ok(GateFile { path: Path::new(FOLDERS[0]).join(name), vendor: None }),
+            None => Ok(GateFile { path: Path::new(FOLDERS[0]).join(name), vendor: None, stacks }),
         }
     }
 }

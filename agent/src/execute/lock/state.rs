@@ -11,7 +11,7 @@ use protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, FileError};
-use crate::host::Host;
+use crate::host::{Host, Superuser};
 
 /// What is known about the lock of this device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct LockState {
     pub message: Option<String>,
     /// The accounts that stay open, as they were found in the account database.
     pub break_glass: Vec<String>,
+    /// Who becomes root meanwhile.
+    #[serde(default)]
+    pub superuser: Superuser,
     /// When the agent began, by the device's clock.
     pub applied_at: Timestamp,
 }

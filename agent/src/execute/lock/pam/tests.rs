@@ -18,29 +18,32 @@ fn gated(host: &Host) -> Vec<String> {
     files.map(|gate_file| gate_file.path.display().to_string()).collect()
 }
 
-fn names() -> Vec<String> {
-    vec!["rescue".to_owned(), "admin".to_owned()]
+const BOTH: Stacks = Stacks { account: true, session: true };
+
+fn block() -> String {
+    let names = ["rescue".to_owned(), "admin".to_owned()];
+    Gate::new(&names, Superuser::FromBreakGlass).block(BOTH)
 }
 
 #[test]
 fn taking_the_gate_out_leaves_every_byte_of_the_rest() {
     for text in ["", "no newline", "#%PAM-1.0", "#%PAM-1.0\naccount required x.so\n", "\r\n\n#\n"] {
-        let with = with_gate(text.as_bytes(), &gate(&names()));
+        let with = with_gate(text.as_bytes(), &block());
         assert!(has_gate(&with), "{text:?}");
         assert_eq!(without_gate(&with), text.as_bytes(), "{text:?}");
-        assert_eq!(with_gate(&with, &gate(&names())), with, "{text:?}");
+        assert_eq!(with_gate(&with, &block()), with, "{text:?}");
     }
 }
 
 #[test]
 fn a_line_that_names_the_format_stays_first() {
-    let with = with_gate(b"#%PAM-1.0\naccount required x.so\n", &gate(&names()));
+    let with = with_gate(b"#%PAM-1.0\naccount required x.so\n", &block());
     assert!(with.starts_with(b"#%PAM-1.0\n# tocsin lock: begin"));
 }
 
 #[test]
 fn a_gate_without_its_end_takes_nothing_else_along() {
-    let block = gate(&names()).replace(&format!("{END}\n"), "");
+    let block = block().replace(&format!("{END}\n"), "");
     let text = format!("{block}account required pam_unix.so\nauth required pam_deny.so\n");
     let rest = "account required pam_unix.so\nauth required pam_deny.so\n";
     assert_eq!(without_gate(text.as_bytes()), rest.as_bytes());
@@ -57,7 +60,16 @@ fn a_service_that_begins_with_the_common_file_needs_no_gate_of_its_own() {
         ),
         ("/etc/pam.d/runuser", "session required pam_unix.so\n"),
     ]);
-    assert_eq!(gated(&sandbox.host), ["/etc/pam.d/common-account"]);
+    let stacks = |account, session| Stacks { account, session };
+    let files = gate_files(&sandbox.host).unwrap();
+    let found: Vec<_> =
+        files.iter().map(|file| (file.path.to_str().unwrap(), file.stacks)).collect();
+    let expected = [
+        ("/etc/pam.d/common-account", stacks(true, false)),
+        ("/etc/pam.d/runuser", stacks(false, true)),
+        ("/etc/pam.d/su", stacks(false, true)),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -91,7 +103,8 @@ fn a_vendors_service_is_hidden_by_a_gated_copy() {
     ]);
     let files = gate_files(&sandbox.host).unwrap();
     let vendor = Some(PathBuf::from("/usr/lib/pam.d/polkit-1"));
-    assert!(files.contains(&GateFile { path: "/etc/pam.d/polkit-1".into(), vendor }));
+    let stacks = Stacks { account: true, session: false };
+    assert!(files.contains(&GateFile { path: "/etc/pam.d/polkit-1".into(), vendor, stacks }));
     assert_eq!(files.len(), 2);
 }
 

@@ -1,0 +1,283 @@
+//! A whole Debian system with systemd as its first process, in namespaces of its own.
+//!
+//! It is the only place where an armed agent runs in tests, so it must never reach the machine
+//! around it: process, mount, network, host name and message namespaces are its own, its root is
+//! pivoted, it has no block device, may make none, and meets no bus of the outer machine. Powering
+//! it off ends its first process. Everything dies with the test that made it.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::bench::BRIDGE;
+use crate::namespaces::in_namespaces;
+use crate::root;
+
+/// The machine's address; the test is at [`BRIDGE`].
+pub(crate) const ADDRESS: &str = "10.78.0.2";
+/// What the agent may use and its first process has, but a shell that was put into the machine from
+/// outside must not have either: the rest of root's capabilities.
+const DROPPED: &str = "--bounding-set=-mknod,-sys_module,-sys_rawio,-sys_time,-syslog,-bpf,-perfmon,\
+-mac_admin,-mac_override,-wake_alarm,-block_suspend,-sys_pacct";
+/// Brings the machine's side of the cable up, as a real machine's network scripts would.
+const NETWORK_UNIT: &str = "[Unit]
+DefaultDependencies=no
+After=network-pre.target
+Before=network.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/sbin/ip address add 10.78.0.2/24 dev host0
+ExecStart=/usr/sbin/ip link set host0 up
+[Install]
+WantedBy=sysinit.target
+";
+
+/// Runs a test's body where machines may be booted.
+pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+    let kinds = ["--mount", "--pid", "--net", "--uts", "--ipc", "--mount-proc"];
+    in_namespaces(&kinds, test, body);
+}
+
+/// One machine: its disk, and its power.
+pub(crate) struct Machine {
+    /// Its root directory, seen from outside.
+    pub(crate) root: PathBuf,
+    base: PathBuf,
+    running: Option<Running>,
+}
+
+struct Running {
+    container: Child,
+    /// Its first process, as seen from outside.
+    leader: String,
+    told: UnixDatagram,
+}
+
+impl Machine {
+    /// A machine that is off. Its disk is an overlay that ends with the test.
+    pub(crate) fn new() -> Self {
+        let program = Path::new("/usr/bin/systemd-nspawn");
+        assert!(program.exists(), "the bench needs {} (systemd-container)", program.display());
+        let lower = root::debian();
+        let base = tempfile::tempdir().unwrap().keep();
+        run("mount", &["-t", "tmpfs", "tocsin-machine", text(&base)]);
+        // What nspawn leaves for its own service manager must not reach the outer machine's.
+        fs::create_dir_all("/run/systemd").unwrap();
+        run("mount", &["-t", "tmpfs", "tocsin-machine", "/run/systemd"]);
+        let [upper, work, root] = ["upper", "work", "root"].map(|name| base.join(name));
+        for folder in [&upper, &work, &root] {
+            fs::create_dir(folder).unwrap();
+        }
+        let [low, up, space] = [&lower, &upper, &work].map(|path| path.display());
+        let options = format!("lowerdir={low},upperdir={up},workdir={space}");
+        run("mount", &["-t", "overlay", "tocsin-machine", "-o", &options, text(&root)]);
+        run("ip", &["link", "set", "lo", "up"]);
+        run("ip", &["link", "add", "bench", "type", "bridge"]);
+        run("ip", &["address", "add", &format!("{BRIDGE}/24"), "dev", "bench"]);
+        run("ip", &["link", "set", "bench", "up"]);
+        let machine = Self { root, base, running: None };
+        machine.write("/etc/hosts", "127.0.0.1 localhost machine\n", 0o644);
+        machine.write("/etc/hostname", "machine\n", 0o644);
+        machine.write("/etc/systemd/system/bench-network.service", NETWORK_UNIT, 0o644);
+        machine.offline(&["systemctl", "enable", "bench-network.service"]);
+        machine
+    }
+
+    /// A path of the machine, seen from outside.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Writes a file onto the machine's disk.
+    pub(crate) fn write(&self, path: &str, content: &str, mode: u32) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Reads a file of the machine's disk.
+    pub(crate) fn read(&self, path: &str) -> String {
+        let path = self.path(path);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Runs a program on the disk of a machine that is off.
+    pub(crate) fn offline(&self, command: &[&str]) -> String {
+        let output = Command::new("chroot").arg(&self.root).args(command).output().unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Switches it on, and returns as soon as its first process runs.
+    pub(crate) fn switch_on(&mut self) {
+        assert!(self.running.is_none(), "the machine runs");
+        let socket = self.base.join("told");
+        drop(fs::remove_file(&socket));
+        let told = UnixDatagram::bind(&socket).unwrap();
+        let console = fs::File::create(self.base.join("console")).unwrap();
+        let container = Command::new("systemd-nspawn")
+            .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--notify-ready=yes"])
+            .args(["--machine=machine", "--network-bridge=bench", "--console=pipe"])
+            .args(["--link-journal=no", "--resolv-conf=off", "--timezone=off"])
+            .arg("--drop-capability=CAP_MKNOD,CAP_SYS_RAWIO,CAP_SYS_MODULE,CAP_SYS_TIME")
+            .args(["--directory", text(&self.root)])
+            .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
+            .env("NOTIFY_SOCKET", &socket)
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().unwrap())
+            .stderr(console)
+            .spawn()
+            .unwrap();
+        let leader = wait_for(&told, "X_NSPAWN_LEADER_PID=");
+        self.running = Some(Running { container, leader, told });
+    }
+
+    /// Waits until it has booted, whatever failed on the way.
+    pub(crate) fn wait_until_booted(&self) {
+        wait_for(&self.running().told, "READY=1");
+    }
+
+    /// Switches it on and waits until it has booted.
+    pub(crate) fn boot(&mut self) {
+        self.switch_on();
+        self.wait_until_booted();
+    }
+
+    /// Shuts it down in order.
+    pub(crate) fn shut_down(&mut self) {
+        self.sh("systemctl poweroff --no-block");
+        self.wait_until_off();
+    }
+
+    /// Waits until it is off.
+    pub(crate) fn wait_until_off(&mut self) {
+        let mut running = self.running.take().expect("the machine runs");
+        running.container.wait().unwrap();
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("the machine runs")
+    }
+
+    /// Runs a program inside as root, outside of every session, unit and capability that the
+    /// machine's own root does not have.
+    pub(crate) fn enter(&self, command: &[&str]) -> Output {
+        Command::new("nsenter")
+            .args(["--target", &self.running().leader, "--all"])
+            .args(["setpriv", DROPPED])
+            .args(command)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Whether a line of shell succeeds inside.
+    pub(crate) fn succeeds(&self, script: &str) -> bool {
+        self.enter(&["sh", "-c", script]).status.success()
+    }
+
+    /// What a line of shell prints inside.
+    pub(crate) fn sh(&self, script: &str) -> String {
+        let output = self.enter(&["sh", "-c", script]);
+        assert!(output.status.success(), "{script}: {output:?}\n{}", self.journal());
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// The newest lines of its journal.
+    pub(crate) fn journal(&self) -> String {
+        let lines =
+            self.enter(&["journalctl", "--no-pager", "-b", "-n", "200", "-o", "short-monotonic"]);
+        String::from_utf8_lossy(&lines.stdout).into_owned()
+    }
+
+    /// Whether somebody gets a command run over SSH from outside, by password or, without one, by
+    /// the key.
+    pub(crate) fn lets_in(&self, user: &str, password: Option<&str>) -> bool {
+        self.ssh(user, password, "echo inside").stdout == b"inside\n"
+    }
+
+    /// A command of somebody who logs in over SSH.
+    pub(crate) fn ssh(&self, user: &str, password: Option<&str>, command: &str) -> Output {
+        let (key, answer) = (self.base.join("key"), self.base.join("answer"));
+        if !key.exists() {
+            self.make_key(&key);
+        }
+        let script = format!("#!/bin/sh\necho '{}'\n", password.unwrap_or_default());
+        fs::write(&answer, script).unwrap();
+        fs::set_permissions(&answer, fs::Permissions::from_mode(0o700)).unwrap();
+        let method = if password.is_some() { "password" } else { "publickey" };
+        Command::new("ssh")
+            .args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "IdentityAgent=none"])
+            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "NumberOfPasswordPrompts=1"])
+            .args(["-o", &format!("PreferredAuthentications={method}"), "-i", text(&key)])
+            .args([&format!("{user}@{ADDRESS}"), command])
+            .env("SSH_ASKPASS", &answer)
+            .env("SSH_ASKPASS_REQUIRE", "force")
+            .stdin(Stdio::null())
+            .output()
+            .expect("the bench needs ssh (Debian package openssh-client)")
+    }
+
+    /// A key that opens every account that has a home.
+    fn make_key(&self, key: &Path) {
+        run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", text(key)]);
+    }
+
+    /// Puts the bench's key into an account's home.
+    pub(crate) fn authorise(&self, user: &str, home: &str) {
+        let key = self.base.join("key");
+        if !key.exists() {
+            self.make_key(&key);
+        }
+        let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+        self.write(&format!("{home}/.ssh/authorized_keys"), &public, 0o600);
+        self.offline(&["chown", "-R", &format!("{user}:"), &format!("{home}/.ssh")]);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.running.is_some() {
+            let told = fs::read_to_string(self.base.join("console")).unwrap_or_default();
+            let journal = self.journal();
+            drop(std::io::stderr().write_all(format!("{told}\n{journal}\n").as_bytes()));
+        }
+        if let Some(mut running) = self.running.take() {
+            drop(running.container.kill());
+            drop(running.container.wait());
+        }
+    }
+}
+
+/// Waits until the container says that, and gives the rest of its line.
+fn wait_for(told: &UnixDatagram, word: &str) -> String {
+    let mut bytes = [0; 4096];
+    loop {
+        let length = told.recv(&mut bytes).unwrap();
+        let message = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        if let Some(rest) = message.lines().find_map(|line| line.strip_prefix(word)) {
+            return rest.to_owned();
+        }
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success(),
+        "the bench needs to run `{program} {}`: {said}",
+        args.join(" ")
+    );
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

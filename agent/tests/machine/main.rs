@@ -1,0 +1,33 @@
+//! The armed agent on a whole Debian system that is booted, locked, rebooted and unlocked.
+//!
+//! Needs root, namespaces, and the Debian packages `systemd-container`, `mmdebstrap`,
+//! `util-linux`, `iproute2` and `openssh-client`, and once Debian's mirror. Whatever is missing
+//! fails the test by name; nothing is skipped.
+#![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
+
+#[path = "../device/bench.rs"]
+#[expect(dead_code, reason = "shared with the tests of the device, which use the rest")]
+mod bench;
+mod container;
+mod doors;
+mod isolation;
+#[path = "../support/namespaces.rs"]
+mod namespaces;
+mod root;
+mod scene;
+mod traps;
+mod units;
+
+use crate::container::alone;
+
+/// Runs a test's body on a machine of its own.
+fn on_a_machine<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
+    alone(test, || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(body());
+    });
+}

@@ -1,0 +1,86 @@
+//! A Debian root file system with systemd, made once from the distribution's packages and kept
+//! beside the build.
+//!
+//! Of the release that this machine runs, since the agent that was built here is linked with this
+//! machine's C library.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is in it besides the essential packages.
+const PACKAGES: [&str; 13] = [
+    "adduser",
+    "cryptsetup-bin",
+    "dbus",
+    "iproute2",
+    "libpam-systemd",
+    "nftables",
+    "openssh-client",
+    "openssh-server",
+    "pamtester",
+    "procps",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+];
+/// Built in memory: dpkg syncs each file, and nothing here must outlive a power cut.
+const BUILD: &str = "
+set -e
+mount -t tmpfs tocsin-root \"$1\"
+TMPDIR=\"$1\" mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \\
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \\
+    --dpkgopt='path-exclude=/usr/share/locale/*' --include=\"$2\" \"$3\" - \\
+    | tar --extract --exclude='./dev/*' --directory \"$4\"
+";
+
+/// The root; nothing may be changed in it.
+pub(crate) fn debian() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (root, made_of) = (folder.join("debian-root"), folder.join("debian-root.packages"));
+    // Each test is a process of its own, and the first one makes the root.
+    let lock = File::create(folder.join("debian-root.lock")).unwrap();
+    lock.lock().unwrap();
+    let wanted = format!("{} {}", release(), PACKAGES.join(","));
+    if fs::read_to_string(&made_of).is_ok_and(|known| known == wanted) {
+        return root;
+    }
+    for old in [&root, &folder.join("debian-root.new")] {
+        drop(fs::remove_dir_all(old));
+    }
+    let new = folder.join("debian-root.new");
+    let memory = tempfile::tempdir_in(folder).unwrap();
+    fs::create_dir(&new).unwrap();
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "bash",
+            "-o",
+            "pipefail",
+            "-c",
+            BUILD,
+            "build",
+        ])
+        .arg(memory.path())
+        .args([PACKAGES.join(","), release()])
+        .arg(&new)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let needs = "the bench needs root, mmdebstrap (Debian package) and Debian's mirror";
+    assert!(output.status.success(), "{needs}: {said}");
+    fs::rename(&new, &root).unwrap();
+    fs::write(made_of, wanted).unwrap();
+    root
+}
+
+/// The code name of the Debian release that this machine runs.
+fn release() -> String {
+    let text = fs::read_to_string("/etc/os-release").unwrap();
+    let field = |name| text.lines().find_map(|line: &str| line.strip_prefix(name));
+    let is_debian = field("ID=") == Some("debian");
+    assert!(is_debian, "the bench boots the Debian that the agent was built on; this is {text}");
+    field("VERSION_CODENAME=").unwrap().to_owned()
+}

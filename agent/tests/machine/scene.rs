@@ -1,0 +1,155 @@
+//! A machine with an armed agent on it, and its hub outside.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use agent::config::Config;
+use protocol::action::Action;
+use protocol::frame::{CommandFrame, HubFrame};
+use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
+
+use crate::bench::{BRIDGE, Bench, HubSide, Server, confirmed};
+use crate::container::Machine;
+
+/// Everybody's password.
+pub(crate) const PASSWORD: &str = "open-sesame";
+/// The units that the agent's package brings.
+pub(crate) const UNITS: [&str; 4] = [
+    "tocsin-agent.service",
+    "tocsin-reassert.service",
+    "tocsin-agent-watch.service",
+    "tocsin-agent-watch.timer",
+];
+
+/// One device with its organisation.
+pub(crate) struct Scene {
+    pub(crate) machine: Machine,
+    device: Bench,
+    server: Server,
+    session: Option<HubSide>,
+    orders: u8,
+}
+
+impl Scene {
+    /// A machine that is off: people with homes and keys, and an enrolled agent that is armed.
+    pub(crate) async fn new(break_glass: &str) -> Self {
+        let machine = Machine::new();
+        people(&machine);
+        let device = Bench::new();
+        let server = device.server_at(format!("{BRIDGE}:0").parse().unwrap()).await;
+        let scene = Self { machine, device, server, session: None, orders: 0 };
+        scene.install();
+        scene.configure(break_glass, "from_break_glass");
+        scene
+    }
+
+    /// Puts the agent, its units and its state where the package and the enrollment put them.
+    fn install(&self) {
+        let machine = &self.machine;
+        fs::copy(env!("CARGO_BIN_EXE_tocsin-agent"), machine.path("/usr/bin/tocsin-agent"))
+            .unwrap();
+        for unit in UNITS {
+            let text = fs::read_to_string(source(&format!("config/{unit}"))).unwrap();
+            machine.write(&format!("/usr/lib/systemd/system/{unit}"), &text, 0o644);
+        }
+        for unit in ["tocsin-agent.service", "tocsin-reassert.service", "tocsin-agent-watch.timer"]
+        {
+            machine.offline(&["systemctl", "enable", unit]);
+        }
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(&self.device.config.state_dir)
+            .arg(machine.path("/var/lib/tocsin-agent"))
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        machine.offline(&["chmod", "0700", "/var/lib/tocsin-agent"]);
+    }
+
+    /// Writes the agent's configuration.
+    pub(crate) fn configure(&self, break_glass: &str, superuser: &str) {
+        let address = self.server.address;
+        let text = format!(
+            "[host]\narming = \"armed\"\nbreak_glass = [\"{break_glass}\"]\n\
+             superuser = \"{superuser}\"\n\
+             [addresses]\nhubs = [\"{address}\"]\napi = [\"{address}\"]\n\
+             [ladder]\nbackoff_base = \"50ms\"\nbackoff_cap = \"1s\"\nuphold = \"1s\"\n"
+        );
+        let _: Config = toml::from_str(&text).unwrap();
+        self.machine.write("/etc/tocsin/agent.toml", &text, 0o600);
+    }
+
+    /// Gives an order and waits for its signed outcome, over however many sessions.
+    pub(crate) async fn order(&mut self, action: Action) -> Receipt {
+        self.orders += 1;
+        let command = self.device.command(self.orders, action, u64::from(self.orders));
+        loop {
+            let mut hub = match self.session.take() {
+                Some(hub) => hub,
+                None => self.server.session().await,
+            };
+            if let Some(receipt) = answer(&mut hub, &command).await {
+                self.session = Some(hub);
+                return self.device.receipt(&receipt);
+            }
+        }
+    }
+
+    /// An order that must succeed: what it is proven with.
+    pub(crate) async fn proven(&mut self, action: Action) -> Evidence {
+        let outcome = self.order(action).await.outcome;
+        let Outcome::Succeeded { evidence } = outcome else {
+            panic!("{outcome:?}\n{}", self.machine.journal());
+        };
+        evidence
+    }
+
+    /// An order that must fail.
+    pub(crate) async fn failure(&mut self, action: Action) -> Failure {
+        let outcome = self.order(action).await.outcome;
+        let Outcome::Failed { failure, .. } = outcome else {
+            panic!("{outcome:?}\n{}", self.machine.journal());
+        };
+        failure
+    }
+}
+
+/// Sends a command and gives its receipt, confirmed; `None` when the session ends first.
+async fn answer(hub: &mut HubSide, command: &CommandFrame) -> Option<protocol::frame::AgentFrame> {
+    use protocol::frame::AgentFrame;
+    hub.send(HubFrame::Command(command.clone())).await;
+    loop {
+        let frame = hub.next().await?;
+        let is_it = matches!(&frame, AgentFrame::Receipt { command_id, .. } if *command_id == command.command_id);
+        if is_it {
+            hub.send(confirmed(&frame)).await;
+            return Some(frame);
+        }
+    }
+}
+
+/// Alice and carol are people, bob had been locked before, rescue is break-glass and may become
+/// anybody, web is an account of a service.
+fn people(machine: &Machine) {
+    for user in ["alice", "bob", "carol", "rescue"] {
+        machine.offline(&["useradd", "--create-home", "--shell", "/bin/bash", user]);
+        machine.authorise(user, &format!("/home/{user}"));
+    }
+    machine.authorise("root", "/root");
+    machine.offline(&["useradd", "--system", "--shell", "/bin/sh", "web"]);
+    let passwords: String = ["root", "alice", "bob", "carol", "rescue"]
+        .map(|user| format!("{user}:{PASSWORD}\n"))
+        .concat();
+    machine.write("/root/passwords", &passwords, 0o600);
+    machine.offline(&["sh", "-c", "chpasswd < /root/passwords && rm /root/passwords"]);
+    machine.offline(&["usermod", "--lock", "--expiredate", "2", "bob"]);
+    machine.offline(&["usermod", "--expiredate", "2035-01-01", "carol"]);
+    machine.write("/etc/sudoers.d/rescue", "rescue ALL=(ALL:ALL) NOPASSWD: ALL\n", 0o440);
+    machine.write("/etc/ssh/sshd_config.d/bench.conf", "PermitRootLogin yes\n", 0o644);
+}
+
+/// A file of the source tree.
+pub(crate) fn source(path: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}

@@ -1,0 +1,66 @@
+//! The agent's units under a real service manager.
+
+use protocol::action::{Action, Refresh};
+
+use crate::doors::locking;
+use crate::on_a_machine;
+use crate::scene::{Scene, UNITS};
+
+/// What `systemd-analyze security` may say at most, times ten; docs/OPERATIONS.md has the figure.
+const EXPOSURE: &str = "60";
+
+#[test]
+fn agent_comes_back_whatever_ends_it() {
+    on_a_machine("units::agent_comes_back_whatever_ends_it", || async {
+        let mut scene = Scene::new("rescue").await;
+        scene.machine.boot();
+        let units = UNITS.map(|unit| format!("/usr/lib/systemd/system/{unit}")).join(" ");
+        let verified = scene.machine.sh(&format!("systemd-analyze verify --man=no {units} 2>&1"));
+        assert_eq!(verified, "");
+        let exposed = format!(
+            "systemd-analyze security --no-pager --threshold={EXPOSURE} tocsin-agent.service 2>&1"
+        );
+        let judged = scene.machine.enter(&["sh", "-c", &exposed]);
+        let judged =
+            (judged.status.success(), String::from_utf8_lossy(&judged.stdout).into_owned());
+        assert!(judged.0, "{}", judged.1);
+        scene.proven(Action::Refresh(Refresh {})).await;
+
+        let first = scene.machine.sh("systemctl show -P MainPID tocsin-agent");
+        scene.machine.sh(&format!("kill -KILL {first}"));
+        scene.proven(Action::Refresh(Refresh {})).await;
+        assert_ne!(scene.machine.sh("systemctl show -P MainPID tocsin-agent"), first);
+
+        // Somebody stops it: the watch starts it again.
+        assert!(scene.machine.succeeds("systemctl is-active --quiet tocsin-agent-watch.timer"));
+        scene.machine.sh("systemctl stop tocsin-agent.service");
+        scene.machine.sh("systemctl start tocsin-agent-watch.service");
+        scene.proven(Action::Refresh(Refresh {})).await;
+
+        // Nor does going to another target get rid of it, or of a lock.
+        scene.proven(locking()).await;
+        scene.machine.sh("systemctl isolate --no-block rescue.target");
+        scene.machine.sh("while systemctl is-active --quiet ssh.service; do :; done");
+        assert!(scene.machine.succeeds("systemctl is-active --quiet tocsin-agent.service"));
+        assert!(scene.machine.succeeds("systemctl is-active --quiet tocsin-agent-watch.timer"));
+        scene.proven(Action::Refresh(Refresh {})).await;
+    });
+}
+
+#[test]
+fn agent_without_enrollment_does_not_run() {
+    on_a_machine("units::agent_without_enrollment_does_not_run", || async {
+        let mut scene = Scene::new("rescue").await;
+        let enrollment = scene.machine.path("/var/lib/tocsin-agent/enrollment.json");
+        std::fs::remove_file(enrollment).unwrap();
+        scene.machine.boot();
+        for unit in
+            ["tocsin-agent.service", "tocsin-reassert.service", "tocsin-agent-watch.service"]
+        {
+            scene.machine.sh(&format!("systemctl start {unit}"));
+            let result = scene.machine.sh(&format!("systemctl show -P ConditionResult {unit}"));
+            assert_eq!(result, "no", "{unit}");
+        }
+        assert!(scene.machine.lets_in("alice", None), "and the machine is anybody's");
+    });
+}
