@@ -29,6 +29,10 @@ demo *args:
 simulate seeds="20000":
     TOCSIN_SEEDS={{ seeds }} cargo test --release --package tocsin --test simulation every_promise -- --nocapture
 
+# The same with real hubs and agents over real bytes, in a simulated network.
+simulate-wire seeds="2000":
+    TOCSIN_SEEDS={{ seeds }} cargo test --release --package tocsin --test wire every_device -- --nocapture
+
 # Faults alone and in pairs while orders are given, on real Redis and PostgreSQL, from a seed.
 chaos rounds="20" seed="1":
     TOCSIN_CHAOS_SEED={{ seed }} TOCSIN_CHAOS_ROUNDS={{ rounds }} \

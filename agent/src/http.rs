@@ -92,7 +92,10 @@ impl Dialer {
             let stream = self.0.connect(bare(address)).await?;
             TlsConnector::from(tls).connect(name, stream).await
         };
-        match tokio::time::timeout(timeout, connecting).await {
+        let limit = timeout;
+        #[cfg(feature = "planted-bugs")]
+        let limit = protocol::planted::limit(protocol::planted::Bug::EndlessDial, limit);
+        match tokio::time::timeout(limit, connecting).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(HttpError::Connect { address: address.to_owned(), source }),
             Err(_) => Err(HttpError::TimedOut(timeout)),

@@ -4,6 +4,10 @@
 //! asks for; a tidy test holds that. A bug is planted on one thread and on no other.
 
 use std::cell::Cell;
+use std::time::Duration;
+
+/// Longer than any run.
+const ENDLESS: Duration = Duration::from_secs(365 * 86_400);
 
 /// A mistake that the code of a crate makes while it is planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +26,16 @@ pub enum Bug {
     LeaseWithoutCompare,
     /// An arrival replaces whatever entry there is, however new.
     NoFencing,
+    /// A hub waits for the end of a TLS handshake as long as it takes.
+    EndlessHandshake,
+    /// A hub goes on waiting for a peer that takes no byte.
+    EndlessWrite,
+    /// A hub waits for the end of a close as long as it takes.
+    EndlessClose,
+    /// A session does not flush what it wrote.
+    NoFlush,
+    /// An agent waits for a hub's end of a TLS handshake as long as it takes.
+    EndlessDial,
 }
 
 thread_local! {
@@ -31,6 +45,11 @@ thread_local! {
 /// Plants that bug on this thread, or none.
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
+}
+
+/// That limit, or none to speak of while that bug is planted on this thread.
+pub fn limit(bug: Bug, limit: Duration) -> Duration {
+    if has(bug) { ENDLESS } else { limit }
 }
 
 /// Whether that bug is planted on this thread.

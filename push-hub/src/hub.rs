@@ -155,6 +155,13 @@ impl Hub {
         self.core.registry.len()
     }
 
+    /// Which sessions are here, for a simulation that looks after each of them.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn held(&self) -> Vec<(protocol::id::DeviceId, protocol::id::SessionId)> {
+        self.core.registry.all().iter().map(|handle| (handle.device, handle.session)).collect()
+    }
+
     /// Begins the drain, with `grace` until the sessions that are left are closed, and waits for
     /// its end. Agents are told to go elsewhere, spread over the grace.
     pub async fn drain(self, grace: Duration) {

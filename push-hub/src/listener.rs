@@ -92,7 +92,10 @@ async fn serve<P: Port>(
 ) -> Outcome {
     P::hurry(&stream);
     let accepted_at = core.clock.now();
-    let handshake = tls::accept(stream, core.tls.load_full(), core.config.admission.tls_timeout);
+    let limit = core.config.admission.tls_timeout;
+    #[cfg(feature = "planted-bugs")]
+    let limit = protocol::planted::limit(protocol::planted::Bug::EndlessHandshake, limit);
+    let handshake = tls::accept(stream, core.tls.load_full(), limit);
     let shaken = tokio::select! {
         biased;
         () = core.drain.hard().cancelled() => return Outcome::Refused,

@@ -316,6 +316,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
     }
 
     async fn flush(&mut self, fed: bool) -> Result<(), End> {
+        #[cfg(feature = "planted-bugs")]
+        let fed = fed && !protocol::planted::has(protocol::planted::Bug::NoFlush);
         if !fed {
             return Ok(());
         }

@@ -211,13 +211,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
     /// Waits for a step of the sink, and gives up when no byte leaves within `write_stall`.
     async fn progress(&mut self, step: Step) -> Result<(), SocketError> {
         let mut written = self.stream.get_ref().written();
+        let stall = self.write_stall;
+        #[cfg(feature = "planted-bugs")]
+        let stall = protocol::planted::limit(protocol::planted::Bug::EndlessWrite, stall);
         loop {
             let stream = &mut self.stream;
             let attempt = poll_fn(|context| match step {
                 Step::Ready => stream.poll_ready_unpin(context),
                 Step::Flush => stream.poll_flush_unpin(context),
             });
-            match timeout(self.write_stall, attempt).await {
+            match timeout(stall, attempt).await {
                 Ok(outcome) => return outcome.map_err(|error| judge(&error)),
                 Err(_) if self.stream.get_ref().written() != written => {
                     written = self.stream.get_ref().written();
@@ -237,7 +240,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
             drop(self.stream.close(Some(frame)).await);
             self.part().await;
         };
-        drop(timeout(CLOSE_TIMEOUT, orderly).await);
+        drop(timeout(close_limit(), orderly).await);
     }
 
     /// Sends the library's answer to the peer's close, within a bounded time. Nothing may be
@@ -247,7 +250,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
             drop(self.stream.flush().await);
             self.part().await;
         };
-        drop(timeout(CLOSE_TIMEOUT, orderly).await);
+        drop(timeout(close_limit(), orderly).await);
     }
 
     /// Says goodbye below the WebSocket, and reads what is still under way.
@@ -265,6 +268,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
             }
         }
     }
+}
+
+fn close_limit() -> Duration {
+    #[cfg(feature = "planted-bugs")]
+    return protocol::planted::limit(protocol::planted::Bug::EndlessClose, CLOSE_TIMEOUT);
+    #[cfg(not(feature = "planted-bugs"))]
+    CLOSE_TIMEOUT
 }
 
 #[derive(Clone, Copy)]

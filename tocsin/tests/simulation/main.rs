@@ -17,54 +17,19 @@ mod ladder;
 mod link;
 mod run;
 mod scene;
+#[path = "../support/seeds.rs"]
+mod seeds;
 mod store;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use bug::Bug;
 use run::{Ran, run};
+use seeds::{first_failure, number};
 
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 2_000;
 /// Seeds within which each planted bug must show.
 const ENOUGH: u64 = 10_000;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|text| text.parse().ok())
-}
-
-/// A run whose panic, too, is a verdict.
-fn judged(seed: u64, bug: Option<Bug>) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| run(seed, bug, false).verdict))
-        .unwrap_or_else(|_| Err("something panicked".to_owned()))
-}
-
-/// The first seed below that bound, in the order of their taking, that fails; on every core.
-fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<(u64, String)> {
-    let next = AtomicU64::new(0);
-    let failed = AtomicU64::new(u64::MAX);
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::SeqCst);
-                    if seed >= seeds || seed > failed.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    if judged(seed, bug).is_err() {
-                        failed.fetch_min(seed, Ordering::SeqCst);
-                    }
-                }
-            });
-        }
-    });
-    let seed = failed.into_inner();
-    let verdict = (seed != u64::MAX).then(|| judged(seed, bug))?;
-    Some((seed, verdict.err().unwrap_or_else(|| "it fails no more".to_owned())))
-}
 
 #[test]
 fn every_promise_holds_whatever_fails() {
@@ -74,7 +39,7 @@ fn every_promise_holds_whatever_fails() {
         return assert_eq!(verdict, Ok(()), "seed={seed}");
     }
     let seeds = number("TOCSIN_SEEDS").unwrap_or(SEEDS);
-    if let Some((seed, broken)) = first_failure(seeds, None) {
+    if let Some((seed, broken)) = first_failure(seeds, |seed| run(seed, None, false).verdict) {
         panic!(
             "seed={seed}: {broken}\nTOCSIN_SEED={seed} cargo test --package tocsin --test \
              simulation every_promise -- --nocapture"
@@ -98,7 +63,8 @@ macro_rules! planted {
         $(
             #[test]
             fn $name() {
-                let found = first_failure(ENOUGH, Some(Bug::$bug));
+                let judge = |seed| run(seed, Some(Bug::$bug), false).verdict;
+                let found = first_failure(ENOUGH, judge);
                 let (seed, broken) = found.expect("a planted bug shows within 10,000 seeds");
                 println!("{:?}: found by seed {seed}: {broken}", Bug::$bug);
             }

@@ -9,6 +9,7 @@ use runtime::clock::ManualClock;
 use runtime::{Clock, Entropy};
 
 use crate::bug::Bug;
+use crate::seeds::Digest;
 
 /// Time, chance, trace and the first promise that broke.
 #[derive(Debug)]
@@ -28,24 +29,12 @@ pub(crate) struct Scene {
 /// Everything that happened, as a digest and, when asked for, as lines.
 #[derive(Debug)]
 struct Trace {
-    digest: u64,
+    digest: Digest,
     lines: Option<Vec<String>>,
 }
 
 /// The digest of a trace and its lines.
 pub(crate) type Traced = (u64, Vec<String>);
-
-/// FNV-1a (Fowler, Noll, Vo), fed with text.
-struct Fnv<'a>(&'a mut u64);
-
-impl fmt::Write for Fnv<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            *self.0 = (*self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        Ok(())
-    }
-}
 
 impl Scene {
     pub(crate) fn new(seed: u64, bug: Option<Bug>, keeps_lines: bool) -> Self {
@@ -59,7 +48,7 @@ impl Scene {
             organisation: Organisation::new(),
             bug,
             is_healed: false,
-            trace: Trace { digest: 0xcbf2_9ce4_8422_2325, lines: keeps_lines.then(Vec::new) },
+            trace: Trace { digest: Digest::default(), lines: keeps_lines.then(Vec::new) },
             broken: None,
         }
     }
@@ -105,7 +94,7 @@ impl Scene {
     pub(crate) fn note(&mut self, what: fmt::Arguments<'_>) {
         let at = self.elapsed();
         // Writing to a digest does not fail.
-        _ = writeln!(Fnv(&mut self.trace.digest), "{} {what}", at.as_nanos());
+        _ = writeln!(self.trace.digest, "{} {what}", at.as_nanos());
         if let Some(lines) = &mut self.trace.lines {
             lines.push(format!("{:>10.3} s  {what}", at.as_secs_f64()));
         }
@@ -124,6 +113,6 @@ impl Scene {
     }
 
     pub(crate) fn into_trace(self) -> Traced {
-        (self.trace.digest, self.trace.lines.unwrap_or_default())
+        (self.trace.digest.0, self.trace.lines.unwrap_or_default())
     }
 }
