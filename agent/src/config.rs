@@ -9,6 +9,7 @@ use protocol::limits;
 use runtime::observability::ObservabilityConfig;
 use serde::Deserialize;
 
+use crate::execute::quarantine::Firewall;
 use crate::host::{Arming, Host, Power, Superuser};
 
 #[cfg(test)]
@@ -148,6 +149,9 @@ pub struct LadderConfig {
     /// How long a final power-off waits for the confirmation of its receipt; 10 s.
     #[serde(with = "runtime::config::duration")]
     pub power_off_wait: Duration,
+    /// How long a new quarantine waits for the control plane before it is rolled back; 60 s.
+    #[serde(with = "runtime::config::duration")]
+    pub confirm: Duration,
     /// How often a quarantine is looked at, and put up again when somebody took it down; 30 s.
     #[serde(with = "runtime::config::duration")]
     pub uphold: Duration,
@@ -166,6 +170,7 @@ impl Default for LadderConfig {
             check_in_healthy: limits::CHECK_IN_HEALTHY,
             resend: Duration::from_secs(5),
             power_off_wait: Duration::from_secs(10),
+            confirm: Duration::from_secs(60),
             uphold: Duration::from_secs(30),
         }
     }
@@ -215,6 +220,7 @@ impl Config {
             ("check_in_running", ladder.check_in_running.is_zero()),
             ("check_in_healthy", ladder.check_in_healthy.is_zero()),
             ("resend", ladder.resend.is_zero()),
+            ("confirm", ladder.confirm.is_zero()),
             ("uphold", ladder.uphold.is_zero()),
         ];
         if let Some((name, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
@@ -245,6 +251,8 @@ impl Config {
             state_dir: self.state_dir.clone(),
             dbus_address: Some(dbus).filter(|address| !address.is_empty()),
             control_plane: Vec::new(),
+            firewall: Firewall::default(),
+            confirm_within: self.ladder.confirm,
             wipe_targets: host.wipe_targets.clone(),
             break_glass: host.break_glass.clone(),
             superuser: host.superuser,

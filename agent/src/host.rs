@@ -8,12 +8,14 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
 use protocol::receipt::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
 use crate::execute::failure;
+use crate::execute::quarantine::Firewall;
 use crate::execute::tool::Tool;
 
 #[cfg(test)]
@@ -33,6 +35,10 @@ pub struct Host {
     pub dbus_address: Option<String>,
     /// Addresses of hubs and control plane, from the signed configuration.
     pub control_plane: Vec<SocketAddr>,
+    /// The process's hold on a quarantine's tables; all copies of a host share it.
+    pub firewall: Firewall,
+    /// How long a new quarantine may wait for the control plane before it is rolled back.
+    pub confirm_within: Duration,
     /// Volumes (block devices or files) that a wipe destroys, in this order.
     pub wipe_targets: Vec<PathBuf>,
     /// Accounts that a lock leaves open.

@@ -13,6 +13,7 @@ pub mod host;
 pub mod http;
 pub mod identity;
 pub mod journal;
+pub mod mark;
 pub mod network;
 pub mod notify;
 pub mod state;

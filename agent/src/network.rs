@@ -12,7 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 use protocol::limits;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::mark::mark;
 
 /// Names whose addresses are remembered.
 const KNOWN_NAMES: usize = 2 * limits::LIST_ENTRIES;
@@ -58,9 +60,26 @@ impl Internet {
 impl Network for Internet {
     fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
         Box::pin(async move {
-            let stream = TcpStream::connect(&*self.resolve(address).await?).await?;
+            let stream = dial(self.resolve(address).await?).await?;
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }
+}
+
+/// A connection to the first address that accepts one. Its packets bear the agent's mark, where
+/// the system lets them.
+async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut last = io::Error::other("the name has no address");
+    for address in addresses {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Err(error) = mark(&socket) {
+            tracing::debug!(%error, "connection without the agent's mark");
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }

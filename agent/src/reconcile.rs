@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::LadderConfig;
 use crate::epoch::Epochs;
+use crate::execute::quarantine::Watch;
 use crate::host::Host;
 use crate::identity::{Identity, KeyPair};
 use crate::journal::JournalError;
@@ -87,6 +88,8 @@ pub(crate) struct Reconcile {
     /// What is put up again, and when it is looked at next; away while a thread looks.
     standing: Option<Standing>,
     uphold_at: Instant,
+    /// Puts it up again at once; ends with this.
+    _watch: Option<Watch>,
     last_error: Option<String>,
 }
 
@@ -122,6 +125,7 @@ impl Reconcile {
     ) -> Self {
         let backoff = Backoff::new(core.config.resend, RESEND_CAP);
         let uphold_at = core.clock.now() + core.config.uphold;
+        let watch = standing.as_ref().and_then(|standing| standing.watch(&core.host));
         let workers = Workers::new(core.blocking);
         Self {
             core,
@@ -137,6 +141,7 @@ impl Reconcile {
             power_off: None,
             standing,
             uphold_at,
+            _watch: watch,
             last_error: None,
         }
     }

@@ -6,6 +6,7 @@
 
 use protocol::receipt::Failure;
 
+use crate::execute::quarantine::{Upheld, Watch};
 use crate::execute::{lock, quarantine};
 use crate::host::Host;
 
@@ -38,11 +39,28 @@ impl Standing {
         Self
     }
 
+    /// Watches over the quarantine, be there one now or later. Without a watch it is looked at from
+    /// time to time only.
+    pub(crate) fn watch(&self, host: &Host) -> Option<Watch> {
+        Watch::start(host.clone(), |_| {})
+            .inspect_err(|failure| {
+                tracing::error!(detail = failure.detail, "quarantine not watched");
+            })
+            .ok()
+    }
+
     /// Puts up again what is gone. Blocks.
     pub(crate) fn uphold(&self, host: &Host) {
         match quarantine::uphold(host) {
-            Ok(false) => {}
-            Ok(true) => tracing::error!("quarantine was not as it should be, and stands again"),
+            Ok(Upheld::NotQuarantined | Upheld::Stands | Upheld::Covered) => {}
+            Ok(Upheld::Mended(tampering)) => {
+                let what = tampering.as_str();
+                tracing::error!(what, "quarantine was tampered with, and stands again");
+            }
+            Ok(Upheld::Confirmed) => tracing::warn!("quarantine without an end is confirmed"),
+            Ok(Upheld::RolledBack) => {
+                tracing::error!("quarantine without an end and without an answer rolled back");
+            }
             Err(failure) => tracing::error!(detail = failure.detail, "quarantine not upheld"),
         }
         match lock::uphold(host) {

@@ -3,10 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use agent::execute::quarantine::{Quarantine, Release, reassert};
+use agent::execute::quarantine::{Firewall, Lacks, Quarantine, Release, reassert};
 use agent::execute::{Executor, Task};
 use agent::host::Host;
 use protocol::action::{self, AllowedPeer};
@@ -16,13 +15,14 @@ use tempfile::TempDir;
 
 use support::host::{sandbox, task};
 use support::netns::{
-    ELSEWHERE, ENDPOINT, GUARD, HUB, Lan, SILENCE, SINKS, carries, open_session, stranger_reaches,
-    tcp_answers, udp_answers,
+    ELSEWHERE, ENDPOINT, GUARD, HUB, Lan, SILENCE, SINKS, agent_reaches, agent_session, carries,
+    open_session, stranger_reaches, tcp_answers, udp_answers,
 };
 
 #[path = "support"]
 mod support {
     pub(crate) mod host;
+    #[expect(dead_code, reason = "shared with the tests of all paths, which use the rest")]
     pub(crate) mod netns;
 }
 
@@ -84,6 +84,12 @@ impl Scene {
         self.lan.endpoint.command("nft", &[ruleset]);
     }
 
+    /// Takes away what a reboot takes away: every table, and the process that held them.
+    fn reboot(&self) {
+        self.host.firewall.let_go();
+        self.nft("flush ruleset");
+    }
+
     fn answers(&self, to: SocketAddr) -> bool {
         tcp_answers(&self.lan.endpoint, to, GUARD)
     }
@@ -135,19 +141,22 @@ fn quarantine_cuts_every_path_but_the_control_plane() {
         assert!(!udp_answers(peer, to, SILENCE), "inbound to {to} by UDP");
     }
     for hub in &scene.hubs {
-        assert!(scene.answers(*hub), "the hub {hub}");
+        assert!(agent_reaches(endpoint, *hub), "the hub {hub}");
+        assert!(!scene.answers(*hub), "another process of the agent's user reached {hub}");
         assert!(!stranger_reaches(endpoint, *hub), "another user reached {hub}");
     }
     let expected = json!({ "forward": "drop", "input": "drop", "output": "drop" });
     assert_eq!(evidence.get("policies"), Some(&expected));
-    assert_eq!(evidence.get("sinks"), Some(&json!({ "v4": "filtered", "v6": "filtered" })));
+    let sinks = json!({ "v4": "filtered", "v6": "filtered", "raw": "filtered" });
+    assert_eq!(evidence.get("sinks"), Some(&sinks));
+    assert_eq!(evidence.get("agent_told_by"), Some(&"mark_and_uid".into()));
     assert_eq!(evidence.get("others_unchanged"), Some(&true.into()));
 }
 
 #[test]
 fn loopback_and_sessions_with_the_hub_stay_alive() {
     let scene = Scene::new();
-    let mut session = open_session(&scene.lan.endpoint, scene.hubs[1]);
+    let mut session = agent_session(&scene.lan.endpoint, scene.hubs[1]);
     let local = ["127.0.0.1", "::1"].map(|address| scene.lan.endpoint_echo(address));
     scene.carry_out(quarantine(vec![]), task(1)).unwrap();
     assert!(carries(&mut session), "the agent's own session died");
@@ -258,7 +267,8 @@ fn newer_quarantine_replaces_the_older_in_place() {
     scene.carry_out(quarantine(vec![]), task(1)).unwrap();
     scene.carry_out(quarantine(vec![]), task(1)).unwrap();
     scene.carry_out(quarantine(vec![allowed(elsewhere)]), task(2)).unwrap();
-    assert_eq!(scene.nft("list tables"), "table inet tocsin\n");
+    let tables = "table inet tocsin\ntable inet tocsin_canary\ntable netdev tocsin\n";
+    assert_eq!(scene.nft("list tables"), tables);
     assert!(scene.answers(elsewhere));
     assert!(scene.prove(1).is_err(), "the older command is not what stands");
     scene.prove(2).unwrap();
@@ -268,16 +278,13 @@ fn newer_quarantine_replaces_the_older_in_place() {
 fn reassert_puts_a_recorded_quarantine_up_again() {
     let scene = Scene::new();
     let elsewhere = scene.lan.peer_echo(ELSEWHERE[0], 0);
-    let host = Arc::new(scene.host.clone());
-    let again = {
-        let host = Arc::clone(&host);
-        move || reassert(&host)
-    };
+    let host = scene.host.clone();
+    let again = move || reassert(&host);
     assert_eq!(scene.lan.endpoint.run(again.clone()), Ok(false));
 
     scene.carry_out(quarantine(vec![]), task(1)).unwrap();
-    scene.nft("flush ruleset");
-    assert!(scene.answers(elsewhere), "the flush opened the device");
+    scene.reboot();
+    assert!(scene.answers(elsewhere), "nothing stands after a reboot");
     assert_eq!(scene.lan.endpoint.run(again.clone()), Ok(true));
     assert!(!scene.answers(elsewhere));
     scene.prove(1).unwrap();
@@ -289,8 +296,10 @@ fn reassert_puts_a_recorded_quarantine_up_again() {
 
 #[test]
 fn table_that_was_tampered_with_is_not_proven() {
-    let scene = Scene::new();
-    scene.carry_out(quarantine(vec![]), task(1)).unwrap();
+    let mut scene = Scene::new();
+    scene.host.firewall = Firewall::lacking(Lacks { owner: true, ..Lacks::default() });
+    let evidence = scene.carry_out(quarantine(vec![]), task(1)).unwrap();
+    assert_eq!(evidence.get("owned"), Some(&false.into()));
     scene.nft("insert rule inet tocsin output accept");
     assert_eq!(scene.prove(1).unwrap_err().kind, FailureKind::NotProven);
     scene.nft("delete table inet tocsin");

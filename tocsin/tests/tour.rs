@@ -3,7 +3,7 @@
 //!
 //! The agent is armed here. Nothing but quarantine and release is ordered, which act on its own
 //! network namespace; of this machine it sees copies of /etc, /var/lib and /run, in a mount
-//! namespace that ends with the test. Needs root, iproute2, nftables and util-linux.
+//! namespace that ends with the test. Needs root, iproute2 and util-linux.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,11 +1,13 @@
 //! What the executors' unit tests share: a sandboxed host and tasks.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
 use super::Task;
+use super::quarantine::Firewall;
 use crate::host::{Arming, Host, Power, Superuser};
 
 /// A host whose every path is below one temporary folder.
@@ -28,6 +30,8 @@ impl Sandbox {
             state_dir,
             dbus_address: None,
             control_plane: Vec::new(),
+            firewall: Firewall::default(),
+            confirm_within: Duration::from_secs(60),
             wipe_targets: Vec::new(),
             break_glass: Vec::new(),
             superuser: Superuser::default(),

@@ -8,8 +8,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use agent::execute::Task;
+use agent::execute::quarantine::Firewall;
 use agent::host::{Arming, Host, Power, Superuser};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
@@ -205,6 +207,8 @@ pub(crate) fn host(base: &Path) -> Host {
         state_dir: base.join("state"),
         dbus_address: None,
         control_plane: Vec::new(),
+        firewall: Firewall::default(),
+        confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
         break_glass: vec!["rescue".to_owned(), "not-there".to_owned()],
         superuser: Superuser::default(),

@@ -1,6 +1,9 @@
 //! A sandboxed host and tasks for integration tests.
 
+use std::time::Duration;
+
 use agent::execute::Task;
+use agent::execute::quarantine::Firewall;
 use agent::host::{Arming, Host, Power, Superuser};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
@@ -17,6 +20,8 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         state_dir,
         dbus_address: None,
         control_plane: Vec::new(),
+        firewall: Firewall::default(),
+        confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
         break_glass: Vec::new(),
         superuser: Superuser::default(),

@@ -12,8 +12,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use agent::mark::mark;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Pid, gettid};
+use tokio::net::TcpSocket;
 
 /// A guard against hanging, never a measure.
 pub(crate) const GUARD: Duration = Duration::from_secs(20);
@@ -77,8 +79,26 @@ impl Netns {
         })
     }
 
-    fn ip(&self, args: &str) {
+    /// Runs `ip` with those words.
+    pub(crate) fn ip(&self, args: &str) {
         self.command("ip", &args.split(' ').collect::<Vec<_>>());
+    }
+
+    /// A cable to another namespace, up at both ends, with the addresses of both.
+    pub(crate) fn cable(&self, name: &str, addresses: &[&str], other: &Self, others: &[&str]) {
+        let end = format!("{name} netns {}", other.thread_id);
+        self.ip(&format!("link add {name} type veth peer name {end}"));
+        for (side, addresses) in [(self, addresses), (other, others)] {
+            for address in addresses {
+                side.ip(&format!("addr add {} dev {name}", network(address)));
+            }
+            side.ip(&format!("link set {name} up"));
+        }
+    }
+
+    /// Moves a device to another namespace.
+    pub(crate) fn hand_over(&self, device: &str, other: &Self) {
+        self.ip(&format!("link set {device} netns {}", other.thread_id));
     }
 }
 
@@ -144,11 +164,17 @@ fn network(address: &str) -> String {
     if address.contains(':') { format!("{address}/64 nodad") } else { format!("{address}/24") }
 }
 
-fn echo_in(netns: &Netns, address: &str, port: u16) -> SocketAddr {
+/// A TCP and UDP echo in a namespace; port 0 takes a free one.
+pub(crate) fn echo_in(netns: &Netns, address: &str, port: u16) -> SocketAddr {
     let address: IpAddr = address.parse().unwrap();
+    echo_at(netns, SocketAddr::new(address, port))
+}
+
+/// The same at an address that says its device.
+pub(crate) fn echo_at(netns: &Netns, address: SocketAddr) -> SocketAddr {
     // Threads live in the namespace of the thread that made them.
     netns.run(move || {
-        let listener = TcpListener::bind((address, port)).unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         let at = listener.local_addr().unwrap();
         let datagrams = UdpSocket::bind(at).unwrap();
         thread::spawn(move || {
@@ -168,6 +194,34 @@ fn echo_in(netns: &Netns, address: &str, port: u16) -> SocketAddr {
         });
         at
     })
+}
+
+/// A connection of the agent: of its user, with its mark. `None` when nobody answers in time.
+fn dial_as_agent(to: SocketAddr, within: Duration) -> Option<TcpStream> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+        mark(&socket).unwrap();
+        tokio::time::timeout(within, socket.connect(to)).await.ok()?.ok()
+    })?;
+    let stream = stream.into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(within)).unwrap();
+    Some(stream)
+}
+
+/// A session of the agent that carried a byte each way.
+pub(crate) fn agent_session(from: &Netns, to: SocketAddr) -> TcpStream {
+    from.run(move || {
+        let mut stream = dial_as_agent(to, GUARD).unwrap();
+        assert!(carries(&mut stream), "{to} does not echo");
+        stream
+    })
+}
+
+/// Whether a new connection of the agent echoes.
+pub(crate) fn agent_reaches(from: &Netns, to: SocketAddr) -> bool {
+    from.run(move || dial_as_agent(to, GUARD).is_some_and(|mut stream| carries(&mut stream)))
 }
 
 /// A session that carried a byte each way.

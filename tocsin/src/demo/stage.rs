@@ -73,7 +73,7 @@ fn temporary() -> PathBuf {
 /// What this machine allows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Means {
-    /// Network namespaces with nftables.
+    /// Network namespaces.
     pub(super) namespaces: bool,
     /// LUKS volumes in files.
     pub(super) luks: bool,
@@ -86,7 +86,7 @@ impl Means {
         if !nix::unistd::Uid::effective().is_root() {
             unshare.args(["--user", "--map-root-user"]);
         }
-        unshare.args(["--net", "sh", "-c", "nft list ruleset && ip link set lo up"]);
+        unshare.args(["--net", "ip", "link", "set", "lo", "up"]);
         Self { namespaces: succeeds(unshare), luks: succeeds(with("cryptsetup", "--version")) }
     }
 
@@ -94,9 +94,9 @@ impl Means {
     pub(super) const fn remedy(self) -> Option<&'static str> {
         match (self.namespaces, self.luks) {
             (true, true) => None,
-            (false, true) => Some("apt install nftables iproute2 util-linux"),
+            (false, true) => Some("apt install iproute2 util-linux"),
             (true, false) => Some("apt install cryptsetup-bin"),
-            (false, false) => Some("apt install nftables iproute2 util-linux cryptsetup-bin"),
+            (false, false) => Some("apt install iproute2 util-linux cryptsetup-bin"),
         }
     }
 }

@@ -3,14 +3,16 @@
 //! The record is written before the ruleset and removed after it, so that a crash or a reboot in
 //! between leaves the device quarantined rather than open.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use nix::unistd::geteuid;
 use protocol::action::AllowedPeer;
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::super::state_file::StateFile;
+use super::ruleset::Peers;
 
 /// The quarantine that stands, or is being put up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub(super) struct Standing {
     pub(super) control_plane: Vec<SocketAddr>,
     /// Peers that the order allows.
     pub(super) allow: Vec<AllowedPeer>,
+    /// The device's own resolvers, where the order allows them.
+    #[serde(default)]
+    pub(super) resolvers: Vec<IpAddr>,
     /// Whether the control plane was reached through it. Only then does nothing but a release
     /// lift it.
     pub(super) confirmed: bool,
@@ -43,10 +48,24 @@ impl StateFile for Standing {
 }
 
 impl Standing {
+    /// Whom it leaves open.
+    pub(super) fn peers(&self) -> Peers<'_> {
+        peers(&self.control_plane, &self.allow, &self.resolvers)
+    }
+
     /// The confirmed quarantine that an attempt to replace this record would fall back to.
     pub(super) fn confirmed(self) -> Option<Self> {
         if self.confirmed { Some(self) } else { self.previous.map(|previous| *previous) }
     }
+}
+
+/// Whom a quarantine by this agent leaves open.
+pub(super) fn peers<'a>(
+    control_plane: &'a [SocketAddr],
+    allow: &'a [AllowedPeer],
+    resolvers: &'a [IpAddr],
+) -> Peers<'a> {
+    Peers { control_plane, allow, resolvers, agent_uid: geteuid().as_raw() }
 }
 
 /// What a release saw.

@@ -1,13 +1,20 @@
-//! The texts: what the ruleset says, and which lines of a listing are whose.
+//! The rules as values: who is let through, in which table, and that nobody else is.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use protocol::action::AllowedPeer;
 
-use super::nft::without_own_table;
-use super::ruleset::{Peers, transaction};
+use super::rule::{Meta, Rule};
+use super::ruleset::{self, Chain, Peers};
+use crate::mark::AGENT_MARK;
 
-fn text(control_plane: &[&str], allow: &[(&str, u16)]) -> String {
+const UID: u32 = 7;
+
+fn chains(
+    make: fn(Peers<'_>) -> Vec<Chain>,
+    control_plane: &[&str],
+    allow: &[(&str, u16)],
+) -> Vec<Chain> {
     let control_plane: Vec<SocketAddr> =
         control_plane.iter().map(|text| text.parse().unwrap()).collect();
     let allow: Vec<AllowedPeer> = allow
@@ -17,63 +24,81 @@ fn text(control_plane: &[&str], allow: &[(&str, u16)]) -> String {
             tcp_port: *tcp_port,
         })
         .collect();
-    transaction(Peers { control_plane: &control_plane, allow: &allow, agent_uid: 7 })
+    let peers =
+        Peers { control_plane: &control_plane, allow: &allow, resolvers: &[], agent_uid: UID };
+    make(peers)
+}
+
+fn rules<'a>(chains: &'a [Chain], name: &str) -> &'a [Rule] {
+    &chains.iter().find(|chain| chain.name == name).unwrap().rules
+}
+
+/// Whether a rule's bytes hold those of another rule's conditions.
+fn says(rule: &Rule, part: &Rule) -> bool {
+    let (whole, part) = (rule.expressions().bytes(), part.expressions().bytes());
+    whole.windows(part.len()).any(|window| window == part)
+}
+
+fn of_agent() -> [Rule; 2] {
+    [
+        Rule::new().meta(Meta::Mark, &AGENT_MARK.to_ne_bytes()),
+        Rule::new().meta(Meta::User, &UID.to_ne_bytes()),
+    ]
 }
 
 #[test]
 fn control_plane_is_open_to_the_agent_and_allowed_peers_to_everybody() {
-    let rules = text(&["10.0.0.1:443", "[fd00::1]:8443"], &[("10.0.0.9", 22)]);
-    assert!(rules.contains("ip daddr 10.0.0.1 tcp dport 443 meta skuid 7 accept\n"));
-    assert!(rules.contains("ip6 daddr fd00::1 tcp dport 8443 meta skuid 7 accept\n"));
-    assert!(rules.contains("\tip daddr 10.0.0.9 tcp dport 22 accept\n"));
-    assert!(rules.contains("ip saddr 10.0.0.9 tcp sport 22 tcp flags & (syn | ack) != syn accept"));
+    let with = chains(ruleset::inet, &["10.0.0.1:443", "[fd00::1]:8443"], &[("10.0.0.9", 22)]);
+    let without = chains(ruleset::inet, &[], &[]);
+    let output = rules(&with, "output");
+    assert_eq!(output.len(), rules(&without, "output").len() + 3);
+    let [mark, uid] = of_agent();
+    let marked: Vec<_> =
+        output.iter().map(|rule| (says(rule, &mark), says(rule, &uid))).take(5).collect();
+    let (agent, anybody) = ((true, true), (false, false));
+    assert_eq!(marked, [anybody, agent, agent, anybody, anybody], "loopback, hubs, peer, link");
+    assert_eq!(rules(&with, "input").len(), rules(&without, "input").len() + 3);
 }
 
 #[test]
-fn every_chain_drops_and_nothing_is_said_about_established() {
-    let rules = text(&["10.0.0.1:443"], &[]);
-    assert_eq!(rules.matches("priority -300; policy drop;").count(), 3);
-    assert!(!rules.contains("ct state"));
-    assert!(!rules.contains("dport 53"));
+fn frames_of_the_agent_are_told_by_the_mark_alone() {
+    let with = chains(ruleset::egress, &["10.0.0.1:443"], &[]);
+    let [mark, uid] = of_agent();
+    let rule = &rules(&with, "ipv4")[0];
+    assert!(says(rule, &mark) && !says(rule, &uid));
 }
 
 #[test]
-fn path_mtu_messages_come_in_and_no_other_error_does() {
-    let rules = text(&["10.0.0.1:443"], &[]);
-    let (input, beyond) = rules.split_once("chain output").unwrap();
-    let icmp = |text: &str| -> Vec<String> {
-        let lines = text.lines().map(str::trim).filter(|line| line.starts_with("icmp"));
-        lines.map(str::to_owned).collect()
-    };
-    let errors = [
-        "icmp type destination-unreachable icmp code frag-needed accept",
-        "icmpv6 type packet-too-big accept",
-    ];
-    let neighbours = "nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert";
-    let link = format!("icmpv6 type {{ {neighbours} }} ip6 hoplimit 255 accept");
-    assert_eq!(icmp(input), [errors[0], errors[1], &link]);
-    assert!(icmp(beyond).iter().all(|line| line.starts_with("icmpv6 type { nd-router-solicit")));
+fn chain_of_forwarded_packets_accepts_nothing() {
+    let chains = chains(ruleset::inet, &["10.0.0.1:443"], &[("10.0.0.9", 22)]);
+    let names: Vec<_> = chains.iter().map(|chain| (chain.name, chain.hook)).collect();
+    assert_eq!(names, [("input", Some(1)), ("forward", Some(2)), ("output", Some(3))]);
+    assert!(rules(&chains, "forward").is_empty());
 }
 
 #[test]
-fn order_and_repetition_of_addresses_do_not_change_the_text() {
-    let once = text(&["10.0.0.1:443", "10.0.0.2:443"], &[]);
-    assert_eq!(once, text(&["10.0.0.2:443", "10.0.0.1:443", "10.0.0.2:443"], &[]));
+fn resolvers_are_open_on_their_port_by_both_transports() {
+    let resolvers: [IpAddr; 1] = ["10.0.0.53".parse().unwrap()];
+    let peers = Peers { control_plane: &[], allow: &[], resolvers: &resolvers, agent_uid: UID };
+    let nobody = chains(ruleset::inet, &[], &[]);
+    for name in ["input", "output"] {
+        let more = rules(&ruleset::inet(peers), name).len() - rules(&nobody, name).len();
+        assert_eq!(more, 2, "{name}");
+    }
+}
+
+#[test]
+fn order_and_repetition_of_addresses_do_not_change_the_rules() {
+    for make in [ruleset::inet, ruleset::egress] {
+        let once = chains(make, &["10.0.0.1:443", "10.0.0.2:443"], &[]);
+        assert_eq!(once, chains(make, &["10.0.0.2:443", "10.0.0.1:443", "10.0.0.2:443"], &[]));
+    }
 }
 
 #[test]
 fn mapped_address_is_written_as_the_ipv4_address_it_is() {
-    let rules = text(&["[::ffff:10.0.0.1]:443"], &[]);
-    assert!(rules.contains("ip daddr 10.0.0.1 tcp dport 443"));
-}
-
-#[test]
-fn own_table_alone_is_left_out_of_the_others() {
-    let ruleset = "table ip nat { # handle 1\n\tchain a { # handle 1\n\t}\n}\n\
-                   table inet tocsin { # handle 2\n\tchain input { # handle 1\n\t}\n}\n\
-                   table inet tocsin2 { # handle 3\n}\n";
-    let others = "table ip nat { # handle 1\n\tchain a { # handle 1\n\t}\n}\n\
-                  table inet tocsin2 { # handle 3\n}\n";
-    assert_eq!(without_own_table(ruleset), others);
-    assert_eq!(without_own_table(others), others);
+    for make in [ruleset::inet, ruleset::egress] {
+        let mapped = chains(make, &["[::ffff:10.0.0.1]:443"], &[]);
+        assert_eq!(mapped, chains(make, &["10.0.0.1:443"], &[]));
+    }
 }

@@ -1,0 +1,198 @@
+//! What becomes of a recorded quarantine outside its command: put up again at the start, mended
+//! when somebody tampered with it, confirmed or rolled back when its command never ended.
+
+use std::time::Duration;
+
+use protocol::id::CommandId;
+use protocol::receipt::Failure;
+use runtime::Clock;
+
+use super::super::state_file::StateFile as _;
+use super::firewall::Turn;
+use super::kernel::Observed;
+use super::record::Standing;
+use super::ruleset::{CANARY, INET, TABLE};
+use super::{PROVE_WITHIN, probe};
+use crate::host::Host;
+
+/// The quarantine that is recorded on this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// The command that ordered it.
+    pub command_id: CommandId,
+    /// Whether the control plane was reached through it: then it stands until a release.
+    pub is_confirmed: bool,
+}
+
+/// What somebody did to a quarantine that stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tampering {
+    /// Its tables were removed.
+    Removed,
+    /// Its tables were altered.
+    Altered,
+    /// The whole ruleset was flushed, or the table that only shows that was.
+    Flushed,
+}
+
+impl Tampering {
+    /// The word for logs and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Altered => "altered",
+            Self::Flushed => "flushed",
+        }
+    }
+}
+
+/// What looking at a recorded quarantine came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upheld {
+    /// None is recorded.
+    NotQuarantined,
+    /// It stands as it was loaded.
+    Stands,
+    /// A device had come whose frames nothing judged; now they are.
+    Covered,
+    /// It was not as it was loaded, and is again.
+    Mended(Tampering),
+    /// Its command had never ended; the control plane answers, so it stands until a release.
+    Confirmed,
+    /// Its command had never ended and no control plane answered in time: what stood before stands.
+    RolledBack,
+}
+
+/// The quarantine that this device is under, or tries; `None` when there is none. Looks at the
+/// record, not at the kernel.
+///
+/// # Errors
+/// `Io` when the record cannot be read or understood.
+pub fn current(host: &Host) -> Result<Option<Recorded>, Failure> {
+    let standing = Standing::load(host, "state")?;
+    Ok(standing.map(|Standing { command_id, confirmed, .. }| Recorded {
+        command_id,
+        is_confirmed: confirmed,
+    }))
+}
+
+/// Puts the recorded quarantine up again, for boot. Answers whether one stands.
+///
+/// Addresses of the control plane are the host's of now, in case a signed configuration moved
+/// them since; those of the record serve when the host knows none.
+///
+/// # Errors
+/// `Io` when there is a record that cannot be used: it is not known then what should stand. Else
+/// what the kernel said.
+pub fn reassert(host: &Host) -> Result<bool, Failure> {
+    let stage = "reassert";
+    let mut turn = host.firewall.turn(stage);
+    let Some(mut standing) = Standing::load(host, stage)? else { return Ok(false) };
+    if !host.control_plane.is_empty() {
+        standing.control_plane.clone_from(&host.control_plane);
+    }
+    if !standing.confirmed {
+        turn.unconfirmed_since().get_or_insert(Clock::system().now());
+    }
+    load(host, &mut turn, standing)?;
+    Ok(true)
+}
+
+/// Loads the tables of a record, and keeps in it what they look like.
+fn load(host: &Host, turn: &mut Turn<'_>, mut standing: Standing) -> Result<(), Failure> {
+    let observed = turn.load(standing.peers())?;
+    if standing.confirmed {
+        standing.table_sha256 = Some(observed.sha256);
+    }
+    // A full disk must not stand in the way of what it holds already.
+    let is_kept = Standing::load(host, "reassert")?.as_ref() == Some(&standing);
+    if is_kept { Ok(()) } else { standing.save(host, "reassert") }
+}
+
+/// Looks whether the recorded quarantine stands as it was loaded, and puts it up again when it
+/// does not. One whose command never ended is confirmed or, when its time is up, rolled back. Must
+/// not run beside a command of the urgent lane.
+///
+/// # Errors
+/// As [`reassert`].
+pub fn uphold(host: &Host) -> Result<Upheld, Failure> {
+    let upheld = mend(host)?;
+    match Standing::load(host, "uphold")? {
+        Some(standing) if !standing.confirmed => settle(host, standing, upheld),
+        Some(_) | None => Ok(upheld),
+    }
+}
+
+/// The part of [`uphold`] that may run at any time.
+pub(super) fn mend(host: &Host) -> Result<Upheld, Failure> {
+    let stage = "uphold";
+    let mut turn = host.firewall.turn(stage);
+    let Some(standing) = Standing::load(host, stage)? else { return Ok(Upheld::NotQuarantined) };
+    let observed = turn.look()?;
+    let expected = turn.loaded_sha256().or(standing.table_sha256.as_deref());
+    let tampering = tampering(&observed, expected);
+    if tampering.is_none() && turn.uncovered(&observed)?.is_empty() {
+        return Ok(Upheld::Stands);
+    }
+    load(host, &mut turn, standing)?;
+    Ok(tampering.map_or(Upheld::Covered, Upheld::Mended))
+}
+
+fn tampering(observed: &Observed, expected_sha256: Option<&str>) -> Option<Tampering> {
+    if observed.table(INET, TABLE).is_none() {
+        Some(Tampering::Removed)
+    } else if expected_sha256.is_some_and(|expected| expected != observed.sha256)
+        || !observed.are_devices_sound
+    {
+        Some(Tampering::Altered)
+    } else {
+        observed.table(INET, CANARY).is_none().then_some(Tampering::Flushed)
+    }
+}
+
+/// The dead man's switch: a quarantine without its command's end.
+fn settle(host: &Host, mut standing: Standing, upheld: Upheld) -> Result<Upheld, Failure> {
+    let (stage, clock) = ("uphold", Clock::system());
+    let is_reached =
+        probe::first_reachable(&standing.control_plane, within(host), &clock).is_some();
+    let mut turn = host.firewall.turn(stage);
+    if is_reached {
+        standing.table_sha256 = turn.loaded_sha256().map(str::to_owned);
+        standing.confirmed = true;
+        standing.previous = None;
+        standing.save(host, stage)?;
+        return Ok(Upheld::Confirmed);
+    }
+    let now = clock.now();
+    let since = *turn.unconfirmed_since().get_or_insert(now);
+    if now.saturating_duration_since(since) < host.confirm_within {
+        return Ok(upheld);
+    }
+    drop(turn);
+    roll_back(host, stage, standing.previous.map(|previous| *previous))?;
+    Ok(Upheld::RolledBack)
+}
+
+fn within(host: &Host) -> Duration {
+    PROVE_WITHIN.min(host.confirm_within)
+}
+
+/// Returns to what stood before: the confirmed quarantine that was to be replaced, or none.
+pub(super) fn roll_back(
+    host: &Host,
+    stage: &'static str,
+    previous: Option<Standing>,
+) -> Result<(), Failure> {
+    let mut turn = host.firewall.turn(stage);
+    *turn.unconfirmed_since() = None;
+    match previous {
+        Some(previous) => {
+            turn.load(previous.peers())?;
+            previous.save(host, "roll_back")
+        }
+        None => {
+            turn.delete()?;
+            Standing::remove(host, "roll_back")
+        }
+    }
+}
