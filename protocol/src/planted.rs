@@ -34,6 +34,8 @@ pub enum Bug {
     EndlessClose,
     /// A session does not flush what it wrote.
     NoFlush,
+    /// A certificate that a resumed TLS session brings is held against no revocation.
+    ResumedUnchecked,
     /// An agent waits for a hub's end of a TLS handshake as long as it takes.
     EndlessDial,
 }

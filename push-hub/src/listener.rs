@@ -120,6 +120,8 @@ async fn serve<P: Port>(
         Some(certificate) => Identity::read(certificate),
         None => Err(CertificateError::Missing),
     };
+    #[cfg(feature = "planted-bugs")]
+    let identity = identity.map(|identity| planted::resumed(identity, peer.resumed));
     drop(peer);
     let door = Arc::new(Door::new(core.clone(), identity, slot));
     Box::pin(converse(core, stream, door)).await
@@ -177,4 +179,18 @@ where
     let socket = Socket::new(io, early, &core.config.socket, core.clock.clone()).await;
     core.tracker.spawn(session::run(core.clone(), Box::new(socket), identity, slot));
     Outcome::Upgraded
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use protocol::planted::{Bug, has};
+
+    use crate::certificate::Identity;
+
+    /// The identity, of a generation beyond all revocations where that bug is planted.
+    pub(super) fn resumed(identity: Identity, is_resumed: bool) -> Identity {
+        let is_unchecked = is_resumed && has(Bug::ResumedUnchecked);
+        let generation = if is_unchecked { u32::MAX } else { identity.generation };
+        Identity { generation, ..identity }
+    }
 }

@@ -24,7 +24,7 @@ use crate::net::PORT;
 pub(crate) const HUBS: usize = 3;
 pub(crate) const DEVICES: usize = 4;
 /// The enrollment generation of every device.
-const GENERATION: u32 = 1;
+pub(crate) const GENERATION: u32 = 1;
 /// A folder in memory, where there is one: a run syncs hundreds of records.
 const IN_MEMORY: &str = "/dev/shm";
 

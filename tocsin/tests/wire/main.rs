@@ -24,7 +24,7 @@ use run::{Ran, run};
 use seeds::{first_failure, number};
 
 /// Seeds of one run of the tests.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 16;
 /// Seeds within which each planted bug must show.
 const ENOUGH: u64 = 100;
 
@@ -80,5 +80,6 @@ planted! {
     planted_endless_write_is_found: EndlessWrite;
     planted_endless_close_is_found: EndlessClose;
     planted_missing_flush_is_found: NoFlush;
+    planted_resumption_without_revocation_check_is_found: ResumedUnchecked;
     planted_endless_dial_is_found: EndlessDial;
 }

@@ -5,6 +5,7 @@
 //! stays.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::bus::Bus;
-use crate::fleet::{Fleet, device_id, device_name, device_number};
+use crate::fleet::{Fleet, GENERATION, device_id, device_name, device_number};
 use crate::life::Life;
 use crate::net::{SimPort, Watched};
 use crate::scene::Scene;
@@ -55,6 +56,8 @@ pub(crate) struct Plane {
     /// Committed, and not yet sent for the first time.
     fresh: Mutex<Vec<usize>>,
     ordered: Notify,
+    /// Every hub was told of the revocation once.
+    has_told: AtomicBool,
 }
 
 impl Plane {
@@ -71,6 +74,7 @@ impl Plane {
             store: Mutex::default(),
             fresh: Mutex::default(),
             ordered: Notify::new(),
+            has_told: AtomicBool::new(false),
         }
     }
 
@@ -88,6 +92,12 @@ impl Plane {
         let at = self.store().order(device, lane, with);
         self.fresh().push(at);
         self.ordered.notify_one();
+    }
+
+    /// Ends the enrollment of a device. Hubs are told within a round.
+    pub(crate) fn revoke(&self, device: usize) {
+        self.scene.note(format_args!("device-{device} is revoked"));
+        self.store().revoked = Some(device);
     }
 
     /// The process. It ends only by being killed.
@@ -113,12 +123,41 @@ impl Plane {
             let rows = tokio::select! {
                 biased;
                 () = self.ordered.notified() => std::mem::take(&mut *self.fresh()),
-                _ = rounds.tick() => self.store().due(self.scene.now()),
+                _ = rounds.tick() => {
+                    let revoked = self.store().revoked;
+                    if let Some(device) = revoked {
+                        self.tell_revoked(device).await;
+                    }
+                    self.store().due(self.scene.now())
+                }
             };
             for at in rows {
                 self.send_one(at).await;
             }
         }
+    }
+
+    /// Every hub once, and again whichever has the device.
+    async fn tell_revoked(&self, device: usize) {
+        if !self.has_told.load(Ordering::SeqCst) {
+            let Ok(hubs) = call(self.bus.hubs()).await else { return };
+            for lease in hubs {
+                self.say_revoked(&lease.hub, device).await;
+            }
+            self.has_told.store(true, Ordering::SeqCst);
+        }
+        if let Ok(places) = call(self.bus.locate(&[device_id(device)])).await {
+            for presence in places.into_iter().flatten() {
+                self.say_revoked(&presence.hub, device).await;
+            }
+        }
+    }
+
+    async fn say_revoked(&self, hub: &HubId, device: usize) {
+        let revoked =
+            Downstream::Revoke { device: device_id(device), through_generation: GENERATION };
+        let taken = call(self.bus.publish(hub, vec![revoked])).await;
+        self.scene.note(format_args!("to {hub}: device-{device} is revoked: {taken:?}"));
     }
 
     async fn send_one(&self, at: usize) {
@@ -165,6 +204,11 @@ impl Plane {
             let Some(device) = device_number(device) else { continue };
             if frame.check().is_err() {
                 self.scene.breaks(format_args!("device-{device} sent a frame out of bounds"));
+            }
+            let is_revoked = self.store().revoked == Some(device);
+            if is_revoked {
+                self.say_revoked(&hub, device).await;
+                continue;
             }
             let (frames, rows) = self.exchange(device, vec![frame], hub.as_str());
             if frames.is_empty() {
@@ -282,6 +326,12 @@ impl Plane {
             return Ok(());
         };
         let frames = read_request(&mut stream).await?;
+        let is_revoked = self.store().revoked == Some(device);
+        if is_revoked {
+            let refusal = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(refusal).await?;
+            return stream.shutdown().await;
+        }
         let (frames, rows) = self.exchange(device, frames, NAME);
         // The answer is the delivery: written down before it leaves.
         self.store().sent(&rows, true, self.scene.now());

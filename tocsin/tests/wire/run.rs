@@ -9,7 +9,7 @@ use protocol::state::Lane;
 use crate::fleet::{DEVICES, device_id};
 use crate::hosts::{DEAD_AFTER, WRITE_STALL};
 use crate::scene::Traced;
-use crate::store::{State, lane_name};
+use crate::store::lane_name;
 use crate::world::World;
 
 /// How long things fail.
@@ -64,12 +64,16 @@ impl World<'_> {
     }
 
     fn chaos(&mut self) -> Result<(), String> {
+        let mut revoke_at = self.one_in(2).then(|| self.within(CHAOS));
         while self.scene.elapsed() < CHAOS {
             if self.one_in(70) {
                 self.order();
             }
             if self.one_in(90) {
                 self.disturb();
+            }
+            if revoke_at.take_if(|at| *at <= self.scene.elapsed()).is_some() {
+                self.revoke_one();
             }
             self.step()?;
         }
@@ -111,7 +115,7 @@ impl World<'_> {
 
     /// A device takes no byte and says none, while much is sent to it: the hub must not keep it.
     fn one_goes_silent(&mut self) -> Result<(), String> {
-        let device = self.below(DEVICES);
+        let device = self.any_device();
         self.silence(device);
         for _ in 0..UNREAD {
             self.plane.order(device, Lane::Bulk);
@@ -137,7 +141,7 @@ impl World<'_> {
     /// What keeps the world from being quiet.
     fn unquiet(&self) -> Option<String> {
         let store = self.plane.store();
-        if let Some(row) = store.rows.iter().find(|row| row.state != State::Done) {
+        if let Some(row) = store.owed() {
             let (device, lane, seq) = (row.device, lane_name(row.lane), row.seq);
             return Some(format!("{lane} {seq} of device-{device} is {:?}", row.state));
         }
@@ -151,6 +155,10 @@ impl World<'_> {
         let mut held = Vec::new();
         for hub in &self.hubs {
             held.extend(hub.held().iter().filter(|(device, _)| *device == id).map(|(_, s)| *s));
+        }
+        if self.plane.store().revoked == Some(number) {
+            let has_some = !held.is_empty() || self.located(id).is_some();
+            return has_some.then(|| format!("device-{number} is revoked and has a session"));
         }
         let ladder = self.devices[number].ladder();
         let believed = ladder.as_ref().filter(|ladder| ladder.rung == Rung::Push);
@@ -188,7 +196,9 @@ impl World<'_> {
                     store.rows.iter().filter(is_here).map(|row| row.id.to_string()).collect();
                 let done: Vec<_> =
                     effects.iter().filter_map(ids).filter(|id| ordered.contains(id)).collect();
-                if done != ordered {
+                // One whose enrollment ended had no time for the last ones.
+                let is_revoked = store.revoked == Some(number);
+                if done != ordered && !(is_revoked && ordered.starts_with(&done)) {
                     let (lane, done, ordered) = (lane_name(lane), done.len(), ordered.len());
                     self.scene.breaks(format_args!(
                         "device-{number} did {done} of {ordered} {lane} commands, or out of order"

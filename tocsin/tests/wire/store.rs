@@ -54,6 +54,8 @@ pub(crate) struct Row {
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     pub(crate) rows: Vec<Row>,
+    /// The device whose enrollment has ended, if one has.
+    pub(crate) revoked: Option<usize>,
     numbers: BTreeMap<(usize, Lane), u64>,
 }
 
@@ -118,13 +120,21 @@ impl Store {
         self.rows.len() - 1
     }
 
+    /// A command whose end somebody waits for.
+    pub(crate) fn owed(&self) -> Option<&Row> {
+        let is_owed = |row: &&Row| row.state != State::Done && self.revoked != Some(row.device);
+        self.rows.iter().find(is_owed)
+    }
+
     pub(crate) fn row(&mut self, id: CommandId) -> Option<&mut Row> {
         self.rows.iter_mut().find(|row| row.id == id)
     }
 
     /// The commands that are to be sent again now.
     pub(crate) fn due(&self, now: Instant) -> Vec<usize> {
-        let is_due = |row: &Row| row.state == State::Waiting && row.due <= now;
+        let is_due = |row: &Row| {
+            row.state == State::Waiting && row.due <= now && self.revoked != Some(row.device)
+        };
         (0..self.rows.len()).filter(|at| is_due(&self.rows[*at])).collect()
     }
 

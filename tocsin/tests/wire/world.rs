@@ -100,6 +100,11 @@ impl World<'_> {
         self.below(bound) == 0
     }
 
+    /// A moment within that time.
+    pub(crate) fn within(&self, time: Duration) -> Duration {
+        self.millis(0, u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
     fn millis(&self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.chance.below(to - from))
     }
@@ -127,7 +132,17 @@ impl World<'_> {
 
     pub(crate) fn order(&self) {
         let lane = Lane::ALL[self.below(2)];
-        self.plane.order(self.below(DEVICES), lane);
+        self.plane.order(self.any_device(), lane);
+    }
+
+    /// A device that is enrolled: the last one may not be any more.
+    pub(crate) fn any_device(&self) -> usize {
+        let is_revoked = self.plane.store().revoked.is_some();
+        self.below(DEVICES - usize::from(is_revoked))
+    }
+
+    pub(crate) fn revoke_one(&self) {
+        self.plane.revoke(DEVICES - 1);
     }
 
     fn everybody() -> impl Iterator<Item = String> {
