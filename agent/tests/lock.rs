@@ -1,11 +1,13 @@
 //! Lock and unlock against the real libpam, real processes and a real bus, in a private root.
 //!
 //! Needs root, mount and process namespaces, and the Debian packages `pamtester`,
-//! `libnss-extrausers`, `dbus-daemon`, `strace`, `util-linux`, `openssh-server`, `openssh-client`. Whatever is missing fails the
-//! test by name; nothing is skipped.
+//! `libnss-extrausers`, `dbus-daemon`, `strace`, `util-linux`, `python3`, `openssh-server`,
+//! `openssh-client`. Whatever is missing fails the test by name; nothing is skipped.
 
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
+#[path = "lock/faults.rs"]
+mod faults;
 #[path = "lock/login1.rs"]
 mod login1;
 #[path = "support/namespaces.rs"]
@@ -16,18 +18,16 @@ mod sandbox;
 mod sshd;
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
+use agent::execute::Executor;
 use agent::execute::lock::{self, LockExecutor, UnlockExecutor};
-use agent::execute::{Executor, Recovery};
 use protocol::action::{Lock, LockLevel, Unlock};
 use protocol::receipt::{Evidence, FailureKind};
 use serde_json::{Value, json};
 
 use crate::login1::{Login1, Manner};
-use crate::sandbox::{Sandbox, host, in_namespaces, task};
+use crate::sandbox::{Sandbox, in_namespaces, task};
 use crate::sshd::Sshd;
 
 const SERVICES: [&str; 4] = ["login", "sshd", "su", "kiosk"];
@@ -137,7 +137,10 @@ fn a_denied_user_reads_the_message() {
         let output = sandbox.chroot(&["pamtester", "sshd", "alice", "acct_mgmt"]);
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(said.contains("call 100% \\o/ 555"), "{said}");
-        assert!(sandbox.read("/run/issue.d/tocsin.issue").contains("call 100% \\\\o/ 555"));
+        for folder in ["/etc/issue.d", "/run/issue.d"] {
+            let issue = sandbox.read(&format!("{folder}/tocsin.issue"));
+            assert!(issue.contains("call 100% \\\\o/ 555"), "{issue}");
+        }
     });
 }
 
@@ -323,123 +326,5 @@ fn a_screen_that_does_not_say_that_it_is_locked_is_not_claimed() {
             let failed = applied.and_then(|()| lock.prove(&sandbox.host, &task()).map(drop));
             assert_eq!(failed.unwrap_err().kind, kind, "{manner:?}");
         }
-    });
-}
-
-/// Tells the process that a crash test starts which action to take, and where.
-const CRASHING: &str = "TOCSIN_LOCK_TEST_CRASHING";
-const CHILD: &str = "the_agent_of_a_crash_test_acts";
-
-#[test]
-fn the_agent_of_a_crash_test_acts() {
-    let Some(what) = std::env::var(CRASHING).ok() else { return };
-    let (action, base) = what.split_once(' ').unwrap();
-    let host = host(Path::new(base));
-    match action {
-        "lock" => locking(LockLevel::Session).apply(&host, &task()).unwrap(),
-        _ => unlocking().apply(&host, &task()).unwrap(),
-    }
-}
-
-/// Runs an action in a process to which something happens at its nth call of a kind; whether it
-/// got through.
-fn survives(sandbox: &Sandbox, action: &str, fault: &Fault, nth: usize) -> bool {
-    let Fault { call, what } = fault;
-    let output = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
-        .args(["-e", &format!("inject={call}:{what}:when={nth}")])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", CHILD, "--test-threads=1"])
-        .env(CRASHING, format!("{action} {}", sandbox.base().display()))
-        .output()
-        .unwrap();
-    // Killed, or panicked in the child's test because the action had failed.
-    let as_meant = output.status.signal() == Some(9) || output.status.code() == Some(101);
-    assert!(as_meant || output.status.success(), "{action}, {fault:?} {nth}: {output:?}");
-    output.status.success()
-}
-
-/// What happens at a call of a kind, as strace(1) spells both.
-#[derive(Debug)]
-struct Fault {
-    call: &'static str,
-    what: &'static str,
-}
-
-/// Synced, renamed, removed are the moments that a crash tells apart.
-const KILLED: [Fault; 3] = [
-    Fault { call: "fsync", what: "signal=SIGKILL" },
-    Fault { call: "/^rename", what: "signal=SIGKILL" },
-    Fault { call: "/^unlink", what: "signal=SIGKILL" },
-];
-
-/// The disk gives up.
-const BROKEN: [Fault; 2] =
-    [Fault { call: "fsync", what: "error=EIO" }, Fault { call: "/^rename", what: "error=ENOSPC" }];
-
-/// Lets each fault happen at every call of its kind, one by one.
-fn at_every_step(sandbox: &Sandbox, action: &str, faults: &[Fault], mut check: impl FnMut(&str)) {
-    for fault in faults {
-        let mut nth = 1;
-        while !survives(sandbox, action, fault, nth) {
-            check(&format!("{action}, {fault:?} {nth}"));
-            nth += 1;
-        }
-        assert!(nth > 3, "{action} met {fault:?} only {nth} times");
-        check(&format!("{action} without {fault:?}"));
-    }
-}
-
-#[test]
-fn a_lock_killed_at_any_step_ends_locked_and_unlocks_exactly() {
-    in_namespaces("a_lock_killed_at_any_step_ends_locked_and_unlocks_exactly", || {
-        let sandbox = Sandbox::new();
-        sandbox.write("/var/lib/systemd/linger/alice", "", 0o644);
-        let before = sandbox.tree();
-        let mut steps = 0;
-        at_every_step(&sandbox, "lock", &KILLED, |step| {
-            // Every other time the unlock comes without the lock having been finished.
-            steps += 1;
-            if steps % 2 == 0 {
-                let recovery = locking(LockLevel::Session).recover(&sandbox.host, &task());
-                assert!(matches!(recovery, Recovery::Apply));
-                locking(LockLevel::Session).apply(&sandbox.host, &task()).unwrap();
-                assert!(!sandbox.permits("sshd", "alice"), "{step}");
-                assert!(sandbox.permits("sshd", "rescue"), "{step}");
-            }
-            unlock(&sandbox);
-            assert_eq!(sandbox.tree(), before, "{step}");
-        });
-    });
-}
-
-#[test]
-fn an_unlock_killed_at_any_step_ends_unlocked_exactly() {
-    in_namespaces("an_unlock_killed_at_any_step_ends_unlocked_exactly", || {
-        let sandbox = Sandbox::new();
-        sandbox.write("/var/lib/systemd/linger/alice", "", 0o644);
-        let before = sandbox.tree();
-        let relock = || locking(LockLevel::Session).apply(&sandbox.host, &task()).unwrap();
-        relock();
-        at_every_step(&sandbox, "unlock", &KILLED, |step| {
-            // A boot in between must not lock again.
-            lock::reassert(&sandbox.host).unwrap();
-            unlock(&sandbox);
-            assert_eq!(sandbox.tree(), before, "{step}");
-            relock();
-        });
-    });
-}
-
-#[test]
-fn a_failing_disk_is_reported_and_undone_exactly() {
-    in_namespaces("a_failing_disk_is_reported_and_undone_exactly", || {
-        let sandbox = Sandbox::new();
-        sandbox.write("/var/lib/systemd/linger/alice", "", 0o644);
-        let before = sandbox.tree();
-        at_every_step(&sandbox, "lock", &BROKEN, |step| {
-            unlock(&sandbox);
-            assert_eq!(sandbox.tree(), before, "{step}");
-        });
     });
 }

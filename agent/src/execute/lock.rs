@@ -274,9 +274,8 @@ fn plan_session(host: &Host) -> Result<Plan, Failure> {
         gate_files.iter().map(|gate_file| gate_file.path.display().to_string()).collect();
     let mut steps = vec![format!("keep open: {}", ready.break_glass.join(", "))];
     steps.extend(paths.iter().map(|path| format!("put the account gate into {path}")));
-    steps.push("expire every other account in /etc/shadow".to_owned());
-    let texts = doors::text_paths(nologin);
-    steps.extend(texts.iter().map(|path| format!("write the message to {}", path.display())));
+    steps.push("expire every other account in /etc/shadow, and bar root's password".to_owned());
+    steps.extend(doors::other_steps(nologin));
     steps.push("end sessions, lingering and processes of everybody else".to_owned());
     let facts = Evidence::new().with("break_glass", ready.break_glass).with("gate_files", paths);
     Ok(Plan { steps, facts })

@@ -131,9 +131,43 @@ fn root_is_nobodys_where_the_policy_says_so() {
     });
 }
 
+/// Types root's password into the program that guards the rescue shell, on a terminal of its own.
+const RESCUE: &str = "(sleep 1; echo open-sesame; sleep 1; echo 'touch /tmp/rescued; exit'; sleep 1) \
+                      | timeout 20 script -qc sulogin /dev/null";
+
+#[test]
+fn rescue_shell_that_asks_no_pam_is_barred_as_well() {
+    on_a_machine("traps::rescue_shell_that_asks_no_pam_is_barred_as_well", || async {
+        let mut scene = Scene::new("rescue").await;
+        scene.machine.boot();
+        let rescued = "test -e /tmp/rescued && rm /tmp/rescued";
+        scene.machine.enter(&["sh", "-c", RESCUE]);
+        assert!(scene.machine.succeeds(rescued), "root's password opens it");
+        scene.proven(locking()).await;
+        let said = scene.machine.enter(&["sh", "-c", RESCUE]);
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("the root account is locked"), "{said}");
+        assert!(!scene.machine.succeeds(rescued));
+        scene.proven(Action::Unlock(Unlock {})).await;
+        scene.machine.enter(&["sh", "-c", RESCUE]);
+        assert!(scene.machine.succeeds(rescued));
+    });
+}
+
 /// A terminal, and a login screen on it that lets alice in without asking.
 const TERMINAL: &str =
     "systemd-run --quiet --unit=terminal script -qc \"trap '' HUP; exec sleep 1000\" /dev/null";
+const LOGIN_SCREEN: &str = "[Unit]
+ConditionPathExists=
+[Service]
+ExecStart=
+ExecStart=-/sbin/agetty --noclear pts/0 linux
+StandardInput=tty-force
+TTYPath=/dev/pts/0
+TTYReset=no
+TTYVHangup=no
+TTYVTDisallocate=no
+";
 const AUTOLOGIN: &str = "[Unit]
 ConditionPathExists=
 [Service]
@@ -167,5 +201,26 @@ fn autologin_that_gave_up_during_the_lock_is_back_after_it() {
         scene.proven(Action::Unlock(Unlock {})).await;
         wait_until(&scene.machine, is_in);
         assert!(scene.machine.succeeds("systemctl is-active --quiet getty@tty1.service"));
+    });
+}
+
+#[test]
+fn login_screen_that_waits_shows_the_message_at_once() {
+    on_a_machine("traps::login_screen_that_waits_shows_the_message_at_once", || async {
+        let mut scene = Scene::new("rescue").await;
+        let drop_in = "/etc/systemd/system/getty@tty1.service.d/screen.conf";
+        scene.machine.write(drop_in, LOGIN_SCREEN, 0o644);
+        scene.machine.boot();
+        scene.machine.sh(TERMINAL);
+        wait_until(&scene.machine, "test -e /dev/pts/0");
+        scene.machine.sh("systemctl reset-failed getty@tty1; systemctl start getty@tty1");
+        wait_until(&scene.machine, "journalctl -b -u terminal | grep -q 'Debian GNU'");
+        let process = "systemctl show -P MainPID getty@tty1";
+        let before = scene.machine.sh(process);
+        scene.proven(locking()).await;
+        wait_until(&scene.machine, "journalctl -b -u terminal | grep -q 'call 555'");
+        assert_eq!(scene.machine.sh(process), before, "the screen was not even restarted");
+        scene.proven(Action::Unlock(Unlock {})).await;
+        assert!(!scene.machine.path("/etc/issue.d").exists());
     });
 }

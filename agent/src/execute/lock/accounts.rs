@@ -1,5 +1,5 @@
-//! The local account database: who exists, and the expiry field by which a lock's second layer
-//! closes accounts.
+//! The local account database: who exists, the expiry field by which a lock's second layer closes
+//! accounts, and root's password, which a rescue shell asks for without asking about expiry.
 //!
 //! Works on the bytes of `passwd(5)` and `shadow(5)`; whatever it does not mean to change stays
 //! byte for byte. It opens no file.
@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 
 /// Days since the epoch that mean "expired long ago" in the expiry field of `shadow(5)`.
 const EXPIRED: &[u8] = b"1";
+/// What makes root's password one that nobody knows. It undoes itself: what follows it is the
+/// former one, and a password that somebody sets meanwhile does not begin with it.
+const BAR: &[u8] = b"!tocsin!";
+/// The password field of `shadow(5)`, counted from zero.
+const PASSWORD_FIELD: usize = 1;
 /// The expiry field of `shadow(5)`, counted from zero.
 const EXPIRY_FIELD: usize = 7;
 
@@ -71,6 +76,23 @@ pub(super) fn restore(shadow: &[u8], former: &[FormerExpiry]) -> Vec<u8> {
     })
 }
 
+/// The bytes of `shadow(5)` with a bar before root's password, unless it is none already.
+///
+/// `sulogin(8)`, which guards the rescue shell, asks for that password and not PAM.
+pub(super) fn bar_root(shadow: &[u8]) -> Vec<u8> {
+    map_field(shadow, PASSWORD_FIELD, |name, password| {
+        let is_open = name == "root" && !password.starts_with(b"!") && !password.starts_with(b"*");
+        is_open.then(|| [BAR, password].concat())
+    })
+}
+
+/// The bytes of `shadow(5)` without that bar.
+pub(super) fn unbar_root(shadow: &[u8]) -> Vec<u8> {
+    map_field(shadow, PASSWORD_FIELD, |name, password| {
+        password.strip_prefix(BAR).filter(|_| name == "root").map(<[u8]>::to_vec)
+    })
+}
+
 /// How many of those accounts still hold what [`expire`] wrote.
 pub(super) fn count_expired(shadow: &[u8], former: &[FormerExpiry]) -> usize {
     let mut count = 0;
@@ -83,16 +105,24 @@ pub(super) fn count_expired(shadow: &[u8], former: &[FormerExpiry]) -> usize {
     count
 }
 
-/// Rewrites the expiry field where `change` says so; everything else stays byte for byte. Only
-/// the first line of a name is offered: the C library reads no other.
-fn map_expiry(shadow: &[u8], mut change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+fn map_expiry(shadow: &[u8], change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+    map_field(shadow, EXPIRY_FIELD, change)
+}
+
+/// Rewrites one field where `change` says so; everything else stays byte for byte. Only the first
+/// line of a name is offered: the C library reads no other.
+fn map_field(
+    shadow: &[u8],
+    field: usize,
+    mut change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,
+) -> Vec<u8> {
     let mut offered: HashSet<String> = HashSet::new();
-    let mut change_first = |name: &str, expiry: &[u8]| {
-        if offered.insert(name.to_owned()) { change(name, expiry) } else { None }
+    let mut change_first = |name: &str, value: &[u8]| {
+        if offered.insert(name.to_owned()) { change(name, value) } else { None }
     };
     let mut out = Vec::with_capacity(shadow.len() + 64);
     for line in shadow.split_inclusive(|byte| *byte == b'\n') {
-        match rewrite(line, &mut change_first) {
+        match rewrite(line, field, &mut change_first) {
             Some(changed) => out.extend_from_slice(&changed),
             None => out.extend_from_slice(line),
         }
@@ -102,6 +132,7 @@ fn map_expiry(shadow: &[u8], mut change: impl FnMut(&str, &[u8]) -> Option<Vec<u
 
 fn rewrite(
     line: &[u8],
+    field: usize,
     change: &mut impl FnMut(&str, &[u8]) -> Option<Vec<u8>>,
 ) -> Option<Vec<u8>> {
     let mut fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
@@ -113,8 +144,8 @@ fn rewrite(
     if name.is_empty() || name.starts_with(['+', '-', '#']) {
         return None;
     }
-    let changed = change(name, fields[EXPIRY_FIELD])?;
-    fields[EXPIRY_FIELD] = &changed;
+    let changed = change(name, fields[field])?;
+    fields[field] = &changed;
     Some(fields.join(&b':'))
 }
 

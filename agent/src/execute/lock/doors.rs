@@ -1,12 +1,12 @@
-//! The doors of a locked device: the account gate, the expired accounts and the texts that say
-//! why. Closes them, opens them again, and looks whether they are closed.
+//! The doors of a locked device: the account gate, the list for the package's PAM profile, the
+//! expired accounts and the texts that say why. Closes them, opens them again, and looks whether they are closed.
 //!
 //! Every change is preceded by its entry in the undo journal. A door that cannot be closed does
 //! not keep the others open: failures are collected.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -30,8 +30,12 @@ const PASSWORD_LOCK: &str = "/etc/.pwd.lock";
 const PASSWORD_LOCK_ROUND: Duration = Duration::from_millis(100);
 const PASSWORD_LOCK_ROUNDS: u32 = 150;
 const NOLOGIN: &str = "/run/nologin";
-const ISSUE_FOLDER: &str = "/run/issue.d";
-const ISSUE: &str = "/run/issue.d/tocsin.issue";
+/// Where agetty looks for texts where `/etc/issue` exists, and where it does not.
+const ISSUE_FOLDERS: [&str; 2] = ["/etc/issue.d", "/run/issue.d"];
+const ISSUES: [&str; 2] = ["/etc/issue.d/tocsin.issue", "/run/issue.d/tocsin.issue"];
+/// Who passes the PAM profile of the agent's package. Without the file everybody does; with it the
+/// profile holds where the gate was just taken out, as by an upgrade that writes PAM anew.
+const ALLOW: &str = "/etc/tocsin-lock.allow";
 const DEFAULT_MESSAGE: &str = "This device was locked by its administrators.";
 
 /// What was seen of the doors.
@@ -43,7 +47,7 @@ pub(super) struct Seen {
     pub(super) ungated: Vec<String>,
     /// Accounts that the lock expired and that still are.
     pub(super) expired: usize,
-    /// Accounts that are not expired and are not break-glass.
+    /// Accounts that are not expired and are not break-glass, and root's password.
     pub(super) unexpired: usize,
     /// Whether `/run/nologin` stands as well.
     pub(super) nologin: bool,
@@ -59,7 +63,8 @@ pub(super) fn close(
 ) -> Vec<Failure> {
     let mut failures = Vec::new();
     // The text first: the gate refers to it.
-    collect(&mut failures, write_texts(host, state, nologin));
+    collect(&mut failures, write_texts(host, state, undo, nologin));
+    collect(&mut failures, write_allowed(host, state));
     match pam::gate_files(host) {
         Ok(files) => {
             let gate = Gate::new(&state.break_glass, state.superuser);
@@ -140,16 +145,23 @@ fn expire_accounts(host: &Host, state: &LockState, undo: &UndoJournal) -> Result
         let kept = |name: &str| state.break_glass.iter().any(|kept| kept == name);
         let (bytes, former) = accounts::expire(shadow, kept);
         undo.add_expiries(former)?;
-        Ok(bytes)
+        Ok(if kept("root") { bytes } else { accounts::bar_root(&bytes) })
     })
 }
 
 fn restore_accounts(host: &Host, undo: &UndoJournal) -> Result<(), Failure> {
-    let former = undo.expiries().map_err(|error| error.at("shadow"))?;
-    if former.is_empty() {
-        return Ok(());
+    let at = |error: FileError| error.at("shadow");
+    let former = undo.expiries().map_err(at)?;
+    let path = host.path(file::resolve(host, Path::new(SHADOW)).map_err(at)?);
+    file::discard_leftover(&path).map_err(at)?;
+    let restored = |shadow: &[u8]| accounts::unbar_root(&accounts::restore(shadow, &former));
+    // A device that is not locked is not even touched.
+    match read_shadow(host).map_err(at)? {
+        Some(shadow) if restored(&shadow) != shadow => {
+            change_shadow(host, |shadow| Ok(restored(shadow)))
+        }
+        Some(_) | None => Ok(()),
     }
-    change_shadow(host, |shadow| Ok(accounts::restore(shadow, &former)))
 }
 
 /// Changes `shadow(5)` under the lock of the account database; a host without the file has no
@@ -209,20 +221,33 @@ fn message(state: &LockState) -> &str {
     state.message.as_deref().unwrap_or(DEFAULT_MESSAGE)
 }
 
-/// The texts below `/run`, where no file of the machine's owner is touched, each with its bytes.
-fn texts(state: &LockState) -> [(&'static str, String); 3] {
+/// The texts, each with its bytes.
+fn texts(state: &LockState) -> [(&'static str, String); 4] {
     let message = message(state);
+    // agetty(8) reads a backslash as the start of a sequence.
+    let issue = format!("\n{}\n\n", message.replace('\\', "\\\\"));
     [
         // pam_echo(8) reads `%` as the start of a sequence.
         (pam::TEXT_PATH, format!("{}\n", message.replace('%', "%%"))),
-        // agetty(8) reads a backslash as the start of a sequence.
-        (ISSUE, format!("\n{}\n\n", message.replace('\\', "\\\\"))),
+        (ISSUES[0], issue.clone()),
+        (ISSUES[1], issue),
         (NOLOGIN, format!("{message}\n")),
     ]
 }
 
-fn write_texts(host: &Host, state: &LockState, nologin: bool) -> Result<(), FileError> {
-    file::make_public_dir(&host.path(file::resolve(host, Path::new(ISSUE_FOLDER))?))?;
+fn write_texts(
+    host: &Host,
+    state: &LockState,
+    undo: &UndoJournal,
+    nologin: bool,
+) -> Result<(), FileError> {
+    for name in ISSUE_FOLDERS {
+        let folder = host.path(file::resolve(host, Path::new(name))?);
+        if !folder.is_dir() {
+            undo.add_folder(name)?;
+            file::make_public_dir(&folder)?;
+        }
+    }
     for (name, text) in texts(state) {
         let path = host.path(file::resolve(host, Path::new(name))?);
         let found = file::find(&path)?;
@@ -231,20 +256,71 @@ fn write_texts(host: &Host, state: &LockState, nologin: bool) -> Result<(), File
             continue;
         }
         file::replace(&path, text.as_bytes(), Attributes::PUBLIC)?;
+        relabel(host, &path);
     }
+    refresh_login_screens(host);
     Ok(())
 }
 
-fn remove_texts(host: &Host, state: &LockState) -> Result<(), FileError> {
-    for (name, text) in texts(state) {
+/// Login screens that wait show the text of when they began until they are told.
+fn refresh_login_screens(host: &Host) {
+    if host.root != Path::new("/") {
+        return;
+    }
+    let told = Tool::find("agetty", "console")
+        .and_then(|agetty| agetty.args(["--reload"]).run_ok("console"));
+    if let Err(failure) = told {
+        tracing::warn!(detail = failure.detail, "login screens not refreshed");
+    }
+}
+
+fn allowed(state: &LockState) -> Vec<u8> {
+    format!("{}\n", state.break_glass.join("\n")).into_bytes()
+}
+
+fn is_allowed_list(host: &Host, state: &LockState) -> Result<bool, FileError> {
+    Ok(file::find(&host.path(ALLOW))?.is_some_and(|found| found.bytes == allowed(state)))
+}
+
+fn write_allowed(host: &Host, state: &LockState) -> Result<(), FileError> {
+    if is_allowed_list(host, state)? {
+        return Ok(());
+    }
+    file::replace(&host.path(ALLOW), &allowed(state), Attributes::PUBLIC)?;
+    relabel(host, &host.path(ALLOW));
+    Ok(())
+}
+
+fn remove_allowed(host: &Host) -> Result<(), FileError> {
+    file::discard_leftover(&host.path(ALLOW))?;
+    file::remove(&host.path(ALLOW))
+}
+
+fn remove_texts(
+    host: &Host,
+    state: Option<&LockState>,
+    undo: &UndoJournal,
+) -> Result<(), FileError> {
+    for name in [pam::TEXT_PATH, ISSUES[0], ISSUES[1]] {
         let path = host.path(file::resolve(host, Path::new(name))?);
         file::discard_leftover(&path)?;
-        let is_ours = file::find(&path)?.is_some_and(|found| found.bytes == text.as_bytes());
-        if name != NOLOGIN || is_ours {
-            file::remove(&path)?;
+        file::remove(&path)?;
+    }
+    for folder in undo.folders()? {
+        file::remove_empty_dir(&host.path(file::resolve(host, Path::new(&folder))?))?;
+    }
+    let nologin = host.path(file::resolve(host, Path::new(NOLOGIN))?);
+    file::discard_leftover(&nologin)?;
+    let is_ours = |text: &str| -> Result<bool, FileError> {
+        Ok(file::find(&nologin)?.is_some_and(|found| found.bytes == text.as_bytes()))
+    };
+    for (name, text) in state.map(texts).into_iter().flatten() {
+        if name == NOLOGIN && is_ours(&text)? {
+            file::remove(&nologin)?;
         }
     }
-    file::remove_empty_dir(&host.path(file::resolve(host, Path::new(ISSUE_FOLDER))?))
+    refresh_login_screens(host);
+    Ok(())
 }
 
 /// Opens every door again, from the undo journal.
@@ -270,9 +346,8 @@ pub(super) fn open(host: &Host, state: Option<&LockState>, undo: &UndoJournal) -
     if let Err(failure) = restore_accounts(host, undo) {
         failures.push(failure);
     }
-    if let Some(state) = state {
-        collect(&mut failures, remove_texts(host, state));
-    }
+    collect(&mut failures, remove_allowed(host));
+    collect(&mut failures, remove_texts(host, state, undo));
     failures
 }
 
@@ -317,9 +392,13 @@ pub(super) fn look(host: &Host, state: &LockState, undo: &UndoJournal) -> Result
         let list = if stands { &mut seen.gated } else { &mut seen.ungated };
         list.push(gate_file.path.display().to_string());
     }
+    if !is_allowed_list(host, state)? {
+        seen.ungated.push(ALLOW.to_owned());
+    }
     if let Some(shadow) = read_shadow(host)? {
         let kept = |name: &str| state.break_glass.iter().any(|kept| kept == name);
-        seen.unexpired = accounts::expire(&shadow, kept).1.len();
+        let is_root_open = !kept("root") && accounts::bar_root(&shadow) != shadow;
+        seen.unexpired = accounts::expire(&shadow, kept).1.len() + usize::from(is_root_open);
         seen.expired = accounts::count_expired(&shadow, &undo.expiries()?);
     }
     let nologin = file::find(&host.path(file::resolve(host, Path::new(NOLOGIN))?))?;
@@ -343,8 +422,10 @@ pub(super) fn remaining_gates(host: &Host) -> Result<Vec<String>, FileError> {
     Ok(remaining)
 }
 
-/// Where the lock writes besides the account database and PAM: for a dry run.
-pub(super) fn text_paths(nologin: bool) -> Vec<PathBuf> {
-    let paths = [pam::TEXT_PATH, ISSUE].into_iter().chain(nologin.then_some(NOLOGIN));
-    paths.map(PathBuf::from).collect()
+/// What the lock writes besides the account database and PAM's own files: for a dry run.
+pub(super) fn other_steps(nologin: bool) -> Vec<String> {
+    let texts =
+        [pam::TEXT_PATH, ISSUES[0], ISSUES[1]].into_iter().chain(nologin.then_some(NOLOGIN));
+    let list = format!("write who may pass to {ALLOW}");
+    texts.map(|path| format!("write the message to {path}")).chain([list]).collect()
 }

@@ -144,6 +144,21 @@ impl UndoJournal {
         self.save(&self.folder.join("linger.json"), &known)
     }
 
+    /// The folders that the lock made.
+    pub(super) fn folders(&self) -> Result<Vec<String>, FileError> {
+        Ok(file::load(&self.folder.join("folders.json"))?.unwrap_or_default())
+    }
+
+    /// Adds a folder that the lock is about to make.
+    pub(super) fn add_folder(&self, path: &str) -> Result<(), FileError> {
+        let mut known = self.folders()?;
+        if known.iter().any(|other| other == path) {
+            return Ok(());
+        }
+        known.push(path.to_owned());
+        self.save(&self.folder.join("folders.json"), &known)
+    }
+
     fn save<T: Serialize>(&self, path: &Path, document: &T) -> Result<(), FileError> {
         file::make_private_dir(&self.folder)?;
         file::save(path, document)

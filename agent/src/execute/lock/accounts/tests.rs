@@ -62,3 +62,18 @@ fn passwd_lines_become_accounts() {
     let alice = Account { name: "alice".to_owned(), uid: 1001 };
     assert_eq!(accounts, [Account { name: "root".to_owned(), uid: 0 }, alice]);
 }
+
+#[test]
+fn bar_before_roots_password_is_taken_away_again() {
+    let shadow = b"root:$y$j9T$x$y:19000:0:99999:7:::\nalice:$6$a$a:19000:0:99999:7:::\n";
+    let barred = bar_root(shadow);
+    assert!(barred.starts_with(b"root:!tocsin!$y$j9T$x$y:19000"));
+    assert_eq!(bar_root(&barred), barred);
+    assert_eq!(unbar_root(&barred), shadow);
+    for closed in ["root:*:1:0:9:7:::\n", "root:!:1:0:9:7:::\n", "root:!$y$x:1:0:9:7:::\n", ""] {
+        assert_eq!(bar_root(closed.as_bytes()), closed.as_bytes());
+        assert_eq!(unbar_root(closed.as_bytes()), closed.as_bytes());
+    }
+    let empty = b"root::1:0:9:7:::\n";
+    assert_eq!(unbar_root(&bar_root(empty)), empty);
+}
