@@ -13,6 +13,7 @@ mod doors;
 mod isolation;
 #[path = "../support/namespaces.rs"]
 mod namespaces;
+mod package;
 mod root;
 mod scene;
 mod traps;

@@ -131,7 +131,7 @@ async fn answer(hub: &mut HubSide, command: &CommandFrame) -> Option<protocol::f
 
 /// Alice and carol are people, bob had been locked before, rescue is break-glass and may become
 /// anybody, web is an account of a service.
-fn people(machine: &Machine) {
+pub(crate) fn people(machine: &Machine) {
     for user in ["alice", "bob", "carol", "rescue"] {
         machine.offline(&["useradd", "--create-home", "--shell", "/bin/bash", user]);
         machine.authorise(user, &format!("/home/{user}"));
