@@ -1,7 +1,11 @@
 //! The agent's units under a real service manager.
 
-use protocol::action::{Action, Refresh};
+use std::net::TcpStream;
+use std::time::Duration;
 
+use protocol::action::{Action, Quarantine, Refresh, Release};
+
+use crate::container::ADDRESS;
 use crate::doors::locking;
 use crate::on_a_machine;
 use crate::scene::{Scene, UNITS};
@@ -62,5 +66,37 @@ fn agent_without_enrollment_does_not_run() {
             assert_eq!(result, "no", "{unit}");
         }
         assert!(scene.machine.lets_in("alice", None), "and the machine is anybody's");
+    });
+}
+
+/// Whether the machine's sshd is reached from outside; silence counts after a while.
+fn is_reached() -> bool {
+    let address = format!("{ADDRESS}:22").parse().unwrap();
+    TcpStream::connect_timeout(&address, Duration::from_secs(3)).is_ok()
+}
+
+#[test]
+fn quarantine_stands_again_before_the_network_and_before_the_agent() {
+    let test = "units::quarantine_stands_again_before_the_network_and_before_the_agent";
+    on_a_machine(test, || async {
+        let mut scene = Scene::new("rescue").await;
+        scene.machine.boot();
+        assert!(is_reached());
+        scene.proven(Action::Quarantine(Quarantine { allow: Vec::new() })).await;
+        assert!(!is_reached());
+        // Without an agent at all: the boot's own step must do.
+        scene.machine.sh("systemctl disable tocsin-agent.service tocsin-agent-watch.timer");
+        scene.machine.shut_down();
+        scene.machine.boot();
+        let entered = |unit: &str| {
+            let show = format!("systemctl show -P ActiveEnterTimestampMonotonic {unit}");
+            scene.machine.sh(&show).parse::<u64>().unwrap()
+        };
+        let stood = entered("tocsin-reassert.service");
+        assert!(0 < stood && stood < entered("bench-network.service"));
+        assert!(!is_reached());
+        scene.machine.sh("systemctl start tocsin-agent.service");
+        scene.proven(Action::Release(Release {})).await;
+        assert!(is_reached());
     });
 }
