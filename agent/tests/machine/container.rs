@@ -36,6 +36,23 @@ ExecStart=/usr/sbin/ip link set host0 up
 WantedBy=sysinit.target
 ";
 
+/// Starts a program in a control group of its own, of that name. Machines in the group of whoever
+/// runs the tests would share the groups of their users, and end each other's sessions.
+const IN_A_GROUP: &str = "
+for top in $(echo \"$1\"); do
+    mkdir -p \"$top/$2\" && echo $$ > \"$top/$2/cgroup.procs\" || exit 1
+done
+shift 2
+exec \"$@\"
+";
+
+/// Where control groups are made: one place where there is the unified hierarchy alone, else the
+/// two that a service manager uses.
+fn group_tops() -> Vec<&'static str> {
+    let tops = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
+    tops.into_iter().filter(|top| Path::new(top).join("cgroup.procs").exists()).collect()
+}
+
 /// Runs a test's body where machines may be booted.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     let kinds = ["--mount", "--pid", "--net", "--uts", "--ipc", "--mount-proc"];
@@ -120,8 +137,16 @@ impl Machine {
         drop(fs::remove_file(&socket));
         let told = UnixDatagram::bind(&socket).unwrap();
         let console = fs::File::create(self.base.join("console")).unwrap();
-        let container = Command::new("systemd-nspawn")
-            .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--notify-ready=yes"])
+        let container = Command::new("sh")
+            .args(["-c", IN_A_GROUP, "group", &group_tops().join(" "), &self.group()])
+            .args([
+                "systemd-nspawn",
+                "--quiet",
+                "--boot",
+                "--register=no",
+                "--keep-unit",
+                "--notify-ready=yes",
+            ])
             .args(["--machine=machine", "--network-bridge=bench", "--console=pipe"])
             .args(["--link-journal=no", "--resolv-conf=off", "--timezone=off"])
             .arg("--drop-capability=CAP_MKNOD,CAP_SYS_RAWIO,CAP_SYS_MODULE,CAP_SYS_TIME")
@@ -158,6 +183,16 @@ impl Machine {
     pub(crate) fn wait_until_off(&mut self) {
         let mut running = self.running.take().expect("the machine runs");
         running.container.wait().unwrap();
+    }
+
+    /// Its first process, as seen from outside.
+    pub(crate) fn leader(&self) -> &str {
+        &self.running().leader
+    }
+
+    /// The name of its control group, which is as unique as its folder.
+    fn group(&self) -> String {
+        format!("tocsin-machine{}", self.base.file_name().unwrap().to_str().unwrap())
     }
 
     fn running(&self) -> &Running {
@@ -250,10 +285,24 @@ impl Drop for Machine {
             drop(std::io::stderr().write_all(format!("{told}\n{journal}\n").as_bytes()));
         }
         if let Some(mut running) = self.running.take() {
-            drop(running.container.kill());
+            // With its first process all others end, and then the container by itself.
+            run("kill", &["-KILL", &running.leader]);
             drop(running.container.wait());
         }
+        for top in group_tops() {
+            remove_groups(&Path::new(top).join(self.group()));
+        }
     }
+}
+
+/// Removes empty control groups; one that is not empty yet ends with its last process, and stays.
+fn remove_groups(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_groups(&entry.path());
+        }
+    }
+    drop(fs::remove_dir(group));
 }
 
 /// Waits until the container says that, and gives the rest of its line.

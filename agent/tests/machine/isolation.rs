@@ -1,6 +1,7 @@
 //! That a machine of the bench never reaches the machine around it.
 
 use std::fs;
+use std::process::Command;
 
 use crate::container::{Machine, alone};
 
@@ -14,6 +15,12 @@ fn machine_of_the_bench_reaches_nothing_of_the_outer_one() {
             let outside = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
             assert_ne!(inside, outside.to_str().unwrap(), "{kind}");
         }
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        machine.sh("for group in $(find /sys/fs/cgroup -name cgroup.kill -path '*user*'); do echo 1 > $group; done");
+        assert!(other.try_wait().unwrap().is_none(), "its control groups are its own");
+        other.kill().unwrap();
+        let own = fs::read_to_string(format!("/proc/{}/cgroup", machine.leader())).unwrap();
+        assert!(own.contains("/tocsin-machine"), "{own}");
         let first = machine.sh("cat /proc/1/comm; systemd-detect-virt --container");
         assert_eq!(first, "systemd\nsystemd-nspawn");
         assert_eq!(machine.sh("find /dev -type b"), "", "no block device");
