@@ -14,14 +14,16 @@ pub(crate) fn in_namespaces(kinds: &[&str], test: &str, body: impl FnOnce()) {
         return body();
     }
     let own = std::env::current_exe().unwrap();
-    let output = Command::new("unshare")
+    // A test that is killed takes its namespaces, and all that runs in them, along.
+    let output = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare"])
         .args(kinds)
         .args(["--fork", "--kill-child", "--propagation", "private"])
         .arg(own)
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .output()
-        .expect("this test needs unshare (Debian package util-linux)");
+        .expect("this test needs setpriv and unshare (Debian package util-linux)");
     assert!(
         output.status.success(),
         "this test needs root and the right to make namespaces ({}); the test inside said:\n{}{}",
