@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use protocol::id::DeviceId;
 use protocol::jws::{CompactJws, JwsError};
 use protocol::key::{DeviceKey, DevicePublicKey, KeyError};
+use protocol::notice::{self, Notice};
 use protocol::receipt::{self, Receipt};
 use protocol::time::Timestamp;
 use runtime::files::{FileError, PRIVATE, read_bounded, write_atomic};
@@ -116,6 +117,14 @@ impl KeyPair {
     /// [`JwsError`].
     pub fn sign(&self, receipt: &Receipt) -> Result<CompactJws, JwsError> {
         receipt::sign(receipt, &self.key.signer(&SystemRandom::new()))
+    }
+
+    /// The signed form of a notice.
+    ///
+    /// # Errors
+    /// [`JwsError::Signing`] when the key does not sign.
+    pub fn sign_notice(&self, said: &Notice) -> Result<CompactJws, JwsError> {
+        notice::sign(said, &self.key.signer(&SystemRandom::new()))
     }
 }
 

@@ -32,12 +32,15 @@ use crate::worker::Workers;
 use self::lanes::Running;
 use self::link::Link;
 pub(crate) use self::link::{Event, Linked};
+pub(crate) use self::notices::Noticed;
+use self::notices::Notices;
 pub(crate) use self::storage::Storage;
 pub(crate) use self::storage::StorageError;
 
 mod deliveries;
 mod lanes;
 mod link;
+mod notices;
 mod outcome;
 mod storage;
 
@@ -84,12 +87,15 @@ pub(crate) struct Reconcile {
     compact_not_before: Option<Instant>,
     sync: Sync,
     resend: Resend,
+    notices: Notices,
     power_off: Option<PowerOff>,
     /// What is put up again, and when it is looked at next; away while a thread looks.
     standing: Option<Standing>,
     uphold_at: Instant,
     /// Puts it up again at once; ends with this.
     _watch: Option<Watch>,
+    /// What it saw.
+    noticed: mpsc::Receiver<Noticed>,
     last_error: Option<String>,
 }
 
@@ -125,7 +131,8 @@ impl Reconcile {
     ) -> Self {
         let backoff = Backoff::new(core.config.resend, RESEND_CAP);
         let uphold_at = core.clock.now() + core.config.uphold;
-        let watch = standing.as_ref().and_then(|standing| standing.watch(&core.host));
+        let (tell, noticed) = mpsc::channel(notices::WAITING);
+        let watch = standing.as_ref().and_then(|standing| standing.watch(&core.host, tell));
         let workers = Workers::new(core.blocking);
         Self {
             core,
@@ -138,10 +145,12 @@ impl Reconcile {
             compact_not_before: None,
             sync: Sync::default(),
             resend: Resend { at: None, backoff },
+            notices: Notices::default(),
             power_off: None,
             standing,
             uphold_at,
             _watch: watch,
+            noticed,
             last_error: None,
         }
     }
@@ -170,6 +179,7 @@ impl Reconcile {
                     self.step_ended(lane, step, report).await;
                 }
                 () = sleep(wake) => {}
+                Some(noticed) = self.noticed.recv() => self.notice(noticed),
                 taken = events.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         break;
@@ -215,11 +225,14 @@ impl Reconcile {
             return;
         };
         let looking = self.core.blocking.run(move || {
-            standing.uphold(&host);
-            standing
+            let noticed = standing.uphold(&host);
+            (standing, noticed)
         });
         match looking.await {
-            Ok(standing) => self.standing = Some(standing),
+            Ok((standing, noticed)) => {
+                self.standing = Some(standing);
+                noticed.into_iter().for_each(|noticed| self.notice(noticed));
+            }
             Err(error) => self.fault("what should stand is not looked at any more", &error),
         }
     }
@@ -252,7 +265,7 @@ impl Reconcile {
             self.sync = Sync { is_due: false, not_before: Some(now + SYNC_PAUSE) };
             self.link.send(AgentFrame::Sync { last_seq: self.ledger.last_seq() });
         }
-        if self.ledger.unconfirmed().next().is_none() {
+        if self.ledger.unconfirmed().next().is_none() && self.notices.is_empty() {
             self.resend.at = None;
             self.resend.backoff.reset();
         } else if self.resend.at.is_none_or(|at| at <= now) {
@@ -266,6 +279,9 @@ impl Reconcile {
             if !self.link.send(frame) {
                 break;
             }
+        }
+        for frame in self.notices.frames() {
+            self.link.send(frame);
         }
         // At least the base, so that a confirmation on its way is not overtaken.
         let jitter = self.resend.backoff.next(self.core.entropy.next_u64());
@@ -312,6 +328,7 @@ impl Reconcile {
     }
 
     async fn confirm(&mut self, receipts: Vec<String>) {
+        self.notices.forget(&receipts);
         let waiting: Vec<String> = self.ledger.unconfirmed().map(|(_, r)| r.sha256()).collect();
         let known = receipts.into_iter().filter(|sha256| waiting.contains(sha256));
         let records: Vec<_> =

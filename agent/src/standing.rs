@@ -5,10 +5,12 @@
 //! not run beside an executor: the caller sees to that.
 
 use protocol::receipt::Failure;
+use tokio::sync::mpsc;
 
-use crate::execute::quarantine::{Upheld, Watch};
+use crate::execute::quarantine::{Tampering, Upheld, Watch};
 use crate::execute::{lock, quarantine};
 use crate::host::Host;
+use crate::reconcile::Noticed;
 
 /// Puts up again what a reboot took down. What went wrong with one does not keep the other down.
 pub(crate) fn put_up(host: &Host) -> Vec<Failure> {
@@ -27,6 +29,15 @@ pub(crate) fn put_up(host: &Host) -> Vec<Failure> {
     failures
 }
 
+/// The word of a notice about a quarantine that stands again.
+pub(crate) const fn noticed(tampering: Tampering) -> &'static str {
+    match tampering {
+        Tampering::Removed => "quarantine_removed",
+        Tampering::Altered => "quarantine_altered",
+        Tampering::Flushed => "quarantine_flushed",
+    }
+}
+
 /// The lock and the quarantine of a host.
 #[derive(Debug)]
 pub(crate) struct Standing;
@@ -41,24 +52,36 @@ impl Standing {
 
     /// Watches over the quarantine, be there one now or later. Without a watch it is looked at from
     /// time to time only.
-    pub(crate) fn watch(&self, host: &Host) -> Option<Watch> {
-        Watch::start(host.clone(), |_| {})
+    pub(crate) fn watch(&self, host: &Host, tell: mpsc::Sender<Noticed>) -> Option<Watch> {
+        let its = host.clone();
+        let told = move |tampering| {
+            let Ok(Some(recorded)) = quarantine::current(&its) else { return };
+            let what = noticed(tampering);
+            // It may not wait: whoever reads waits for the watch when the agent ends.
+            if tell.try_send(Noticed { command_id: recorded.command_id, what }).is_err() {
+                tracing::warn!(what, "too many notices wait; this one is not sent");
+            }
+        };
+        Watch::start(host.clone(), told)
             .inspect_err(|failure| {
                 tracing::error!(detail = failure.detail, "quarantine not watched");
             })
             .ok()
     }
 
-    /// Puts up again what is gone. Blocks.
-    pub(crate) fn uphold(&self, host: &Host) {
+    /// Puts up again what is gone, and answers what the control plane should know. Blocks.
+    pub(crate) fn uphold(&self, host: &Host) -> Option<Noticed> {
+        let recorded = quarantine::current(host).ok().flatten();
+        let mut what = None;
         match quarantine::uphold(host) {
             Ok(Upheld::NotQuarantined | Upheld::Stands | Upheld::Covered) => {}
             Ok(Upheld::Mended(tampering)) => {
-                let what = tampering.as_str();
+                what = Some(noticed(tampering));
                 tracing::error!(what, "quarantine was tampered with, and stands again");
             }
             Ok(Upheld::Confirmed) => tracing::warn!("quarantine without an end is confirmed"),
             Ok(Upheld::RolledBack) => {
+                what = Some("quarantine_rolled_back");
                 tracing::error!("quarantine without an end and without an answer rolled back");
             }
             Err(failure) => tracing::error!(detail = failure.detail, "quarantine not upheld"),
@@ -68,5 +91,7 @@ impl Standing {
             Ok(true) => tracing::error!("lock was not as it should be, and stands again"),
             Err(failure) => tracing::error!(detail = failure.detail, "lock not upheld"),
         }
+        let command_id = recorded?.command_id;
+        what.map(|what| Noticed { command_id, what })
     }
 }

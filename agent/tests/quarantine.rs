@@ -101,7 +101,7 @@ impl Scene {
 }
 
 fn quarantine(allow: Vec<AllowedPeer>) -> Quarantine {
-    Quarantine::new(action::Quarantine { allow })
+    Quarantine::new(action::Quarantine { allow, resolver: false })
 }
 
 fn allowed(peer: SocketAddr) -> AllowedPeer {

@@ -82,7 +82,7 @@ impl Scene {
 }
 
 fn quarantine() -> Quarantine {
-    Quarantine::new(action::Quarantine { allow: Vec::new() })
+    Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false })
 }
 
 /// A link-local echo on a machine, as the endpoint's device reaches it.
@@ -158,6 +158,27 @@ fn every_way_is_cut_in_both_directions_and_the_agents_own_stays() {
     for to in local {
         assert!(tcp_answers(endpoint, to, GUARD) && udp_answers(endpoint, to, GUARD), "{to}");
     }
+}
+
+#[test]
+fn own_resolver_stays_open_where_the_order_says_so_and_no_other() {
+    let scene = Scene::new();
+    let World { endpoint, internet, neighbour, .. } = &scene.world;
+    let (own, foreign) = (echoes(internet, INTERNET, 53), echoes(neighbour, NEIGHBOUR, 53));
+    let etc = scene.host.root.join("etc");
+    std::fs::create_dir(&etc).unwrap();
+    let text = format!("# ours\nnameserver {}\nnameserver {}\n", INTERNET[0], INTERNET[1]);
+    std::fs::write(etc.join("resolv.conf"), text).unwrap();
+    let order = action::Quarantine { allow: Vec::new(), resolver: true };
+    scene.carry_out(Quarantine::new(order), 1);
+    for to in own {
+        assert!(udp_answers(endpoint, to, GUARD) && tcp_answers(endpoint, to, GUARD), "{to}");
+    }
+    for to in [foreign, echoes(internet, INTERNET, 0)].concat() {
+        assert!(!udp_answers(endpoint, to, SILENCE) && !tcp_answers(endpoint, to, SILENCE), "{to}");
+    }
+    scene.carry_out(quarantine(), 2);
+    assert!(!own.iter().any(|to| udp_answers(endpoint, *to, SILENCE)), "the next order says no");
 }
 
 /// From the moment an executor is asked to the last datagram that left, which another thread sends

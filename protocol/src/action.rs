@@ -63,6 +63,10 @@ pub struct Quarantine {
     /// Peers that stay reachable besides hubs and control plane, such as a jump host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<AllowedPeer>,
+    /// Whether the device's own configured resolvers stay open, on port 53, for everybody on it.
+    /// Whoever can ask a resolver can send words to whoever answers for a name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resolver: bool,
 }
 
 /// One peer that a quarantined device may still talk to.

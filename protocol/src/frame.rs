@@ -56,6 +56,13 @@ pub enum AgentFrame {
         /// The signed receipt.
         jws: CompactJws,
     },
+    /// Something happened to a command's effect that nobody ordered.
+    Notice {
+        /// Which command.
+        command_id: CommandId,
+        /// The signed notice.
+        jws: CompactJws,
+    },
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,
@@ -96,7 +103,7 @@ pub enum HubFrame {
     Command(CommandFrame),
     /// The store holds those receipts: the agent may stop sending them.
     Confirmed {
-        /// SHA-256 of each receipt's text, as [`CompactJws::sha256`] spells it. Receipts, not
+        /// SHA-256 of each receipt's and notice's text, as [`CompactJws::sha256`] spells it. Receipts, not
         /// commands: a forged envelope's refusal must not confirm the real command's outcome.
         receipts: Vec<String>,
     },
@@ -229,6 +236,9 @@ impl Frame for AgentFrame {
             Self::Progress { stage, .. } => within(stage.len() <= 64, "stage"),
             Self::Receipt { jws, .. } => {
                 within(jws.as_str().len() <= limits::RECEIPT_BYTES, "receipt")
+            }
+            Self::Notice { jws, .. } => {
+                within(jws.as_str().len() <= limits::NOTICE_BYTES, "notice")
             }
             Self::Sync { .. } | Self::Ack { .. } | Self::Unknown => Ok(()),
         }

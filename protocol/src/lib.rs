@@ -1,7 +1,7 @@
 //! What agents, hubs and the control plane say to one another, and what each may believe.
 //!
 //! This crate owns the wire format, the signed documents (envelope, approval, trust root,
-//! receipt) with their verification, and the two session machines. It does no I/O and has no
+//! receipt, notice) with their verification, and the two session machines. It does no I/O and has no
 //! clock and no source of chance of its own: `now` and random bytes are parameters.
 #![warn(missing_docs)]
 
@@ -18,6 +18,7 @@ pub mod key;
 pub mod ledger;
 pub mod limits;
 pub mod manifest;
+pub mod notice;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod receipt;

@@ -11,6 +11,8 @@ pub const FRAME_BYTES: usize = 64 * 1024;
 pub const ENVELOPE_BYTES: usize = 48 * 1024;
 /// Bytes of one receipt. Larger evidence is collected apart and named by its digest.
 pub const RECEIPT_BYTES: usize = 32 * 1024;
+/// Bytes of a signed notice.
+pub const NOTICE_BYTES: usize = 2 * 1024;
 /// Bytes of one version of the trust root, all its signatures together.
 pub const TRUST_ROOT_BYTES: usize = 48 * 1024;
 /// Approvals that one envelope may carry.

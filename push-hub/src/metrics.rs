@@ -53,7 +53,7 @@ impl Outcome {
 }
 
 /// The kinds of frames from agents, as labels.
-const AGENT_KINDS: [&str; 6] = ["hello", "sync", "ack", "progress", "receipt", "unknown"];
+const AGENT_KINDS: [&str; 7] = ["hello", "sync", "ack", "progress", "receipt", "unknown", "notice"];
 /// The kinds of frames to agents, as labels.
 const HUB_KINDS: [&str; 7] =
     ["welcome", "command", "confirmed", "trust", "mode", "reconnect", "unknown"];
@@ -173,6 +173,7 @@ impl Metrics {
             AgentFrame::Progress { .. } => 3,
             AgentFrame::Receipt { .. } => 4,
             AgentFrame::Unknown => 5,
+            AgentFrame::Notice { .. } => 6,
         };
         self.frames_in[index].increment(1);
     }

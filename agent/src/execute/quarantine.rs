@@ -20,7 +20,7 @@
 //! `release`: `table_present` (false), `lifted` (command id) and the same three about other tables.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use protocol::action::{self, AllowedPeer};
@@ -45,6 +45,7 @@ mod links;
 mod netlink;
 mod probe;
 mod record;
+mod resolver;
 mod rule;
 mod ruleset;
 #[cfg(test)]
@@ -92,8 +93,13 @@ impl Quarantine {
         probe::first_reachable(&host.control_plane, within, &self.clock)
     }
 
-    fn peers<'a>(&'a self, host: &'a Host) -> Peers<'a> {
-        record::peers(&host.control_plane, &self.params.allow, &[])
+    fn peers<'a>(&'a self, host: &'a Host, resolvers: &'a [IpAddr]) -> Peers<'a> {
+        record::peers(&host.control_plane, &self.params.allow, resolvers)
+    }
+
+    /// The device's own resolvers, if the order leaves them open.
+    fn resolvers(&self, host: &Host) -> Vec<IpAddr> {
+        if self.params.resolver { resolver::configured(host) } else { Vec::new() }
     }
 
     /// Waits for the control plane to answer through the tables, and completes the record.
@@ -118,21 +124,24 @@ impl Executor for Quarantine {
             let detail = "no address of the control plane is configured";
             return Err(failure(FailureKind::Precondition, stage, detail));
         }
-        host.firewall.turn(stage).check(self.peers(host))?;
+        let resolvers = self.resolvers(host);
+        let peers = self.peers(host, &resolvers);
+        host.firewall.turn(stage).check(peers)?;
         let within = self.patience(host);
         if self.reach(host, within.min(ANSWER_WITHIN)).is_none() {
             let detail = "no address of the control plane answers even without a quarantine";
             return Err(failure(FailureKind::Precondition, stage, detail));
         }
         let control: Vec<String> = host.control_plane.iter().map(ToString::to_string).collect();
-        let allowed: Vec<String> = self.params.allow.iter().map(spell).collect();
+        let resolvers = resolvers.iter().map(|address| format!("resolver {address}"));
+        let allowed: Vec<String> = self.params.allow.iter().map(spell).chain(resolvers).collect();
         let steps = vec![
             format!("load tables inet and netdev {TABLE} with policy drop, in one transaction"),
             format!("keep {} reachable for the agent", control.join(", ")),
             format!("keep {} reachable for everybody", list(&allowed)),
             format!("go back if no control plane answers within {within:?}"),
         ];
-        let rules = format!("{:?}", ruleset::inet(self.peers(host)));
+        let rules = format!("{:?}", ruleset::inet(peers));
         let facts = Evidence::new()
             .with("ruleset_sha256", sha256_hex(rules.as_bytes()))
             .with("control_plane", control)
@@ -153,7 +162,7 @@ impl Executor for Quarantine {
             applied_at: task.started_at,
             control_plane: host.control_plane.clone(),
             allow: self.params.allow.clone(),
-            resolvers: Vec::new(),
+            resolvers: self.resolvers(host),
             confirmed: false,
             table_sha256: None,
             others_before_sha256: before,

@@ -11,7 +11,7 @@ fn actions() -> Vec<Action> {
     vec![
         Action::Lock(Lock { level: LockLevel::Session, message: None }),
         Action::Unlock(Unlock {}),
-        Action::Quarantine(Quarantine { allow: Vec::new() }),
+        Action::Quarantine(Quarantine { allow: Vec::new(), resolver: false }),
         Action::Release(Release {}),
         Action::Wipe(Wipe { level: WipeLevel::Keys, power_off: true }),
         Action::Refresh(Refresh {}),

@@ -87,7 +87,10 @@ async fn command_has_one_effect_wherever_the_agent_is_killed() {
             AgentFrame::Ack { .. } => stage == "ack",
             AgentFrame::Progress { stage: reached, .. } => reached == stage,
             AgentFrame::Receipt { .. } => true,
-            AgentFrame::Hello(_) | AgentFrame::Sync { .. } | AgentFrame::Unknown => false,
+            AgentFrame::Hello(_)
+            | AgentFrame::Sync { .. }
+            | AgentFrame::Notice { .. }
+            | AgentFrame::Unknown => false,
         })
         .await;
         bench.kill(agent).await;

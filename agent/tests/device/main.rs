@@ -10,6 +10,7 @@ mod moves;
 #[path = "../support/netns.rs"]
 #[expect(dead_code, reason = "shared with the tests of quarantine, which use the rest")]
 mod netns;
+mod notices;
 mod power;
 mod refusals;
 mod rungs;

@@ -99,7 +99,9 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
     lan.endpoint.run(move || {
         let (envelope, started_at) = ("the envelope".to_owned(), Timestamp::default());
         let task = Task { command_id: command(9), envelope, started_at };
-        Quarantine::new(action::Quarantine { allow: Vec::new() }).apply(&host, &task).unwrap();
+        Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false })
+            .apply(&host, &task)
+            .unwrap();
         assert!(quarantine::current(&host).unwrap().unwrap().is_confirmed);
     });
     // The reboot.

@@ -83,10 +83,13 @@ kinds! {
     CommandCancelled = "command_cancelled",
     /// A command's device lost its enrollment while the command was out.
     CommandInDoubt = "command_in_doubt",
+    /// A device reports that somebody tampered with a command's effect, or that the effect went
+    /// without an order.
+    DeviceTampered = "device_tampered",
     /// A device spoke of a command that had ended otherwise.
     ReceiptConflict = "receipt_conflict",
     /// A device answered an envelope that this control plane never sent: somebody forged one.
     EnvelopeForged = "envelope_forged",
-    /// A receipt was not signed by the device it came from, or not for this enrollment.
+    /// A receipt or a notice was not signed by the device it came from, or not for this enrollment.
     ReceiptForged = "receipt_forged",
 }

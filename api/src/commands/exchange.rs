@@ -95,7 +95,7 @@ struct Ask {
 async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), DbError> {
     let mut asks = Asks::new();
     let mut said = Vec::new();
-    let mut with_receipt = BTreeSet::new();
+    let mut with_signature = BTreeSet::new();
     for Inbound { identity, frame } in inbound {
         match frame {
             AgentFrame::Hello(hello) => {
@@ -110,8 +110,8 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
                     hello: None,
                 });
             }
-            frame @ AgentFrame::Receipt { .. } => {
-                with_receipt.insert(identity.device);
+            frame @ (AgentFrame::Receipt { .. } | AgentFrame::Notice { .. }) => {
+                with_signature.insert(identity.device);
                 said.push((identity, frame));
             }
             frame @ (AgentFrame::Ack { .. } | AgentFrame::Progress { .. }) => {
@@ -120,8 +120,8 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
             AgentFrame::Unknown => {}
         }
     }
-    let with_receipt: Vec<_> = with_receipt.into_iter().collect();
-    let keys = match with_receipt.as_slice() {
+    let with_signature: Vec<_> = with_signature.into_iter().collect();
+    let keys = match with_signature.as_slice() {
         [] => BTreeMap::new(),
         ids => devices::keys(&mut app.db.read().await?, ids).await?,
     };

@@ -9,9 +9,14 @@ use protocol::enrollment::DeviceIdentity;
 use protocol::frame::AgentFrame;
 use protocol::id::{CommandId, DeviceId};
 use protocol::jws::CompactJws;
+use protocol::notice;
 use protocol::receipt::{self, Outcome};
+use protocol::time::Timestamp;
 
 use crate::devices::Key;
+
+/// Characters kept of a word of a device.
+const WORD_CHARS: usize = 64;
 
 /// What a device says of one command.
 #[derive(Debug)]
@@ -30,7 +35,9 @@ pub(super) enum Said {
     Progress(String),
     /// It ended, by a receipt that verifies.
     Finished(Box<Finished>),
-    /// It is said to have ended, by a receipt that does not verify.
+    /// Something happened to its effect, by a notice that verifies.
+    Noticed(Box<Noticed>),
+    /// It is said to have ended, or something of it, by a document that does not verify.
     Forged { why: String, jws: CompactJws },
 }
 
@@ -42,6 +49,17 @@ pub(super) struct Finished {
     /// The envelope that is answered.
     pub(super) envelope_sha256: String,
     /// The receipt.
+    pub(super) jws: CompactJws,
+}
+
+/// A notice that verifies.
+#[derive(Debug)]
+pub(super) struct Noticed {
+    /// What happened, without what would not print as it reads.
+    pub(super) what: String,
+    /// When, by the device's clock.
+    pub(super) at: Timestamp,
+    /// The notice.
     pub(super) jws: CompactJws,
 }
 
@@ -59,6 +77,9 @@ pub(super) fn judge(
         AgentFrame::Receipt { command_id, jws } => {
             (command_id, verify(identity, command_id, jws, keys))
         }
+        AgentFrame::Notice { command_id, jws } => {
+            (command_id, verify_notice(identity, command_id, jws, keys))
+        }
         AgentFrame::Hello(_) | AgentFrame::Sync { .. } | AgentFrame::Unknown => return None,
     };
     Some(Report { identity, command, what })
@@ -75,21 +96,54 @@ fn verify(
         Some(key) => receipt::verify(&jws, &key.public).map_err(|error| error.to_string()),
     };
     let checked = checked.and_then(|receipt| {
-        if receipt.iss != identity.device {
-            Err("another device is named".to_owned())
-        } else if receipt.generation != identity.generation {
-            Err(format!("enrollment {} is named", receipt.generation))
-        } else if receipt.command_id != command {
-            Err("another command is named".to_owned())
-        } else {
-            Ok((receipt.outcome, receipt.envelope_sha256))
-        }
+        let named = (receipt.iss, receipt.generation, receipt.command_id);
+        names(named, identity, command).map(|()| (receipt.outcome, receipt.envelope_sha256))
     });
     match checked {
         Ok((outcome, envelope_sha256)) => {
             Said::Finished(Box::new(Finished { outcome, envelope_sha256, jws }))
         }
         Err(why) => Said::Forged { why, jws },
+    }
+}
+
+fn verify_notice(
+    identity: DeviceIdentity,
+    command: CommandId,
+    jws: CompactJws,
+    keys: &BTreeMap<DeviceId, Key>,
+) -> Said {
+    let checked = match keys.get(&identity.device) {
+        None => Err("the device is unknown".to_owned()),
+        Some(key) => notice::verify(&jws, &key.public).map_err(|error| error.to_string()),
+    };
+    let checked = checked.and_then(|notice| {
+        let named = (notice.iss, notice.generation, notice.command_id);
+        names(named, identity, command).map(|()| (notice.what, notice.at))
+    });
+    match checked {
+        Ok((what, at)) => {
+            let what = printable(&what.chars().take(WORD_CHARS).collect::<String>());
+            Said::Noticed(Box::new(Noticed { what, at, jws }))
+        }
+        Err(why) => Said::Forged { why, jws },
+    }
+}
+
+/// Whether a signed document names the device, enrollment and command that it came with.
+fn names(
+    (iss, generation, named): (DeviceId, u32, CommandId),
+    identity: DeviceIdentity,
+    command: CommandId,
+) -> Result<(), String> {
+    if iss != identity.device {
+        Err("another device is named".to_owned())
+    } else if generation != identity.generation {
+        Err(format!("enrollment {generation} is named"))
+    } else if named != command {
+        Err("another command is named".to_owned())
+    } else {
+        Ok(())
     }
 }
 

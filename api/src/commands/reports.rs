@@ -23,6 +23,9 @@ const STAGES: i64 = 16;
 /// Events about one command's receipts that contradict, and that do not verify: each says
 /// nothing that the first did not. The metric counts all of them.
 const ALARMS: i64 = 1;
+/// Events about what happened to one command's effect. A device that is tampered with without end
+/// has said so by then; the metric counts on.
+const NOTICES: i64 = 64;
 
 /// Receipts that the store holds, by device, as `confirmed` names them.
 pub(super) type Confirmed = BTreeMap<DeviceId, Vec<String>>;
@@ -64,6 +67,18 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
                     stranger(&mut tx, identity.device, command, &receipt);
                 }
                 confirmed.entry(identity.device).or_default().push(receipt.jws.sha256());
+            }
+            (Said::Noticed(notice), known) => {
+                metrics::receipt("notice");
+                if let Some(known) = known
+                    && told.is_within(&mut tx, known, Kind::DeviceTampered, NOTICES).await?
+                {
+                    let sha256 = notice.jws.sha256();
+                    let payload =
+                        json!({ "what": notice.what, "at": notice.at, "notice_sha256": sha256 });
+                    by_device(&mut tx, known, Kind::DeviceTampered, payload);
+                }
+                confirmed.entry(identity.device).or_default().push(notice.jws.sha256());
             }
             (Said::Forged { why, jws }, Some(known)) => {
                 metrics::receipt("forged");

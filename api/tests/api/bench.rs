@@ -14,6 +14,7 @@ use protocol::frame::{AgentFrame, CommandFrame, Exchange, Hello, HubFrame};
 use protocol::id::{BootId, CommandId, DeviceId, SessionId};
 use protocol::jws::CompactJws;
 use protocol::key::{DeviceKey, SigningKey};
+use protocol::notice::{self, Notice};
 use protocol::receipt::{self, Evidence, Outcome, Receipt};
 use protocol::state::PerLane;
 use protocol::time::Timestamp;
@@ -497,6 +498,27 @@ impl TestAgent {
         let random = aws_lc_rs::rand::SystemRandom::new();
         let jws = receipt::sign(&claims, &self.signing.signer(&random)).unwrap();
         AgentFrame::Receipt { command_id: command.command_id, jws }
+    }
+
+    /// A notice about that command, changed and signed.
+    pub(crate) fn notice(
+        &self,
+        command: &CommandFrame,
+        change: impl FnOnce(&mut Notice),
+    ) -> AgentFrame {
+        let mut claims = Notice {
+            iss: self.id,
+            generation: self.generation,
+            command_id: command.command_id,
+            what: "quarantine_flushed".to_owned(),
+            at: Timestamp::from_millis(3),
+            boot_id: BootId::from_uuid(Uuid::nil()),
+            agent_version: "0.1.0".to_owned(),
+        };
+        change(&mut claims);
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let jws = notice::sign(&claims, &self.signing.signer(&random)).unwrap();
+        AgentFrame::Notice { command_id: command.command_id, jws }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use protocol::frame::{AgentFrame, CommandFrame};
 use protocol::receipt::{Outcome, RefusalReason};
+use protocol::time::Timestamp;
 use serde_json::json;
 
 use super::bench::{Bench, TestAgent, ack, commands, confirmed, id_of};
@@ -104,4 +105,40 @@ async fn what_a_device_signed_outranks_a_cancel() {
     assert_eq!(story["outcome"]["state"], "succeeded");
     assert_eq!(story["ended_by"], serde_json::Value::Null);
     assert_eq!(bench.events("command_cancelled").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notice_of_a_device_is_an_event_and_no_outcome() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let other = bench.agent("b", None).await;
+    let command = taken(&bench, &agent).await;
+    let said = agent.notice(&command, |_| {});
+    let AgentFrame::Notice { jws, .. } = &said else { unreachable!("a notice") };
+    let told = agent.check_in(&bench, vec![said.clone()]).await;
+    assert_eq!(confirmed(&told), [jws.sha256()]);
+    assert_eq!(bench.command(&id_of(&command)).await["state"], "acked");
+    let events = bench.events("device_tampered").await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["payload"]["what"], "quarantine_flushed");
+    // Words of a device are cut, and hide nothing.
+    let long = agent.notice(&command, |notice| notice.what = format!("\u{202e}{}", "x".repeat(99)));
+    agent.check_in(&bench, vec![long]).await;
+    let events = bench.events("device_tampered").await;
+    let what = events[1]["payload"]["what"].as_str().unwrap();
+    assert!(what.starts_with("\u{fffd}x") && what.chars().count() == 64, "{what}");
+    // Nobody else speaks for it, and it not for another enrollment.
+    let forged = [
+        other.notice(&command, |claims| claims.iss = agent.id),
+        agent.notice(&command, |claims| claims.generation += 1),
+    ];
+    let told = agent.check_in(&bench, forged.to_vec()).await;
+    assert!(confirmed(&told).is_empty());
+    assert_eq!(bench.events("device_tampered").await.len(), 2);
+    // However often: the log does not fill.
+    for number in 0..100 {
+        let more = agent.notice(&command, |claims| claims.at = Timestamp::from_millis(number));
+        agent.check_in(&bench, vec![more]).await;
+    }
+    assert_eq!(bench.events("device_tampered").await.len(), 64);
 }

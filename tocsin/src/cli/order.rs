@@ -95,6 +95,9 @@ pub struct QuarantineArgs {
     /// A peer that stays reachable, such as a jump host; may be repeated
     #[arg(long, value_name = "IP:PORT", value_parser = peer)]
     pub allow: Vec<AllowedPeer>,
+    /// Leave each device's own name servers open, to everybody on it.
+    #[arg(long)]
+    pub allow_resolver: bool,
     /// Targets and the rest.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -162,7 +165,8 @@ pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
 
 /// Quarantines devices.
 pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<Exit, Failure> {
-    give(context, Action::Quarantine(Quarantine { allow: args.allow }), args.order).await
+    let quarantine = Quarantine { allow: args.allow, resolver: args.allow_resolver };
+    give(context, Action::Quarantine(quarantine), args.order).await
 }
 
 /// Releases devices from quarantine.

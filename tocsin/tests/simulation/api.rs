@@ -262,7 +262,7 @@ impl Api {
                     self.take_receipt(device, command_id, &jws, scene);
                     confirmed.entry(device).or_default().push(jws.sha256());
                 }
-                AgentFrame::Unknown => {}
+                AgentFrame::Notice { .. } | AgentFrame::Unknown => {}
             }
         }
         for (device, last_seq) in asks {

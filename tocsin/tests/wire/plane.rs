@@ -237,6 +237,7 @@ impl Plane {
                 AgentFrame::Ack { .. } => "ack",
                 AgentFrame::Progress { .. } => "progress",
                 AgentFrame::Receipt { .. } => "receipt",
+                AgentFrame::Notice { .. } => "notice",
                 AgentFrame::Unknown => "unknown",
             };
             match frame {
@@ -260,7 +261,7 @@ impl Plane {
                     self.happen((device, by), command_id, State::Done);
                     receipts.push(jws.sha256());
                 }
-                AgentFrame::Progress { .. } | AgentFrame::Unknown => {}
+                AgentFrame::Progress { .. } | AgentFrame::Notice { .. } | AgentFrame::Unknown => {}
             }
         }
         if !receipts.is_empty() {

@@ -39,6 +39,8 @@ const TYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const TYPE_ARP: [u8; 2] = [0x08, 0x06];
 const TYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 const TYPE_VLAN: [u8; 2] = [0x81, 0x00];
+/// Keys of wireless networks, and 802.1X of wired ones: without them the link itself goes down.
+const TYPE_EAPOL: [u8; 2] = [0x88, 0x8e];
 /// Index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
 /// Kind of Ethernet devices, and of what looks like one (`ARPHRD_ETHER`).
@@ -204,7 +206,9 @@ fn ethernet() -> Vec<Rule> {
             rule(TYPE_ARP).at_most(ARP_BYTES).accept(),
         ]
     };
-    [with(&plain), with(&tagged)].concat()
+    let mut rules = [with(&plain), with(&tagged)].concat();
+    rules.push(plain(TYPE_EAPOL).accept());
+    rules
 }
 
 /// What a peer that stays open may send: never the first packet of a connection.

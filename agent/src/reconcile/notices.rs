@@ -1,0 +1,74 @@
+//! Notices on their way: kept until the store holds them, and no longer than this process lives.
+
+use std::collections::VecDeque;
+
+use protocol::frame::AgentFrame;
+use protocol::id::CommandId;
+use protocol::jws::CompactJws;
+use protocol::notice::Notice;
+
+use super::Reconcile;
+
+/// Something that happened to a command's effect, unordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Noticed {
+    /// Whose effect.
+    pub(crate) command_id: CommandId,
+    /// The word for it.
+    pub(crate) what: &'static str,
+}
+
+/// Notices that wait. What comes on top says nothing that these do not.
+pub(super) const WAITING: usize = 16;
+
+/// Notices that the store has not confirmed, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Notices(VecDeque<(CommandId, CompactJws)>);
+
+impl Notices {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those that are confirmed need not be sent again.
+    pub(super) fn forget(&mut self, sha256: &[String]) {
+        self.0.retain(|(_, notice)| !sha256.contains(&notice.sha256()));
+    }
+
+    pub(super) fn frames(&self) -> impl Iterator<Item = AgentFrame> {
+        self.0.iter().map(|(command_id, jws)| AgentFrame::Notice {
+            command_id: *command_id,
+            jws: jws.clone(),
+        })
+    }
+}
+
+impl Reconcile {
+    /// Signs what happened, and says so until the store has it.
+    pub(super) fn notice(&mut self, noticed: Noticed) {
+        if self.notices.0.len() == WAITING {
+            tracing::warn!(what = noticed.what, "too many notices wait; this one is not sent");
+            return;
+        }
+        let identity = self.core.identity.borrow().clone();
+        let notice = Notice {
+            iss: identity.device_id,
+            generation: identity.generation,
+            command_id: noticed.command_id,
+            what: noticed.what.to_owned(),
+            at: self.wall(),
+            boot_id: self.core.boot_id,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        match self.core.key.sign_notice(&notice) {
+            Ok(jws) => {
+                let command_id = notice.command_id;
+                self.link.send(AgentFrame::Notice { command_id, jws: jws.clone() });
+                self.notices.0.push_back((command_id, jws));
+                let soon = self.core.clock.now() + self.core.config.resend;
+                self.resend.at.get_or_insert(soon);
+            }
+            Err(error) => tracing::error!(%error, "notice was not signed"),
+        }
+    }
+}
