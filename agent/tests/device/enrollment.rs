@@ -14,7 +14,8 @@ use runtime::tls::{ClientAuth, accept};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::bench::{Bench, Call, GUARD, now, read_head, until};
+use crate::bench::{Bench, GUARD, now, until};
+use crate::server::{Call, read_head};
 
 /// Serves one enrollment; the answer gets lost when told so. Gives what was asked.
 async fn serve(bench: &Bench, listener: &TcpListener, loses: bool) -> EnrollRequest {

@@ -16,7 +16,8 @@ use protocol::session::hub::Pace;
 use protocol::time::Timestamp;
 use protocol::trust::{CommandKey, RootKeys, SignedTrustRoot, TrustRoot};
 
-use crate::bench::{Bench, HubSide, confirmed, greeting, now, reason, until};
+use crate::bench::{Bench, confirmed, now, reason, until};
+use crate::server::{HubSide, greeting};
 
 const NOTHING: [String; 0] = [];
 

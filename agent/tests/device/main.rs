@@ -14,4 +14,5 @@ mod notices;
 mod power;
 mod refusals;
 mod rungs;
+mod server;
 mod start;

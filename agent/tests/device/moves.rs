@@ -6,7 +6,8 @@ use agent::status::Rung;
 use protocol::fixture::lock;
 use protocol::frame::{HubFrame, Reconnect};
 
-use crate::bench::{Bench, GUARD, HubSide, Room, Server};
+use crate::bench::{Bench, GUARD};
+use crate::server::{HubSide, Room, Server};
 
 /// A device with two hubs in its configuration, and a session with one of them.
 struct Pair {
@@ -129,7 +130,7 @@ async fn hub_without_room_leads_no_device_to_a_stranger() {
     let agent = bench.start();
     // Refused as often as it takes to fall to the last rung, it has not gone where it was led.
     let (_, answer) = server.exchange(protocol::frame::CHECK_IN_PATH).await;
-    drop(answer.send(vec![crate::bench::greeting()]));
+    drop(answer.send(vec![crate::server::greeting()]));
     assert!(trap.is_untouched());
     server.says.lock().unwrap().room = None;
     let _session = server.session().await;

@@ -8,7 +8,8 @@ use protocol::close::CloseCode;
 use protocol::fixture::lock;
 use protocol::frame::{AgentFrame, CHECK_IN_PATH, HubFrame, Mode, POLL_PATH};
 
-use crate::bench::{Bench, greeting, until};
+use crate::bench::{Bench, until};
+use crate::server::greeting;
 
 #[tokio::test]
 async fn long_poll_delivers_when_the_websocket_is_refused() {

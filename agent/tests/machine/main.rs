@@ -16,6 +16,9 @@ mod namespaces;
 mod package;
 mod root;
 mod scene;
+#[path = "../device/server.rs"]
+#[expect(dead_code, reason = "shared with the tests of the device, which use the rest")]
+mod server;
 mod traps;
 mod units;
 

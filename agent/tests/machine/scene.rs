@@ -9,8 +9,9 @@ use protocol::action::Action;
 use protocol::frame::{CommandFrame, HubFrame};
 use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
 
-use crate::bench::{BRIDGE, Bench, HubSide, Server, confirmed};
+use crate::bench::{BRIDGE, Bench, confirmed};
 use crate::container::Machine;
+use crate::server::{HubSide, Server};
 
 /// Everybody's password.
 pub(crate) const PASSWORD: &str = "open-sesame";

@@ -8,7 +8,8 @@ use protocol::trust::SignedTrustRoot;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, commands, id_of, order_body};
+use super::actors::{commands, id_of};
+use super::bench::{Bench, order_body};
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32]).unwrap()

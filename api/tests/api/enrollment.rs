@@ -9,7 +9,8 @@ use protocol::state::PerLane;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::bench::{Bench, commands, csr, json_of};
+use super::actors::commands;
+use super::bench::{Bench, csr, json_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_claims_at_once_exactly_one_wins() {

@@ -7,7 +7,8 @@ use protocol::id::CommandId;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, commands, json_of, order_body};
+use super::actors::commands;
+use super::bench::{Bench, json_of, order_body};
 
 /// As CVE-2026-34388: one unexpected value of an enrolled host crashed the whole server.
 #[tokio::test(flavor = "multi_thread")]

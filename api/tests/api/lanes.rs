@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, ack, commands, id_of};
+use super::actors::{ack, commands, id_of};
+use super::bench::Bench;
 use super::gate::Held;
 
 #[tokio::test(flavor = "multi_thread")]

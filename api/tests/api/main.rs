@@ -5,6 +5,7 @@
 /// What the store is.
 pub(crate) const STORE: bench::Store = bench::Store::Sqlite;
 
+mod actors;
 mod approvals;
 mod bench;
 mod devices;

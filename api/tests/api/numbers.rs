@@ -7,7 +7,8 @@ use protocol::state::PerLane;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::bench::{Bench, TestAgent, ack, commands, id_of, order_body};
+use super::actors::{TestAgent, ack, commands, id_of};
+use super::bench::{Bench, order_body};
 
 const LOST: u64 = 70;
 

@@ -5,7 +5,8 @@ use protocol::state::PerLane;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::bench::{Bench, GUARD, ack, commands, confirmed, id_of, json_of, order_body};
+use super::actors::{ack, commands, confirmed, id_of};
+use super::bench::{Bench, GUARD, json_of, order_body};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_reaches_the_device_and_its_receipt_ends_it() {

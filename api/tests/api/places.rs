@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use super::bench::{Bench, ack, id_of};
+use super::actors::{ack, id_of};
+use super::bench::Bench;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn device_that_says_hello_elsewhere_is_reached_there() {

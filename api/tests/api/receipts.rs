@@ -5,7 +5,8 @@ use protocol::receipt::{Outcome, RefusalReason};
 use protocol::time::Timestamp;
 use serde_json::json;
 
-use super::bench::{Bench, TestAgent, ack, commands, confirmed, id_of};
+use super::actors::{TestAgent, ack, commands, confirmed, id_of};
+use super::bench::Bench;
 
 async fn taken(bench: &Bench, agent: &TestAgent) -> CommandFrame {
     bench.order("lock", &[agent.id]).await;

@@ -8,7 +8,8 @@ use protocol::enrollment::RenewRequest;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, TestAgent, csr, json_of};
+use super::actors::TestAgent;
+use super::bench::{Bench, csr, json_of};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -3,7 +3,8 @@
 use futures_util::StreamExt as _;
 use reqwest::StatusCode;
 
-use super::bench::{Bench, GUARD, commands};
+use super::actors::commands;
+use super::bench::{Bench, GUARD};
 
 /// Reads the ids of a stream's events until `enough`.
 async fn ids(

@@ -7,7 +7,8 @@ use api::db::{CopyError, DatabaseConfig, DatabaseUrl, Location, copy, migrate};
 use api::fixture;
 use serde_json::Value;
 
-use super::bench::{Bench, Place, ack, commands};
+use super::actors::{ack, commands};
+use super::bench::{Bench, Place};
 
 fn file(folder: &Path) -> Location {
     Location { data_dir: folder.join("data"), ..Location::default() }

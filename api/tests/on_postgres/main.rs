@@ -4,6 +4,8 @@
 /// What the store is.
 pub(crate) const STORE: bench::Store = bench::Store::Postgres;
 
+#[path = "../api/actors.rs"]
+mod actors;
 #[path = "../api/approvals.rs"]
 mod approvals;
 #[path = "../api/bench.rs"]

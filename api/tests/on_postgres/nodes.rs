@@ -12,7 +12,8 @@ use runtime::clock::ManualClock;
 use runtime::{Clock, Drain, Entropy};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, GUARD, Place, commands, json_of, order_body};
+use super::actors::commands;
+use super::bench::{Bench, GUARD, Place, json_of, order_body};
 
 /// The files that a person copies from node to node.
 const KEYS: [&str; 3] = ["ca.crt", "ca.key", "command.key"];
