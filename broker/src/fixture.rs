@@ -6,7 +6,6 @@
 mod client;
 mod cluster;
 mod parrot;
-mod proxy;
 mod sentinels;
 
 use std::fs;
@@ -24,7 +23,6 @@ use tempfile::TempDir;
 pub use self::client::Reply;
 pub use self::cluster::RedisCluster;
 pub use self::parrot::Parrot;
-pub use self::proxy::Proxy;
 pub use self::sentinels::Sentinels;
 
 /// After this a test has failed; nothing is asserted about how long things take.

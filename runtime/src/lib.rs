@@ -17,6 +17,8 @@ pub mod clock;
 pub mod config;
 pub mod entropy;
 pub mod files;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod lifecycle;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::fixture::{Proxy, RedisCluster, RedisServer, until};
+use broker::fixture::{RedisCluster, RedisServer, until};
 use broker::redis::RedisMode;
 use broker::{Broker, BrokerError, LeaseGrant, RedisBroker, RedisConfig, Subscription};
+use runtime::fixture::{Link, Relay};
 
 use crate::support::{config, connect, connected, device, fails, lease, presence, revoke, works};
 
@@ -110,13 +111,13 @@ async fn f07_flushed_server_is_served_without_a_new_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f09_cable_that_is_cut_without_a_word_is_noticed() {
     let server = RedisServer::start();
-    let cable = Proxy::to(server.port()).await;
-    let broker = connected(config(vec![cable.url()])).await;
+    let cable = Relay::to(server.port()).await;
+    let broker = connected(config(vec![format!("redis://{}", cable.addr)])).await;
     let mut subscription = joined(&broker).await;
-    cable.cut();
+    cable.set(Link::Frozen);
     assert_eq!(subscription.next().await, None);
     fails(&*broker).await;
-    cable.mend();
+    cable.set(Link::Open);
     works_again(&broker).await;
 }
 

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::fixture::{Proxy, RedisServer};
+use broker::fixture::RedisServer;
 use broker::{Broker, Downstream, MemoryBroker, RedisBroker, RedisConfig};
 use protocol::frame::{HubFrame, Mode};
 use protocol::state::Lane;
 use push_hub::Config;
+use runtime::fixture::{Link, Relay};
 use runtime::{Clock, Entropy};
 
 use crate::support::{Agent, Device, GUARD, World, command, command_id, config, hub_id, until};
@@ -120,12 +121,12 @@ async fn f07_redis_that_was_flushed_knows_the_sessions_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f09_hub_that_is_cut_off_from_redis_polls_and_comes_back() {
     let server = RedisServer::start();
-    let cable = Proxy::to(server.port()).await;
-    let mut fleet = Fleet::start(cable.url(), server.url()).await;
+    let cable = Relay::to(server.port()).await;
+    let mut fleet = Fleet::start(format!("redis://{}", cable.addr), server.url()).await;
     let began = now();
-    cable.cut();
+    cable.set(Link::Frozen);
     fleet.loses(began).await;
-    cable.mend();
+    cable.set(Link::Open);
     fleet.comes_back(now()).await;
 }
 

@@ -5,15 +5,16 @@
 //! people could have written.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use api::fixture::PostgresServer;
+use runtime::fixture::{Far, Relay};
 
 use crate::bus::Bus;
 use crate::fault::Parts;
 use crate::operator::{Device, Operator};
 use crate::program::Program;
-use crate::proxy::{Proxy, Upstream};
 
 /// What agents are told to do differently from real ones: to come back much faster.
 const API: &str = "server_names = [\"127.0.0.1\"]\ncheck_ins_per_min = 0\nenrolls_per_min = 0\n";
@@ -28,8 +29,8 @@ pub(crate) struct Cluster {
     pub(crate) hubs: Vec<Program>,
     pub(crate) apis: Vec<Program>,
     /// Before each hub, where its agents connect.
-    pub(crate) doors: Vec<Proxy>,
-    pub(crate) store_link: Proxy,
+    pub(crate) doors: Vec<Relay>,
+    pub(crate) store_link: Relay,
     pub(crate) bus: Bus,
     pub(crate) store: PostgresServer,
     /// At each node of the control plane, with a folder of its own.
@@ -42,7 +43,7 @@ impl Cluster {
         let operators: Vec<_> = (0..parts.apis).map(|_| Operator::new()).collect();
         let bus = Bus::start(parts).await;
         let store = PostgresServer::start();
-        let store_link = Proxy::start(Upstream::Unix(store.socket())).await;
+        let store_link = Relay::start(Far::Unix(store.socket())).await;
         let url = store.database_behind(store_link.addr).await;
         let mut maker = Maker { operators: &operators, bus: &bus, url, hub_urls: Vec::new() };
 
@@ -153,11 +154,11 @@ impl Maker<'_> {
     }
 
     /// A running hub, and the link before it.
-    async fn hub(&self, at: usize) -> (Program, Proxy) {
+    async fn hub(&self, at: usize) -> (Program, Relay) {
         let hub = Program::start("hub", self.hub_file(at, "127.0.0.1:0"));
         let listen = hub.said("hub_addr");
         self.hub_file(at, &listen);
-        (hub, Proxy::start(Upstream::Tcp(listen.parse().expect("an address"))).await)
+        (hub, Relay::start(listen.parse::<SocketAddr>().expect("an address")).await)
     }
 }
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use broker::fixture::{Parrot, RedisServer, Sentinels};
+use runtime::fixture::{Link, Relay};
 
 use crate::fault::{BusFault, Parts};
-use crate::proxy::{Link, Proxy, Upstream};
 
 /// A port where nobody answers: who follows it has no primary.
 const NOWHERE: &str = "1";
@@ -21,7 +21,7 @@ const SLOW: Duration = Duration::from_millis(20);
 pub(crate) struct Bus {
     parts: Parts,
     /// By process, for a single server.
-    links: BTreeMap<String, Proxy>,
+    links: BTreeMap<String, Relay>,
     sentinels: Option<Sentinels>,
     servers: Vec<RedisServer>,
     parrot: Option<Parrot>,
@@ -39,9 +39,8 @@ impl Bus {
             servers[1].follow(&servers[0]);
             sentinels = Some(Sentinels::watch(&servers[0], 1));
         } else {
-            let to = ([127, 0, 0, 1], servers[0].port()).into();
             for name in Self::processes(parts) {
-                links.insert(name, Proxy::start(Upstream::Tcp(to)).await);
+                links.insert(name, Relay::to(servers[0].port()).await);
             }
         }
         Self { parts, links, sentinels, servers, parrot: None, hit: 0 }
@@ -98,7 +97,7 @@ impl Bus {
                 let name = &Self::processes(self.parts)[process];
                 self.links[name].set(Link::Frozen);
             }
-            BusFault::Slow => self.links.values().for_each(|link| link.set(Link::Slow(SLOW))),
+            BusFault::Slow => self.links.values().for_each(|link| link.set(Link::slow(SLOW))),
             BusFault::Repeats => self.parrot = Some(Parrot::on(primary)),
         }
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use api::commands::wire::{CreateOrder, CreatedOrder, Targets};
 use nix::sys::signal::Signal;
 use protocol::action::{Action, Lock, LockLevel, Refresh, Unlock};
+use runtime::fixture::Link;
 use runtime::{Clock, Entropy};
 use tocsin::client::Client;
 use tocsin::profile::Overrides;
@@ -20,7 +21,6 @@ use tocsin::profile::Overrides;
 use crate::bench::Cluster;
 use crate::checker::judge;
 use crate::fault::{Chance, Fault, Parts, Round};
-use crate::proxy::Link;
 
 /// Between two orders of one run.
 const PAUSE: Duration = Duration::from_millis(40);
@@ -186,7 +186,7 @@ impl Cluster {
             Fault::HubHalfOpen(hub) => self.doors[hub].set(Link::Frozen),
             Fault::StoreKilled => self.store.kill(),
             Fault::StoreRefuses => self.store_link.set(Link::Cut),
-            Fault::StoreSlow => self.store_link.set(Link::Slow(Duration::from_millis(20))),
+            Fault::StoreSlow => self.store_link.set(Link::slow(Duration::from_millis(20))),
             Fault::Bus(fault) => self.bus.break_it(fault),
         }
     }

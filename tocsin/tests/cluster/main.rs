@@ -15,5 +15,4 @@ mod hubs;
 mod operator;
 #[path = "../support/program.rs"]
 mod program;
-mod proxy;
 mod site;
