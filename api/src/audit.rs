@@ -139,6 +139,23 @@ pub(crate) async fn count_about(
     row.try_get(0)
 }
 
+/// The particulars of the newest event of that kind about something.
+pub(crate) async fn latest_about(
+    conn: &mut Conn,
+    subject: impl ToString,
+    kind: Kind,
+) -> Result<Option<Value>, DbError> {
+    let row = sql("SELECT payload FROM events WHERE subject = $1 AND kind = $2 \
+         ORDER BY seq DESC LIMIT 1")
+    .bind(subject.to_string())
+    .bind(kind.as_str())
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let payload: &str = row.try_get(0)?;
+    serde_json::from_str(payload).map(Some).map_err(|_| DbError::Unreadable("event"))
+}
+
 /// Chains drafts to the newest event, and answers the new head; `None` when there are none.
 pub(crate) async fn append(conn: &mut Conn, drafts: &[Draft]) -> Result<Option<i64>, DbError> {
     if drafts.is_empty() {

@@ -51,7 +51,7 @@ kinds! {
     DeviceGroupsChanged = "device_groups_changed",
     /// A device reported other facts about itself.
     DeviceReported = "device_reported",
-    /// A device asks from before what it is said to have on disk: its journal went back, or
+    /// A device speaks from before what it is said to have had on disk: its state went back, or
     /// somebody acked in its name.
     JournalRollback = "journal_rollback",
     /// A device has seen higher numbers than the store has given: the store is an older copy, and

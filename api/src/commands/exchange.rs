@@ -2,8 +2,9 @@
 //!
 //! Owns the order of things: what devices report is committed first, then everything that waits
 //! for those who ask is read with one statement, so that nothing just acked is sent again. What a
-//! device is said to have, and by its own numbers has not, is sent again and is an event. So is a
-//! device that has seen higher numbers than the store has given: the store is an older copy.
+//! device is said to have, and by its own numbers has not, is sent again unless it has ended, and
+//! is an event: the device's state went backwards. So is a device that has seen higher numbers
+//! than the store has given: the store is an older copy.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,15 +15,15 @@ use protocol::frame::{AgentFrame, CommandFrame, Hello, HubFrame};
 use protocol::id::{CommandId, DeviceId};
 use protocol::limits;
 use protocol::state::{Lane, PerLane};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::judge::{self, Report, printable};
 use super::reports::take_reports;
 use super::store::delivery::{self, Asking, Out};
 use super::store::lanes;
 use crate::app::App;
-use crate::audit::{Actor, Kind};
-use crate::db::DbError;
+use crate::audit::{self, Actor, Kind};
+use crate::db::{Conn, DbError};
 use crate::devices;
 use crate::{metrics, trust};
 
@@ -35,6 +36,9 @@ const NEXT_ANSWER: Duration = Duration::from_secs(2);
 /// How far one report of a device may raise a number of its lanes: no device gets more commands
 /// in its life, and a liar cannot reach the end of the numbers.
 const MOST_RAISE: u64 = 1 << 32;
+/// How long a device must have had a command before a lower number counts against it: a `hello`
+/// that another node takes later than what followed it is no sign of anything.
+const SETTLED: Duration = Duration::from_secs(10);
 /// How old `last_seen_at` may become before it is written again.
 const SEEN_STEP: Duration = Duration::from_secs(10 * 60);
 
@@ -143,7 +147,7 @@ async fn answer_asks(
     let mut conn = app.db.read().await?;
     let mut found = BTreeMap::new();
     for ids in ids.chunks(crate::db::CHUNK) {
-        found.append(&mut delivery::asking(&mut conn, ids, now).await?);
+        found.append(&mut delivery::asking(&mut conn, ids, (now, now.minus(SETTLED))).await?);
     }
     let mut trust_frames: BTreeMap<u32, Vec<HubFrame>> = BTreeMap::new();
     let mut news = News::default();
@@ -174,9 +178,10 @@ async fn answer_asks(
             news.hellos.push((device, hello, words, version));
         }
         news.note_ahead(app, identity, last_seq, asking.last_seq);
-        let told = to_tell(asking.out, last_seq, just_said);
-        news.note_lost(app, device, last_seq, told.lost);
-        news.left.extend(fill(answer, told.frames));
+        let mut rollback = Rollback { last_seq, had_seq: asking.had_seq, lost: Vec::new() };
+        let frames = to_tell(asking.out, &mut rollback, just_said);
+        news.note_rollback(app, &mut conn, device, rollback).await?;
+        news.left.extend(fill(answer, frames));
     }
     drop(conn);
     record(app, news).await
@@ -193,30 +198,61 @@ fn refusal(identity: DeviceIdentity, asking: &Asking) -> Option<u32> {
     }
 }
 
-/// What a device is to be told.
-struct ToTell {
-    /// The commands in order, urgent lane first, each with the number of the one before it.
-    frames: Vec<CommandFrame>,
-    /// Those of them that the device was said to have.
+/// What a device's own numbers say, against what it is said to have had.
+#[derive(Debug)]
+struct Rollback {
+    /// The newest that are on its disk.
+    last_seq: PerLane<u64>,
+    /// The newest that were.
+    had_seq: PerLane<u64>,
+    /// What it was said to have, and what has not ended.
     lost: Vec<CommandId>,
 }
 
-/// What waits, and what the device is said to have although its numbers say that it has not.
-fn to_tell(out: Vec<Out>, last_seq: PerLane<u64>, just_said: &BTreeSet<CommandId>) -> ToTell {
-    let mut told = ToTell { frames: Vec::with_capacity(out.len()), lost: Vec::new() };
+impl Rollback {
+    fn is_none(&self) -> bool {
+        Lane::ALL.iter().all(|lane| self.last_seq.get(*lane) >= self.had_seq.get(*lane))
+    }
+
+    fn payload(&self) -> Value {
+        let Self { last_seq, had_seq, lost } = self;
+        json!({ "last_seq": last_seq, "had_seq": had_seq, "commands": lost.len() })
+    }
+
+    /// Whether the newest event about the device said the same: a device whose state went back
+    /// says so at each contact until it gets another command.
+    async fn is_told(&self, conn: &mut Conn, device: DeviceId) -> Result<bool, DbError> {
+        let told = audit::latest_about(conn, device, Kind::JournalRollback).await?;
+        let payload = self.payload();
+        let is_same = |told: Value| ["last_seq", "had_seq"].iter().all(|k| told[k] == payload[k]);
+        Ok(self.lost.is_empty() && told.is_some_and(is_same))
+    }
+}
+
+/// What waits, in order, urgent lane first, each with the number of the one before it. What the
+/// device is said to have although its numbers say that it has not is among it.
+fn to_tell(
+    out: Vec<Out>,
+    rollback: &mut Rollback,
+    just_said: &BTreeSet<CommandId>,
+) -> Vec<CommandFrame> {
+    let mut frames = Vec::with_capacity(out.len());
     let mut before = PerLane::default();
     for Out { seq, is_taken, mut frame } in out {
-        let is_lost = seq > *last_seq.get(frame.lane) && !just_said.contains(&frame.command_id);
+        let last = *rollback.last_seq.get(frame.lane);
+        let is_lost = seq > last && !just_said.contains(&frame.command_id);
         if is_taken && !is_lost {
             continue;
         }
         if is_taken {
-            told.lost.push(frame.command_id);
+            let had = rollback.had_seq.get_mut(frame.lane);
+            *had = seq.max(*had);
+            rollback.lost.push(frame.command_id);
         }
         frame.after_seq = std::mem::replace(before.get_mut(frame.lane), seq);
-        told.frames.push(frame);
+        frames.push(frame);
     }
-    told
+    frames
 }
 
 /// Puts what waits into the answer, as much as a session takes at once, and answers what is left.
@@ -258,8 +294,8 @@ fn is_news(asking: &Asking, hello: &Hello, now: protocol::time::Timestamp) -> bo
 struct News {
     /// Hellos that say something new, with the capabilities and the version known before.
     hellos: Vec<(DeviceId, Hello, Vec<String>, Option<String>)>,
-    /// Devices that lack what was acked, with their numbers and those commands.
-    rollbacks: Vec<(DeviceId, PerLane<u64>, Vec<CommandId>)>,
+    /// Devices that lack what they had.
+    rollbacks: Vec<(DeviceId, Rollback)>,
     /// Lanes in which a device has seen higher numbers than the store has given.
     raises: Vec<Raise>,
     /// Commands beyond what an answer takes, whose devices are here: they follow soon.
@@ -283,20 +319,23 @@ impl News {
             && self.left.is_empty()
     }
 
-    fn note_lost(
+    async fn note_rollback(
         &mut self,
         app: &App,
+        conn: &mut Conn,
         device: DeviceId,
-        last_seq: PerLane<u64>,
-        lost: Vec<CommandId>,
-    ) {
-        if lost.is_empty() {
-            return;
+        rollback: Rollback,
+    ) -> Result<(), DbError> {
+        if rollback.is_none() || rollback.is_told(conn, device).await? {
+            return Ok(());
         }
-        tracing::warn!(device.id = %device, lost = lost.len(), "device lacks what was acked");
+        tracing::warn!(
+            device.id = %device, lost = rollback.lost.len(), "state of a device went backwards"
+        );
         if app.limits.takes_rollback(device) {
-            self.rollbacks.push((device, last_seq, lost));
+            self.rollbacks.push((device, rollback));
         }
+        Ok(())
     }
 
     fn note_ahead(
@@ -328,10 +367,9 @@ async fn record(app: &App, news: News) -> Result<(), DbError> {
     }
     let now = app.now();
     let mut tx = app.db.write(Actor::System, now).await?;
-    for (device, last_seq, lost) in news.rollbacks {
-        let payload = json!({ "last_seq": last_seq, "commands": lost.len() });
-        tx.append_by(Actor::Device(device), Kind::JournalRollback, device, payload);
-        for command in delivery::take_back(&mut tx, &lost, now.plus(NEXT_ANSWER)).await? {
+    for (device, rollback) in news.rollbacks {
+        tx.append_by(Actor::Device(device), Kind::JournalRollback, device, rollback.payload());
+        for command in delivery::take_back(&mut tx, &rollback.lost, now.plus(NEXT_ANSWER)).await? {
             tx.append_by(Actor::Device(device), Kind::CommandLost, command, json!({}));
         }
     }

@@ -81,6 +81,40 @@ async fn everything_that_was_acked_and_lost_comes_again_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f04_device_that_speaks_from_before_what_it_had_is_reported_once_each_time() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let at = async |bench: &Bench, urgent: u64| {
+        agent.check_in_with(bench, PerLane { urgent, bulk: 0 }).await;
+        bench.events("journal_rollback").await.len()
+    };
+    for seq in 1..=3 {
+        bench.order("lock", &[agent.id]).await;
+        let told =
+            commands(&agent.check_in_with(&bench, PerLane { urgent: seq - 1, bulk: 0 }).await);
+        // The ack is lost; the receipt says as much.
+        agent.check_in(&bench, vec![agent.receipt(&told[0], |_| ())]).await;
+    }
+    assert_eq!(at(&bench, 1).await, 0, "a hello may be older than what came after it");
+    bench.hand.advance(Duration::from_secs(61));
+    assert_eq!(at(&bench, 3).await, 0);
+    for _ in 0..2 {
+        assert_eq!(at(&bench, 1).await, 1, "each time it speaks, and told once");
+        bench.hand.advance(Duration::from_secs(61));
+    }
+    let told = bench.events("journal_rollback").await;
+    assert_eq!(told[0]["subject"], json!(agent.id));
+    let payload = json!({
+        "last_seq": { "urgent": 1, "bulk": 0 },
+        "had_seq": { "urgent": 3, "bulk": 0 },
+        "commands": 0,
+    });
+    assert_eq!(told[0]["payload"], payload);
+    assert_eq!(at(&bench, 2).await, 2, "another snapshot");
+    assert_eq!(at(&bench, 3).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn store_that_is_an_older_copy_goes_on_above_what_devices_have_seen() {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;

@@ -198,7 +198,11 @@ async fn what_was_acked_and_is_not_on_disk_comes_again() {
     assert_eq!(alarms[0]["subject"], json!(agent.id));
     assert_eq!(
         alarms[0]["payload"],
-        json!({ "last_seq": { "urgent": 0, "bulk": 0 }, "commands": 1 })
+        json!({
+            "last_seq": { "urgent": 0, "bulk": 0 },
+            "had_seq": { "urgent": 1, "bulk": 0 },
+            "commands": 1,
+        })
     );
 
     let acks = told.iter().map(ack).collect();

@@ -9,4 +9,5 @@ mod ladder;
 #[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod operator;
 mod orders;
+mod rollback;
 mod trap;

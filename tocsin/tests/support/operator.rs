@@ -101,6 +101,13 @@ impl Operator {
         })
     }
 
+    /// The events of that kind, oldest first, as they are hashed.
+    pub(crate) fn events(&self, kind: &str) -> Vec<Value> {
+        let export = self.succeed(&["events", "export"]);
+        let events = export.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        events.filter(|event: &Value| event["kind"] == kind).collect()
+    }
+
     /// Waits until the device has a session or a long-poll.
     pub(crate) fn online(&self, name: &str) {
         eventually(&format!("{name} comes online"), || {
@@ -235,6 +242,32 @@ impl Device {
         serde_json::from_slice(&text).ok()
     }
 
+    /// Adds lines to the agent's configuration, for its next start.
+    pub(crate) fn configure(&self, lines: &str) {
+        let file = self.folder.join("agent.toml");
+        let text = fs::read_to_string(&file).expect("it was written") + lines;
+        fs::write(file, text).expect("the folder is ours");
+    }
+
+    /// What its enrollment says: identity, certificate, authorities.
+    pub(crate) fn enrollment(&self) -> Value {
+        let text = fs::read(self.state().join("enrollment.json")).expect("it is enrolled");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    /// A copy of everything that the device remembers; its agent must not run.
+    pub(crate) fn snapshot(&self) -> PathBuf {
+        let copy = self.folder.join("snapshot");
+        copy_folder(&self.state(), &copy);
+        copy
+    }
+
+    /// Puts everything back to what it was.
+    pub(crate) fn put_back(&self, snapshot: &Path) {
+        fs::remove_dir_all(self.state()).expect("the folder is ours");
+        copy_folder(snapshot, &self.state());
+    }
+
     fn state(&self) -> PathBuf {
         self.folder.join("state")
     }
@@ -244,6 +277,11 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.expect("coreutils are installed").success(), "{} is copied", from.display());
 }
 
 /// Where Debian puts the library that gives a process a clock of its own.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use protocol::frame::CommandFrame;
 use protocol::id::{BootId, CommandId, DeviceId};
 use protocol::jws::CompactJws;
-use protocol::state::PerLane;
+use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 
 use super::lane;
@@ -26,6 +26,8 @@ pub(in crate::commands) struct Asking {
     pub(in crate::commands) last_seen_at: Option<Timestamp>,
     /// The newest numbers that were given.
     pub(in crate::commands) last_seq: PerLane<u64>,
+    /// The newest numbers that it is said to have had on disk for a while.
+    pub(in crate::commands) had_seq: PerLane<u64>,
     pub(in crate::commands) out: Vec<Out>,
 }
 
@@ -39,11 +41,12 @@ pub(in crate::commands) struct Out {
 }
 
 /// Everything that up to a thousand devices may need to be told, with one statement. Commands
-/// come in order, urgent lane first; the caller says which of them follows which.
+/// come in order, urgent lane first; the caller says which of them follows which. What a device
+/// had counts when it had it before `settled`.
 pub(in crate::commands) async fn asking(
     conn: &mut Conn,
     devices: &[DeviceId],
-    now: Timestamp,
+    (now, settled): (Timestamp, Timestamp),
 ) -> Result<BTreeMap<DeviceId, Asking>, DbError> {
     let mut select = sql("SELECT d.id, d.generation, d.revoked_through, d.trust_version, \
          (SELECT COALESCE(MAX(version), 0) FROM trust_roots), d.agent_version, d.boot_id, \
@@ -52,10 +55,22 @@ pub(in crate::commands) async fn asking(
          (SELECT s.last_seq FROM lane_seqs s WHERE s.device_id = d.id \
           AND s.generation = d.generation AND s.lane = 'urgent'), \
          (SELECT s.last_seq FROM lane_seqs s WHERE s.device_id = d.id \
-          AND s.generation = d.generation AND s.lane = 'bulk') \
-         FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
+          AND s.generation = d.generation AND s.lane = 'bulk')");
+    for lane in [Lane::Urgent, Lane::Bulk] {
+        // Down the index of the lane, to the first that fits.
+        select.push(
+            ", (SELECT h.seq FROM commands h WHERE h.device_id = d.id \
+             AND h.generation = d.generation AND h.lane = ",
+        );
+        select.push_bind(lane.as_str()).push(" AND (h.acked_at < ").push_bind(millis(settled));
+        select.push(" OR h.state IN ('succeeded', 'failed') AND h.finished_at < ");
+        select.push_bind(millis(settled)).push(") ORDER BY h.seq DESC LIMIT 1)");
+    }
+    select.push(
+        " FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
          AND c.generation = d.generation \
-         AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ");
+         AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ",
+    );
     select.push_bind(millis(now)).push(" WHERE d.id IN ");
     select.push_list(devices.iter().map(|device| device.as_uuid()));
     select.push(" ORDER BY d.id, c.lane DESC, c.seq");
@@ -102,6 +117,7 @@ fn device(row: &Row) -> Result<Asking, DbError> {
         degraded_since: time(8)?,
         last_seen_at: time(9)?,
         last_seq: PerLane { urgent: number(15)?, bulk: number(16)? },
+        had_seq: PerLane { urgent: number(17)?, bulk: number(18)? },
         out: Vec::new(),
     })
 }
