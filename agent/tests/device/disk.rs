@@ -34,7 +34,7 @@ pub(crate) fn in_mount_namespace<F: Future<Output = ()>>(
     thread.join().unwrap_or_else(|panic| resume_unwind(panic));
 }
 
-fn run(program: &str, args: &[&str]) {
+pub(crate) fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
 }

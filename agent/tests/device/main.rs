@@ -12,6 +12,7 @@ mod moves;
 mod netns;
 mod notices;
 mod power;
+mod read_only;
 mod refusals;
 mod rungs;
 mod server;
