@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use api::fixture::PostgresServer;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::bench::{Bench, GUARD, order_body};
+use super::bench::{Bench, GUARD, Place, order_body};
 
 /// Gives orders until it is told to stop, and answers the commands of those that were accepted.
-async fn give_orders(
+pub(crate) async fn give_orders(
     bench: Arc<Bench>,
     body: Value,
     stop: Arc<AtomicBool>,
@@ -34,7 +35,7 @@ async fn give_orders(
 }
 
 /// Waits until there are that many more of the answers.
-async fn more(count: &AtomicUsize, than: usize) {
+pub(crate) async fn more(count: &AtomicUsize, than: usize) {
     let before = count.load(Ordering::SeqCst);
     let wait = async {
         while count.load(Ordering::SeqCst) < before + than {
@@ -101,5 +102,42 @@ async fn f12_database_that_hangs_is_unavailable_and_comes_back() {
         }
     };
     tokio::time::timeout(GUARD, back).await.unwrap();
+    api::audit::verify_db(&bench.api.app().db).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f13_full_disk_of_the_server_is_503_and_never_201() {
+    let server = Arc::new(PostgresServer::start_on_disk_of("64m"));
+    let (url, folder) = (server.database().await, Arc::new(tempfile::tempdir().unwrap()));
+    let place = Place { folder, server: Some(server.clone()), url };
+    let bench = Bench::start_in(place, Duration::ZERO).await;
+    let agent = bench.agent("a", None).await;
+    let body = order_body("lock", &[agent.id]);
+    let mut accepted = vec![bench.order("lock", &[agent.id]).await["commands"][0]["id"].clone()];
+    server.fill_disk();
+    let mut refused = 0;
+    // What still fits into pages that the server has is taken in, and kept.
+    while refused < 5 {
+        let answer = bench.post_as(&bench.token, "/v1/orders", &body).await;
+        if answer.status() == StatusCode::CREATED {
+            assert_eq!(refused, 0, "room came out of nowhere");
+            let created: Value = answer.json().await.unwrap();
+            accepted.push(created["commands"][0]["id"].clone());
+        } else {
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(answer.headers().contains_key("retry-after"));
+            refused += 1;
+        }
+    }
+    server.make_room();
+    let taken_in = async {
+        while bench.post_as(&bench.token, "/v1/orders", &body).await.status() != StatusCode::CREATED
+        {
+        }
+    };
+    tokio::time::timeout(GUARD, taken_in).await.unwrap();
+    for id in &accepted {
+        assert_eq!(bench.command(id).await["id"], *id);
+    }
     api::audit::verify_db(&bench.api.app().db).await.unwrap();
 }

@@ -36,5 +36,6 @@ mod renewal;
 mod streams;
 
 mod copying;
+mod failover;
 mod faults;
 mod nodes;
