@@ -65,6 +65,9 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(45);
 pub const URGENT_ACK: Duration = Duration::from_secs(2);
 /// Silence after that probe (counted from the urgent command) after which the peer is dead.
 pub const URGENT_DEAD_AFTER: Duration = Duration::from_secs(5);
+/// Bytes per second of the slowest link on which a session lives: 32 kbit/s. What was sent takes so
+/// long to arrive, and its answer cannot come earlier.
+pub const SLOWEST_LINK: u64 = 4096;
 /// A write that makes no progress for this long closes the session.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 /// How long the hub holds a long-poll open.

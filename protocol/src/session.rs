@@ -5,6 +5,7 @@
 //! harness drive the same agent-side machine.
 
 pub mod agent;
+mod flight;
 pub mod hub;
 mod outbox;
 

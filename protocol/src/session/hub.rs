@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::flight::Flight;
 use super::outbox::Outbox;
 use super::{HubOutput, Output, Wake};
 use crate::close::CloseCode;
@@ -77,6 +78,7 @@ impl HubHandshake {
             received: VecDeque::new(),
             ping_due: false,
             urgent: VecDeque::new(),
+            flight: Flight::new(now),
             close: Closing::Open,
         };
         session.deliver(&HubFrame::Welcome(welcome(session_id, pace, server_time)), now);
@@ -106,6 +108,7 @@ pub struct HubSession {
     ping_due: bool,
     /// Urgent commands without an ack, oldest first, with the time of their delivery.
     urgent: VecDeque<(CommandId, Instant)>,
+    flight: Flight,
     close: Closing,
 }
 
@@ -133,6 +136,7 @@ impl HubSession {
                     &frame
                 {
                     self.urgent.retain(|(waiting, _)| waiting != command_id);
+                    self.flight.ack(*command_id, now);
                 }
                 self.received.push_back(Output::Received(frame));
             }
@@ -148,6 +152,7 @@ impl HubSession {
         };
         let lane = match frame {
             HubFrame::Command(command) => {
+                self.flight.send(text.len(), Some(command.command_id), now);
                 if command.lane == Lane::Urgent && self.urgent.len() < limits::URGENT_WAITING {
                     self.urgent.push_back((command.command_id, now));
                 }
@@ -159,7 +164,10 @@ impl HubSession {
             | HubFrame::Trust { .. }
             | HubFrame::Mode { .. }
             | HubFrame::Reconnect(_)
-            | HubFrame::Unknown => Lane::Urgent,
+            | HubFrame::Unknown => {
+                self.flight.send(text.len(), None, now);
+                Lane::Urgent
+            }
         };
         if self.outbox.push(lane, text).is_err() {
             self.close(CloseCode::Slow);
@@ -200,10 +208,12 @@ impl HubSession {
         }
     }
 
-    /// A probe that left late, because the hub was held up, has its time all the same.
+    /// A probe that left late, because the hub was held up, has its time all the same. So has one
+    /// that must travel behind what was sent before it.
     fn urgent_deadline(&self, delivered_at: Instant) -> Instant {
         let answer = limits::URGENT_DEAD_AFTER - limits::URGENT_ACK;
-        (delivered_at + limits::URGENT_DEAD_AFTER).max(self.pinged_at + answer)
+        let probe_arrives_at = self.flight.arrives_at().max(self.pinged_at);
+        (delivered_at + limits::URGENT_DEAD_AFTER).max(probe_arrives_at + answer)
     }
 
     fn ping(&mut self, now: Instant) {

@@ -7,6 +7,7 @@ use super::hub::{HubHandshake, HubSession, Pace};
 use super::*;
 use crate::fixture::{self, NOW, Organisation};
 use crate::frame::{CommandFrame, Frame, Mode};
+use crate::jws::CompactJws;
 use crate::limits;
 use crate::state::{Lane, PerLane};
 
@@ -167,6 +168,31 @@ fn heartbeat_pings_and_silence_kills() {
     assert_eq!(session.poll_timeout(), (silent, Wake::Silence));
     session.handle_timeout(silent);
     assert_eq!(outputs(&mut session), [Output::Close(CloseCode::Dead)]);
+}
+
+#[test]
+fn probe_has_the_time_that_what_was_sent_before_it_takes_on_a_slow_link() {
+    let now = start();
+    let mut session = hub(now);
+    let big = CommandFrame { jws: CompactJws::from_text("e".repeat(40_960)), ..bulk(1) };
+    session.deliver(&HubFrame::Command(big), now);
+    session.deliver(&HubFrame::Command(urgent(2)), now);
+    assert_eq!(outputs(&mut session).len(), 2);
+    session.handle_timeout(now + secs(2));
+    assert_eq!(outputs(&mut session), [Output::Ping]);
+    session.handle_timeout(now + secs(12));
+    assert_eq!(outputs(&mut session), [], "ten seconds for the big one");
+    // Its ack says that it is through; what follows it is small.
+    let ack = AgentFrame::Ack { command_id: bulk(1).command_id }.encode().expect("encodes");
+    session.handle_text(&ack, now + secs(12));
+    session.handle_timeout(now + secs(12));
+    session.deliver(&HubFrame::Command(urgent(3)), now + secs(13));
+    session.handle_timeout(now + secs(15));
+    assert!(outputs(&mut session).contains(&Output::Ping));
+    session.handle_timeout(now + secs(17));
+    assert!(!outputs(&mut session).contains(&Output::Close(CloseCode::Dead)));
+    session.handle_timeout(now + secs(19));
+    assert_eq!(outputs(&mut session).last(), Some(&Output::Close(CloseCode::Dead)));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod broker_loss;
 mod drain;
 mod frames;
 mod handshakes;
+mod links;
 mod polls;
 mod redis_faults;
 mod sessions;

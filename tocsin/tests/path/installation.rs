@@ -78,6 +78,11 @@ impl Installation {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
+    /// The address of its hub.
+    pub(crate) fn hub(&self) -> &str {
+        &self.ports.hub
+    }
+
     /// The process of the platform.
     pub(crate) fn pid(&self) -> u32 {
         self.up.as_ref().expect("the platform runs").id()

@@ -5,6 +5,7 @@ mod crash;
 mod disk;
 mod installation;
 mod ladder;
+mod links;
 #[path = "../support/operator.rs"]
 #[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod operator;

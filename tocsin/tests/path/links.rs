@@ -1,0 +1,67 @@
+//! Bad ways between an agent and its hub: slow, late and lossy ones, and a proxy that cuts what is idle.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use runtime::fixture::{Link, Relay, Shape};
+use tokio::runtime::Runtime;
+
+use crate::installation::{Device, Installation, eventually};
+
+/// 32 kbit/s, 200 ms each way, one packet in twenty lost.
+const BAD: Link =
+    Link::Shaped(Shape { delay: Duration::from_millis(200), bytes_per_sec: 4096, lost: 20 });
+/// Orders of one test.
+const ORDERS: usize = 6;
+
+/// A device whose way to the hub leads through a relay.
+fn device_behind(installation: &Installation, relay: &Relay) -> Device {
+    let mut device = installation.enroll("web-1");
+    device.configure(&format!("[addresses]\nhubs = [\"https://{}\"]\n", relay.addr));
+    device.start();
+    installation.online(&device.name);
+    device
+}
+
+fn session(device: &Device) -> String {
+    eventually("a session", || {
+        let status = device.status()?;
+        (status["ladder"]["rung"] == "push").then_some(())?;
+        status["ladder"]["session_id"].as_str().map(str::to_owned)
+    })
+}
+
+#[test]
+fn f15_orders_over_a_slow_lossy_link_arrive_and_end_once_on_one_session() {
+    let runtime = Runtime::new().expect("a runtime");
+    let installation = Installation::new();
+    let hub: SocketAddr = installation.hub().parse().expect("an address");
+    let relay = runtime.block_on(Relay::start(hub));
+    relay.set(BAD);
+    let device = device_behind(&installation, &relay);
+    let begun = session(&device);
+    let orders: Vec<_> = (0..ORDERS)
+        .map(|at| installation.order(["lock", "refresh"][at % 2], &device.name))
+        .collect();
+    for command in &orders {
+        assert_eq!(installation.ended(command)["state"], "succeeded");
+        assert_eq!(device.effects(command), 1);
+    }
+    assert_eq!(session(&device), begun, "the link is slow, and alive");
+}
+
+#[test]
+fn f22_agent_whose_connections_a_proxy_cuts_comes_back_and_misses_nothing() {
+    let runtime = Runtime::new().expect("a runtime");
+    let installation = Installation::new();
+    let hub: SocketAddr = installation.hub().parse().expect("an address");
+    // Far below the hub's interval of heartbeats.
+    let relay = runtime.block_on(Relay::with_idle_cut(hub, Duration::from_millis(700)));
+    let device = device_behind(&installation, &relay);
+    for cuts in 1..=3 {
+        eventually("the proxy cuts", || (relay.idled() >= cuts).then_some(()));
+        let command = installation.order("lock", &device.name);
+        assert_eq!(installation.ended(&command)["state"], "succeeded");
+        assert_eq!(device.effects(&command), 1);
+    }
+}
