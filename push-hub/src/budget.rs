@@ -1,10 +1,11 @@
-//! How much memory the process may take before further sessions are turned away.
+//! How much memory and how many descriptors the process may take before further sessions are
+//! turned away.
 //!
 //! Owns the sampling. Must not close anybody: sessions that are here stay.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,11 @@ mod tests;
 /// Where Linux publishes what a process takes (`proc_pid_status(5)`); in kB, whatever the size of
 /// a page.
 const STATUS: &str = "/proc/self/status";
+/// Where it publishes the limits of a process (`proc_pid_limits(5)`).
+const LIMITS: &str = "/proc/self/limits";
+/// Descriptors that are not for sessions: the broker, files, the admin port, and connections that
+/// are on their way to a session or are told that there is no room.
+const OTHER_DESCRIPTORS: usize = 128;
 /// How often it is looked at. Within that time a hub takes in about a thousand sessions.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -25,16 +31,23 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Budget {
     max_bytes: u64,
     resident_bytes: AtomicU64,
+    max_sessions: AtomicUsize,
 }
 
 impl Budget {
     /// A budget of so many bytes; 0: no limit.
     pub(crate) const fn new(max_bytes: u64) -> Self {
-        Self { max_bytes, resident_bytes: AtomicU64::new(0) }
+        let (resident_bytes, max_sessions) = (AtomicU64::new(0), AtomicUsize::new(usize::MAX));
+        Self { max_bytes, resident_bytes, max_sessions }
     }
 
     pub(crate) fn is_over(&self) -> bool {
         self.max_bytes > 0 && self.resident_bytes.load(Ordering::Relaxed) > self.max_bytes
+    }
+
+    /// As many sessions as there are descriptors for: beyond, agents must still be told so.
+    pub(crate) fn max_sessions(&self) -> usize {
+        self.max_sessions.load(Ordering::Relaxed)
     }
 
     fn found(&self, resident_bytes: u64) {
@@ -54,6 +67,14 @@ pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) {
 
 /// Looks once; where there is nothing to be seen, nobody is turned away.
 pub(crate) fn look(core: &Core) {
+    if let Some(descriptors) = max_descriptors(Path::new(LIMITS)) {
+        let sessions = descriptors.saturating_sub(OTHER_DESCRIPTORS);
+        let before = core.budget.max_sessions.swap(sessions, Ordering::Relaxed);
+        let wanted = usize::try_from(core.config.admission.max_sessions).unwrap_or(usize::MAX);
+        if sessions != before && sessions < wanted {
+            tracing::warn!(descriptors, sessions, "fewer sessions than wanted have a descriptor");
+        }
+    }
     let Some(bytes) = resident_bytes(Path::new(STATUS)) else { return };
     core.budget.found(bytes);
     #[expect(clippy::cast_precision_loss, reason = "no machine has 2^52 bytes")]
@@ -65,4 +86,11 @@ fn resident_bytes(path: &Path) -> Option<u64> {
     let status = std::fs::read_to_string(path).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The soft limit of open files; `None` when there is none, or nobody says it.
+fn max_descriptors(path: &Path) -> Option<usize> {
+    let limits = std::fs::read_to_string(path).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }

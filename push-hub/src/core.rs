@@ -69,7 +69,7 @@ impl Core {
         let max = usize::try_from(self.config.admission.max_sessions).unwrap_or(usize::MAX);
         if self.drain.is_draining() || self.link.is_fenced() {
             Err(Refusal::Draining)
-        } else if self.registry.len() >= max {
+        } else if self.registry.len() >= max.min(self.budget.max_sessions()) {
             Err(Refusal::Full)
         } else if self.budget.is_over() {
             Err(Refusal::Memory)

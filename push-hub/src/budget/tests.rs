@@ -1,18 +1,21 @@
-//! Tests of the budget of memory.
+//! Tests of the budget of memory and descriptors.
 
 use std::path::Path;
 
-use super::{Budget, STATUS, resident_bytes};
+use super::{Budget, LIMITS, STATUS, max_descriptors, resident_bytes};
 
 #[test]
 fn process_sees_what_it_takes() {
     let bytes = resident_bytes(Path::new(STATUS)).expect("the kernel says it");
     assert!(bytes > 64 * 1024, "{bytes}");
+    let descriptors = max_descriptors(Path::new(LIMITS)).expect("the kernel says it");
+    assert!(descriptors > 3, "{descriptors}");
 }
 
 #[test]
 fn what_cannot_be_read_is_unknown() {
     assert_eq!(resident_bytes(Path::new("/proc/self/nothing")), None);
+    assert_eq!(max_descriptors(Path::new("/proc/self/nothing")), None);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod bench;
 mod broker_lost;
+mod budget;
 mod bus;
 mod chaos;
 mod checker;

@@ -56,6 +56,10 @@ impl Program {
         said.unwrap_or_else(|| panic!("no {key} in {}", self.started)).to_owned()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// One that does not run needs no signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let Some(child) = &self.child else { return };
