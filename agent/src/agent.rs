@@ -3,6 +3,7 @@
 //! Owns the order of starting: lock and quarantine are re-asserted before any network, and the
 //! journal is read before any frame.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::execute::wipe;
 use crate::host::Host;
 use crate::http::Dialer;
 use crate::identity::{Identity, IdentityError, KeyPair, certificates};
+use crate::ladder::suspend::Watch;
 use crate::ladder::{self, Obstacle, Places, PushState, Shared};
 use crate::reconcile::{Core, Event, Reconcile, Storage, StorageError};
 use crate::renew::{Renewal, places};
@@ -231,7 +233,7 @@ impl Start {
             ladder: ladder_now,
             core: core_now,
         });
-        let (mut tasks, stop) = climb(&drain, shared);
+        let (mut tasks, stop) = climb(&drain, shared, sources.host.path("/proc/uptime"));
         tasks.spawn("reconcile", ok(reconcile.run(taken, stop.clone())));
         tasks.spawn("renewal", ok(renewal.run(stop.clone())));
         tasks.spawn("status", ok(Sources::keep(sources.clone(), stop)));
@@ -248,16 +250,18 @@ const LADDER_AT_START: LadderStatus = LadderStatus {
 };
 
 /// Starts the two loops of the ladder. Answers them with what ends them and all that joins them.
-fn climb(drain: &Drain, shared: Shared) -> (Tasks, CancellationToken) {
+fn climb(drain: &Drain, shared: Shared, uptime: PathBuf) -> (Tasks, CancellationToken) {
     let mut tasks = Tasks::new(drain.clone(), GRACE);
     let start = PushState::Down { failures: 0, obstacle: Obstacle::Unreachable };
     let (state, fares) = watch::channel(start);
     let reached = Arc::new(Notify::new());
     let stop = drain.soft().clone();
-    let (push, lower) = (shared.clone(), shared);
     let (told, tells) = (reached.clone(), reached);
     let (end, ended) = (stop.clone(), stop.clone());
-    tasks.spawn("push", ok(async move { ladder::push::run(push, state, &told, end).await }));
+    let sleep = Watch::new(shared.clock.clone(), uptime);
+    let (push, lower) = (shared.clone(), shared);
+    let push = async move { ladder::push::run(push, state, &told, sleep, end).await };
+    tasks.spawn("push", ok(push));
     tasks.spawn("lower", ok(async move { ladder::lower::run(lower, fares, &tells, ended).await }));
     (tasks, stop)
 }

@@ -24,6 +24,7 @@ use crate::status::{CoreStatus, LadderStatus, Rung};
 
 pub(crate) mod lower;
 pub(crate) mod push;
+pub(crate) mod suspend;
 
 mod check_in;
 mod exchange;

@@ -50,6 +50,12 @@ impl Clock {
         Self(Source::Runtime(runtime_now(), unix_millis))
     }
 
+    /// Whether it is the clock of the machine, and not one that a test makes.
+    #[must_use]
+    pub const fn is_of_machine(&self) -> bool {
+        matches!(self.0, Source::System)
+    }
+
     /// Monotonic time, for timers and durations.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place that reads monotonic time")]

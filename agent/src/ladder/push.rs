@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::hubs::Hubs;
 use super::socket::{self, AttemptError, Control, Session};
+use super::suspend::Watch;
 use super::{Obstacle, PushState, Shared};
 use crate::reconcile::{Event, Linked};
 use crate::status::Rung;
@@ -51,6 +52,7 @@ pub(crate) async fn run(
     shared: Shared,
     state: watch::Sender<PushState>,
     reached: &Notify,
+    mut suspend: Watch,
     stop: CancellationToken,
 ) {
     let (control, mut told) = mpsc::channel(16);
@@ -75,6 +77,7 @@ pub(crate) async fn run(
             () = stop.cancelled() => break,
             Some((number, control)) = told.recv() => push.told(number, control),
             Some(_) = push.sessions.join_next() => {}
+            slept = suspend.slept() => push.woke(slept, is_stopped),
             () = reached.notified(), if is_stopped && attempt_at.is_none() => {
                 push.attempt_at = Some(push.after_backoff());
             }
@@ -201,6 +204,21 @@ impl Push {
         let wait = wait.max(self.shared.config.backoff_base);
         let known = self.known();
         self.hubs.prefer(reconnect.hubs, &known);
+        self.attempt_at = Some(self.shared.clock.now() + wait);
+    }
+
+    /// The machine slept: the session in use is likely to be over for the hub, and waiting for its
+    /// silence to be noticed would take as long as for anybody else.
+    fn woke(&mut self, slept: Duration, is_stopped: bool) {
+        tracing::info!(slept_secs = slept.as_secs(), "machine slept");
+        if is_stopped {
+            return;
+        }
+        self.backoff.reset();
+        self.failures = 0;
+        // A host may wake all its machines at once.
+        let spread = u64::try_from(self.shared.config.backoff_base.as_millis()).unwrap_or(0);
+        let wait = Duration::from_millis(self.shared.entropy.below(spread.max(1)));
         self.attempt_at = Some(self.shared.clock.now() + wait);
     }
 

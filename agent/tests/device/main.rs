@@ -17,3 +17,4 @@ mod refusals;
 mod rungs;
 mod server;
 mod start;
+mod suspend;
