@@ -7,6 +7,6 @@ mod cost;
 mod failover;
 mod faults;
 mod hostile;
-
+mod promotion;
 mod standalone;
 mod support;
