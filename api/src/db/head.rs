@@ -14,8 +14,8 @@ use super::postgres::{CHANNEL, Server};
 use super::{Base, Db, DbError};
 use crate::audit;
 
-/// How often to look without a notification.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long the listening session may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
 
 impl Db {
     /// Keeps [`Db::events_head`] up with every node of a shared store, until the drain begins.
@@ -49,7 +49,7 @@ impl Db {
     }
 
     async fn listen(&self, server: &Server, backoff: &mut Backoff) -> Result<(), DbError> {
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(LOOK * 5);
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT);
         let pool = pool.connect_with(server.options().clone()).await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
@@ -59,7 +59,7 @@ impl Db {
             // What was committed before the listening began, or while a session was lost.
             let head = audit::head(&mut self.read().await?).await?;
             self.see(head.seq);
-            let until = tokio::time::sleep(LOOK);
+            let until = tokio::time::sleep(server.look_every());
             tokio::pin!(until);
             loop {
                 let notification = tokio::select! {

@@ -37,6 +37,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub(super) struct Server {
     readers: PgPool,
     writer: Writer,
+    look_every: Duration,
 }
 
 /// The place of the one session that writes for this node.
@@ -80,7 +81,7 @@ impl Server {
             .max_connections(config.max_connections.saturating_sub(2).max(1))
             .acquire_timeout(config.connect_timeout)
             .connect_lazy_with(options.options([("default_transaction_read_only", "on")]));
-        Ok(Self { readers, writer })
+        Ok(Self { readers, writer, look_every: config.look_every })
     }
 
     pub(super) async fn read(&self) -> Result<Session, DbError> {
@@ -98,6 +99,11 @@ impl Server {
     /// What the listener connects with: it waits for ever, on purpose.
     pub(super) fn options(&self) -> &PgConnectOptions {
         &self.writer.options
+    }
+
+    /// How often to look for events without a notification.
+    pub(super) const fn look_every(&self) -> Duration {
+        self.look_every
     }
 
     pub(super) async fn close(&self) {

@@ -39,6 +39,10 @@ pub struct DatabaseConfig {
     /// the middle of one holds the others up.
     #[serde(with = "runtime::config::duration")]
     pub idle_timeout: Duration,
+    /// How often a node looks for events of others without being notified: how long one that a lost
+    /// notification told of may be late.
+    #[serde(with = "runtime::config::duration")]
+    pub look_every: Duration,
 }
 
 impl Default for DatabaseConfig {
@@ -52,6 +56,7 @@ impl Default for DatabaseConfig {
             statement_timeout: Duration::from_secs(10),
             lock_timeout: Duration::from_secs(8),
             idle_timeout: Duration::from_secs(3),
+            look_every: Duration::from_secs(1),
         }
     }
 }
@@ -108,6 +113,7 @@ impl DatabaseConfig {
             ("database.statement_timeout", self.statement_timeout),
             ("database.lock_timeout", self.lock_timeout),
             ("database.idle_timeout", self.idle_timeout),
+            ("database.look_every", self.look_every),
         ];
         if !self.url.is_empty() && !self.url.is_postgres() {
             return Some(("database.url", "must begin with postgres:// or be empty"));

@@ -1,10 +1,11 @@
 //! Several nodes on one store: what one did the others see, and nothing is done twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::audit::Actor;
 use api::fixture;
-use api::{Api, Deps, InstallationError, StartError};
+use api::{Api, Config, Deps, InstallationError, StartError};
 use broker::MemoryBroker;
 use futures_util::StreamExt as _;
 use reqwest::StatusCode;
@@ -34,10 +35,15 @@ fn copy_keys(from: &Place, to: &Place, names: &[&str]) {
 
 /// A further node on the store of a bench, with the same bus and clock.
 async fn join(bench: &Bench, name: &str) -> Bench {
+    join_with(bench, name, |_| ()).await
+}
+
+async fn join_with(bench: &Bench, name: &str, change: impl FnOnce(&mut Config)) -> Bench {
     let place = further(&bench.place);
     copy_keys(&bench.place, &place, &KEYS);
     let mut config = place.config();
     name.clone_into(&mut config.node);
+    change(&mut config);
     let (hand, broker) = (bench.hand.clone(), bench.broker.clone());
     Bench::start_as(config, place, hand, broker, Some(bench.token.clone())).await
 }
@@ -118,6 +124,29 @@ async fn stream_of_one_node_has_the_events_of_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stream_of_one_node_is_woken_by_the_notification_of_another() {
+    let one = Bench::start().await;
+    let never = Duration::from_secs(60 * 60);
+    let two = join_with(&one, "two", |config| config.database.look_every = never).await;
+    let agent = one.agent("a", None).await;
+    // Once it listens, there is no look any more that could tell.
+    until(&one, "SELECT COUNT(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'", 2).await;
+    let request = two.http.get(two.url("/v1/stream")).bearer_auth(&two.token);
+    let mut stream = request.send().await.unwrap().bytes_stream();
+    for count in 1..=3 {
+        one.order("lock", &[agent.id]).await;
+        let mut text = String::new();
+        let read = async {
+            while !text.contains("event: order_created") {
+                text.push_str(std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap());
+            }
+        };
+        let heard = tokio::time::timeout(GUARD, read).await;
+        assert!(heard.is_ok(), "order {count} is not told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_run_on_one_node_and_another_takes_over() {
     let one = Bench::start().await;
     let two = join(&one, "two").await;
@@ -131,7 +160,7 @@ async fn jobs_run_on_one_node_and_another_takes_over() {
     let Bench { api, .. } = one;
     api.drain(std::time::Duration::ZERO).await.unwrap();
     until(&two, "SELECT COUNT(*) FROM job_leases WHERE node = 'two'", 3).await;
-    two.hand.advance(std::time::Duration::from_secs(25 * 60 * 60));
+    two.hand.advance(Duration::from_secs(25 * 60 * 60));
     two.until_state(&id, "expired").await;
     assert_eq!(two.events("command_expired").await.len(), 1);
 }
@@ -144,7 +173,7 @@ async fn dead_nodes_jobs_are_taken_over() {
     until(&bench, "SELECT COUNT(*) FROM job_leases", 3).await;
     steal(&bench).await;
     // That node never renews: its claims run out.
-    bench.hand.advance(std::time::Duration::from_secs(25 * 60 * 60));
+    bench.hand.advance(Duration::from_secs(25 * 60 * 60));
     bench.until_state(&id, "expired").await;
     until(&bench, "SELECT COUNT(*) FROM job_leases WHERE node = 'dead'", 0).await;
 }
@@ -153,7 +182,7 @@ async fn dead_nodes_jobs_are_taken_over() {
 async fn steal(bench: &Bench) {
     let db = &bench.api.app().db;
     let mut tx = db.write(Actor::System, bench.now()).await.unwrap();
-    let until = bench.now().plus(std::time::Duration::from_secs(6)).as_millis();
+    let until = bench.now().plus(Duration::from_secs(6)).as_millis();
     let steal = format!(
         "UPDATE job_leases SET node = 'dead', expires_at = {until}, \
          holder = '00000000-0000-0000-0000-000000000001'"
