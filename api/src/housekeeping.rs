@@ -55,7 +55,7 @@ impl Listeners {
 
 fn configs(app: &App) -> Result<(ServerConfig, ServerConfig), ListenerError> {
     let identity = app.authority.issue_server(&app.config.server_names, app.now())?;
-    let authorities = vec![app.authority.certificate().clone()];
+    let authorities = app.authority.trusted();
     let operator = tls::server_config(&identity, ClientAuth::None, &[b"http/1.1"])?;
     // Every handler judges the time of a certificate; the one that renews has a grace time.
     let agent_auth = ClientAuth::OptionalPastEnd(authorities);

@@ -1,7 +1,8 @@
 //! The keys that all nodes of a store have in common.
 //!
 //! Owns the record of their fingerprints, and the rule that they are made once: by the node that
-//! writes that record. Every other node is given copies of the files by a person.
+//! writes that record. Every other node is given copies of the files by a person. An authority that
+//! trusts the recorded one as its predecessor takes its place.
 
 use std::path::{Path, PathBuf};
 
@@ -74,13 +75,13 @@ impl Keys {
     ) -> Result<Self, InstallationError> {
         let recorded = recorded(&mut db.read().await?).await?;
         if !recorded.is_empty() {
-            return Self::load(folder, entropy, &recorded);
+            return Self::load(folder, entropy, &recorded)?.succeed(db, now, &recorded).await;
         }
         let mut tx = db.write(Actor::System, now).await?;
         let recorded = self::recorded(tx.conn()).await?;
         if !recorded.is_empty() {
             drop(tx);
-            return Self::load(folder, entropy, &recorded);
+            return Self::load(folder, entropy, &recorded)?.succeed(db, now, &recorded).await;
         }
         let keys = Self {
             authority: Authority::load_or_create(folder, now, entropy.clone())?,
@@ -106,7 +107,11 @@ impl Keys {
             authority: Authority::load(folder, entropy.clone())?,
             command_key: keys::load(&folder.join(COMMAND_KEY))?,
         };
+        let is_successor = keys.is_successor(recorded);
         for (name, found) in keys.fingerprints() {
+            if is_successor && name != COMMAND_KEY {
+                continue;
+            }
             let expected = recorded.iter().find(|(recorded, _)| recorded == name);
             let Some((_, expected)) = expected.filter(|(_, expected)| *expected != found) else {
                 continue;
@@ -117,14 +122,48 @@ impl Keys {
         Ok(keys)
     }
 
+    /// Whether the recorded authority is one that this one follows.
+    fn is_successor(&self, recorded: &[(String, String)]) -> bool {
+        let followed: Vec<_> = self.authority.others().iter().map(|other| sha256(other)).collect();
+        recorded.iter().any(|(name, value)| name == CERTIFICATE && followed.contains(value))
+    }
+
+    /// Records the authority if it follows the recorded one.
+    async fn succeed(
+        self,
+        db: &Db,
+        now: Timestamp,
+        recorded: &[(String, String)],
+    ) -> Result<Self, InstallationError> {
+        if !self.is_successor(recorded) {
+            return Ok(self);
+        }
+        let mut tx = db.write(Actor::System, now).await?;
+        let mut payload = serde_json::Map::new();
+        for (name, value) in self.fingerprints().into_iter().filter(|(n, _)| *n != COMMAND_KEY) {
+            sql("UPDATE installation SET value = $1 WHERE name = $2")
+                .bind(&value)
+                .bind(name)
+                .execute(tx.conn())
+                .await?;
+            payload.insert(name.to_owned(), json!(value));
+        }
+        tx.append(Kind::AuthorityChanged, "store", payload.into());
+        tx.commit().await?;
+        Ok(self)
+    }
+
     fn fingerprints(&self) -> [(&'static str, String); 3] {
-        let sha256 = |bytes: &[u8]| hex(digest(&SHA256, bytes).as_ref());
         [
             (CERTIFICATE, sha256(self.authority.certificate())),
             (AUTHORITY_KEY, sha256(&self.authority.public_key())),
             (COMMAND_KEY, self.command_key.public().id().to_string()),
         ]
     }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(digest(&SHA256, bytes).as_ref())
 }
 
 async fn recorded(conn: &mut Conn) -> Result<Vec<(String, String)>, DbError> {

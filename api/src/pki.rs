@@ -1,12 +1,13 @@
 //! The embedded authority: certificates of devices, hubs and our own listeners.
 //!
-//! Owns the authority's key (`ca.key`, mode 0600) and the shape of every certificate. Must not
-//! decide who gets one. Certificates are short-lived, and the revoked are on a deny-list: there
+//! Owns the authority's key (`ca.key`, mode 0600), which other authorities are trusted while one
+//! follows another, and the shape of every certificate. Must not decide who gets one. Certificates are short-lived, and the revoked are on a deny-list: there
 //! are no revocation lists.
 
 use std::path::Path;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use protocol::enrollment::DeviceIdentity;
 use protocol::id::HubId;
 use protocol::key::DevicePublicKey;
@@ -23,8 +24,10 @@ use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer}
 use runtime::tls::{self, Identity, PemError, PinError, SpkiPin};
 
 pub use self::peer::{Peer, PeerError, read_peer};
+pub use self::succession::{SuccessionError, prepare, retire, switch};
 
 mod peer;
+mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +53,9 @@ pub enum PkiError {
     /// The authority's own certificate is not readable.
     #[error("the authority's certificate is not readable")]
     Pin(#[from] PinError),
+    /// The key is another one's.
+    #[error("ca.key is not the key of ca.crt")]
+    OtherKey,
     /// The request is not a PKCS#10 request with a P-256 key and proof of its possession.
     #[error("the certificate signing request is not a P-256 one with a valid signature")]
     Request,
@@ -58,6 +64,8 @@ pub enum PkiError {
 /// The authority.
 pub struct Authority {
     certificate: CertificateDer<'static>,
+    /// Its successor or its predecessor, while devices go from one to the other.
+    others: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, KeyPair>,
     pin: SpkiPin,
     entropy: Entropy,
@@ -120,9 +128,13 @@ impl Authority {
             tls::read_identity(&folder.join("ca.crt"), &folder.join("ca.key"))?;
         let certificate = chain.into_iter().next().ok_or(PkiError::Request)?;
         let key_pair = KeyPair::try_from(&key)?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key_pair)?;
         let pin = SpkiPin::of(&certificate)?;
-        Ok(Self { certificate, issuer, pin, entropy })
+        let own = digest(&SHA256, &key_pair.subject_public_key_info());
+        if own.as_ref() != pin.as_bytes() {
+            return Err(PkiError::OtherKey);
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key_pair)?;
+        Ok(Self { certificate, others: succession::others(folder)?, issuer, pin, entropy })
     }
 
     /// The authority's certificate.
@@ -130,9 +142,20 @@ impl Authority {
         &self.certificate
     }
 
-    /// The authority's certificate in PEM.
-    pub fn certificate_pem(&self) -> String {
-        pem(&[&self.certificate])
+    /// Every authority that is trusted: this one first, which is the only one that issues.
+    pub fn trusted(&self) -> Vec<CertificateDer<'static>> {
+        std::iter::once(&self.certificate).chain(&self.others).cloned().collect()
+    }
+
+    /// The same in PEM.
+    pub fn trusted_pem(&self) -> String {
+        let trusted = self.trusted();
+        pem(&trusted.iter().collect::<Vec<_>>())
+    }
+
+    /// The others that are trusted.
+    pub(crate) fn others(&self) -> &[CertificateDer<'static>] {
+        &self.others
     }
 
     /// The public half of the key that signs certificates, as its info in DER.

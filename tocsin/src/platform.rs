@@ -79,7 +79,7 @@ pub struct Platform {
     pub hub_agent_addr: SocketAddr,
     /// Where it can be observed.
     pub admin_addr: SocketAddr,
-    /// The authority of all certificates, PEM.
+    /// The authority of all certificates, and the one before or after it if there is, PEM.
     pub authority_pem: String,
     /// What only the first start knows.
     pub first_start: Option<FirstStart>,
@@ -126,8 +126,7 @@ impl Platform {
         readiness.set("control_plane", true);
 
         let (operator_addr, api_agent_addr) = (api.operator_addr, api.agent_addr);
-        let (authority_pem, first_start) =
-            (api.authority().certificate_pem(), api.first_start.take());
+        let (authority_pem, first_start) = (api.authority().trusted_pem(), api.first_start.take());
         let hub_agent_addr = hub.agent_addr();
         let mut tasks = Tasks::new(drain.clone(), FAILURE_GRACE);
         let renewal = renew(api.app().clone(), certificates, tls, drain.clone());
@@ -191,8 +190,7 @@ impl HubCertificates {
         let authority = &app.authority;
         let times = (app.now(), SERVER_LASTS);
         let identity = api::pki::issue_hub_identity(authority, &self.hub, &self.names, times)?;
-        let authorities = vec![authority.certificate().clone()];
-        Ok(push_hub::agent_tls(&identity, authorities)?)
+        Ok(push_hub::agent_tls(&identity, authority.trusted())?)
     }
 }
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 pub mod api_role;
+pub mod authority;
 pub mod hub_role;
 pub mod issue_hub;
 

@@ -26,6 +26,8 @@ kinds! {
     StoreCreated = "store_created",
     /// The fingerprints of the keys that every node must have were written down.
     KeysRecorded = "keys_recorded",
+    /// The authority was replaced by its successor.
+    AuthorityChanged = "authority_changed",
     /// An operator was added.
     OperatorCreated = "operator_created",
     /// An API token was made.

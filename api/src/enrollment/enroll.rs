@@ -96,7 +96,7 @@ async fn answer(
         device_id: identity.device,
         generation: identity.generation,
         certificate,
-        ca: app.authority.certificate_pem(),
+        ca: app.authority.trusted_pem(),
         trust: trust::current(conn).await?.signed,
         config: app.agent_config(app.now()).map_err(|error| Problem::internal(&error))?,
     })
@@ -153,8 +153,10 @@ async fn give_identity(
 pub(super) fn read_csr(pem: &str) -> Result<Csr, Problem> {
     Csr::parse(pem).map_err(|error| match error {
         PkiError::Request => Problem::field("/csr", error.to_string()),
-        PkiError::Files(_) | PkiError::Folder(_) | PkiError::Making(_) | PkiError::Pin(_) => {
-            Problem::internal(&error)
-        }
+        PkiError::Files(_)
+        | PkiError::Folder(_)
+        | PkiError::Making(_)
+        | PkiError::Pin(_)
+        | PkiError::OtherKey => Problem::internal(&error),
     })
 }

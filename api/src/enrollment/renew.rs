@@ -48,7 +48,7 @@ pub(super) async fn renew(
     tx.append(Kind::CertificateRenewed, identity.device, payload);
     tx.commit().await?;
     let config = app.agent_config(now).map_err(|error| Problem::internal(&error))?;
-    Ok(Json(RenewResponse { certificate, ca: app.authority.certificate_pem(), config }))
+    Ok(Json(RenewResponse { certificate, ca: app.authority.trusted_pem(), config }))
 }
 
 /// Somebody has an old certificate and the key of a device whose newest one still stands: an old

@@ -125,7 +125,7 @@ impl ApiRole {
             drain: drain.child(),
         };
         let mut api = Api::start(config.api, deps).await?;
-        write_atomic(&authority, api.authority().certificate_pem().as_bytes(), PUBLIC)?;
+        write_atomic(&authority, api.authority().trusted_pem().as_bytes(), PUBLIC)?;
         readiness.set(SERVING, true);
         Ok(Self {
             operator_addr: api.operator_addr,

@@ -76,7 +76,7 @@ pub fn run(context: &Context, args: &IssueHubArgs) -> Result<Exit, Failure> {
         issue_hub_identity(&authority, &args.name, &args.server_names, (now, DAY * args.days))?;
     DirBuilder::new().recursive(true).mode(0o700).create(&args.out)?;
     write_key(&files.key, &identity.key)?;
-    write_certificates(&files.authorities, &[authority.certificate().clone()])?;
+    write_certificates(&files.authorities, &authority.trusted())?;
     write_certificates(&files.certificate, &identity.chain)?;
     let out = context.out;
     out.object(&json!({
