@@ -1,6 +1,6 @@
 //! The command line of `tocsin-agent`.
 //!
-//! Read by hand: four verbs do not justify a parser's dependencies in a program that runs as
+//! Read by hand: a few verbs do not justify a parser's dependencies in a program that runs as
 //! root on every endpoint. Performs nothing.
 
 use std::ffi::OsString;
@@ -17,9 +17,12 @@ usage: tocsin-agent run    [--config FILE] [--state DIR]
        tocsin-agent reassert [--config FILE] [--state DIR]
        tocsin-agent enroll TOKEN [--config FILE] [--state DIR] [--name NAME] [--force]
        tocsin-agent status [--config FILE] [--state DIR] [--json]
+       tocsin-agent manage PATH… [--config FILE] [--state DIR]
 
 reassert puts up a lock and a quarantine that stand, and ends: the boot's first step, before the
 network and before anybody can log in.
+PATH is a file that belongs to the company: a selective wipe removes it. Files are
+listed before they are written.
 TOKEN is what `tocsin enroll-token` printed; `-` reads it from standard input,
 so that it shows in no process list.
 FILE is /etc/tocsin/agent.toml when that exists. Variables TOCSIN_AGENT_* override it.
@@ -57,6 +60,11 @@ pub enum Verb {
         /// As JSON.
         json: bool,
     },
+    /// Puts files on the list of those that a selective wipe removes.
+    Manage {
+        /// Absolute paths, as the endpoint names them.
+        paths: Vec<PathBuf>,
+    },
     /// Prints how to call.
     Help,
     /// Prints the version.
@@ -72,6 +80,9 @@ pub enum UsageError {
     /// An option lacks its value.
     #[error("{0} needs a value")]
     NoValue(&'static str),
+    /// Files to be listed, without any, or not by absolute paths.
+    #[error("manage needs absolute paths")]
+    NoPath,
     /// Enrollment without a token.
     #[error("enroll needs a token")]
     NoToken,
@@ -103,12 +114,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             {
                 token_text.clone_into(token);
             }
+            (path, Verb::Manage { paths }) if path.starts_with('/') => {
+                paths.push(argument.clone().into());
+            }
+            (_, Verb::Manage { .. }) => return Err(UsageError::NoPath),
             (other, _) => return Err(UsageError::Unknown(other.to_owned())),
         }
     }
     match &invocation.verb {
         Verb::Enroll { token, .. } if token.is_empty() => Err(UsageError::NoToken),
+        Verb::Manage { paths } if paths.is_empty() => Err(UsageError::NoPath),
         Verb::Enroll { .. }
+        | Verb::Manage { .. }
         | Verb::Run
         | Verb::Reassert
         | Verb::Status { .. }
@@ -122,6 +139,7 @@ fn named(verb: &str) -> Result<Verb, UsageError> {
         "run" => Ok(Verb::Run),
         "reassert" => Ok(Verb::Reassert),
         "enroll" => Ok(Verb::Enroll { token: String::new(), name: None, force: false }),
+        "manage" => Ok(Verb::Manage { paths: Vec::new() }),
         "status" => Ok(Verb::Status { json: false }),
         "help" | "--help" | "-h" => Ok(Verb::Help),
         "--version" | "-V" => Ok(Verb::Version),

@@ -9,6 +9,7 @@ use protocol::enrollment::EnrollmentToken;
 use runtime::{Clock, Drain, Entropy};
 
 use crate::cli::{HELP, Invocation, Verb};
+use crate::execute::wipe::managed::Managed;
 use crate::state::StateDir;
 use crate::{Agent, Config, Deps, enroll, notify, standing, status};
 
@@ -29,6 +30,7 @@ pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
         Verb::Enroll { token, name, force } => {
             enroll_here(&config(&invocation)?, token, name, force).await
         }
+        Verb::Manage { paths } => manage(&config(&invocation)?, paths),
         Verb::Run => run(config(&invocation)?).await,
         Verb::Reassert => reassert(config(&invocation)?).await,
     }
@@ -107,6 +109,11 @@ async fn enroll_here(
         enrollment.generation,
         config.state_dir.display()
     ))
+}
+
+fn manage(config: &Config, paths: Vec<PathBuf>) -> anyhow::Result<()> {
+    let listed = Managed::add(&config.host(), paths);
+    listed.map_err(|failure| anyhow::anyhow!("the list was not written: {}", failure.detail))
 }
 
 fn show_status(config: &Config, json: bool) -> anyhow::Result<()> {

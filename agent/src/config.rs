@@ -56,8 +56,11 @@ pub struct HostConfig {
     pub root: PathBuf,
     /// Address of the system D-Bus; the system's own when left out, none when empty.
     pub dbus: Option<String>,
-    /// Volumes (block devices or files) that a wipe destroys, in this order; none.
+    /// Volumes (block devices or files) that a wipe destroys, in this order; empty: the LUKS
+    /// volumes under whatever is mounted, swapped to or named in crypttab.
     pub wipe_targets: Vec<PathBuf>,
+    /// Volumes that hold the company's data and nothing else, for a selective wipe; none.
+    pub company_volumes: Vec<PathBuf>,
     /// Accounts that a lock leaves open; none.
     pub break_glass: Vec<String>,
     /// Who becomes root on a locked device; `from_break_glass`.
@@ -73,6 +76,7 @@ impl Default for HostConfig {
             root: PathBuf::from("/"),
             dbus: None,
             wipe_targets: Vec::new(),
+            company_volumes: Vec::new(),
             break_glass: Vec::new(),
             superuser: Superuser::default(),
             power: PowerConfig::Real,
@@ -254,6 +258,7 @@ impl Config {
             firewall: Firewall::default(),
             confirm_within: self.ladder.confirm,
             wipe_targets: host.wipe_targets.clone(),
+            company_volumes: host.company_volumes.clone(),
             break_glass: host.break_glass.clone(),
             superuser: host.superuser,
             power: match &host.power {

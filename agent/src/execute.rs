@@ -2,19 +2,22 @@
 //!
 //! Every executor goes the same way: `plan` looks without changing, `apply` acts, `prove` looks
 //! again and returns what it observed, `recover` decides what a crash between intent and outcome
-//! left behind. Executors know nothing of envelopes, the network or the journal; they are
+//! left behind. One whose effect takes long proves what counts first and does the rest in
+//! `finish`, after which it is proved again. Executors know nothing of envelopes, the network or the journal; they are
 //! blocking code, and the agent runs them off its event loop.
 
 use std::fmt;
 
 use protocol::action::Action;
 use protocol::id::CommandId;
+use protocol::manifest::Hash;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::time::Timestamp;
 
 use crate::host::{Arming, Host};
 
 pub mod lock;
+pub mod planned;
 pub mod quarantine;
 pub mod refresh;
 pub mod simulated;
@@ -45,6 +48,13 @@ pub struct Plan {
     pub steps: Vec<String>,
     /// The same for programs, hashed into the approval of a destructive action.
     pub facts: Evidence,
+}
+
+impl Plan {
+    /// What an approval binds: the hash of exactly these facts.
+    pub fn hash(&self) -> Hash {
+        Hash::sha256(&serde_json::to_vec(&self.facts).expect("observations are JSON already"))
+    }
 }
 
 /// What a crash between intent and outcome left behind.
@@ -78,6 +88,18 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Observes the effect. Never trusts that `apply` returned without error.
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure>;
 
+    /// Whether what was proved is only the first part, and `finish` is to follow once its proof
+    /// has left the device.
+    fn has_remainder(&self, _host: &Host, _task: &Task) -> bool {
+        false
+    }
+
+    /// Does the rest, and tells from time to time how far it is. Like `apply` it is called again
+    /// after a crash.
+    fn finish(&self, _host: &Host, _task: &Task, _tell: &dyn Fn(&str)) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Decides what to do about an intent without an outcome.
     fn recover(&self, host: &Host, task: &Task) -> Recovery;
 
@@ -90,6 +112,7 @@ pub trait Executor: fmt::Debug + Send + Sync {
 /// The executor of an action on a host that is armed like that.
 pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
     match (arming, action) {
+        (_, Action::Plan(plan)) => Box::new(planned::Planned::new(executor(&plan.of, arming))),
         (Arming::Simulated, _) => Box::new(simulated::Simulated::new(action.verb())),
         (Arming::Armed | Arming::Sandboxed, Action::Lock(params)) => {
             Box::new(lock::LockExecutor::new(params.clone()))
@@ -103,6 +126,9 @@ pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
         (Arming::Armed | Arming::Sandboxed, Action::Release(_)) => Box::new(quarantine::Release),
         (Arming::Armed | Arming::Sandboxed, Action::Wipe(params)) => {
             Box::new(wipe::Wipe::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::SelectiveWipe(_)) => {
+            Box::<wipe::selective::SelectiveWipe>::default()
         }
         (Arming::Armed | Arming::Sandboxed, Action::Refresh(_)) => Box::new(refresh::Refresh),
     }

@@ -39,8 +39,11 @@ pub struct Host {
     pub firewall: Firewall,
     /// How long a new quarantine may wait for the control plane before it is rolled back.
     pub confirm_within: Duration,
-    /// Volumes (block devices or files) that a wipe destroys, in this order.
+    /// Volumes (block devices or files) that a wipe destroys, in this order; empty: those that the
+    /// machine itself shows.
     pub wipe_targets: Vec<PathBuf>,
+    /// Volumes that hold the company's data and nothing else: what a selective wipe destroys.
+    pub company_volumes: Vec<PathBuf>,
     /// Accounts that a lock leaves open.
     pub break_glass: Vec<String>,
     /// Who becomes root on a locked device.

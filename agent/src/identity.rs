@@ -15,6 +15,7 @@ use protocol::id::DeviceId;
 use protocol::jws::{CompactJws, JwsError};
 use protocol::key::{DeviceKey, DevicePublicKey, KeyError};
 use protocol::notice::{self, Notice};
+use protocol::proof::{self, Proof};
 use protocol::receipt::{self, Receipt};
 use protocol::time::Timestamp;
 use runtime::files::{FileError, PRIVATE, read_bounded, write_atomic};
@@ -125,6 +126,14 @@ impl KeyPair {
     /// [`JwsError::Signing`] when the key does not sign.
     pub fn sign_notice(&self, said: &Notice) -> Result<CompactJws, JwsError> {
         notice::sign(said, &self.key.signer(&SystemRandom::new()))
+    }
+
+    /// Signs a proof.
+    ///
+    /// # Errors
+    /// When the key cannot sign.
+    pub fn sign_proof(&self, proof: &Proof) -> Result<CompactJws, JwsError> {
+        proof::sign(proof, &self.key.signer(&SystemRandom::new()))
     }
 }
 

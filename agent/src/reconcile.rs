@@ -27,7 +27,7 @@ use crate::journal::JournalError;
 use crate::ladder::Places;
 use crate::standing::Standing;
 use crate::status::CoreStatus;
-use crate::worker::Workers;
+use crate::worker::{Word, Workers};
 
 use self::lanes::Running;
 use self::link::Link;
@@ -175,9 +175,10 @@ impl Reconcile {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                (lane, step, report) = self.workers.next() => {
-                    self.step_ended(lane, step, report).await;
-                }
+                word = self.workers.next() => match word {
+                    Word::Ended(lane, step, report) => self.step_ended(lane, step, report).await,
+                    Word::Told(lane, stage) => self.tell(lane, stage),
+                },
                 () = sleep(wake) => {}
                 Some(noticed) = self.noticed.recv() => self.notice(noticed),
                 taken = events.recv_many(&mut batch, BATCH) => {
@@ -189,8 +190,10 @@ impl Reconcile {
             }
         }
         while !self.workers.is_idle() {
-            let (lane, step, report) = self.workers.next().await;
-            self.last_step_ended(lane, step, report).await;
+            match self.workers.next().await {
+                Word::Ended(lane, step, report) => self.last_step_ended(lane, step, report).await,
+                Word::Told(lane, stage) => self.tell(lane, stage),
+            }
         }
         self.publish();
     }
@@ -200,6 +203,7 @@ impl Reconcile {
         let now = self.core.clock.now();
         self.power_off_when_due(now).await;
         self.uphold(now).await;
+        self.follow_proofs(now);
         if !self.is_disk_back(now).await {
             return self.send_due(now);
         }
@@ -295,6 +299,7 @@ impl Reconcile {
             self.link.send(AgentFrame::Ack { command_id });
         }
         self.resend.at = None;
+        self.send_proofs_again();
     }
 
     /// Everything in order; commands that come together share one sync.
@@ -329,6 +334,7 @@ impl Reconcile {
 
     async fn confirm(&mut self, receipts: Vec<String>) {
         self.notices.forget(&receipts);
+        self.proofs_confirmed(&receipts);
         let waiting: Vec<String> = self.ledger.unconfirmed().map(|(_, r)| r.sha256()).collect();
         let known = receipts.into_iter().filter(|sha256| waiting.contains(sha256));
         let records: Vec<_> =
@@ -451,7 +457,10 @@ impl Reconcile {
         // While an urgent command runs its end wakes this task soon enough.
         let is_free = self.standing.is_some() && self.running.urgent.is_none();
         let uphold = is_free.then_some(self.uphold_at);
-        let due = [resend, sync, power_off, self.retry_at, uphold].into_iter().flatten().min();
+        let lanes = Lane::ALL.into_iter().filter_map(|lane| self.running.get(lane).as_ref());
+        let proofs = lanes.filter_map(Running::due).min();
+        let due = [resend, sync, power_off, self.retry_at, uphold, proofs];
+        let due = due.into_iter().flatten().min();
         due.map(|at| at.saturating_duration_since(now))
     }
 

@@ -5,7 +5,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use protocol::action::Action;
 use protocol::envelope::Envelope;
@@ -13,15 +13,11 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::state::Lane;
 use protocol::time::Timestamp;
 use runtime::Blocking;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::execute::lock::{LockExecutor, UnlockExecutor};
-use crate::execute::quarantine::{Quarantine, Release};
-use crate::execute::refresh::Refresh;
-use crate::execute::simulated::Simulated;
-use crate::execute::wipe::Wipe;
-use crate::execute::{Executor, Recovery, Task, failure};
-use crate::host::{Arming, Host};
+use crate::execute::{self, Executor, Plan, Recovery, Task, failure};
+use crate::host::Host;
 use crate::http::bare;
 
 /// A command on its way through an executor.
@@ -33,6 +29,8 @@ pub(crate) struct Job {
     pub(crate) task: Task,
     /// SHA-256 of the envelope's text.
     pub(crate) envelope_sha256: String,
+    /// What was proved before `finish`: it stands whatever becomes of the rest.
+    pub(crate) proved: OnceLock<Evidence>,
     executor: Box<dyn Executor>,
     host: Arc<Host>,
     /// Names or addresses of hubs and control plane, which a quarantine leaves open.
@@ -46,6 +44,7 @@ pub(crate) enum Step {
     Recover,
     Apply,
     Prove,
+    Finish,
 }
 
 impl Step {
@@ -56,6 +55,7 @@ impl Step {
             Self::Recover => "recover",
             Self::Apply => "apply",
             Self::Prove => "prove",
+            Self::Finish => "finish",
         }
     }
 }
@@ -64,9 +64,14 @@ impl Step {
 #[derive(Debug)]
 pub(crate) enum Report {
     Planned(Result<(), Failure>),
+    /// What would be done is not what was approved.
+    Differs(&'static str),
     Recovered(Recovery),
     Applied(Result<(), Failure>),
     Proved(Result<Evidence, Failure>),
+    /// Proved, and the rest is still to be done.
+    ProvedFirst(Evidence),
+    Finished(Result<(), Failure>),
 }
 
 impl Job {
@@ -77,9 +82,10 @@ impl Job {
         peers: Vec<String>,
         started_at: Timestamp,
     ) -> Self {
-        let executor = executor(envelope.action(), host.arming);
+        let executor = execute::executor(envelope.action(), host.arming);
         let task = Task { command_id: envelope.jti, envelope: text, started_at };
-        Self { envelope, task, envelope_sha256, executor, host, peers }
+        let proved = OnceLock::new();
+        Self { envelope, task, envelope_sha256, proved, executor, host, peers }
     }
 
     pub(crate) fn lane(&self) -> Lane {
@@ -90,14 +96,37 @@ impl Job {
         &*self.executor
     }
 
-    fn run(&self, step: Step) -> Report {
+    fn run(&self, step: Step, tell: &dyn Fn(&str)) -> Report {
         let host = self.host();
         let (host, task) = (&*host, &self.task);
         match step {
-            Step::Plan => Report::Planned(self.executor.plan(host, task).map(drop)),
+            Step::Plan => match self.executor.plan(host, task) {
+                Ok(plan) => match self.differs(&plan) {
+                    Some(how) => Report::Differs(how),
+                    None => Report::Planned(Ok(())),
+                },
+                Err(failure) => Report::Planned(Err(failure)),
+            },
             Step::Recover => Report::Recovered(self.executor.recover(host, task)),
             Step::Apply => Report::Applied(self.executor.apply(host, task)),
-            Step::Prove => Report::Proved(self.executor.prove(host, task)),
+            Step::Prove => match self.executor.prove(host, task) {
+                Ok(evidence) if self.executor.has_remainder(host, task) => {
+                    Report::ProvedFirst(evidence)
+                }
+                proved => Report::Proved(proved),
+            },
+            Step::Finish => Report::Finished(self.executor.finish(host, task, tell)),
+        }
+    }
+
+    /// How what would be done differs from what was approved, where an approval is bound to that.
+    fn differs(&self, plan: &Plan) -> Option<&'static str> {
+        let plans = &self.envelope.manifest.plans;
+        match plans.get(&self.envelope.aud) {
+            Some(approved) if *approved == plan.hash() => None,
+            Some(_) => Some("this device would do something else now than what was approved"),
+            None if plans.is_empty() => None,
+            None => Some("plans were approved, and none of this device"),
         }
     }
 
@@ -116,6 +145,8 @@ impl Job {
             | Action::Unlock(_)
             | Action::Release(_)
             | Action::Wipe(_)
+            | Action::SelectiveWipe(_)
+            | Action::Plan(_)
             | Action::Refresh(_) => self.host.clone(),
         }
     }
@@ -127,49 +158,60 @@ fn resolve(peers: &[String]) -> Vec<SocketAddr> {
     peers.iter().filter_map(resolve).flatten().collect()
 }
 
-fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
-    match arming {
-        Arming::Simulated => Box::new(Simulated::new(action.verb())),
-        Arming::Armed | Arming::Sandboxed => match action.clone() {
-            Action::Lock(params) => Box::new(LockExecutor::new(params)),
-            Action::Unlock(params) => Box::new(UnlockExecutor::new(params)),
-            Action::Quarantine(params) => Box::new(Quarantine::new(params)),
-            Action::Release(_) => Box::new(Release),
-            Action::Wipe(params) => Box::new(Wipe::new(params)),
-            Action::Refresh(_) => Box::new(Refresh),
-        },
-    }
+/// What the blocking threads tell.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// A step of the command in that lane came to its end.
+    Ended(Lane, Step, Report),
+    /// The step of the command in that lane has come so far.
+    Told(Lane, String),
 }
+
+/// How many words may wait to be heard; what does not fit is not worth waiting for.
+const WORDS: usize = 16;
 
 /// The blocking threads at work, at most one per lane.
 #[derive(Debug)]
 pub(crate) struct Workers {
     blocking: Blocking,
     steps: JoinSet<(Lane, Step, Report)>,
+    tell: mpsc::Sender<(Lane, String)>,
+    told: mpsc::Receiver<(Lane, String)>,
 }
 
 impl Workers {
     pub(crate) fn new(blocking: Blocking) -> Self {
-        Self { blocking, steps: JoinSet::new() }
+        let (tell, told) = mpsc::channel(WORDS);
+        Self { blocking, steps: JoinSet::new(), tell, told }
     }
 
     /// Begins a step. A panic of an executor becomes a failure of that step.
     pub(crate) fn begin(&mut self, job: Arc<Job>, step: Step) {
+        let words = self.tell.clone();
         self.blocking.spawn_in(&mut self.steps, move || {
             let lane = job.lane();
-            let report = catch_unwind(AssertUnwindSafe(|| job.run(step)));
+            let tell = |word: &str| {
+                let _ = words.try_send((lane, word.to_owned()));
+            };
+            let report = catch_unwind(AssertUnwindSafe(|| job.run(step, &tell)));
             (lane, step, report.unwrap_or_else(|_| panicked(step)))
         });
     }
 
-    /// The next step that ends; never, while nothing runs.
-    pub(crate) async fn next(&mut self) -> (Lane, Step, Report) {
+    /// The next word; never, while nothing runs.
+    pub(crate) async fn next(&mut self) -> Word {
         loop {
-            match self.steps.join_next().await {
-                Some(Ok(ended)) => return ended,
-                // A blocking step is cancelled only before it began, when the runtime ends.
-                Some(Err(_)) => {}
-                None => std::future::pending().await,
+            if self.steps.is_empty() {
+                return std::future::pending().await;
+            }
+            let ended = tokio::select! {
+                biased;
+                Some((lane, word)) = self.told.recv() => return Word::Told(lane, word),
+                ended = self.steps.join_next() => ended,
+            };
+            // A blocking step is cancelled only before it began, when the runtime ends.
+            if let Some(Ok((lane, step, report))) = ended {
+                return Word::Ended(lane, step, report);
             }
         }
     }
@@ -187,5 +229,6 @@ fn panicked(step: Step) -> Report {
         Step::Recover => Report::Recovered(Recovery::InDoubt),
         Step::Apply => Report::Applied(Err(fault())),
         Step::Prove => Report::Proved(Err(fault())),
+        Step::Finish => Report::Finished(Err(fault())),
     }
 }

@@ -26,6 +26,10 @@ pub enum Action {
     Release(Release),
     /// Destroys the keys of every configured volume, so that its data is gone.
     Wipe(Wipe),
+    /// Destroys the keys of the company's volumes and what the agent wrote; the person's stays.
+    SelectiveWipe(SelectiveWipe),
+    /// Looks at what a destructive action would do, and has the device sign it.
+    Plan(Plan),
     /// Sends inventory and asks for policies now.
     Refresh(Refresh),
 }
@@ -105,6 +109,19 @@ pub enum WipeLevel {
     Data,
 }
 
+/// Parameters of [`Action::SelectiveWipe`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelectiveWipe {}
+
+/// Parameters of [`Action::Plan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// What would be done: a wipe or a selective wipe.
+    pub of: Box<Action>,
+}
+
 /// Parameters of [`Action::Refresh`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,14 +141,26 @@ pub enum Verb {
     Release,
     /// See [`Action::Wipe`].
     Wipe,
+    /// See [`Action::SelectiveWipe`].
+    SelectiveWipe,
+    /// See [`Action::Plan`].
+    Plan,
     /// See [`Action::Refresh`].
     Refresh,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 6] =
-        [Self::Lock, Self::Unlock, Self::Quarantine, Self::Release, Self::Wipe, Self::Refresh];
+    pub const ALL: [Self; 8] = [
+        Self::Lock,
+        Self::Unlock,
+        Self::Quarantine,
+        Self::Release,
+        Self::Wipe,
+        Self::SelectiveWipe,
+        Self::Plan,
+        Self::Refresh,
+    ];
 
     /// The verb as the wire, the store and the command line spell it.
     pub const fn as_str(self) -> &'static str {
@@ -141,6 +170,8 @@ impl Verb {
             Self::Quarantine => "quarantine",
             Self::Release => "release",
             Self::Wipe => "wipe",
+            Self::SelectiveWipe => "selective_wipe",
+            Self::Plan => "plan",
             Self::Refresh => "refresh",
         }
     }
@@ -149,28 +180,34 @@ impl Verb {
     pub const fn class(self) -> VerbClass {
         match self {
             Self::Lock | Self::Unlock | Self::Quarantine | Self::Release => VerbClass::Disruptive,
-            Self::Wipe => VerbClass::Destructive,
-            Self::Refresh => VerbClass::Routine,
+            Self::Wipe | Self::SelectiveWipe => VerbClass::Destructive,
+            Self::Plan | Self::Refresh => VerbClass::Routine,
         }
     }
 
     /// The lane its commands travel in.
     pub const fn lane(self) -> Lane {
         match self {
-            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release | Self::Wipe => {
-                Lane::Urgent
-            }
-            Self::Refresh => Lane::Bulk,
+            Self::Lock
+            | Self::Unlock
+            | Self::Quarantine
+            | Self::Release
+            | Self::Wipe
+            | Self::SelectiveWipe => Lane::Urgent,
+            Self::Plan | Self::Refresh => Lane::Bulk,
         }
     }
 
     /// What may be done when a crash leaves its effect open.
     pub const fn effect_class(self) -> EffectClass {
         match self {
-            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release | Self::Refresh => {
-                EffectClass::Convergent
-            }
-            Self::Wipe => EffectClass::Terminal,
+            Self::Lock
+            | Self::Unlock
+            | Self::Quarantine
+            | Self::Release
+            | Self::Plan
+            | Self::Refresh => EffectClass::Convergent,
+            Self::Wipe | Self::SelectiveWipe => EffectClass::Terminal,
         }
     }
 }
@@ -183,7 +220,9 @@ impl fmt::Display for Verb {
 
 /// A text that names no verb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, refresh")]
+#[error(
+    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, refresh"
+)]
 pub struct ParseVerbError(String);
 
 impl FromStr for Verb {
@@ -206,6 +245,9 @@ pub enum ActionError {
         /// Which parameter.
         field: &'static str,
     },
+    /// A plan of something that destroys nothing.
+    #[error("only what destroys has a plan: wipe, selective_wipe")]
+    Plan,
     /// A list is too long.
     #[error("{field} must have at most {} entries", limits::LIST_ENTRIES)]
     List {
@@ -223,6 +265,8 @@ impl Action {
             Self::Quarantine(_) => Verb::Quarantine,
             Self::Release(_) => Verb::Release,
             Self::Wipe(_) => Verb::Wipe,
+            Self::SelectiveWipe(_) => Verb::SelectiveWipe,
+            Self::Plan(_) => Verb::Plan,
             Self::Refresh(_) => Verb::Refresh,
         }
     }
@@ -239,10 +283,15 @@ impl Action {
             Self::Quarantine(quarantine) if quarantine.allow.len() > limits::LIST_ENTRIES => {
                 Err(ActionError::List { field: "allow" })
             }
+            Self::Plan(plan) => match plan.of.verb().class() {
+                VerbClass::Destructive => plan.of.check(),
+                VerbClass::Routine | VerbClass::Disruptive => Err(ActionError::Plan),
+            },
             Self::Quarantine(_)
             | Self::Unlock(_)
             | Self::Release(_)
             | Self::Wipe(_)
+            | Self::SelectiveWipe(_)
             | Self::Refresh(_) => Ok(()),
         }
     }

@@ -148,6 +148,7 @@ impl Organisation {
             expires_at: NOW.plus(Duration::from_secs(3600)),
             device_count: u32::try_from(devices.devices().len()).expect("few devices"),
             device_root: devices.root(),
+            plans: BTreeMap::new(),
         }
     }
 

@@ -49,6 +49,13 @@ pub enum AgentFrame {
         /// The stage, such as `apply` or `prove`.
         stage: String,
     },
+    /// What the device has proven of a command that still goes on.
+    Proof {
+        /// Which command.
+        command_id: CommandId,
+        /// The signed proof.
+        jws: CompactJws,
+    },
     /// How the command ended.
     Receipt {
         /// Which command.
@@ -101,9 +108,9 @@ pub enum HubFrame {
     Welcome(Welcome),
     /// A command.
     Command(CommandFrame),
-    /// The store holds those receipts: the agent may stop sending them.
+    /// The store holds those receipts and proofs: the agent may stop sending them.
     Confirmed {
-        /// SHA-256 of each receipt's and notice's text, as [`CompactJws::sha256`] spells it. Receipts, not
+        /// SHA-256 of the text of each, as [`CompactJws::sha256`] spells it. Receipts, not
         /// commands: a forged envelope's refusal must not confirm the real command's outcome.
         receipts: Vec<String>,
     },
@@ -234,7 +241,7 @@ impl Frame for AgentFrame {
         match self {
             Self::Hello(hello) => hello.check(),
             Self::Progress { stage, .. } => within(stage.len() <= 64, "stage"),
-            Self::Receipt { jws, .. } => {
+            Self::Proof { jws, .. } | Self::Receipt { jws, .. } => {
                 within(jws.as_str().len() <= limits::RECEIPT_BYTES, "receipt")
             }
             Self::Notice { jws, .. } => {

@@ -1,6 +1,6 @@
 //! What agents, hubs and the control plane say to one another, and what each may believe.
 //!
-//! This crate owns the wire format, the signed documents (envelope, approval, trust root,
+//! This crate owns the wire format, the signed documents (envelope, approval, trust root, proof,
 //! receipt, notice) with their verification, and the two session machines. It does no I/O and has no
 //! clock and no source of chance of its own: `now` and random bytes are parameters.
 #![warn(missing_docs)]
@@ -12,6 +12,7 @@ pub mod envelope;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod frame;
+pub mod grade;
 pub mod id;
 pub mod jws;
 pub mod key;
@@ -21,6 +22,7 @@ pub mod manifest;
 pub mod notice;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
+pub mod proof;
 pub mod receipt;
 pub mod session;
 pub mod state;

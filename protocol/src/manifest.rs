@@ -3,6 +3,9 @@
 //! The devices of an order are bound by the root of a Merkle tree over their sorted ids, hashed
 //! as RFC 6962 (2.1) does, so that one approval covers many envelopes and none can be added.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -29,6 +32,10 @@ pub struct Manifest {
     pub device_count: u32,
     /// Root of the Merkle tree over the devices.
     pub device_root: Hash,
+    /// What the order was approved for: the hash of the plan that each device signed. Empty: for
+    /// whatever the devices find. A device whose plan has another hash by then refuses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plans: BTreeMap<DeviceId, Hash>,
 }
 
 impl Manifest {
@@ -46,6 +53,11 @@ impl Hash {
     /// The 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The hash of these bytes.
+    pub fn sha256(bytes: &[u8]) -> Self {
+        Self::of(&[bytes])
     }
 
     fn of(parts: &[&[u8]]) -> Self {
@@ -67,9 +79,15 @@ impl Hash {
     }
 }
 
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(self.0))
+    }
+}
+
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64.encode(self.0))
+        serializer.collect_str(self)
     }
 }
 

@@ -187,6 +187,8 @@ pub enum RefusalReason {
     WidenedManifest,
     /// The manifest names more devices than its class may.
     TooManyDevices,
+    /// What would be done is not what was approved: the device's plan has another hash now.
+    PlanChanged,
     /// The verb or its parameters are unknown here, or the device cannot do it.
     Unsupported,
     /// Executors are not armed on this device.
@@ -210,6 +212,7 @@ impl RefusalReason {
             Self::DoubledApproval => "doubled_approval",
             Self::WidenedManifest => "widened_manifest",
             Self::TooManyDevices => "too_many_devices",
+            Self::PlanChanged => "plan_changed",
             Self::Unsupported => "unsupported",
             Self::NotArmed => "not_armed",
         }

@@ -53,7 +53,8 @@ impl Outcome {
 }
 
 /// The kinds of frames from agents, as labels.
-const AGENT_KINDS: [&str; 7] = ["hello", "sync", "ack", "progress", "receipt", "unknown", "notice"];
+const AGENT_KINDS: [&str; 8] =
+    ["hello", "sync", "ack", "progress", "receipt", "unknown", "notice", "proof"];
 /// The kinds of frames to agents, as labels.
 const HUB_KINDS: [&str; 7] =
     ["welcome", "command", "confirmed", "trust", "mode", "reconnect", "unknown"];
@@ -174,6 +175,7 @@ impl Metrics {
             AgentFrame::Receipt { .. } => 4,
             AgentFrame::Unknown => 5,
             AgentFrame::Notice { .. } => 6,
+            AgentFrame::Proof { .. } => 7,
         };
         self.frames_in[index].increment(1);
     }

@@ -105,6 +105,10 @@ pub enum Verb {
     Unlock(order::PlainArgs),
     /// Destroy the keys of devices' volumes, for good
     Wipe(order::WipeArgs),
+    /// Destroy the company's volumes and what the agent wrote; the person's files stay
+    SelectiveWipe(order::SelectiveWipeArgs),
+    /// Have devices sign what a wipe would destroy, and destroy nothing
+    Plan(order::PlanArgs),
     /// Cut devices from every network but the hubs and the control plane
     Quarantine(order::QuarantineArgs),
     /// Undo `quarantine` exactly
@@ -302,6 +306,8 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Lock(args) => order::lock(context, args).await,
         Verb::Unlock(args) => order::unlock(context, args).await,
         Verb::Wipe(args) => order::wipe(context, args).await,
+        Verb::SelectiveWipe(args) => order::selective_wipe(context, args).await,
+        Verb::Plan(args) => order::plan(context, args).await,
         Verb::Quarantine(args) => order::quarantine(context, args).await,
         Verb::Release(args) => order::release(context, args).await,
         Verb::Refresh(args) => order::refresh(context, args).await,

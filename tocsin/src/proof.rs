@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use protocol::jws::JwsError;
 use protocol::key::{DevicePublicKey, KeyError};
+use protocol::proof;
 use protocol::receipt::{self, Receipt};
 use serde::{Deserialize, Serialize};
 
@@ -48,9 +49,7 @@ impl Proof {
     pub fn verify(&self) -> Result<Receipt, ProofError> {
         let command = &self.command;
         let jws = command.receipt.as_ref().ok_or(ProofError::NoReceipt)?;
-        let point = BASE64.decode(&self.public_key).map_err(|_| ProofError::Encoding)?;
-        let receipt = receipt::verify(jws, &DevicePublicKey::from_point(&point)?)?;
-        let ensure = |holds: bool, what| if holds { Ok(()) } else { Err(ProofError::Other(what)) };
+        let receipt = receipt::verify(jws, &self.key()?)?;
         ensure(receipt.iss == command.device_id, "device")?;
         ensure(receipt.generation == command.generation, "enrollment")?;
         ensure(receipt.command_id == command.id, "command")?;
@@ -61,4 +60,27 @@ impl Proof {
         ensure(told.is_none_or(|told| *told == receipt.outcome), "evidence")?;
         Ok(receipt)
     }
+
+    /// What the device proved before the end, if the device signed it and it is about this
+    /// command.
+    pub fn verify_first(&self) -> Result<proof::Proof, ProofError> {
+        let command = &self.command;
+        let jws = command.proof.as_ref().ok_or(ProofError::NoReceipt)?;
+        let proof = proof::verify(jws, &self.key()?)?;
+        ensure(proof.iss == command.device_id, "device")?;
+        ensure(proof.generation == command.generation, "enrollment")?;
+        ensure(proof.command_id == command.id, "command")?;
+        ensure(proof.order_id == command.order_id, "order")?;
+        ensure(proof.verb == command.verb, "verb")?;
+        Ok(proof)
+    }
+
+    fn key(&self) -> Result<DevicePublicKey, ProofError> {
+        let point = BASE64.decode(&self.public_key).map_err(|_| ProofError::Encoding)?;
+        Ok(DevicePublicKey::from_point(&point)?)
+    }
+}
+
+fn ensure(holds: bool, what: &'static str) -> Result<(), ProofError> {
+    if holds { Ok(()) } else { Err(ProofError::Other(what)) }
 }

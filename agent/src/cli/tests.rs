@@ -23,6 +23,14 @@ fn enrollment_takes_token_name_and_places() {
 }
 
 #[test]
+fn managed_files_are_named_by_absolute_paths() {
+    let expected = Verb::Manage { paths: vec!["/etc/a".into(), "/etc/b".into()] };
+    assert_eq!(read("manage /etc/a --state /s /etc/b").unwrap().verb, expected);
+    assert_eq!(read("manage"), Err(UsageError::NoPath));
+    assert_eq!(read("manage etc/a"), Err(UsageError::NoPath));
+}
+
+#[test]
 fn mistakes_are_named() {
     assert_eq!(read("enroll"), Err(UsageError::NoToken));
     assert_eq!(read("run --state"), Err(UsageError::NoValue("--state")));

@@ -4,18 +4,19 @@
 //! the outcome before the receipt. A record that cannot be written stops its lane until it can.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use protocol::envelope::{Envelope, Refusal};
 use protocol::frame::AgentFrame;
 use protocol::id::CommandId;
 use protocol::jws::CompactJws;
 use protocol::ledger::{Record, Work};
-use protocol::receipt::{Evidence, Failure, Outcome, RefusalReason};
+use protocol::receipt::{Evidence, Outcome, RefusalReason};
 use protocol::state::{Lane, VerbClass};
 
 use super::Reconcile;
 use super::deliveries::claims;
-use super::outcome::{About, Times};
+use super::outcome::{About, Times, is_proved};
 use crate::execute::{Afterwards, Recovery};
 use crate::worker::{Job, Report, Step};
 
@@ -26,8 +27,22 @@ pub(super) enum Running {
     Stepping(Arc<Job>),
     /// The intent has to be written before the effect.
     Intending(Arc<Job>),
+    /// The proof has to be safe before the rest is done.
+    Proving(Proving),
     /// The outcome has to be written before the receipt leaves.
     Ending(Ending),
+}
+
+/// A proof on its way to the store.
+#[derive(Debug)]
+pub(super) struct Proving {
+    job: Arc<Job>,
+    proof: CompactJws,
+    is_confirmed: bool,
+    /// The longest that the rest waits: who destroys must not be held up by a dead link.
+    deadline: Instant,
+    /// When it is sent next.
+    send_at: Instant,
 }
 
 /// An outcome on its way to the disk.
@@ -41,8 +56,18 @@ pub(super) struct Ending {
 impl Running {
     pub(super) fn command_id(&self) -> CommandId {
         match self {
-            Self::Stepping(job) | Self::Intending(job) => job.task.command_id,
+            Self::Stepping(job) | Self::Intending(job) | Self::Proving(Proving { job, .. }) => {
+                job.task.command_id
+            }
             Self::Ending(ending) => ending.command_id,
+        }
+    }
+
+    /// When something is due by itself.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Proving(proving) => Some(proving.deadline.min(proving.send_at)),
+            Self::Stepping(_) | Self::Intending(_) | Self::Ending(_) => None,
         }
     }
 }
@@ -60,8 +85,8 @@ impl Reconcile {
                     let Some(running) = self.begin(work) else { return };
                     *self.running.get_mut(lane) = Some(running);
                 }
-                stepping @ Some(Running::Stepping(_)) => {
-                    *self.running.get_mut(lane) = stepping;
+                busy @ Some(Running::Stepping(_) | Running::Proving(_)) => {
+                    *self.running.get_mut(lane) = busy;
                     return;
                 }
                 Some(Running::Intending(job)) => {
@@ -140,18 +165,79 @@ impl Reconcile {
         Running::Stepping(job)
     }
 
+    /// How far a step has come.
+    pub(super) fn tell(&self, lane: Lane, stage: String) {
+        if let Some(Running::Stepping(job)) = self.running.get(lane) {
+            let command_id = job.task.command_id;
+            self.link.send(AgentFrame::Progress { command_id, stage });
+        }
+    }
+
+    /// The first part of a command is proved: its proof leaves, and the rest waits for it. A proof
+    /// that cannot be signed holds nothing up.
+    fn prove_first(&mut self, job: Arc<Job>, evidence: Evidence) -> Running {
+        let evidence = job.proved.get_or_init(|| evidence).clone();
+        let Some(proof) = self.sign_proof(&job, evidence) else {
+            return self.step(job, Step::Finish);
+        };
+        let now = self.core.clock.now();
+        let deadline = now + self.core.config.power_off_wait;
+        Running::Proving(Proving { job, proof, is_confirmed: false, deadline, send_at: now })
+    }
+
+    /// Has the rest follow where its proof is safe or has had its time, and sends the others. This
+    /// takes no disk: there may be none left.
+    pub(super) fn follow_proofs(&mut self, now: Instant) {
+        for lane in Lane::ALL {
+            let Some(Running::Proving(proving)) = self.running.get_mut(lane) else { continue };
+            let command_id = proving.job.task.command_id;
+            if proving.is_confirmed || proving.deadline <= now {
+                let confirmed = proving.is_confirmed;
+                tracing::info!(command.id = %command_id, confirmed, "the rest follows");
+                let job = proving.job.clone();
+                *self.running.get_mut(lane) = Some(self.step(job, Step::Finish));
+            } else if proving.send_at <= now {
+                proving.send_at = now + self.core.config.resend;
+                let jws = proving.proof.clone();
+                self.link.send(AgentFrame::Proof { command_id, jws });
+            }
+        }
+    }
+
+    /// A new link: what may have been lost with the former one goes out again.
+    pub(super) fn send_proofs_again(&mut self) {
+        let now = self.core.clock.now();
+        for lane in Lane::ALL {
+            if let Some(Running::Proving(proving)) = self.running.get_mut(lane) {
+                proving.send_at = now;
+            }
+        }
+    }
+
+    /// The store holds these.
+    pub(super) fn proofs_confirmed(&mut self, sha256s: &[String]) {
+        for lane in Lane::ALL {
+            if let Some(Running::Proving(proving)) = self.running.get_mut(lane) {
+                proving.is_confirmed |= sha256s.contains(&proving.proof.sha256());
+            }
+        }
+    }
+
     /// A step has ended: the next one begins, or the outcome stands.
     pub(super) async fn step_ended(&mut self, lane: Lane, step: Step, report: Report) {
         let Some(Running::Stepping(job)) = self.running.get_mut(lane).take() else { return };
         let next = match report {
             Report::Planned(Ok(())) => Some(Running::Intending(job)),
             Report::Recovered(Recovery::Apply) => Some(self.step(job, Step::Apply)),
-            Report::Recovered(Recovery::Applied) | Report::Applied(Ok(())) => {
-                Some(self.step(job, Step::Prove))
-            }
+            Report::Recovered(Recovery::Applied)
+            | Report::Applied(Ok(()))
+            | Report::Finished(Ok(())) => Some(self.step(job, Step::Prove)),
+            Report::ProvedFirst(evidence) => Some(self.prove_first(job, evidence)),
             ended @ (Report::Planned(Err(_))
+            | Report::Differs(_)
             | Report::Applied(Err(_))
             | Report::Proved(_)
+            | Report::Finished(Err(_))
             | Report::Recovered(Recovery::InDoubt)) => self.outcome(&job, step, ended),
         };
         *self.running.get_mut(lane) = next;
@@ -162,8 +248,11 @@ impl Reconcile {
     pub(super) async fn last_step_ended(&mut self, lane: Lane, step: Step, report: Report) {
         let Some(Running::Stepping(job)) = self.running.get_mut(lane).take() else { return };
         let is_outcome = match &report {
-            Report::Planned(outcome) | Report::Applied(outcome) => outcome.is_err(),
-            Report::Proved(_) => true,
+            Report::Planned(outcome) | Report::Applied(outcome) | Report::Finished(outcome) => {
+                outcome.is_err()
+            }
+            Report::Differs(_) | Report::Proved(_) => true,
+            Report::ProvedFirst(_) => false,
             Report::Recovered(recovery) => matches!(recovery, Recovery::InDoubt),
         };
         if is_outcome && let Some(Running::Ending(ending)) = self.outcome(&job, step, report) {
@@ -178,18 +267,23 @@ impl Reconcile {
             Report::Proved(Ok(evidence)) => Outcome::Succeeded { evidence },
             Report::Planned(Err(failure))
             | Report::Applied(Err(failure))
-            | Report::Proved(Err(failure)) => failed(failure),
+            | Report::Finished(Err(failure))
+            | Report::Proved(Err(failure)) => {
+                let evidence = job.proved.get().cloned().unwrap_or_default();
+                Outcome::Failed { failure, evidence }
+            }
+            Report::Differs(how) => {
+                Outcome::Refused { reason: RefusalReason::PlanChanged, detail: how.to_owned() }
+            }
             Report::Recovered(Recovery::InDoubt) => Outcome::InDoubt { stage: "apply".to_owned() },
             Report::Planned(Ok(()))
             | Report::Applied(Ok(()))
+            | Report::Finished(Ok(()))
+            | Report::ProvedFirst(_)
             | Report::Recovered(Recovery::Apply | Recovery::Applied) => return None,
         };
-        let afterwards = match &outcome {
-            Outcome::Succeeded { .. } => job.executor().afterwards(),
-            Outcome::Failed { .. } | Outcome::Refused { .. } | Outcome::InDoubt { .. } => {
-                Afterwards::Nothing
-            }
-        };
+        let afterwards =
+            if is_proved(&outcome) { job.executor().afterwards() } else { Afterwards::Nothing };
         let command_id = job.task.command_id;
         let state = outcome.state().as_str();
         tracing::info!(command.id = %command_id, stage = step.as_str(), state, "command ended");
@@ -221,8 +315,4 @@ impl Reconcile {
         self.resend.at.get_or_insert(soon);
         is_on_disk
     }
-}
-
-fn failed(failure: Failure) -> Outcome {
-    Outcome::Failed { failure, evidence: Evidence::new() }
 }

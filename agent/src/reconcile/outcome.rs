@@ -3,16 +3,19 @@
 use std::time::{Duration, Instant};
 
 use protocol::action::{Action, Verb};
+use protocol::grade::Grade;
 use protocol::id::{BootId, CommandId, OrderId};
 use protocol::jws::{self, CompactJws};
 use protocol::ledger::Record;
 use protocol::limits;
+use protocol::proof::Proof;
 use protocol::receipt::{self, Evidence, Outcome, Receipt};
 use protocol::state::Lane;
 use protocol::time::Timestamp;
 
 use super::deliveries::claims;
 use super::{PowerOff, Reconcile};
+use crate::worker::Job;
 
 /// How long after a power-off that did not work the next one is tried.
 const POWER_OFF_RETRY: Duration = Duration::from_secs(60);
@@ -63,6 +66,30 @@ impl Reconcile {
             signed = self.core.key.sign(&receipt);
         }
         signed.inspect_err(|error| tracing::error!(%error, "receipt was not signed")).ok()
+    }
+
+    /// The signed proof of what a command has come to so far; `None` when the key does not sign,
+    /// or what was observed does not fit.
+    pub(super) fn sign_proof(&self, job: &Job, evidence: Evidence) -> Option<CompactJws> {
+        let identity = self.core.identity.borrow().clone();
+        let proof = Proof {
+            iss: identity.device_id,
+            generation: identity.generation,
+            command_id: job.task.command_id,
+            order_id: job.envelope.order_id(),
+            verb: job.envelope.action().verb(),
+            evidence,
+            proved_at: self.wall(),
+            boot_id: self.core.boot_id,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            envelope_sha256: job.envelope_sha256.clone(),
+        };
+        self.core
+            .key
+            .sign_proof(&proof)
+            .inspect_err(|error| tracing::error!(%error, "proof was not signed"))
+            .ok()
+            .filter(|jws| jws.as_str().len() <= limits::RECEIPT_BYTES)
     }
 
     /// From now on the power-off of that command waits for the confirmation of its receipt.
@@ -138,7 +165,16 @@ fn without_evidence(outcome: Outcome) -> Outcome {
     }
 }
 
-/// The command that succeeded in this boot and orders a power-off: the machine is still on, so
+/// Whether what counts was done: all of it, or the first part, whose proof stands by itself.
+pub(super) fn is_proved(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Succeeded { .. } => true,
+        Outcome::Failed { evidence, .. } => Grade::claimed(evidence).is_some(),
+        Outcome::Refused { .. } | Outcome::InDoubt { .. } => false,
+    }
+}
+
+/// The command that was proved in this boot and orders a power-off: the machine is still on, so
 /// the agent ended before it came to that.
 pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<CommandId> {
     let wants = |record: &&Record| match record {
@@ -155,7 +191,7 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
     let ended = |id: CommandId| {
         records.iter().any(|record| match record {
             Record::Done { command_id, receipt } => {
-                *command_id == id && has_succeeded(receipt, boot_id)
+                *command_id == id && has_proved(receipt, boot_id)
             }
             Record::Received(_)
             | Record::Intent { .. }
@@ -176,11 +212,9 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
     })
 }
 
-/// Whether this receipt of our own tells of a success in that boot.
-fn has_succeeded(receipt: &CompactJws, boot_id: BootId) -> bool {
+/// Whether this receipt of our own tells of something proved in that boot.
+fn has_proved(receipt: &CompactJws, boot_id: BootId) -> bool {
     jws::parse(receipt, receipt::TYP, limits::RECEIPT_BYTES)
         .and_then(|parsed| parsed.claims::<Receipt>())
-        .is_ok_and(|receipt| {
-            receipt.boot_id == boot_id && matches!(receipt.outcome, Outcome::Succeeded { .. })
-        })
+        .is_ok_and(|receipt| receipt.boot_id == boot_id && is_proved(&receipt.outcome))
 }

@@ -90,6 +90,7 @@ async fn command_has_one_effect_wherever_the_agent_is_killed() {
             AgentFrame::Hello(_)
             | AgentFrame::Sync { .. }
             | AgentFrame::Notice { .. }
+            | AgentFrame::Proof { .. }
             | AgentFrame::Unknown => false,
         })
         .await;

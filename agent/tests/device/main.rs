@@ -11,6 +11,7 @@ mod moves;
 #[expect(dead_code, reason = "shared with the tests of quarantine, which use the rest")]
 mod netns;
 mod notices;
+mod plans;
 mod power;
 mod read_only;
 mod refusals;

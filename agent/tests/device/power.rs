@@ -2,13 +2,17 @@
 //! crash in between changes. Real volumes, and a file that stands for the power switch.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use agent::config::ArmingConfig;
+use protocol::action::{Action, Wipe, WipeLevel};
 use protocol::fixture::wipe;
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
+use protocol::grade::Grade;
 use protocol::ledger::Record;
+use protocol::proof;
 use protocol::receipt::Outcome;
 
 use crate::bench::{Bench, confirmed, until};
@@ -18,6 +22,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// A device in a sandbox with one volume, whose power-off waits that long; and an approved wipe.
 fn scene(power_off_wait: Duration) -> (Bench, CommandFrame) {
+    scene_of(wipe(), power_off_wait)
+}
+
+/// The same for another order.
+pub(crate) fn scene_of(action: Action, power_off_wait: Duration) -> (Bench, CommandFrame) {
     let mut bench = Bench::new();
     let folder = bench.config.state_dir.parent().unwrap().to_owned();
     let (root, volume, key) = (folder.join("root"), folder.join("volume"), folder.join("key"));
@@ -38,7 +47,7 @@ fn scene(power_off_wait: Duration) -> (Bench, CommandFrame) {
     bench.config.host.wipe_targets = vec![volume];
     bench.config.ladder.power_off_wait = power_off_wait;
     let approvers = [&bench.organisation.alice, &bench.organisation.bob];
-    let approved = bench.organisation.approved(bench.envelope(1, wipe(), 1), &approvers);
+    let approved = bench.organisation.approved(bench.envelope(1, action, 1), &approvers);
     let frame = bench.organisation.deliver(&approved, 0);
     (bench, frame)
 }
@@ -135,4 +144,99 @@ fn wipe_that_took_the_disk_of_the_journal_is_still_proven_and_ends_in_the_power_
         until(|| pressed(&bench) == 1).await;
         agent.drain().await.unwrap();
     });
+}
+
+/// Where the data of the volume begins; ones stand for it.
+const DATA: usize = 4 * 1024 * 1024;
+
+/// A wipe of keys and data, and the volume.
+fn data_scene(power_off_wait: Duration) -> (Bench, CommandFrame, PathBuf) {
+    let order = Action::Wipe(Wipe { level: WipeLevel::Data, power_off: true });
+    let (bench, command) = scene_of(order, power_off_wait);
+    let volume = bench.config.host.wipe_targets[0].clone();
+    let mut bytes = fs::read(&volume).unwrap();
+    bytes[DATA..].fill(1);
+    fs::write(&volume, bytes).unwrap();
+    (bench, command, volume)
+}
+
+fn has_data(volume: &Path) -> bool {
+    fs::read(volume).unwrap()[DATA..].iter().all(|byte| *byte == 1)
+}
+
+fn opens(volume: &Path) -> bool {
+    let key = volume.with_file_name("key");
+    let arguments = ["open", "--test-passphrase", "--key-file"];
+    let output = Command::new("/usr/sbin/cryptsetup").args(arguments).args([&key, volume]).output();
+    output.unwrap().status.success()
+}
+
+#[tokio::test]
+async fn keys_are_proven_to_the_store_before_the_data_goes_and_the_power_last() {
+    let (mut bench, command, volume) = data_scene(HOUR);
+    assert!(opens(&volume));
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command.clone())).await;
+    let is_proof = |frame: &AgentFrame| matches!(frame, AgentFrame::Proof { .. });
+    let AgentFrame::Proof { jws, .. } = hub.wait_for(is_proof).await else {
+        unreachable!("it was waited for")
+    };
+    let said = proof::verify(&jws, &bench.key).unwrap();
+    assert_eq!(said.command_id, command.command_id);
+    assert_eq!(Grade::claimed(&said.evidence), Some(Grade::Proven));
+    assert!(!opens(&volume));
+    // On this session and the next one, and still no byte of the data is touched.
+    drop(hub);
+    let mut hub = server.session().await;
+    let again = hub.wait_for(is_proof).await;
+    assert_eq!(again, AgentFrame::Proof { command_id: command.command_id, jws: jws.clone() });
+    assert!(has_data(&volume) && pressed(&bench) == 0);
+    hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
+    let receipt = hub.receipt().await;
+    let Outcome::Succeeded { evidence } = bench.receipt(&receipt).outcome else {
+        panic!("{receipt:?}")
+    };
+    assert_eq!(Grade::claimed(&evidence), Some(Grade::ProvenMedia));
+    assert!(fs::read(&volume).unwrap()[DATA..].iter().all(|byte| *byte == 0));
+    assert_eq!(pressed(&bench), 0);
+    hub.send(confirmed(&receipt)).await;
+    until(|| pressed(&bench) == 1).await;
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn data_goes_by_itself_when_nobody_confirms_the_proof() {
+    let (mut bench, command, volume) = data_scene(Duration::from_millis(100));
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command)).await;
+    hub.wait_for(|frame| matches!(frame, AgentFrame::Proof { .. })).await;
+    drop((hub, server));
+    until(|| pressed(&bench) == 1).await;
+    assert!(fs::read(&volume).unwrap()[DATA..].iter().all(|byte| *byte == 0));
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn agent_that_is_killed_between_proof_and_data_proves_again_and_goes_on() {
+    let (mut bench, command, volume) = data_scene(HOUR);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command.clone())).await;
+    hub.wait_for(|frame| matches!(frame, AgentFrame::Proof { .. })).await;
+    bench.kill(agent).await;
+    drop(hub);
+    assert!(has_data(&volume));
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let again = hub.wait_for(|frame| matches!(frame, AgentFrame::Proof { .. })).await;
+    let AgentFrame::Proof { jws, .. } = &again else { unreachable!("it was waited for") };
+    hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
+    succeeded(&bench, &hub.receipt().await);
+    assert!(!has_data(&volume));
+    agent.drain().await.unwrap();
 }

@@ -210,6 +210,7 @@ pub(crate) fn host(base: &Path) -> Host {
         firewall: Firewall::default(),
         confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
+        company_volumes: Vec::new(),
         break_glass: vec!["rescue".to_owned(), "not-there".to_owned()],
         superuser: Superuser::default(),
         power: Power::Recorded(base.join("power")),

@@ -23,6 +23,7 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         firewall: Firewall::default(),
         confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
+        company_volumes: Vec::new(),
         break_glass: Vec::new(),
         superuser: Superuser::default(),
         power: Power::Recorded(folder.path().join("power.log")),

@@ -77,6 +77,8 @@ kinds! {
     CommandLost = "command_lost",
     /// A device reports a stage.
     CommandRunning = "command_running",
+    /// A device proved a stage, before the end of the command.
+    CommandProved = "command_proved",
     /// A receipt ended the command.
     CommandFinished = "command_finished",
     /// A command's validity ended before a device took it.

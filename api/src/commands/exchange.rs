@@ -114,7 +114,9 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
                     hello: None,
                 });
             }
-            frame @ (AgentFrame::Receipt { .. } | AgentFrame::Notice { .. }) => {
+            frame @ (AgentFrame::Receipt { .. }
+            | AgentFrame::Proof { .. }
+            | AgentFrame::Notice { .. }) => {
                 with_signature.insert(identity.device);
                 said.push((identity, frame));
             }

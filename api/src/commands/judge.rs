@@ -10,6 +10,7 @@ use protocol::frame::AgentFrame;
 use protocol::id::{CommandId, DeviceId};
 use protocol::jws::CompactJws;
 use protocol::notice;
+use protocol::proof::{self, Proof};
 use protocol::receipt::{self, Outcome};
 use protocol::time::Timestamp;
 
@@ -33,12 +34,23 @@ pub(super) enum Said {
     Acked,
     /// It reached a stage.
     Progress(String),
+    /// It goes on, and something of it is proven.
+    Proved(Box<Proved>),
     /// It ended, by a receipt that verifies.
     Finished(Box<Finished>),
     /// Something happened to its effect, by a notice that verifies.
     Noticed(Box<Noticed>),
     /// It is said to have ended, or something of it, by a document that does not verify.
     Forged { why: String, jws: CompactJws },
+}
+
+/// A proof of a stage that verifies.
+#[derive(Debug)]
+pub(super) struct Proved {
+    /// What it says.
+    pub(super) proof: Proof,
+    /// The proof.
+    pub(super) jws: CompactJws,
 }
 
 /// A receipt that verifies.
@@ -74,6 +86,9 @@ pub(super) fn judge(
         AgentFrame::Progress { command_id, stage } => {
             (command_id, Said::Progress(printable(&stage)))
         }
+        AgentFrame::Proof { command_id, jws } => {
+            (command_id, verify_proof(identity, command_id, jws, keys))
+        }
         AgentFrame::Receipt { command_id, jws } => {
             (command_id, verify(identity, command_id, jws, keys))
         }
@@ -103,6 +118,26 @@ fn verify(
         Ok((outcome, envelope_sha256)) => {
             Said::Finished(Box::new(Finished { outcome, envelope_sha256, jws }))
         }
+        Err(why) => Said::Forged { why, jws },
+    }
+}
+
+fn verify_proof(
+    identity: DeviceIdentity,
+    command: CommandId,
+    jws: CompactJws,
+    keys: &BTreeMap<DeviceId, Key>,
+) -> Said {
+    let checked = match keys.get(&identity.device) {
+        None => Err("the device is unknown".to_owned()),
+        Some(key) => proof::verify(&jws, &key.public).map_err(|error| error.to_string()),
+    };
+    let checked = checked.and_then(|proof| {
+        let named = (proof.iss, proof.generation, proof.command_id);
+        names(named, identity, command).map(|()| proof)
+    });
+    match checked {
+        Ok(proof) => Said::Proved(Box::new(Proved { proof, jws })),
         Err(why) => Said::Forged { why, jws },
     }
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use protocol::action::is_printable;
 use protocol::envelope::{longest_validity, most_devices};
 use protocol::id::{DeviceId, OrderId};
-use protocol::manifest::{DeviceTree, Manifest};
+use protocol::manifest::{DeviceTree, Hash, Manifest};
+use protocol::receipt::Outcome;
 use protocol::state::VerbClass;
 use protocol::time::Timestamp;
 use protocol::trust::TrustRoot;
 
+use super::store;
 use super::wire::{CreateOrder, Targets};
 use crate::auth::{Permit, ability};
 use crate::db::Conn;
@@ -60,7 +62,9 @@ impl Plan {
                 let detail = format!("name more than {ORDER_DEVICES} devices; split the order");
                 Problem::field("/targets", detail)
             })?;
+        let plans = plans(conn, asked, &devices).await?;
         let manifest = Manifest {
+            plans,
             order_id,
             action: asked.action.clone(),
             expires_at: now.plus(validity).whole_secs(),
@@ -96,6 +100,47 @@ impl Plan {
         let most = most_devices(self.manifest.action.verb().class());
         (self.manifest.device_count > most).then_some(most)
     }
+}
+
+/// The hashes of the plans that the order is bound to: one of each device, or none at all. Whether a
+/// plan is the device's own and of this action is judged by people and by the device.
+async fn plans(
+    conn: &mut Conn,
+    asked: &CreateOrder,
+    devices: &BTreeMap<DeviceId, Device>,
+) -> Result<BTreeMap<DeviceId, Hash>, Problem> {
+    let mut plans = BTreeMap::new();
+    if asked.plans.is_empty() {
+        return Ok(plans);
+    }
+    if asked.plans.len() > devices.len() {
+        return Err(Problem::field("/plans", "are more than the order has devices"));
+    }
+    match asked.action.verb().class() {
+        VerbClass::Destructive => {}
+        VerbClass::Routine | VerbClass::Disruptive => {
+            return Err(Problem::field("/plans", "bind only what destroys"));
+        }
+    }
+    for (index, id) in asked.plans.iter().enumerate() {
+        let no_plan = || {
+            let detail = "is no plan that a device of this order has signed";
+            Problem::field(format!("/plans/{index}"), detail)
+        };
+        let (device, outcome) = store::signed_plan(conn, *id).await?.ok_or_else(no_plan)?;
+        let hash = plan_hash(&outcome).filter(|_| devices.contains_key(&device));
+        plans.insert(device, hash.ok_or_else(no_plan)?);
+    }
+    if plans.len() == devices.len() {
+        Ok(plans)
+    } else {
+        Err(Problem::field("/plans", "are needed of every device of the order, or of none"))
+    }
+}
+
+fn plan_hash(outcome: &Outcome) -> Option<Hash> {
+    let Outcome::Succeeded { evidence } = outcome else { return None };
+    serde_json::from_value(evidence.get("plan_hash")?.clone()).ok()
 }
 
 fn reason(asked: &CreateOrder) -> Result<Option<String>, Problem> {

@@ -6,11 +6,12 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId};
 use serde_json::{Value, json};
 
 use super::end::end_if_over;
-use super::judge::{Finished, Report, Said};
+use super::judge::{Finished, Proved, Report, Said};
 use super::model::{Happening, Step, step};
 use super::store::{self, Standing};
 use crate::app::App;
@@ -27,10 +28,10 @@ const ALARMS: i64 = 1;
 /// has said so by then; the metric counts on.
 const NOTICES: i64 = 64;
 
-/// Receipts that the store holds, by device, as `confirmed` names them.
+/// Receipts and proofs that the store holds, by device, as `confirmed` names them.
 pub(super) type Confirmed = BTreeMap<DeviceId, Vec<String>>;
 
-/// Writes reports in one transaction, and answers which receipts the store holds now.
+/// Writes reports in one transaction, and answers which receipts and proofs the store holds now.
 pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Confirmed, DbError> {
     let mut confirmed = Confirmed::new();
     if reports.is_empty() {
@@ -56,7 +57,14 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
                 progress(&mut tx, &mut told, known, stage).await?;
                 end_if_over(&mut tx, known).await?;
             }
-            (Said::Finished(receipt), Some(known)) if answers(&receipt, known) => {
+            (Said::Proved(proved), Some(known))
+                if answers(&proved.proof.envelope_sha256, known) =>
+            {
+                prove(&mut tx, &mut told, known, &proved).await?;
+                end_if_over(&mut tx, known).await?;
+                confirmed.entry(identity.device).or_default().push(proved.jws.sha256());
+            }
+            (Said::Finished(receipt), Some(known)) if answers(&receipt.envelope_sha256, known) => {
                 finish(&mut tx, &mut told, known, &receipt).await?;
                 confirmed.entry(identity.device).or_default().push(receipt.jws.sha256());
             }
@@ -87,7 +95,9 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
                     by_device(&mut tx, known, Kind::ReceiptForged, payload);
                 }
             }
-            (Said::Acked | Said::Progress(_) | Said::Forged { .. }, None) => {
+            // A proof of an envelope that we never sent ends nothing, and its receipt will come.
+            (Said::Proved(_), Some(_))
+            | (Said::Acked | Said::Progress(_) | Said::Proved(_) | Said::Forged { .. }, None) => {
                 metrics::receipt("not_theirs");
             }
         }
@@ -110,10 +120,10 @@ async fn standings(
     Ok(known)
 }
 
-/// Whether a receipt is about the very envelope that left: a hub that forges one must not get
+/// Whether a signed word is about the very envelope that left: a hub that forges one must not get
 /// the refusal of its forgery taken for the outcome of the command.
-fn answers(receipt: &Finished, known: &Standing) -> bool {
-    known.envelope_sha256.as_deref() == Some(receipt.envelope_sha256.as_str())
+fn answers(envelope_sha256: &str, known: &Standing) -> bool {
+    known.envelope_sha256.as_deref() == Some(envelope_sha256)
 }
 
 fn stranger(tx: &mut Tx, device: DeviceId, command: CommandId, receipt: &Finished) {
@@ -159,6 +169,24 @@ async fn progress(
             by_device(tx, known, Kind::CommandRunning, json!({ "stage": stage }));
         }
         known.stage = Some(stage);
+    }
+    Ok(())
+}
+
+/// Keeps the first proof; a later one says nothing that it did not. It moves the command on like
+/// any stage, and also stands where the command has ended otherwise meanwhile.
+async fn prove(
+    tx: &mut Tx,
+    told: &mut Told,
+    known: &mut Standing,
+    proved: &Proved,
+) -> Result<(), DbError> {
+    progress(tx, told, known, "proved".to_owned()).await?;
+    if store::keep_proof(tx, known.id, &proved.jws).await? {
+        metrics::receipt("proof");
+        let grade = Grade::claimed(&proved.proof.evidence);
+        let payload = json!({ "grade": grade, "proof_sha256": proved.jws.sha256() });
+        by_device(tx, known, Kind::CommandProved, payload);
     }
     Ok(())
 }

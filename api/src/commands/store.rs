@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use protocol::action::Verb;
+use protocol::grade::Known;
 use protocol::id::{CommandId, DeviceId, OrderId};
-use protocol::jws::CompactJws;
+use protocol::jws::{self, CompactJws};
+use protocol::limits;
+use protocol::proof::{self, Proof};
+use protocol::receipt::{Evidence, Outcome};
 use protocol::state::{CommandState, Lane};
 use protocol::time::Timestamp;
 
@@ -20,11 +25,14 @@ pub(super) mod orders;
 
 /// After its validity and this, a command without a receipt is called overdue.
 const OVERDUE_AFTER: Duration = Duration::from_secs(15 * 60);
+/// A device that was not heard of for this long is silent: longer than the longest interval of
+/// its check-ins, and than we take to write down that it was here.
+const SILENT_AFTER: Duration = Duration::from_secs(30 * 60);
 
 const VIEW: &str = "SELECT c.id, c.order_id, c.device_id, d.name, c.generation, c.verb, c.lane, \
      c.seq, c.state, c.ended_by, c.approvals_needed, c.sends, c.stage, c.created_at, \
      c.expires_at, c.queued_at, c.sent_at, c.acked_at, c.running_at, c.finished_at, c.outcome, \
-     c.receipt FROM commands c JOIN devices d ON d.id = c.device_id WHERE 1 = 1";
+     c.receipt, c.stage_proof, d.last_seen_at FROM commands c JOIN devices d ON d.id = c.device_id WHERE 1 = 1";
 
 fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
     let time = |index: usize| -> Result<Option<Time>, DbError> {
@@ -35,13 +43,26 @@ fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
     let is_out = matches!(state, CommandState::Acked | CommandState::Running);
     let outcome: Option<&str> = row.try_get(20)?;
     let verb: &str = row.try_get(5)?;
+    let verb: Verb = verb.parse().map_err(|_| DbError::Unreadable("verb"))?;
+    let outcome: Option<Outcome> = outcome.map(|text| json(text, "outcome")).transpose()?;
+    let proof = row.try_get::<Option<String>>(22)?.map(CompactJws::from_text);
+    let proved = proof.as_ref().and_then(proved_by);
+    let heard_at = [time(17)?, time(18)?, time(23)?].into_iter().flatten().map(|at| at.0).max();
+    let known = Known {
+        class: verb.class(),
+        state,
+        outcome: outcome.as_ref(),
+        proved: proved.as_ref(),
+        is_silent: heard_at.is_some_and(|at| at.plus(SILENT_AFTER) < now),
+    };
     Ok(CommandView {
+        grade: known.grade(),
         id: CommandId::from_uuid(row.try_get(0)?),
         order_id: OrderId::from_uuid(row.try_get(1)?),
         device_id: DeviceId::from_uuid(row.try_get(2)?),
         device_name: row.try_get(3)?,
         generation: row.number(4)?,
-        verb: verb.parse().map_err(|_| DbError::Unreadable("verb"))?,
+        verb,
         lane: lane(row.try_get(6)?)?,
         seq: row.try_get::<Option<i64>>(7)?.and_then(|seq| u64::try_from(seq).ok()),
         state,
@@ -57,9 +78,16 @@ fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
         acked_at: time(17)?,
         running_at: time(18)?,
         finished_at: time(19)?,
-        outcome: outcome.map(|text| json(text, "outcome")).transpose()?,
+        outcome,
         receipt: row.try_get::<Option<String>>(21)?.map(CompactJws::from_text),
+        proof,
     })
+}
+
+/// What a proof says. It was verified before it was kept.
+fn proved_by(proof: &CompactJws) -> Option<Evidence> {
+    let parsed = jws::parse(proof, proof::TYP, limits::RECEIPT_BYTES).ok()?;
+    parsed.claims::<Proof>().ok().map(|proof| proof.evidence)
 }
 
 fn state(text: &str) -> Result<CommandState, DbError> {
@@ -81,6 +109,24 @@ pub(super) async fn find(
     select.push(" AND c.id = ").push_bind(id.as_uuid());
     reach.filter(&mut select, "c.device_id");
     select.fetch_optional(conn).await?.map(|row| view(&row, now)).transpose()
+}
+
+/// What the device of a plan signed, and which device.
+pub(super) async fn signed_plan(
+    conn: &mut Conn,
+    id: CommandId,
+) -> Result<Option<(DeviceId, Outcome)>, DbError> {
+    let row =
+        sql("SELECT device_id, outcome FROM commands WHERE verb = $1 AND state = $2 AND id = $3")
+            .bind(Verb::Plan.as_str())
+            .bind(CommandState::Succeeded.as_str())
+            .bind(id.as_uuid())
+            .fetch_optional(conn)
+            .await?;
+    let Some(row) = row else { return Ok(None) };
+    let outcome: Option<&str> = row.try_get(1)?;
+    let Some(outcome) = outcome else { return Ok(None) };
+    Ok(Some((DeviceId::from_uuid(row.try_get(0)?), json(outcome, "outcome")?)))
 }
 
 /// A page of commands whose devices are within reach.
@@ -239,6 +285,20 @@ pub(super) async fn progress(tx: &mut Tx, id: CommandId, stage: &str) -> Result<
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// Keeps a proof of a stage, unless there is one. Whether there was none.
+pub(super) async fn keep_proof(
+    tx: &mut Tx,
+    id: CommandId,
+    proof: &CompactJws,
+) -> Result<bool, DbError> {
+    let rows = sql("UPDATE commands SET stage_proof = $1 WHERE id = $2 AND stage_proof IS NULL")
+        .bind(proof.as_str())
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    Ok(rows == 1)
 }
 
 /// Ends a command by its receipt.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use protocol::action::{Action, Verb};
+use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId, GroupName, OrderId, PersonName};
 use protocol::jws::CompactJws;
 use protocol::manifest::Manifest;
@@ -29,6 +30,11 @@ pub struct CreateOrder {
     /// How long the order is valid, in seconds; a day by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_secs: Option<u64>,
+    /// Binds an order that destroys to what its devices signed: the commands of a `plan`, one of
+    /// each device. A device that would do something else by then refuses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub plans: Vec<CommandId>,
     /// Only says what would happen.
     #[serde(default)]
     pub dry_run: bool,
@@ -274,4 +280,14 @@ pub struct CommandView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub receipt: Option<CompactJws>,
+    /// What the device proved before the end, signed by its key: of a wipe, that the keys are
+    /// gone while the data is still being erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub proof: Option<CompactJws>,
+    /// How far a destruction is proven, once the device has the command: `proven`,
+    /// `proven_media`, `presumed` (it fell silent), `unproven`, `refused`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub grade: Option<Grade>,
 }

@@ -26,17 +26,22 @@ macro_rules! migrations {
             ),
             (2, "out", include_str!(concat!("../../migrations/", $folder, "/0002_out.sql"))),
             (3, "nodes", include_str!(concat!("../../migrations/", $folder, "/0003_nodes.sql"))),
+            (
+                4,
+                "stage_proof",
+                include_str!(concat!("../../migrations/", $folder, "/0004_stage_proof.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 3];
+type Texts = [(i64, &'static str, &'static str); 4];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -151,6 +151,7 @@ pub(super) const TABLES: [Table; 13] = [
             ("receipt", Text),
             ("outcome", Text),
             ("ended_by", Text),
+            ("stage_proof", Text),
         ],
     },
     Table {

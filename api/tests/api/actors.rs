@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use broker::{Broker as _, Downstream, HubLease, MemoryBroker, Presence, Subscription, Upstream};
+use protocol::action::Verb;
 use protocol::enrollment::EnrollResponse;
 use protocol::envelope::{Verified, Verifying};
 use protocol::frame::{AgentFrame, CommandFrame, Exchange, Hello, HubFrame};
-use protocol::id::{BootId, CommandId, DeviceId, SessionId};
+use protocol::id::{BootId, CommandId, DeviceId, OrderId, SessionId};
 use protocol::jws::CompactJws;
 use protocol::key::DeviceKey;
 use protocol::notice::{self, Notice};
+use protocol::proof::{self, Proof};
 use protocol::receipt::{self, Evidence, Outcome, Receipt};
 use protocol::state::PerLane;
 use protocol::time::Timestamp;
@@ -151,6 +153,30 @@ impl TestAgent {
         let random = aws_lc_rs::rand::SystemRandom::new();
         let jws = notice::sign(&claims, &self.signing.signer(&random)).unwrap();
         AgentFrame::Notice { command_id: command.command_id, jws }
+    }
+
+    /// A proof for an envelope, changed by `change` before it is signed.
+    pub(crate) fn proof(
+        &self,
+        command: &CommandFrame,
+        change: impl FnOnce(&mut Proof),
+    ) -> AgentFrame {
+        let mut claims = Proof {
+            iss: self.id,
+            generation: self.generation,
+            command_id: command.command_id,
+            order_id: OrderId::from_uuid(Uuid::nil()),
+            verb: Verb::Wipe,
+            evidence: Evidence::new(),
+            proved_at: Timestamp::from_millis(1),
+            boot_id: BootId::from_uuid(Uuid::nil()),
+            agent_version: "0.1.0".to_owned(),
+            envelope_sha256: command.jws.sha256(),
+        };
+        change(&mut claims);
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let jws = proof::sign(&claims, &self.signing.signer(&random)).unwrap();
+        AgentFrame::Proof { command_id: command.command_id, jws }
     }
 }
 

@@ -1,14 +1,14 @@
 //! Approvals: persons count, not keys; what they signed is what the device gets.
 
 use protocol::envelope::{Approval, approve};
-use protocol::frame::HubFrame;
+use protocol::frame::{CommandFrame, HubFrame};
 use protocol::key::SigningKey;
 use protocol::manifest::{DeviceTree, Manifest};
 use protocol::trust::SignedTrustRoot;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::actors::{commands, id_of};
+use super::actors::{TestAgent, commands, id_of};
 use super::bench::{Bench, order_body};
 
 fn key(seed: u8) -> SigningKey {
@@ -30,6 +30,20 @@ async fn manifest(bench: &Bench, order: &str) -> Manifest {
 fn signed(bench: &Bench, manifest: &Manifest, key: &SigningKey) -> Value {
     let approval = Approval { manifest: manifest.clone(), approved_at: bench.now() };
     json!({ "jws": approve(&approval, key).unwrap() })
+}
+
+/// A wipe that two persons approved, as the device gets it.
+pub(crate) async fn approved_wipe(bench: &Bench, agent: &mut TestAgent) -> CommandFrame {
+    let (ann, bob) = (key(1), key(2));
+    agent.trust = bench.set_approvers(&[(&ann, "ann"), (&bob, "bob")]).await;
+    let created = bench.order("wipe", &[agent.id]).await;
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let manifest = manifest(bench, &order).await;
+    for key in [&ann, &bob] {
+        let path = format!("/v1/orders/{order}/approvals");
+        bench.post(&path, &signed(bench, &manifest, key), StatusCode::OK).await;
+    }
+    commands(&agent.check_in(bench, Vec::new()).await).remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,8 @@ mod documents;
 mod enrollment;
 #[path = "../api/gate.rs"]
 mod gate;
+#[path = "../api/grades.rs"]
+mod grades;
 #[path = "../api/hostile.rs"]
 mod hostile;
 #[path = "../api/lanes.rs"]
@@ -28,6 +30,8 @@ mod numbers;
 mod orders;
 #[path = "../api/places.rs"]
 mod places;
+#[path = "../api/plans.rs"]
+mod plans;
 #[path = "../api/receipts.rs"]
 mod receipts;
 #[path = "../api/renewal.rs"]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fixture::{self, NOW, Organisation, device};
-use crate::manifest::DeviceTree;
+use crate::manifest::{DeviceTree, Hash};
 
 /// Verifies on device 1 what `change` made of a good, twice approved wipe of devices 1 and 2.
 fn reason(change: impl FnOnce(&Organisation, &mut Envelope)) -> Result<(), RefusalReason> {
@@ -101,6 +101,10 @@ fn manifest_widened_after_approval_is_refused() {
         envelope.manifest.expires_at = envelope.manifest.expires_at.plus(Duration::from_secs(60));
     });
     assert_eq!(longer, Err(RefusalReason::WidenedManifest));
+    let other_plan = reason(|_, envelope| {
+        envelope.manifest.plans.insert(device(1), Hash::sha256(b"another plan"));
+    });
+    assert_eq!(other_plan, Err(RefusalReason::WidenedManifest));
 }
 
 #[test]

@@ -166,6 +166,9 @@ fn show(context: &Context, order: &OrderView, shown: &ManifestView) {
     for device in shown.devices.iter().take(SHOWN) {
         out.note(&format!("    {:<24} {}", text::clean_to(&device.name, 63), device.id));
     }
+    for (device, plan) in &manifest.plans {
+        out.note(&format!("  {:<12} {plan} of {device}", "only by plan"));
+    }
     if shown.devices.len() > SHOWN {
         out.note(&format!("    and {} more", shown.devices.len() - SHOWN));
     }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use api::commands::wire::{CreateOrder, CreatedOrder, DryRun, Targets};
 use clap::{ArgGroup, Args, ValueEnum};
 use protocol::action::{
-    Action, AllowedPeer, Lock, LockLevel, Quarantine, Refresh, Release, Unlock, Wipe, WipeLevel,
+    Action, AllowedPeer, Lock, LockLevel, Plan, Quarantine, Refresh, Release, SelectiveWipe,
+    Unlock, Wipe, WipeLevel,
 };
-use protocol::id::{DeviceId, GroupName};
+use protocol::id::{CommandId, DeviceId, GroupName};
 use protocol::state::{CommandState, VerbClass};
 
 use super::ask::{self, Demand};
@@ -109,9 +110,37 @@ pub struct WipeArgs {
     /// How far: the keys, which takes milliseconds, or the data as well
     #[arg(long, value_enum, default_value_t = Depth::Keys)]
     pub level: Depth,
+    /// Only if the device would do exactly what it signed in this `plan`; one of each device
+    #[arg(long, value_name = "COMMAND")]
+    pub plan: Vec<CommandId>,
     /// Leave the device on; a mounted volume stays readable until it is off
     #[arg(long)]
     pub no_power_off: bool,
+    /// Targets and the rest.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// Arguments of `tocsin selective-wipe`.
+#[derive(Debug, Clone, Args)]
+pub struct SelectiveWipeArgs {
+    /// Only if the device would do exactly what it signed in this `plan`; one of each device
+    #[arg(long, value_name = "COMMAND")]
+    pub plan: Vec<CommandId>,
+    /// Targets and the rest.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// Arguments of `tocsin plan`.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArgs {
+    /// Of a wipe that goes how far
+    #[arg(long, value_enum, default_value_t = Depth::Keys, conflicts_with = "selective")]
+    pub level: Depth,
+    /// Of a selective wipe
+    #[arg(long)]
+    pub selective: bool,
     /// Targets and the rest.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -155,12 +184,32 @@ pub async fn unlock(context: &Context, args: PlainArgs) -> Result<Exit, Failure>
 
 /// Wipes devices.
 pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
-    let level = match args.level {
-        Depth::Keys => WipeLevel::Keys,
-        Depth::Data => WipeLevel::Data,
+    let wipe = Wipe { level: args.level.into(), power_off: !args.no_power_off };
+    give_bound(context, Action::Wipe(wipe), args.plan, args.order).await
+}
+
+/// Has devices sign what a wipe would do.
+pub async fn plan(context: &Context, args: PlanArgs) -> Result<Exit, Failure> {
+    let of = if args.selective {
+        Action::SelectiveWipe(SelectiveWipe {})
+    } else {
+        Action::Wipe(Wipe { level: args.level.into(), power_off: true })
     };
-    let wipe = Wipe { level, power_off: !args.no_power_off };
-    give(context, Action::Wipe(wipe), args.order).await
+    give(context, Action::Plan(Plan { of: Box::new(of) }), args.order).await
+}
+
+impl From<Depth> for WipeLevel {
+    fn from(depth: Depth) -> Self {
+        match depth {
+            Depth::Keys => Self::Keys,
+            Depth::Data => Self::Data,
+        }
+    }
+}
+
+/// Wipes the company's part of devices.
+pub async fn selective_wipe(context: &Context, args: SelectiveWipeArgs) -> Result<Exit, Failure> {
+    give_bound(context, Action::SelectiveWipe(SelectiveWipe {}), args.plan, args.order).await
 }
 
 /// Quarantines devices.
@@ -179,8 +228,18 @@ pub async fn refresh(context: &Context, args: PlainArgs) -> Result<Exit, Failure
     give(context, Action::Refresh(Refresh {}), args.order).await
 }
 
-/// Shows, asks, orders, and follows.
+/// Gives an order that is bound to no plan.
 async fn give(context: &Context, action: Action, args: OrderArgs) -> Result<Exit, Failure> {
+    give_bound(context, action, Vec::new(), args).await
+}
+
+/// Shows, asks, orders, and follows.
+async fn give_bound(
+    context: &Context,
+    action: Action,
+    plans: Vec<CommandId>,
+    args: OrderArgs,
+) -> Result<Exit, Failure> {
     action.check().map_err(|error| Failure::usage(error.to_string()))?;
     let (out, client) = (context.out, context.client()?);
     let targets = targets::parse(&client, &args.devices, args.group.clone()).await?;
@@ -189,6 +248,7 @@ async fn give(context: &Context, action: Action, args: OrderArgs) -> Result<Exit
         targets,
         reason: reason(context, &args).await?,
         expires_in_secs: args.expires.map(|expires| expires.as_secs()),
+        plans,
         dry_run: true,
     };
     if order.reason.is_none() && args.dry_run {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use api::commands::wire::CommandView;
 use api::devices::DeviceView;
 use clap::Args;
+use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId};
 use protocol::receipt::{Outcome, Receipt};
 
@@ -41,12 +42,28 @@ pub async fn run(context: &Context, args: ProofArgs) -> Result<Exit, Failure> {
             show(out, &proof, &receipt);
             Ok(Exit::of_state(proof.command.state))
         }
+        Err(ProofError::NoReceipt) if proof.command.proof.is_some() => first(out, &proof),
         Err(ProofError::NoReceipt) if !proof.command.state.is_terminal() => {
             Err(Failure::new("the device has not answered yet")
                 .next(format!("follow it: tocsin watch {}", proof.command.id)))
         }
         Err(error) => Err(Failure::new(format!("NOT PROVEN: {error}"))),
     }
+}
+
+/// Verifies and shows what the device proved before the end of a command.
+fn first(out: Out, proof: &Proof) -> Result<Exit, Failure> {
+    let first =
+        proof.verify_first().map_err(|error| Failure::new(format!("NOT PROVEN: {error}")))?;
+    let name = text::clean(&proof.command.device_name);
+    let grade = Grade::claimed(&first.evidence).map_or("no grade", outcome::grade_words);
+    out.line(&format!("{name} goes on: the proof is signed by the device's key"));
+    out.line(&format!("  {:<10} {grade}", "so far"));
+    let at = api::time::Time(first.proved_at);
+    out.line(&format!("  {:<10} {at} by the device's clock", "proved"));
+    out.line(&format!("  {:<10} {}", "envelope", text::clean(&first.envelope_sha256)));
+    evidence(out, &Outcome::Succeeded { evidence: first.evidence });
+    Ok(Exit::of_state(proof.command.state))
 }
 
 /// A command with the key of its device.
@@ -110,6 +127,9 @@ fn show(out: Out, proof: &Proof, receipt: &Receipt) {
         ("receipt", command.receipt.as_ref().map(|jws| jws.sha256()).unwrap_or_default()),
     ] {
         out.line(&format!("  {label:<10} {value}"));
+    }
+    if let Some(grade) = outcome::grade_of(command) {
+        out.line(&format!("  {:<10} {}", "grade", outcome::grade_words(grade)));
     }
     evidence(out, &receipt.outcome);
 }

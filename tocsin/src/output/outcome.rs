@@ -5,6 +5,7 @@
 
 use api::commands::wire::CommandView;
 use protocol::action::{Action, LockLevel, Verb, WipeLevel};
+use protocol::grade::{GRADE, Grade, Known};
 use protocol::jws::CompactJws;
 use protocol::receipt::{Evidence, FailureKind, Outcome};
 use protocol::state::{CommandState, VerbClass};
@@ -45,6 +46,8 @@ pub fn action(action: &Action) -> String {
             let power = if wipe.power_off { "then power off" } else { "without power-off" };
             format!("wipe (level {level}, {power})")
         }
+        Action::Plan(plan) => format!("plan of {}", self::action(&plan.of)),
+        Action::SelectiveWipe(_) => "selective wipe (company volumes, managed files)".to_owned(),
         Action::Quarantine(_) | Action::Unlock(_) | Action::Release(_) | Action::Refresh(_) => {
             action.verb().to_string()
         }
@@ -68,6 +71,8 @@ pub const fn past(verb: Verb) -> &'static str {
         Verb::Quarantine => "quarantined",
         Verb::Release => "released",
         Verb::Wipe => "wiped",
+        Verb::SelectiveWipe => "wiped of company data",
+        Verb::Plan => "planned",
         Verb::Refresh => "refreshed",
     }
 }
@@ -133,7 +138,9 @@ pub fn sentence(
         CommandState::Acked | CommandState::Running => {
             let stage = view.stage.as_deref().map(|stage| format!(" ({})", text::clean(stage)));
             let stage = stage.unwrap_or_default();
-            format!("{}{stage}: the device has the command on disk", view.state.as_str())
+            let grade = view.grade.map(|grade| format!("; {}", on_the_way(grade)));
+            let grade = grade.unwrap_or_default();
+            format!("{}{stage}: the device has the command on disk{grade}", view.state.as_str())
         }
         CommandState::Succeeded | CommandState::Failed | CommandState::Refused => {
             finished(view, proof)
@@ -147,6 +154,48 @@ pub fn sentence(
     let is_unproven = view.receipt.is_some() && proof.is_err();
     let tone = if is_unproven { Tone::Bad } else { tone(view.state) };
     (tone, format!("{name} {said}"))
+}
+
+/// A grade before the receipt: nothing here was verified on this machine.
+const fn on_the_way(grade: Grade) -> &'static str {
+    match grade {
+        Grade::Proven | Grade::ProvenMedia => {
+            "its keys are said to be destroyed, verify with `tocsin proof`"
+        }
+        Grade::Presumed => {
+            "PRESUMED destroyed: it took the order and fell silent, nothing proves it"
+        }
+        Grade::Unproven | Grade::Refused => "nothing is destroyed for certain",
+    }
+}
+
+/// A grade in words. Of the proven ones only what a verified signature claims.
+pub const fn grade_words(grade: Grade) -> &'static str {
+    match grade {
+        Grade::Proven => {
+            "grade proven: keys destroyed; an earlier header backup still opens the data"
+        }
+        Grade::ProvenMedia => "grade proven+media: keys and data destroyed",
+        Grade::Presumed => "grade presumed: the device fell silent",
+        Grade::Unproven => "grade UNPROVEN: what was to be destroyed may be left",
+        Grade::Refused => "grade refused: nothing was destroyed",
+    }
+}
+
+/// The grade of a command that ended, by its verified receipt and not by anybody's word.
+pub fn grade_of(view: &CommandView) -> Option<Grade> {
+    let known = Known {
+        class: view.verb.class(),
+        state: view.state,
+        outcome: view.outcome.as_ref(),
+        proved: match &view.outcome {
+            Some(Outcome::Failed { evidence, .. }) => Some(evidence),
+            Some(Outcome::Succeeded { .. } | Outcome::Refused { .. } | Outcome::InDoubt { .. })
+            | None => None,
+        },
+        is_silent: false,
+    };
+    known.grade()
 }
 
 /// The state in words.
@@ -211,7 +260,9 @@ fn receipt_words(view: &CommandView, proof: Result<(), &ProofError>) -> String {
         }
         Some(Outcome::Refused { .. } | Outcome::InDoubt { .. }) | None => String::new(),
     };
-    format!("proven by receipt {}{evidence}", receipt_name(jws))
+    let grade = grade_of(view).map(|grade| format!("; {}", grade_words(grade)));
+    let grade = grade.unwrap_or_default();
+    format!("proven by receipt {}{evidence}{grade}", receipt_name(jws))
 }
 
 /// The name of a receipt, short.
@@ -220,8 +271,9 @@ pub fn receipt_name(jws: &CompactJws) -> String {
 }
 
 fn evidence_words(evidence: &Evidence) -> String {
-    let words: Vec<_> =
-        evidence.iter().filter_map(|(name, value)| Some((name, scalar(value)?))).collect();
+    // The grade has words of its own.
+    let words = evidence.iter().filter(|(name, _)| *name != GRADE);
+    let words: Vec<_> = words.filter_map(|(name, value)| Some((name, scalar(value)?))).collect();
     if words.is_empty() {
         return String::new();
     }

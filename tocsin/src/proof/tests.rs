@@ -60,6 +60,8 @@ fn proof(receipt: &Receipt) -> Proof {
             finished_at: at(212),
             outcome: Some(receipt.outcome.clone()),
             receipt: Some(jws),
+            proof: None,
+            grade: None,
         },
         public_key: BASE64.encode(key.public().as_point()),
     }

@@ -111,6 +111,7 @@ impl Giver {
             _ => Action::Unlock(Unlock {}),
         };
         let order = CreateOrder {
+            plans: Vec::new(),
             action,
             targets: Targets::Names(self.devices.clone()),
             reason: Some("a test".to_owned()),

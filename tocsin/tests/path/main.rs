@@ -12,3 +12,4 @@ mod operator;
 mod orders;
 mod rollback;
 mod trap;
+mod wipe;

@@ -3,7 +3,7 @@
 use crate::installation::{Installation, eventually};
 
 /// Makes an approval key and has the root key name it.
-fn approver(installation: &Installation, person: &str) -> String {
+pub(crate) fn approver(installation: &Installation, person: &str) -> String {
     let key = installation.path(&format!("{person}.key")).display().to_string();
     let passphrase = installation.path("passphrase").display().to_string();
     std::fs::write(&passphrase, "a passphrase").expect("the passphrase is written");
@@ -15,7 +15,7 @@ fn approver(installation: &Installation, person: &str) -> String {
     key
 }
 
-fn approve(installation: &Installation, order: &str, key: &str) {
+pub(crate) fn approve(installation: &Installation, order: &str, key: &str) {
     let passphrase = installation.path("passphrase").display().to_string();
     let sign = ["--key", key, "--passphrase-file", &passphrase, "--yes"];
     // 7 says that another person has to approve as well.

@@ -257,6 +257,10 @@ impl Api {
                 AgentFrame::Progress { command_id, .. } => {
                     self.hear(device, command_id, Happening::Progressed, scene);
                 }
+                AgentFrame::Proof { command_id, jws } => {
+                    self.hear(device, command_id, Happening::Progressed, scene);
+                    confirmed.entry(device).or_default().push(jws.sha256());
+                }
                 AgentFrame::Receipt { command_id, jws } => {
                     just_said.insert(command_id);
                     self.take_receipt(device, command_id, &jws, scene);

@@ -112,6 +112,7 @@ impl Store {
             expires_at,
             device_count: 1,
             device_root: tree.root(),
+            plans: std::collections::BTreeMap::new(),
         };
         let trust = &scene.organisation.trust;
         let needed = usize::from(trust.approvals_needed(&manifest, &device_id(device)));

@@ -236,6 +236,7 @@ impl Plane {
                 AgentFrame::Sync { .. } => "sync",
                 AgentFrame::Ack { .. } => "ack",
                 AgentFrame::Progress { .. } => "progress",
+                AgentFrame::Proof { .. } => "proof",
                 AgentFrame::Receipt { .. } => "receipt",
                 AgentFrame::Notice { .. } => "notice",
                 AgentFrame::Unknown => "unknown",
@@ -261,7 +262,11 @@ impl Plane {
                     self.happen((device, by), command_id, State::Done);
                     receipts.push(jws.sha256());
                 }
-                AgentFrame::Progress { .. } | AgentFrame::Notice { .. } | AgentFrame::Unknown => {}
+                // Simulated executors prove nothing before the end.
+                AgentFrame::Progress { .. }
+                | AgentFrame::Proof { .. }
+                | AgentFrame::Notice { .. }
+                | AgentFrame::Unknown => {}
             }
         }
         if !receipts.is_empty() {

@@ -88,6 +88,7 @@ impl Store {
             expires_at: iat.plus(VALIDITY),
             device_count: 1,
             device_root: devices.root(),
+            plans: std::collections::BTreeMap::new(),
         };
         let claims = Envelope {
             jti: CommandId::new(iat, chance.bytes()),

@@ -8,15 +8,18 @@ use std::ops::Range;
 use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use protocol::receipt::FailureKind;
 use runtime::Entropy;
 
-use super::luks2::{self, BINARY_BYTES, LayoutError};
+use super::luks::{self, LayoutError};
 use super::record::{Progress, Target};
-use super::volume::{Access, Disk, Volume};
+use super::volume::{Access, Disk, Erasure, Volume};
 use crate::execute::{hex, sha256_hex};
 
 /// Bytes that are written and read at a time.
 const CHUNK: usize = 4 * 1024 * 1024;
+/// Bytes that a device is asked to erase at a time.
+const DISCARD: u64 = 1024 * 1024 * 1024;
 /// Bytes of data between two saves of the progress.
 const SAVE_EVERY: u64 = 256 * 1024 * 1024;
 /// Places of a destroyed data area that proving looks at.
@@ -44,13 +47,40 @@ pub(super) enum DestroyError {
     Left(&'static str),
 }
 
+impl DestroyError {
+    /// What a receipt calls it.
+    pub(super) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Io(error) | Self::Layout(LayoutError::Io(error)) => kind_of(error),
+            Self::Layout(LayoutError::NotLuks | LayoutError::Impossible(_)) | Self::Stranger => {
+                FailureKind::Precondition
+            }
+            Self::ReadBack(_) | Self::Left(_) => FailureKind::NotProven,
+        }
+    }
+}
+
+fn kind_of(error: &io::Error) -> FailureKind {
+    // A device that is read-only says so in three ways.
+    let is_forbidden =
+        matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+    if is_forbidden {
+        FailureKind::Permission
+    } else if error.kind() == io::ErrorKind::TimedOut {
+        FailureKind::Timeout
+    } else {
+        FailureKind::Io
+    }
+}
+
 /// What is to be destroyed at that path, without touching it.
 pub(super) fn inspect(disk: &dyn Disk, path: &Path) -> Result<Target, DestroyError> {
     let volume = disk.open(path, Access::Read)?;
-    let layout = luks2::layout(&*volume)?;
-    let headers = 0..layout.header_bytes * 2;
+    let layout = luks::layout(&*volume)?;
+    let headers = layout.format.headers(layout.header_bytes);
     Ok(Target {
         path: path.to_owned(),
+        format: layout.format,
         uuid: layout.uuid,
         marker: hex(&Entropy::system().bytes::<32>()),
         header_bytes: layout.header_bytes,
@@ -61,6 +91,7 @@ pub(super) fn inspect(disk: &dyn Disk, path: &Path) -> Result<Target, DestroyErr
         key_area_sha256: None,
         data_done: layout.data.as_ref().map_or(0, |data| data.start),
         data: layout.data,
+        erasure: None,
         progress: Progress::Pending,
     })
 }
@@ -92,31 +123,24 @@ pub(super) fn keys(disk: &dyn Disk, target: &mut Target) -> Result<(), DestroyEr
     Ok(())
 }
 
-/// Overwrites both headers.
+/// Overwrites the headers.
 ///
 /// Their order keeps the volume recognisable at every instant: the sector that names it is
 /// replaced by the sector that begins with the marker in one write, before the last copy of the
 /// name goes.
 pub(super) fn headers(disk: &dyn Disk, target: &mut Target) -> Result<(), DestroyError> {
     let volume = open_same(disk, target)?;
-    let both = 0..target.header_bytes * 2;
-    let mut bytes = vec![0; length(&both)];
+    let all = target.headers();
+    let mut bytes = vec![0; length(&all)];
     Entropy::system().fill(&mut bytes);
     let marker = target.marker.as_bytes();
     bytes[..marker.len()].copy_from_slice(marker);
-    let half = length(&(0..target.header_bytes));
-    let order = [
-        half + BINARY_BYTES..bytes.len(),
-        BINARY_BYTES..half,
-        0..BINARY_BYTES,
-        half..half + BINARY_BYTES,
-    ];
-    for part in order {
+    for part in target.format.order(length(&(0..target.header_bytes))) {
         volume.write_at(&bytes[part.clone()], part.start as u64)?;
     }
     volume.flush()?;
     let written = sha256_hex(&bytes);
-    if digest(&*volume, both)? != written {
+    if digest(&*volume, all)? != written {
         return Err(DestroyError::ReadBack("headers"));
     }
     target.headers_after_sha256 = Some(written);
@@ -124,7 +148,7 @@ pub(super) fn headers(disk: &dyn Disk, target: &mut Target) -> Result<(), Destro
     Ok(())
 }
 
-/// Overwrites the data with zeros where it takes up space, and gives that space back.
+/// Erases the data.
 ///
 /// `save` is called from time to time with the target's progress.
 pub(super) fn data(
@@ -134,24 +158,88 @@ pub(super) fn data(
 ) -> Result<(), DestroyError> {
     let volume = open_same(disk, target)?;
     let area = target.data.clone().unwrap_or(0..0);
-    let zeros = vec![0; CHUNK];
-    let mut saved = target.data_done;
-    while let Some(found) = volume.next_allocated(target.data_done..area.end)? {
-        for range in chunks(found) {
-            volume.write_at(&zeros[..length(&range)], range.start)?;
-            target.data_done = range.end;
-            if target.data_done.saturating_sub(saved) >= SAVE_EVERY {
-                volume.flush()?;
-                saved = target.data_done;
-                save(target);
-            }
-        }
-    }
-    volume.flush()?;
-    volume.release(area.clone())?;
-    target.data_done = area.end;
+    let mut erasing = Erasing { area, done: target.data_done, erasure: target.erasure };
+    let erased = erasing.run(&*volume, &mut |erasing| {
+        (target.data_done, target.erasure) = (erasing.done, erasing.erasure);
+        save(target);
+    });
+    (target.data_done, target.erasure) = (erasing.done, erasing.erasure);
+    erased?;
     target.progress = Progress::Data;
     Ok(())
+}
+
+/// A range that is being erased.
+#[derive(Debug)]
+pub(super) struct Erasing {
+    /// The whole of it.
+    pub(super) area: Range<u64>,
+    /// Up to where it is.
+    pub(super) done: u64,
+    /// In which way, the weakest of several.
+    pub(super) erasure: Option<Erasure>,
+}
+
+impl Erasing {
+    /// Erases what is left: by the device itself where it can and shows zeros afterwards, else by
+    /// zeros where the range takes up space, which is then given back.
+    pub(super) fn run(
+        &mut self,
+        volume: &dyn Volume,
+        save: &mut dyn FnMut(&Self),
+    ) -> Result<(), DestroyError> {
+        self.discard(volume, save)?;
+        if self.done < self.area.end {
+            self.overwrite(volume, save)?;
+        }
+        volume.flush()?;
+        if verify_zero(volume, &self.area).is_err() {
+            // A device may call data erased and show something else.
+            self.done = self.area.start;
+            self.overwrite(volume, save)?;
+            volume.flush()?;
+        }
+        volume.release(self.area.clone())?;
+        self.done = self.area.end;
+        Ok(())
+    }
+
+    fn discard(
+        &mut self,
+        volume: &dyn Volume,
+        save: &mut dyn FnMut(&Self),
+    ) -> Result<(), DestroyError> {
+        while self.done < self.area.end {
+            let part = self.done..self.area.end.min(self.done.saturating_add(DISCARD));
+            let Some(erasure) = volume.discard(part.clone())? else { return Ok(()) };
+            self.done = part.end;
+            self.erasure = self.erasure.max(Some(erasure));
+            save(self);
+        }
+        Ok(())
+    }
+
+    fn overwrite(
+        &mut self,
+        volume: &dyn Volume,
+        save: &mut dyn FnMut(&Self),
+    ) -> Result<(), DestroyError> {
+        self.erasure = Some(Erasure::Overwritten);
+        let zeros = vec![0; CHUNK];
+        let mut saved = self.done;
+        while let Some(found) = volume.next_allocated(self.done..self.area.end)? {
+            for range in chunks(found) {
+                volume.write_at(&zeros[..length(&range)], range.start)?;
+                self.done = range.end;
+                if self.done.saturating_sub(saved) >= SAVE_EVERY {
+                    volume.flush()?;
+                    saved = self.done;
+                    save(self);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Looks whether the volume is destroyed as far as its record says, and returns the digest of
@@ -161,10 +249,10 @@ pub(super) fn verify(disk: &dyn Disk, target: &Target) -> Result<String, Destroy
     if !same_volume(&*volume, target)? {
         return Err(DestroyError::Stranger);
     }
-    if luks2::shows_header(&*volume)? {
+    if luks::shows_header(&*volume)? {
         return Err(DestroyError::Left("a header"));
     }
-    let after = digest(&*volume, 0..target.header_bytes * 2)?;
+    let after = digest(&*volume, target.headers())?;
     if after == target.headers_before_sha256 || Some(&after) != target.headers_after_sha256.as_ref()
     {
         return Err(DestroyError::ReadBack("headers"));
@@ -173,13 +261,13 @@ pub(super) fn verify(disk: &dyn Disk, target: &Target) -> Result<String, Destroy
         return Err(DestroyError::ReadBack("keyslots"));
     }
     if let (Some(area), Progress::Data) = (&target.data, target.progress) {
-        verify_data(&*volume, area)?;
+        verify_zero(&*volume, area)?;
     }
     Ok(after)
 }
 
 /// Reads evenly spread samples, the first and the last bytes of the area among them.
-fn verify_data(volume: &dyn Volume, area: &Range<u64>) -> Result<(), DestroyError> {
+pub(super) fn verify_zero(volume: &dyn Volume, area: &Range<u64>) -> Result<(), DestroyError> {
     let sample = SAMPLE_BYTES.min(area.end - area.start);
     let last = area.end - sample;
     let step = ((last - area.start) / SAMPLES).max(1);
@@ -206,7 +294,7 @@ fn same_volume(volume: &dyn Volume, target: &Target) -> Result<bool, DestroyErro
     }
     let mut start = vec![0; target.marker.len()];
     volume.read_at(&mut start, 0)?;
-    let named = luks2::claimed_uuid(volume, target.header_bytes)?;
+    let named = luks::claimed_uuid(volume, target.format, target.header_bytes)?;
     Ok(start == target.marker.as_bytes() || named.as_ref() == Some(&target.uuid))
 }
 

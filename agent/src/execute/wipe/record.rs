@@ -11,6 +11,9 @@ use protocol::id::CommandId;
 use serde::{Deserialize, Serialize};
 
 use super::super::state_file::StateFile;
+use super::graph::SwapKind;
+use super::luks::Format;
+use super::volume::Erasure;
 
 /// One wipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +28,15 @@ pub(super) struct Wiping {
     pub(super) finished: bool,
     /// The volumes, in the order of their destruction.
     pub(super) targets: Vec<Target>,
+    /// Swap that lies on none of them.
+    #[serde(default)]
+    pub(super) swaps: Vec<Swap>,
+    /// What lies on none of them either and stays readable.
+    #[serde(default)]
+    pub(super) unencrypted: Vec<PathBuf>,
+    /// Files that go with them, as the endpoint names them.
+    #[serde(default)]
+    pub(super) files: Vec<PathBuf>,
 }
 
 impl StateFile for Wiping {
@@ -36,16 +48,19 @@ impl StateFile for Wiping {
 pub(super) struct Target {
     /// Where it is.
     pub(super) path: PathBuf,
+    /// Which LUKS it is.
+    #[serde(default)]
+    pub(super) format: Format,
     /// Which volume it is.
     pub(super) uuid: String,
     /// Random bytes in hexadecimal, with which the destroyed volume begins: after a power cut
     /// they tell this volume from any other that might have taken its path.
     pub(super) marker: String,
-    /// Size of one of its two headers.
+    /// Size of one of its headers.
     pub(super) header_bytes: u64,
     /// Keyslots that held keys.
     pub(super) keyslots: usize,
-    /// SHA-256 of both headers before.
+    /// SHA-256 of its headers before.
     pub(super) headers_before_sha256: String,
     /// SHA-256 of what was written over them.
     pub(super) headers_after_sha256: Option<String>,
@@ -57,8 +72,55 @@ pub(super) struct Target {
     pub(super) data: Option<Range<u64>>,
     /// Up to where the data is destroyed.
     pub(super) data_done: u64,
+    /// In which way, the weakest of several.
+    #[serde(default)]
+    pub(super) erasure: Option<Erasure>,
     /// How far the destruction came.
     pub(super) progress: Progress,
+}
+
+impl Target {
+    /// Where its headers are.
+    pub(super) fn headers(&self) -> Range<u64> {
+        self.format.headers(self.header_bytes)
+    }
+}
+
+impl Wiping {
+    /// Whether everything came as far as the level says.
+    pub(super) fn is_complete(&self) -> bool {
+        self.has_reached(Progress::goal(self.level)) && self.swaps.iter().all(Swap::is_done)
+    }
+
+    /// Whether every volume came at least that far.
+    pub(super) fn has_reached(&self, progress: Progress) -> bool {
+        self.targets.iter().all(|target| target.progress >= progress)
+    }
+}
+
+/// Swap that lies on no LUKS volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Swap {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// How it is kept.
+    pub(super) kind: SwapKind,
+    /// Its size.
+    pub(super) bytes: u64,
+    /// Up to where it is erased; nothing of it is while it still names itself.
+    pub(super) done: u64,
+    /// In which way, the weakest of several.
+    pub(super) erasure: Option<Erasure>,
+}
+
+impl Swap {
+    /// Whether nothing is left to be done: a key in memory goes with the power.
+    pub(super) fn is_done(&self) -> bool {
+        match self.kind {
+            SwapKind::RandomKey => true,
+            SwapKind::Plain => self.done >= self.bytes,
+        }
+    }
 }
 
 /// How far the destruction of one volume came.
@@ -69,9 +131,9 @@ pub(super) enum Progress {
     Pending,
     /// The keyslots area is overwritten.
     Keys,
-    /// Both headers are overwritten too.
+    /// The headers are overwritten too.
     Headers,
-    /// The data area is overwritten too.
+    /// The data area is erased too.
     Data,
 }
 

@@ -9,11 +9,43 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::unistd::{Whence, lseek};
+use serde::{Deserialize, Serialize};
+
+use crate::execute::tool::Tool;
+
+/// How long a device may take to discard one range.
+const DISCARD_BUDGET: Duration = Duration::from_secs(120);
+/// The stage that failures of discarding name; they only mean that the device cannot.
+const STAGE: &str = "discard";
+
+/// How data was taken away, the strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Erasure {
+    /// The device erased it and every copy that it kept (BLKSECDISCARD).
+    SecureDiscard,
+    /// The device gave its space back and shows zeros (FALLOC_FL_PUNCH_HOLE).
+    Unmapped,
+    /// Zeros were written over it.
+    Overwritten,
+}
+
+impl Erasure {
+    /// The way as evidence names it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SecureDiscard => "secure_discard",
+            Self::Unmapped => "unmapped",
+            Self::Overwritten => "overwritten",
+        }
+    }
+}
 
 /// What a volume is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +94,12 @@ pub trait Volume: fmt::Debug {
     /// What the system says.
     fn next_allocated(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>>;
 
+    /// Has the device itself erase the range; `None` where it cannot, and nothing is changed.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn discard(&self, range: Range<u64>) -> io::Result<Option<Erasure>>;
+
     /// Gives the space of the range back where the file system can; elsewhere does nothing.
     ///
     /// # Errors
@@ -75,6 +113,7 @@ pub struct SystemDisk;
 
 #[derive(Debug)]
 struct SystemVolume {
+    path: PathBuf,
     file: File,
     size: u64,
     is_file: bool,
@@ -98,7 +137,8 @@ impl Disk for SystemDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let size = file.seek(SeekFrom::End(0))?;
-        Ok(Box::new(SystemVolume { file, size, is_file: kind.is_file() }))
+        let path = path.to_owned();
+        Ok(Box::new(SystemVolume { path, file, size, is_file: kind.is_file() }))
     }
 }
 
@@ -141,16 +181,49 @@ impl Volume for SystemVolume {
         Ok(Some(start..end))
     }
 
+    fn discard(&self, range: Range<u64>) -> io::Result<Option<Erasure>> {
+        if self.is_file || range.is_empty() {
+            return Ok(None);
+        }
+        if self.discards_securely(&range) {
+            return Ok(Some(Erasure::SecureDiscard));
+        }
+        match self.punch(range) {
+            Ok(()) => Ok(Some(Erasure::Unmapped)),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL | Errno::EBUSY) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn release(&self, range: Range<u64>) -> io::Result<()> {
         if !self.is_file || range.is_empty() {
             return Ok(());
         }
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let start = i64::try_from(range.start).map_err(io::Error::other)?;
-        let length = i64::try_from(range.end - range.start).map_err(io::Error::other)?;
-        match fallocate(&self.file, flags, start, length) {
+        match self.punch(range) {
             Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl SystemVolume {
+    /// fallocate(2) gives a file's space back; a block device unmaps it, and shows zeros or says
+    /// that it cannot.
+    fn punch(&self, range: Range<u64>) -> Result<(), Errno> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let start = i64::try_from(range.start).map_err(|_| Errno::EINVAL)?;
+        let length = i64::try_from(range.end - range.start).map_err(|_| Errno::EINVAL)?;
+        fallocate(&self.file, flags, start, length)
+    }
+
+    /// The ioctl has no safe wrapper, so blkdiscard(8) of util-linux makes it. `--force`: the
+    /// device is in use, by the mapping whose keys are gone.
+    fn discards_securely(&self, range: &Range<u64>) -> bool {
+        let (offset, length) = (range.start.to_string(), (range.end - range.start).to_string());
+        let arguments = ["--force", "--secure", "--offset", &offset, "--length", &length];
+        let discarded = Tool::find("blkdiscard", STAGE).and_then(|tool| {
+            tool.args(arguments).args([&self.path]).budget(DISCARD_BUDGET).run_ok(STAGE)
+        });
+        discarded.is_ok()
     }
 }

@@ -12,7 +12,8 @@ use std::ops::Range;
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use serde::{Deserialize, Deserializer};
 
-use super::volume::Volume;
+use super::{Format, Layout, LayoutError, PRIMARY, be16, be64, text, uuid};
+use crate::execute::wipe::volume::Volume;
 
 #[cfg(test)]
 mod tests;
@@ -22,41 +23,11 @@ pub(super) const BINARY_BYTES: usize = 4096;
 /// Where a secondary header may begin; equally, the sizes that a header may have.
 const SIZES: [u64; 9] =
     [0x4000, 0x8000, 0x1_0000, 0x2_0000, 0x4_0000, 0x8_0000, 0x10_0000, 0x20_0000, 0x40_0000];
-const PRIMARY: &[u8; 6] = b"LUKS\xba\xbe";
 const SECONDARY: &[u8; 6] = b"SKUL\xba\xbe";
 /// The checksum field inside the binary part, which counts as zero in the checksum.
 const CHECKSUM: Range<usize> = 448..512;
 /// Largest keyslots area that cryptsetup makes.
 const MAX_KEYSLOTS_BYTES: u64 = 128 * 1024 * 1024;
-
-/// Where the parts of a LUKS2 volume lie.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Layout {
-    /// The volume's UUID as its header spells it.
-    pub(super) uuid: String,
-    /// Bytes of one header; both begin at 0 and here.
-    pub(super) header_bytes: u64,
-    /// How many keyslots hold a key.
-    pub(super) keyslots: usize,
-    /// The whole space between the headers and the data.
-    pub(super) key_area: Range<u64>,
-    /// The data, unless it lies on another device.
-    pub(super) data: Option<Range<u64>>,
-}
-
-/// Why a volume's layout is not known.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LayoutError {
-    /// The volume could not be read.
-    #[error("cannot be read")]
-    Io(#[from] io::Error),
-    /// There is no valid LUKS2 header.
-    #[error("is not a LUKS2 volume, or both its headers are damaged")]
-    NotLuks2,
-    /// A header is valid but says what cannot be.
-    #[error("has a LUKS2 header with an impossible {0}")]
-    Impossible(&'static str),
-}
 
 /// One header that passed its checksum.
 struct Header {
@@ -111,7 +82,7 @@ pub(super) fn layout(volume: &dyn Volume) -> Result<Layout, LayoutError> {
             newest = Some(header);
         }
     }
-    parse(&newest.ok_or(LayoutError::NotLuks2)?.bytes, volume.size())
+    parse(&newest.ok_or(LayoutError::NotLuks)?.bytes, volume.size())
 }
 
 /// The UUID that the first header names, or the second where the first is gone; checksums do not
@@ -203,31 +174,11 @@ fn parse(header: &[u8], volume_bytes: u64) -> Result<Layout, LayoutError> {
         }
     }
     Ok(Layout {
+        format: Format::Luks2,
         uuid: uuid(header).ok_or(impossible("UUID"))?,
         header_bytes,
         keyslots: metadata.keyslots.len(),
         key_area,
         data: data.filter(|data| !data.is_empty()),
     })
-}
-
-/// The UUID field, if it holds characters of UUIDs only.
-fn uuid(binary: &[u8]) -> Option<String> {
-    text(&binary[168..208])
-        .filter(|uuid| !uuid.is_empty())
-        .filter(|uuid| uuid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'))
-}
-
-/// A field of text that ends at its first NUL.
-fn text(field: &[u8]) -> Option<String> {
-    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
-    String::from_utf8(field[..end].to_vec()).ok()
-}
-
-fn be16(bytes: &[u8], at: usize) -> u16 {
-    bytes[at..at + 2].iter().fold(0, |number, byte| (number << 8) | u16::from(*byte))
-}
-
-fn be64(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }

@@ -1,0 +1,304 @@
+//! Finds what a wipe of this machine has to destroy: the LUKS volumes under whatever is mounted,
+//! swapped to or named in crypttab, and the swap that lies on none of them.
+//!
+//! Reads sysfs, procfs and crypttab below the host's root, and opens nothing by itself: whether a
+//! device is a LUKS volume is answered by the caller. Sources: sysfs(5), proc_pid_mountinfo(5),
+//! swapon(8), crypttab(5).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+
+/// File systems that are made of files which somebody else delivers: nothing of a person's.
+const IMAGES: [&str; 3] = ["squashfs", "iso9660", "erofs"];
+/// Where a machine keeps what it starts from, which cannot be encrypted.
+const STARTED_FROM: [&str; 4] = ["/boot", "/boot/efi", "/efi", "/boot/firmware"];
+/// What crypttab names as the key of a volume that gets another key at every boot.
+const RANDOM_KEYS: [&str; 2] = ["/dev/urandom", "/dev/random"];
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// LUKS volumes, by the names of their devices.
+    pub(super) volumes: Vec<PathBuf>,
+    /// Swap that lies on none of them.
+    pub(super) swaps: Vec<(PathBuf, SwapKind)>,
+    /// Volumes that are left alone: they can be pulled out, and crypttab does not name them.
+    pub(super) spared: Vec<PathBuf>,
+    /// Devices with file systems that lie on no volume, those that a machine starts from aside:
+    /// what they hold stays readable.
+    pub(super) unencrypted: Vec<PathBuf>,
+}
+
+/// How swap that lies on no LUKS volume is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SwapKind {
+    /// Encrypted with a key that only the kernel's memory holds: it goes with the power.
+    RandomKey,
+    /// Not encrypted.
+    Plain,
+}
+
+/// One block device.
+#[derive(Debug, Default)]
+struct Node {
+    /// Its number, `major:minor`.
+    number: String,
+    /// Devices that stand on it.
+    holders: Vec<String>,
+    /// What the device mapper calls it, if it is a mapping.
+    mapping: Option<String>,
+    /// The file behind it, if it is a loop device.
+    backing: Option<String>,
+    /// Whether the disk that it is, or is a part of, can be pulled out.
+    is_removable: bool,
+}
+
+/// A line of crypttab.
+#[derive(Debug)]
+struct Crypt {
+    source: String,
+    has_random_key: bool,
+}
+
+/// Looks around on the host. `luks_uuid` answers the UUID of a LUKS volume at that path.
+pub(super) fn discover(host: &Host, luks_uuid: &dyn Fn(&Path) -> Option<String>) -> Found {
+    let graph = Graph::read(host);
+    let crypts = crypttab(host);
+    let named = graph.named(host, &crypts, luks_uuid);
+    let mounted = graph.mounted(host);
+    let swapped = graph.swapped(host);
+    let mut found = Found::default();
+    let (mut volumes, mut spared) = (named.clone(), BTreeSet::new());
+    for name in mounted.keys().chain(&swapped).flat_map(|name| graph.below(name)) {
+        if luks_uuid(&device(host, &name)).is_none() || named.contains(&name) {
+            continue;
+        }
+        if graph.nodes.get(&name).is_some_and(|node| node.is_removable) {
+            spared.insert(name);
+        } else {
+            volumes.insert(name);
+        }
+    }
+    let on_volume = |name: &str| graph.below(name).iter().any(|name| volumes.contains(name));
+    for name in swapped.iter().filter(|name| !on_volume(name)) {
+        let kind = if graph.has_random_key(host, name, &crypts) {
+            SwapKind::RandomKey
+        } else {
+            SwapKind::Plain
+        };
+        found.swaps.push((device(host, name), kind));
+    }
+    let is_kept = |name: &str| graph.below(name).iter().any(|name| spared.contains(name));
+    let readable = mounted.iter().filter(|(name, place)| {
+        !on_volume(name) && !is_kept(name) && !STARTED_FROM.contains(&place.as_str())
+    });
+    found.unencrypted = readable.map(|(name, _)| device(host, name)).collect();
+    found.spared = spared.iter().map(|name| device(host, name)).collect();
+    found.volumes = volumes.iter().map(|name| device(host, name)).collect();
+    found
+}
+
+/// What stands on a volume: mappings by the names of their devices, and where their file systems
+/// are mounted, the innermost first.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Open mappings, such as `dm-0`.
+    pub(super) mappings: Vec<String>,
+    /// Places of the endpoint.
+    pub(super) places: Vec<PathBuf>,
+}
+
+/// Looks at what stands on that volume, be it a device or a file.
+pub(super) fn standing_on(host: &Host, volume: &Path) -> Standing {
+    let graph = Graph::read(host);
+    let is_it = |(name, node): &(&String, &Node)| {
+        let real = device(host, name).canonicalize().ok();
+        let backing = node.backing.as_deref().map(|path| host.path(path));
+        real.as_deref() == Some(volume) || backing.as_deref() == Some(volume)
+    };
+    let Some((name, _)) = graph.nodes.iter().find(is_it) else { return Standing::default() };
+    let above = |other: &&String| *other != name && graph.below(other).contains(name);
+    let mappings: Vec<String> = graph.nodes.keys().filter(above).cloned().collect();
+    let mut places: Vec<_> =
+        graph.mounts(host).into_iter().filter(|(name, _)| mappings.contains(name)).collect();
+    places.reverse();
+    let places = places.into_iter().map(|(_, place)| place.into()).collect();
+    Standing { mappings, places }
+}
+
+/// The block devices, and what stands on what.
+#[derive(Debug, Default)]
+struct Graph {
+    nodes: BTreeMap<String, Node>,
+}
+
+impl Graph {
+    fn read(host: &Host) -> Self {
+        let mut graph = Self::default();
+        for disk in entries(&host.path("/sys/block")) {
+            let is_removable = line(&disk.join("removable")).as_deref() == Some("1");
+            graph.add(&disk, is_removable);
+            for part in entries(&disk) {
+                if part.join("partition").exists() {
+                    graph.add(&part, is_removable);
+                }
+            }
+        }
+        graph
+    }
+
+    fn add(&mut self, path: &Path, is_removable: bool) {
+        let Some(name) = name(path) else { return };
+        let holders = entries(&path.join("holders"));
+        let node = Node {
+            number: line(&path.join("dev")).unwrap_or_default(),
+            holders: holders.iter().filter_map(|path| self::name(path)).collect(),
+            mapping: line(&path.join("dm/uuid")),
+            backing: line(&path.join("loop/backing_file")),
+            is_removable,
+        };
+        self.nodes.insert(name, node);
+    }
+
+    /// That device and all on which it stands.
+    fn below(&self, name: &str) -> BTreeSet<String> {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![name.to_owned()];
+        while let Some(name) = open.pop() {
+            let stands_on = |node: &Node| node.holders.contains(&name);
+            open.extend(
+                self.nodes
+                    .iter()
+                    .filter(|(below, node)| stands_on(node) && !seen.contains(*below))
+                    .map(|(below, _)| below.clone()),
+            );
+            seen.insert(name);
+        }
+        seen
+    }
+
+    /// Devices with a mounted file system, and one place of each.
+    fn mounted(&self, host: &Host) -> BTreeMap<String, String> {
+        self.mounts(host).into_iter().rev().collect()
+    }
+
+    /// Every mounted file system of a device, in the order of mounting. One without a number of
+    /// its own names its source.
+    fn mounts(&self, host: &Host) -> Vec<(String, String)> {
+        let mounts = text(&host.path("/proc/self/mountinfo"));
+        let mounted = mounts.lines().filter_map(|line| {
+            let (mount, file_system) = line.split_once(" - ")?;
+            let mut words = mount.split(' ').skip(2);
+            let (number, place) = (words.next()?, words.nth(1)?);
+            let mut words = file_system.split(' ');
+            let (kind, source) = (words.next()?, words.next()?);
+            if IMAGES.contains(&kind) {
+                return None;
+            }
+            let by_number = self.nodes.iter().find(|(_, node)| node.number == number);
+            let name = by_number.map(|(name, _)| name.clone()).or_else(|| self.at(host, source))?;
+            Some((name, place.to_owned()))
+        });
+        mounted.collect()
+    }
+
+    /// Devices that are swapped to; what is compressed in memory is none.
+    fn swapped(&self, host: &Host) -> BTreeSet<String> {
+        let swaps = text(&host.path("/proc/swaps"));
+        let parts = swaps.lines().skip(1).filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (path, kind) = (words.next()?, words.next()?);
+            if kind == "partition" { self.at(host, path) } else { None }
+        });
+        parts.filter(|name| !name.starts_with("zram")).collect()
+    }
+
+    /// The LUKS volumes that crypttab names.
+    fn named(
+        &self,
+        host: &Host,
+        crypts: &[Crypt],
+        luks_uuid: &dyn Fn(&Path) -> Option<String>,
+    ) -> BTreeSet<String> {
+        let mut named = BTreeSet::new();
+        for Crypt { source, .. } in crypts {
+            if let Some(name) = self.at(host, source) {
+                named.extend(luks_uuid(&device(host, &name)).map(|_| name));
+                continue;
+            }
+            let by_id = |source: &str| {
+                let uuid =
+                    source.strip_prefix("UUID=").or(source.strip_prefix("/dev/disk/by-uuid/"));
+                uuid.map(|uuid| uuid.trim_matches('"').to_owned())
+            };
+            if let Some(uuid) = by_id(source) {
+                let has = |name: &&String| luks_uuid(&device(host, name)).as_ref() == Some(&uuid);
+                named.extend(self.nodes.keys().filter(has).cloned());
+            }
+        }
+        named
+    }
+
+    /// The device at a path of the host, through whatever links lead there.
+    fn at(&self, host: &Host, path: &str) -> Option<String> {
+        if !path.starts_with("/dev/") {
+            return None;
+        }
+        let real = host.path(path).canonicalize().ok()?;
+        name(&real).filter(|name| self.nodes.contains_key(name))
+    }
+
+    fn has_random_key(&self, host: &Host, name: &str, crypts: &[Crypt]) -> bool {
+        let node = self.nodes.get(name);
+        let mapping = node.and_then(|node| node.mapping.as_deref()).unwrap_or_default();
+        let below = self.below(name);
+        let is_named = |crypt: &Crypt| {
+            crypt.has_random_key
+                && self.at(host, &crypt.source).is_some_and(|name| below.contains(&name))
+        };
+        mapping.starts_with("CRYPT-PLAIN-") || crypts.iter().any(is_named)
+    }
+}
+
+fn crypttab(host: &Host) -> Vec<Crypt> {
+    let lines = text(&host.path("/etc/crypttab"));
+    let lines = lines.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let crypts = lines.filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let source = words.next()?.to_owned();
+        let has_random_key = words.next().is_some_and(|key| RANDOM_KEYS.contains(&key));
+        Some(Crypt { source, has_random_key })
+    });
+    crypts.collect()
+}
+
+/// The node of a device, below the host's root.
+fn device(host: &Host, name: &str) -> PathBuf {
+    // sysfs writes `!` for the slash in names such as `cciss/c0d0`.
+    host.path("/dev").join(name.replace('!', "/"))
+}
+
+fn name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_str()?.to_owned())
+}
+
+/// The entries of a folder in the order of their names; none of one that is not there.
+fn entries(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut entries: Vec<_> = entries.map(|entry| entry.path()).collect();
+    entries.sort();
+    entries
+}
+
+fn line(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}

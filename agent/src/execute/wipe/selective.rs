@@ -1,0 +1,144 @@
+//! Selective wipe: the company's data goes, the person's stays byte for byte.
+//!
+//! Company data has a key of its own: volumes that the configuration names. Their keys are
+//! destroyed as a wipe does it, mappings of them are closed, and then everything goes that is on
+//! the list of managed files. There is no power-off, so a mapping that stays open is not proven:
+//! its key is still in the kernel's memory.
+//!
+//! Evidence: that of a wipe for the company's volumes, `files_removed` (how many of the list were
+//! there) and `files_left`, which is 0.
+
+use std::path::Path;
+use std::time::Duration;
+
+use protocol::action::WipeLevel;
+use protocol::receipt::{Evidence, Failure, FailureKind};
+
+use super::course::Course;
+use super::managed::{self, Managed};
+use super::record::Wiping;
+use super::volume::{Disk, SystemDisk};
+use super::{graph, network, survey};
+use crate::execute::state_file::StateFile as _;
+use crate::execute::tool::Tool;
+use crate::execute::{Executor, Plan, Recovery, Task, failure};
+use crate::host::{Arming, Host};
+
+/// Keys only: nobody but the company ever had a backup of these headers, and time counts.
+const LEVEL: WipeLevel = WipeLevel::Keys;
+/// How long closing a mapping may take.
+const BUDGET: Duration = Duration::from_secs(10);
+
+/// The executor of `selective_wipe`.
+#[derive(Debug)]
+pub struct SelectiveWipe {
+    disk: Box<dyn Disk>,
+}
+
+impl Default for SelectiveWipe {
+    fn default() -> Self {
+        Self::on(Box::new(SystemDisk))
+    }
+}
+
+impl SelectiveWipe {
+    /// Destroys volumes of that disk instead of the machine's.
+    pub fn on(disk: Box<dyn Disk>) -> Self {
+        Self { disk }
+    }
+
+    fn begin<'a>(&'a self, host: &'a Host, task: &Task) -> Result<Course<'a>, Failure> {
+        if let Some(course) = Course::load(&*self.disk, host, task.command_id, "apply")? {
+            return Ok(course);
+        }
+        let former = survey::former(host, "apply")?;
+        let survey = survey::named(&*self.disk, &host.company_volumes, &former, "apply")?;
+        let files = Managed::load(host, "apply")?.unwrap_or_default().files;
+        let wiping = Wiping {
+            command_id: task.command_id,
+            envelope: task.envelope.clone(),
+            level: LEVEL,
+            finished: false,
+            targets: survey.targets,
+            swaps: Vec::new(),
+            unencrypted: Vec::new(),
+            files: files.into_iter().filter(|path| managed::is_there(host, path)).collect(),
+        };
+        wiping.save(host, "apply")?;
+        Ok(Course { disk: &*self.disk, host, wiping })
+    }
+}
+
+impl Executor for SelectiveWipe {
+    fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
+        let former = survey::former(host, "plan")?;
+        let survey = survey::named(&*self.disk, &host.company_volumes, &former, "plan")?;
+        let files = Managed::load(host, "plan")?.unwrap_or_default().files;
+        let mut steps = survey.steps(LEVEL);
+        steps.extend(files.iter().map(|path| format!("remove {}", path.display())));
+        let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+        Ok(Plan { steps, facts: survey.facts(LEVEL).with("files", files) })
+    }
+
+    fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
+        let mut course = self.begin(host, task)?;
+        for target in &course.wiping.targets {
+            close(host, &target.path);
+        }
+        course.destroy_keys()?;
+        let mut wrong = Vec::new();
+        for path in &course.wiping.files {
+            if let Err(error) = managed::remove(host, path) {
+                wrong.push(format!("{} {error}", path.display()));
+            }
+        }
+        if wrong.is_empty() {
+            return Managed::remove(host, "apply");
+        }
+        Err(failure(FailureKind::Io, "apply", wrong.join("; ")))
+    }
+
+    fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
+        let not_proven = |detail: String| failure(FailureKind::NotProven, "prove", detail);
+        let course = Course::load(&*self.disk, host, task.command_id, "prove")?
+            .ok_or_else(|| not_proven("no wipe of this command is recorded".to_owned()))?;
+        let evidence = course.observe().map_err(not_proven)?;
+        for target in &course.wiping.targets {
+            if let Some(mapping) = graph::standing_on(host, &target.path).mappings.first() {
+                let detail = format!("{} is still open as {mapping}", target.path.display());
+                return Err(not_proven(detail));
+            }
+        }
+        let files = &course.wiping.files;
+        if let Some(left) = files.iter().find(|path| managed::is_there(host, path)) {
+            return Err(not_proven(format!("{} is still there", left.display())));
+        }
+        Ok(evidence.with("files_removed", files.len()).with("files_left", 0))
+    }
+
+    fn recover(&self, _host: &Host, _task: &Task) -> Recovery {
+        // Every step may be repeated, and one that was never begun destroyed nothing.
+        Recovery::Apply
+    }
+}
+
+/// Detaches what is mounted from the volume, and has its mappings closed once nobody uses them.
+fn close(host: &Host, volume: &Path) {
+    let standing = graph::standing_on(host, volume);
+    for place in &standing.places {
+        network::let_go(host, place);
+    }
+    match host.arming {
+        Arming::Armed => {}
+        Arming::Sandboxed | Arming::Simulated => return,
+    }
+    for mapping in &standing.mappings {
+        let closed = Tool::find("cryptsetup", "apply").and_then(|tool| {
+            let device = format!("/dev/{mapping}");
+            tool.args(["close", "--deferred", &device]).budget(BUDGET).run_ok("apply")
+        });
+        if let Err(error) = closed {
+            tracing::warn!(error = error.detail, "company's mapping stays open");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What is to be destroyed, looked at without touching it.
+//!
+//! Owns the choice of targets: those that the configuration names, or else those that the machine
+//! itself shows. One that is not what it should be stops everything.
+
+use std::path::{Path, PathBuf};
+
+use protocol::action::WipeLevel;
+use protocol::receipt::{Evidence, Failure, FailureKind};
+use serde_json::{Value, json};
+
+use super::destroy::{self, DestroyError};
+use super::graph::{self, Found, SwapKind};
+use super::luks;
+use super::record::{Progress, Swap, Target, Wiping};
+use super::volume::{Access, Disk};
+use super::{particulars, swap};
+use crate::execute::failure;
+use crate::host::Host;
+
+/// What was found, ready to be destroyed.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// The volumes.
+    pub(super) targets: Vec<Target>,
+    /// Swap that lies on none of them.
+    pub(super) swaps: Vec<Swap>,
+    /// What stays readable, because nothing of it is encrypted.
+    pub(super) unencrypted: Vec<PathBuf>,
+    /// What is left alone, because it can be pulled out.
+    pub(super) spared: Vec<PathBuf>,
+}
+
+/// What a wipe of the whole machine destroys. `former` is what an earlier wipe began with.
+pub(super) fn machine(
+    disk: &dyn Disk,
+    host: &Host,
+    former: &[Target],
+    stage: &str,
+) -> Result<Survey, Failure> {
+    if !host.wipe_targets.is_empty() {
+        return named(disk, &host.wipe_targets, former, stage);
+    }
+    let mut found = look(disk, host);
+    // A volume whose header is gone shows nothing: only the record knows it. One that was made
+    // anew since is somebody's again.
+    let is_same = |target: &&Target| destroy::is_same(disk, target).unwrap_or(false);
+    let begun = former.iter().filter(|target| target.progress > Progress::Pending).filter(is_same);
+    found.volumes.extend(begun.map(|target| target.path.clone()));
+    let mut survey = named(disk, &found.volumes, former, stage)?;
+    let mut wrong = Vec::new();
+    for (path, kind) in &found.swaps {
+        match swap::inspect(disk, path, *kind) {
+            Ok(swap) => survey.swaps.push(swap),
+            Err(error) => wrong.push(particulars(path, &error)),
+        }
+    }
+    survey.unencrypted = found.unencrypted;
+    survey.spared = found.spared;
+    if wrong.is_empty() { Ok(survey) } else { Err(precondition(stage, &wrong)) }
+}
+
+/// Exactly these volumes.
+pub(super) fn named(
+    disk: &dyn Disk,
+    paths: &[PathBuf],
+    former: &[Target],
+    stage: &str,
+) -> Result<Survey, Failure> {
+    let mut survey = Survey::default();
+    let mut wrong = Vec::new();
+    for path in paths {
+        // One volume may be known by several names.
+        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if survey.targets.iter().any(|target| target.path == path) {
+            continue;
+        }
+        match inspect(disk, &path, former) {
+            Ok(target) => survey.targets.push(target),
+            Err(error) => wrong.push(particulars(&path, &error)),
+        }
+    }
+    if survey.targets.is_empty() && wrong.is_empty() {
+        wrong.push("there is no encrypted volume whose keys could be destroyed".to_owned());
+    }
+    if wrong.is_empty() { Ok(survey) } else { Err(precondition(stage, &wrong)) }
+}
+
+/// Whether a wipe of this host would be proven fast, and of everything: there are volumes, each of
+/// them has keys that can go, and nothing lies beside them.
+pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
+    let is_encrypted = |path: &PathBuf| luks_uuid(disk, path).is_some();
+    if !host.wipe_targets.is_empty() {
+        return host.wipe_targets.iter().all(is_encrypted);
+    }
+    let found = look(disk, host);
+    let is_safe = |(_, kind): &(PathBuf, SwapKind)| *kind == SwapKind::RandomKey;
+    !found.volumes.is_empty() && found.unencrypted.is_empty() && found.swaps.iter().all(is_safe)
+}
+
+fn look(disk: &dyn Disk, host: &Host) -> Found {
+    graph::discover(host, &|path| luks_uuid(disk, path))
+}
+
+fn luks_uuid(disk: &dyn Disk, path: &Path) -> Option<String> {
+    let volume = disk.open(path, Access::Read).ok()?;
+    luks::layout(&*volume).ok().map(|layout| layout.uuid)
+}
+
+/// The target at that path: as its headers say, or, where an earlier wipe began with it, as the
+/// record of that wipe says.
+fn inspect(disk: &dyn Disk, path: &Path, former: &[Target]) -> Result<Target, DestroyError> {
+    let former = former.iter().find(|target| target.path == path);
+    match (destroy::inspect(disk, path), former) {
+        // Headers came back over a wipe that was under way: their keys may have as well.
+        (Ok(found), Some(former))
+            if found.uuid == former.uuid && former.progress < Progress::Headers =>
+        {
+            Ok(Target { progress: Progress::Pending, ..former.clone() })
+        }
+        (Ok(found), _) => Ok(found),
+        (Err(error), Some(former)) => {
+            if destroy::is_same(disk, former)? {
+                Ok(former.clone())
+            } else {
+                Err(error)
+            }
+        }
+        (Err(error), None) => Err(error),
+    }
+}
+
+fn precondition(stage: &str, wrong: &[String]) -> Failure {
+    failure(FailureKind::Precondition, stage, wrong.join("; "))
+}
+
+impl Survey {
+    /// One line per intended change, for a person.
+    pub(super) fn steps(&self, level: WipeLevel) -> Vec<String> {
+        let mut lines: Vec<_> = self.targets.iter().flat_map(|t| steps(t, level)).collect();
+        lines.extend(self.swaps.iter().map(|swap| {
+            let path = swap.path.display();
+            match swap.kind {
+                SwapKind::RandomKey => {
+                    format!("{path}: nothing, its key is in memory only and goes with the power")
+                }
+                SwapKind::Plain => format!("{path}: swap off, erase {} bytes", swap.bytes),
+            }
+        }));
+        let left = |path: &PathBuf, why| format!("{}: left as it is, {why}", path.display());
+        lines.extend(self.unencrypted.iter().map(|path| left(path, "it is not encrypted")));
+        lines.extend(self.spared.iter().map(|path| left(path, "it can be pulled out")));
+        lines
+    }
+
+    /// What identifies the targets: nothing that differs from one look to the next.
+    pub(super) fn facts(&self, level: WipeLevel) -> Evidence {
+        let targets: Vec<Value> = self.targets.iter().map(|target| facts(target, level)).collect();
+        let facts = Evidence::new().with("targets", targets);
+        if self.swaps.is_empty() {
+            return facts;
+        }
+        let swap = |swap: &Swap| json!({ "path": swap.path, "kind": swap.kind });
+        facts.with("swaps", self.swaps.iter().map(swap).collect::<Vec<_>>())
+    }
+}
+
+fn steps(target: &Target, level: WipeLevel) -> Vec<String> {
+    let (format, uuid) = (target.format.as_str(), &target.uuid);
+    let name = format!("{} ({format} {uuid})", target.path.display());
+    let (keys, headers) = (&target.key_area, target.headers().end);
+    let mut steps = Vec::new();
+    if target.progress < Progress::Headers {
+        let slots = target.keyslots;
+        steps.push(format!(
+            "{name}: overwrite bytes {}..{} with {slots} keyslots",
+            keys.start, keys.end
+        ));
+        steps.push(format!("{name}: overwrite its headers, bytes 0..{headers}"));
+    }
+    match (&target.data, level) {
+        (Some(data), WipeLevel::Data) => {
+            steps.push(format!("{name}: erase the data, bytes {}..{}", data.start, data.end));
+        }
+        (Some(_), WipeLevel::Keys) | (None, _) => {}
+    }
+    steps
+}
+
+fn facts(target: &Target, level: WipeLevel) -> Value {
+    json!({
+        "path": target.path,
+        "format": target.format,
+        "uuid": target.uuid,
+        "headers_sha256": target.headers_before_sha256,
+        "keyslots": target.keyslots,
+        "key_area": [target.key_area.start, target.key_area.end],
+        "data": target.data.as_ref().map(|data| [data.start, data.end]),
+        "level": level,
+    })
+}
+
+/// What an earlier wipe of this host began with.
+pub(super) fn former(host: &Host, stage: &str) -> Result<Vec<Target>, Failure> {
+    use crate::execute::state_file::StateFile as _;
+    Ok(Wiping::load(host, stage)?.map(|wiping| wiping.targets).unwrap_or_default())
+}

@@ -1,0 +1,233 @@
+//! Which targets a wipe finds by itself, in a tree that looks like a machine's: nested volumes,
+//! swap of each kind, what can be pulled out, and what is not encrypted.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use agent::execute::Executor as _;
+use agent::execute::wipe::is_provable;
+use agent::host::Host;
+use protocol::action::WipeLevel;
+use protocol::receipt::FailureKind;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::scene::{carry_out, format_luks, opens_with_any, wipe};
+use crate::support::host::{sandbox, task};
+
+/// A machine: what sysfs, procfs and crypttab say, and files for its devices.
+struct Machine {
+    host: Host,
+    mounts: String,
+    swaps: String,
+    _folder: TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let (mut host, folder) = sandbox();
+        host.root = host.root.canonicalize().unwrap();
+        let (mounts, swaps) = (String::new(), "Filename Type Size Used Priority\n".to_owned());
+        let machine = Self { host, mounts, swaps, _folder: folder };
+        for folder in ["/dev/mapper", "/proc/self", "/etc", "/sys/block"] {
+            fs::create_dir_all(machine.host.path(folder)).unwrap();
+        }
+        machine
+    }
+
+    /// A block device with its number and those that stand on it; `disk/part` is a partition.
+    fn device(&self, place: &str, number: &str, holders: &[&str]) -> &Self {
+        let folder = self.host.path("/sys/block").join(place);
+        for holder in holders {
+            fs::create_dir_all(folder.join("holders").join(holder)).unwrap();
+        }
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("dev"), number).unwrap();
+        if place.contains('/') {
+            fs::write(folder.join("partition"), "1").unwrap();
+        }
+        self
+    }
+
+    fn luks(&self, name: &str, format: &str) -> PathBuf {
+        let path = self.host.path("/dev").join(name);
+        format_luks(&path, format);
+        path
+    }
+
+    fn file(&self, path: &str, text: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.host.path(path).parent().unwrap()).unwrap();
+        fs::write(self.host.path(path), text).unwrap();
+    }
+
+    fn mount(&mut self, number: &str, place: &str, rest: &str) {
+        self.mounts += &format!("40 36 {number} / {place} rw - {rest} rw\n");
+        fs::write(self.host.path("/proc/self/mountinfo"), &self.mounts).unwrap();
+    }
+
+    fn swap(&mut self, path: &str, kind: &str) {
+        self.swaps += &format!("{path} {kind} 1024 0 -2\n");
+        fs::write(self.host.path("/proc/swaps"), &self.swaps).unwrap();
+    }
+
+    /// The names of the planned volumes and what is planned for swap.
+    fn planned(&self) -> (Vec<String>, Value) {
+        let plan = wipe(WipeLevel::Keys).plan(&self.host, &task(1)).unwrap();
+        let targets = plan.facts.get("targets").unwrap().as_array().unwrap().clone();
+        let name = |target: &Value| {
+            assert!(target["uuid"].as_str().unwrap().len() == 36, "the plan names the UUID");
+            target["path"].as_str().unwrap().rsplit_once('/').unwrap().1.to_owned()
+        };
+        (targets.iter().map(name).collect(), plan.facts.get("swaps").cloned().unwrap_or_default())
+    }
+}
+
+/// A root in LVM on LUKS2, a home on LUKS1, and a boot partition.
+fn laptop() -> Machine {
+    let mut machine = Machine::new();
+    machine.device("sda", "8:0", &[]);
+    machine.device("sda/sda1", "8:1", &[]).device("sda/sda2", "8:2", &["dm-0"]);
+    machine.device("sda/sda3", "8:3", &["dm-2"]);
+    machine.device("dm-0", "253:0", &["dm-1"]).device("dm-1", "253:1", &[]);
+    machine.device("dm-2", "253:2", &[]);
+    machine.luks("sda2", "luks2");
+    machine.luks("sda3", "luks1");
+    machine.file("/dev/sda1", [0; 8192]);
+    machine.file("/dev/dm-1", [0; 8192]);
+    machine.mount("8:1", "/boot", "ext4 /dev/sda1");
+    machine.mount("253:1", "/", "ext4 /dev/mapper/root");
+    machine.mount("0:50", "/proc", "proc proc");
+    // btrfs has no number of its own: its source leads to the device.
+    machine.file("/dev/dm-2", [0; 8192]);
+    symlink("../dm-2", machine.host.path("/dev/mapper/home")).unwrap();
+    machine.mount("0:41", "/home", "btrfs /dev/mapper/home");
+    machine
+}
+
+#[test]
+fn volumes_under_whatever_is_mounted_are_found_through_their_holders() {
+    let machine = laptop();
+    assert_eq!(machine.planned(), (vec!["sda2".to_owned(), "sda3".to_owned()], Value::Null));
+    assert!(is_provable(&machine.host));
+    let evidence = carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    assert_eq!(evidence.get("unencrypted"), None, "what it starts from is nobody's data");
+    for name in ["sda2", "sda3"] {
+        assert!(!opens_with_any(&machine.host.path("/dev").join(name)), "{name}");
+    }
+    // What is destroyed shows nothing; a later order finds it by what is remembered.
+    let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(2)).unwrap();
+    assert_eq!(evidence.get("grade"), Some(&json!("proven_media")));
+}
+
+#[test]
+fn what_can_be_pulled_out_is_spared_unless_crypttab_names_it() {
+    let mut machine = laptop();
+    machine.device("sdb", "8:16", &["dm-3"]).device("dm-3", "253:3", &[]);
+    machine.file("/sys/block/sdb/removable", "1\n");
+    machine.luks("sdb", "luks2");
+    machine.mount("253:3", "/media/stick", "vfat /dev/mapper/stick");
+    assert_eq!(machine.planned().0, ["sda2", "sda3"]);
+    let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+    assert!(
+        plan.steps.iter().any(|step| step.ends_with("sdb: left as it is, it can be pulled out"))
+    );
+    let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+    let facts = plan.facts.get("targets").unwrap().clone();
+    machine.file("/etc/crypttab", "# comment\nstick /dev/sdb none luks\n");
+    assert_eq!(machine.planned().0, ["sda2", "sda3", "sdb"]);
+    // By its UUID as well, which is how installers write it.
+    let uuid = facts[0]["uuid"].as_str().unwrap();
+    machine.file("/etc/crypttab", format!("root UUID={uuid} none luks\n"));
+    assert_eq!(machine.planned().0, ["sda2", "sda3"]);
+}
+
+#[test]
+fn volume_that_only_crypttab_names_is_found() {
+    let mut machine = laptop();
+    machine.device("sdc", "8:32", &[]);
+    machine.luks("sdc", "luks2");
+    assert_eq!(machine.planned().0, ["sda2", "sda3"], "nobody uses it");
+    machine.file("/etc/crypttab", "archive /dev/sdc none luks,noauto\n");
+    assert_eq!(machine.planned().0, ["sda2", "sda3", "sdc"]);
+    machine.mount("253:1", "/mnt", "ext4 /dev/mapper/root");
+    assert_eq!(machine.planned().0, ["sda2", "sda3", "sdc"], "a bind mount changes nothing");
+}
+
+/// A device that was prepared by mkswap, and was swapped to.
+fn plain_swap(machine: &Machine, name: &str) {
+    let mut bytes = vec![0x5a; 64 * 1024];
+    bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    machine.file(&format!("/dev/{name}"), bytes);
+}
+
+#[test]
+fn plain_swap_is_erased_and_swap_with_a_random_key_is_presumed() {
+    let mut machine = laptop();
+    machine.device("sda/sda4", "8:4", &[]).device("sda/sda5", "8:5", &["dm-4"]);
+    machine.device("dm-4", "253:4", &[]).device("zram0", "252:0", &[]);
+    machine.file("/sys/block/dm-4/dm/uuid", "CRYPT-PLAIN-swap\n");
+    plain_swap(&machine, "sda4");
+    machine.file("/dev/dm-4", [0; 4096]);
+    machine.file("/dev/zram0", [0; 4096]);
+    machine.swap("/dev/sda4", "partition");
+    machine.swap("/dev/dm-4", "partition");
+    machine.swap("/dev/zram0", "partition");
+    machine.swap("/swapfile", "file");
+    let (_, swaps) = machine.planned();
+    assert_eq!(swaps.as_array().unwrap().len(), 2, "{swaps}");
+    assert!(!is_provable(&machine.host), "swap that is not encrypted is found out before");
+
+    let evidence = carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+
+    let swaps = evidence.get("swaps").unwrap();
+    let of = |kind: &str| {
+        let swaps = swaps.as_array().unwrap();
+        swaps.iter().find(|swap| swap["kind"] == kind).unwrap()["grade"].clone()
+    };
+    assert_eq!(of("random_key"), json!("presumed"));
+    assert_eq!(of("plain"), json!("proven_media"));
+    let left = fs::read(machine.host.path("/dev/sda4")).unwrap();
+    assert!(left.len() == 64 * 1024 && left.iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn what_is_not_encrypted_is_told_before_and_after() {
+    let mut machine = laptop();
+    machine.device("sdd", "8:48", &[]);
+    machine.file("/dev/sdd", [0; 8192]);
+    machine.mount("8:48", "/srv", "xfs /dev/sdd");
+    machine.device("loop0", "7:0", &[]);
+    machine.file("/dev/loop0", [0; 8192]);
+    machine.mount("7:0", "/snap/core/1", "squashfs /dev/loop0");
+    assert!(!is_provable(&machine.host));
+    let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+    assert!(
+        plan.steps.iter().any(|step| step.ends_with("sdd: left as it is, it is not encrypted"))
+    );
+    let evidence = carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    let left = evidence.get("unencrypted").unwrap().as_array().unwrap();
+    assert_eq!(left, &[json!(machine.host.path("/dev/sdd"))]);
+}
+
+#[test]
+fn machine_without_any_encryption_is_refused_before_anything_is_touched() {
+    let mut machine = Machine::new();
+    machine.device("sda", "8:0", &[]);
+    machine.file("/dev/sda", [7; 8192]);
+    machine.mount("8:0", "/", "ext4 /dev/sda");
+    assert!(!is_provable(&machine.host));
+    let failure = wipe(WipeLevel::Data).plan(&machine.host, &task(1)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Precondition);
+    assert!(carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1)).is_err());
+    assert_eq!(fs::read(machine.host.path("/dev/sda")).unwrap(), [7; 8192]);
+}
+
+#[test]
+fn named_targets_are_taken_instead_of_those_that_are_found() {
+    let mut machine = laptop();
+    machine.host.wipe_targets = vec![machine.host.path("/dev/sda3")];
+    assert_eq!(machine.planned().0, ["sda3"]);
+    carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    assert!(opens_with_any(&machine.host.path("/dev/sda2")));
+}
