@@ -1,10 +1,15 @@
 //! A machine that sleeps, as far as that can be had: the clock that counts sleep jumps, and the other
 //! goes on. Really putting it to sleep would take the test with it.
 
+use std::time::Duration;
+
 use protocol::fixture::lock;
 use protocol::frame::HubFrame;
 
-use crate::bench::{Bench, until};
+use crate::bench::{Bench, GUARD, until};
+
+/// How often the hub says something.
+const BEAT: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn f16_machine_that_slept_opens_its_session_anew_before_anybody_misses_it() {
@@ -19,11 +24,20 @@ async fn f16_machine_that_slept_opens_its_session_anew_before_anybody_misses_it(
     since_boot(1000);
     bench.config.host.root = root.clone();
     let agent = bench.start();
-    let before = server.session().await;
+    let mut before = server.session().await;
     until(|| agent.status().ladder.session_id.is_some()).await;
-    // Asleep for an hour. The hub of before says nothing, and its connection stands.
+    // Asleep for an hour. The session of before stands, and is never silent.
     since_boot(4600);
-    let mut after = server.session().await;
+    let opened = async {
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            tokio::select! {
+                after = server.session() => break after,
+                _ = beat.tick() => before.send(HubFrame::Confirmed { receipts: Vec::new() }).await,
+            }
+        }
+    };
+    let mut after = tokio::time::timeout(GUARD, opened).await.expect("it opens another");
     assert!(after.hello.epoch > before.hello.epoch);
     let command = bench.command(1, lock(), 1);
     after.send(HubFrame::Command(command.clone())).await;

@@ -25,8 +25,6 @@ use super::settings::{DatabaseConfig, postgres_options};
 const WRITER_LOCK: i64 = 0x74_6f_63_73_69_6e;
 /// Where committed events are announced, with the sequence number of the newest.
 pub(super) const CHANNEL: &str = "tocsin_events";
-/// From here to the end of the transaction the server waits as long as it takes.
-const NO_LIMIT: &str = "SET LOCAL statement_timeout = 0";
 /// How often a write transaction is begun anew: nothing was done yet.
 const ATTEMPTS: usize = 3;
 /// How much longer than the server the client waits for an answer: then the server is not there.
@@ -234,14 +232,13 @@ impl Session {
     }
 
     /// Commits, and announces the newest event to every node. A transaction in which a statement
-    /// failed does not get past the first of these: its `COMMIT` would be answered by a silent
-    /// rollback. The server's time limit must not fall into the commit: while it waits for its
-    /// replica it would end the wait by a warning and answer as if the replica had it. It is our
-    /// own limit that ends the wait, and then nobody knows.
+    /// failed does not get past the first of the two: its `COMMIT` would be answered by a silent
+    /// rollback. A commit that waits for a replica is not cut by `statement_timeout`, which the server
+    /// disarms before it: our own limit ends the wait, and then nobody knows.
     pub(super) async fn commit(mut self, head: Option<i64>) -> Result<(), DbError> {
         let text = head.map_or_else(
-            || format!("{NO_LIMIT}; COMMIT"),
-            |head| format!("SELECT pg_notify('{CHANNEL}', '{head}'); {NO_LIMIT}; COMMIT"),
+            || "SELECT 1; COMMIT".to_owned(),
+            |head| format!("SELECT pg_notify('{CHANNEL}', '{head}'); COMMIT"),
         );
         let limit = self.limit;
         let answer = timeout(limit, self.begin().execute(AssertSqlSafe(text))).await;

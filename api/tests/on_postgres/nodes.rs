@@ -133,8 +133,13 @@ async fn stream_of_one_node_is_woken_by_the_notification_of_another() {
     until(&one, "SELECT COUNT(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'", 2).await;
     let request = two.http.get(two.url("/v1/stream")).bearer_auth(&two.token);
     let mut stream = request.send().await.unwrap().bytes_stream();
+    let mut head = two.api.app().db.events_head();
     for count in 1..=3 {
         one.order("lock", &[agent.id]).await;
+        // The stream looks by itself once in a while; this is what wakes it before.
+        let newest = *one.api.app().db.events_head().borrow();
+        let told = tokio::time::timeout(GUARD, head.wait_for(|seen| *seen >= newest)).await;
+        assert!(told.is_ok(), "order {count} is not notified");
         let mut text = String::new();
         let read = async {
             while !text.contains("event: order_created") {
