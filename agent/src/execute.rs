@@ -3,8 +3,8 @@
 //! Every executor goes the same way: `plan` looks without changing, `apply` acts, `prove` looks
 //! again and returns what it observed, `recover` decides what a crash between intent and outcome
 //! left behind. One whose effect takes long proves what counts first and does the rest in
-//! `finish`, after which it is proved again. Executors know nothing of envelopes, the network or the journal; they are
-//! blocking code, and the agent runs them off its event loop.
+//! `finish`, after which it is proved again. Executors know nothing of envelopes, the network or
+//! the journal; they are blocking code, and the agent runs them off its event loop.
 
 use std::fmt;
 

@@ -488,13 +488,6 @@ impl Reconcile {
     }
 }
 
-impl PowerOff {
-    /// When it comes at the latest.
-    fn due(&self) -> Instant {
-        self.retry_at.unwrap_or(self.deadline)
-    }
-}
-
 const STORAGE_IS_HERE: &str = "the storage is away only while on_disk waits for it";
 
 async fn sleep(duration: Option<Duration>) {

@@ -149,6 +149,13 @@ impl Reconcile {
     }
 }
 
+impl PowerOff {
+    /// When it comes at the latest.
+    pub(super) fn due(&self) -> Instant {
+        self.retry_at.unwrap_or(self.deadline)
+    }
+}
+
 fn without_evidence(outcome: Outcome) -> Outcome {
     let evidence = Evidence::new().with("too_long", true);
     match outcome {
