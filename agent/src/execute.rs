@@ -7,6 +7,7 @@
 //! the journal; they are blocking code, and the agent runs them off its event loop.
 
 use std::fmt;
+use std::time::Duration;
 
 use protocol::action::Action;
 use protocol::id::CommandId;
@@ -19,6 +20,7 @@ use crate::host::{Arming, Host};
 pub mod lock;
 pub mod planned;
 pub mod quarantine;
+pub mod reboot;
 pub mod refresh;
 pub mod simulated;
 pub mod state_file;
@@ -103,6 +105,12 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Decides what to do about an intent without an outcome.
     fn recover(&self, host: &Host, task: &Task) -> Recovery;
 
+    /// How long the device may take to go down, when only the next boot shows the effect: then
+    /// nothing is proven in this one.
+    fn awaits_boot(&self) -> Option<Duration> {
+        None
+    }
+
     /// What follows when the receipt is safe.
     fn afterwards(&self) -> Afterwards {
         Afterwards::Nothing
@@ -130,6 +138,7 @@ pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
         (Arming::Armed | Arming::Sandboxed, Action::SelectiveWipe(_)) => {
             Box::<wipe::selective::SelectiveWipe>::default()
         }
+        (Arming::Armed | Arming::Sandboxed, Action::Reboot(_)) => Box::new(reboot::Reboot),
         (Arming::Armed | Arming::Sandboxed, Action::Refresh(_)) => Box::new(refresh::Refresh),
     }
 }

@@ -21,9 +21,6 @@ use crate::execute::tool::Tool;
 #[cfg(test)]
 mod tests;
 
-/// The stage that failures of powering off name.
-const STAGE: &str = "power_off";
-
 /// What executors may touch.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -65,6 +62,33 @@ pub enum Superuser {
     Refused,
 }
 
+/// How a device goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It stays off.
+    PowerOff,
+    /// It comes up again.
+    Reboot,
+}
+
+impl Shutdown {
+    /// The stage that failures name.
+    const fn stage(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power_off",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    /// For the service manager, and for the kernel.
+    const fn words(self) -> (&'static str, RebootMode) {
+        match self {
+            Self::PowerOff => ("poweroff", RebootMode::RB_POWER_OFF),
+            Self::Reboot => ("reboot", RebootMode::RB_AUTOBOOT),
+        }
+    }
+}
+
 /// What powering off means on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Power {
@@ -91,7 +115,7 @@ impl Host {
         let absolute = absolute.as_ref();
         self.root.join(absolute.strip_prefix("/").unwrap_or(absolute))
     }
-    /// Powers the device off, in the sense this host gives to it.
+    /// Powers the device off or starts it again, in the sense this host gives to it.
     ///
     /// The service manager is asked first, so that file systems are left clean; when it is not
     /// there or declines, the kernel is told directly (reboot(2)).
@@ -99,38 +123,39 @@ impl Host {
     /// # Errors
     /// `Internal` when only an armed host may do that and this one is not; `Io` or `Permission`
     /// when it did not work.
-    pub fn power_off(&self) -> Result<(), Failure> {
+    pub fn shut_down(&self, how: Shutdown) -> Result<(), Failure> {
         match (&self.power, self.arming) {
             (Power::Recorded(path), _) => {
-                record(path).map_err(|error| failure(FailureKind::Io, STAGE, error))
+                record(path, how).map_err(|error| failure(FailureKind::Io, how.stage(), error))
             }
-            (Power::Real, Arming::Armed) => real_power_off(),
+            (Power::Real, Arming::Armed) => really(how),
             (Power::Real, Arming::Sandboxed | Arming::Simulated) => {
-                let detail = "a host that is not armed would have powered this machine off";
-                Err(failure(FailureKind::Internal, STAGE, detail))
+                let detail = "a host that is not armed would have shut this machine down";
+                Err(failure(FailureKind::Internal, how.stage(), detail))
             }
         }
     }
 }
 
-fn record(path: &Path) -> std::io::Result<()> {
+fn record(path: &Path, how: Shutdown) -> std::io::Result<()> {
     let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(b"power_off\n")?;
+    file.write_all(format!("{}\n", how.stage()).as_bytes())?;
     file.sync_all()
 }
 
-fn real_power_off() -> Result<(), Failure> {
-    let asked = Tool::find("systemctl", STAGE).and_then(|systemctl| {
-        systemctl.args(["--no-block", "--no-wall", "-i", "poweroff"]).run_ok(STAGE)
+fn really(how: Shutdown) -> Result<(), Failure> {
+    let (stage, (word, mode)) = (how.stage(), how.words());
+    let asked = Tool::find("systemctl", stage).and_then(|systemctl| {
+        systemctl.args(["--no-block", "--no-wall", "-i", word]).run_ok(stage)
     });
     match asked {
         Ok(_) => Ok(()),
         Err(declined) => {
-            tracing::warn!(error = declined.detail, "service manager did not power off");
+            tracing::warn!(error = declined.detail, word, "service manager declined");
             nix::unistd::sync();
-            match reboot(RebootMode::RB_POWER_OFF) {
+            match reboot(mode) {
                 Ok(never) => match never {},
-                Err(error) => Err(failure(FailureKind::Permission, STAGE, error)),
+                Err(error) => Err(failure(FailureKind::Permission, stage, error)),
             }
         }
     }

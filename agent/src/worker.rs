@@ -1,6 +1,6 @@
 //! Running executors off the event loop: one step of one command per lane at a time.
 //!
-//! Owns the choice of executor and the blocking threads. Knows no journal and no network: what
+//! Owns the blocking threads. Knows no journal and no network: what
 //! must be on disk between two steps is the caller's part.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -147,6 +147,7 @@ impl Job {
             | Action::Wipe(_)
             | Action::SelectiveWipe(_)
             | Action::Plan(_)
+            | Action::Reboot(_)
             | Action::Refresh(_) => self.host.clone(),
         }
     }

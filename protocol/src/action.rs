@@ -30,6 +30,8 @@ pub enum Action {
     SelectiveWipe(SelectiveWipe),
     /// Looks at what a destructive action would do, and has the device sign it.
     Plan(Plan),
+    /// Starts the device's system again.
+    Reboot(Reboot),
     /// Sends inventory and asks for policies now.
     Refresh(Refresh),
 }
@@ -122,6 +124,11 @@ pub struct Plan {
     pub of: Box<Action>,
 }
 
+/// Parameters of [`Action::Reboot`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reboot {}
+
 /// Parameters of [`Action::Refresh`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,13 +152,15 @@ pub enum Verb {
     SelectiveWipe,
     /// See [`Action::Plan`].
     Plan,
+    /// See [`Action::Reboot`].
+    Reboot,
     /// See [`Action::Refresh`].
     Refresh,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Lock,
         Self::Unlock,
         Self::Quarantine,
@@ -159,6 +168,7 @@ impl Verb {
         Self::Wipe,
         Self::SelectiveWipe,
         Self::Plan,
+        Self::Reboot,
         Self::Refresh,
     ];
 
@@ -172,6 +182,7 @@ impl Verb {
             Self::Wipe => "wipe",
             Self::SelectiveWipe => "selective_wipe",
             Self::Plan => "plan",
+            Self::Reboot => "reboot",
             Self::Refresh => "refresh",
         }
     }
@@ -179,7 +190,9 @@ impl Verb {
     /// How much harm the verb can do.
     pub const fn class(self) -> VerbClass {
         match self {
-            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release => VerbClass::Disruptive,
+            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release | Self::Reboot => {
+                VerbClass::Disruptive
+            }
             Self::Wipe | Self::SelectiveWipe => VerbClass::Destructive,
             Self::Plan | Self::Refresh => VerbClass::Routine,
         }
@@ -194,7 +207,7 @@ impl Verb {
             | Self::Release
             | Self::Wipe
             | Self::SelectiveWipe => Lane::Urgent,
-            Self::Plan | Self::Refresh => Lane::Bulk,
+            Self::Plan | Self::Reboot | Self::Refresh => Lane::Bulk,
         }
     }
 
@@ -207,6 +220,7 @@ impl Verb {
             | Self::Release
             | Self::Plan
             | Self::Refresh => EffectClass::Convergent,
+            Self::Reboot => EffectClass::Probeable,
             Self::Wipe | Self::SelectiveWipe => EffectClass::Terminal,
         }
     }
@@ -221,7 +235,7 @@ impl fmt::Display for Verb {
 /// A text that names no verb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, refresh"
+    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, refresh"
 )]
 pub struct ParseVerbError(String);
 
@@ -267,6 +281,7 @@ impl Action {
             Self::Wipe(_) => Verb::Wipe,
             Self::SelectiveWipe(_) => Verb::SelectiveWipe,
             Self::Plan(_) => Verb::Plan,
+            Self::Reboot(_) => Verb::Reboot,
             Self::Refresh(_) => Verb::Refresh,
         }
     }
@@ -292,6 +307,7 @@ impl Action {
             | Self::Release(_)
             | Self::Wipe(_)
             | Self::SelectiveWipe(_)
+            | Self::Reboot(_)
             | Self::Refresh(_) => Ok(()),
         }
     }

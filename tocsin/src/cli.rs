@@ -113,6 +113,8 @@ pub enum Verb {
     Quarantine(order::QuarantineArgs),
     /// Undo `quarantine` exactly
     Release(order::PlainArgs),
+    /// Start devices again
+    Reboot(order::PlainArgs),
     /// Have devices report now
     Refresh(order::PlainArgs),
     /// Approve an order with your own key
@@ -310,6 +312,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Plan(args) => order::plan(context, args).await,
         Verb::Quarantine(args) => order::quarantine(context, args).await,
         Verb::Release(args) => order::release(context, args).await,
+        Verb::Reboot(args) => order::reboot(context, args).await,
         Verb::Refresh(args) => order::refresh(context, args).await,
         Verb::Approve(args) => approve::run(context, args).await,
         Verb::Reject(args) => approve::reject(context, args).await,

@@ -1,8 +1,8 @@
 //! Which executor serves which action, and that an unarmed host has none with an effect.
 
 use protocol::action::{
-    Action, Lock, LockLevel, Plan, Quarantine, Refresh, Release, SelectiveWipe, Unlock, Verb, Wipe,
-    WipeLevel,
+    Action, Lock, LockLevel, Plan, Quarantine, Reboot, Refresh, Release, SelectiveWipe, Unlock,
+    Verb, Wipe, WipeLevel,
 };
 
 use super::{executor, fixtures};
@@ -18,6 +18,7 @@ fn actions() -> Vec<Action> {
         wipe.clone(),
         Action::SelectiveWipe(SelectiveWipe {}),
         Action::Plan(Plan { of: Box::new(wipe) }),
+        Action::Reboot(Reboot {}),
         Action::Refresh(Refresh {}),
     ]
 }

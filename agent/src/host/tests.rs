@@ -2,7 +2,7 @@
 
 use protocol::receipt::FailureKind;
 
-use super::{Arming, Power};
+use super::{Arming, Power, Shutdown};
 use crate::execute::fixtures::Sandbox;
 
 #[test]
@@ -13,19 +13,22 @@ fn path_stays_below_the_root() {
 }
 
 #[test]
-fn recorded_power_off_is_one_line() {
+fn recorded_shutdown_is_one_line() {
     let sandbox = Sandbox::new();
-    sandbox.host.power_off().unwrap();
+    sandbox.host.shut_down(Shutdown::PowerOff).unwrap();
+    sandbox.host.shut_down(Shutdown::Reboot).unwrap();
     let Power::Recorded(path) = &sandbox.host.power else { panic!("sandboxes record") };
-    assert_eq!(std::fs::read_to_string(path).unwrap(), "power_off\n");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "power_off\nreboot\n");
 }
 
 #[test]
-fn host_that_is_not_armed_never_powers_the_machine_off() {
-    for arming in [Arming::Sandboxed, Arming::Simulated] {
+fn host_that_is_not_armed_never_shuts_the_machine_down() {
+    for (arming, how) in
+        [(Arming::Sandboxed, Shutdown::PowerOff), (Arming::Simulated, Shutdown::Reboot)]
+    {
         let mut host = Sandbox::new().host;
         host.power = Power::Real;
         host.arming = arming;
-        assert_eq!(host.power_off().unwrap_err().kind, FailureKind::Internal);
+        assert_eq!(host.shut_down(how).unwrap_err().kind, FailureKind::Internal);
     }
 }

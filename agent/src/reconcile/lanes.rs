@@ -11,13 +11,13 @@ use protocol::frame::AgentFrame;
 use protocol::id::CommandId;
 use protocol::jws::CompactJws;
 use protocol::ledger::{Record, Work};
-use protocol::receipt::{Evidence, Outcome, RefusalReason};
+use protocol::receipt::{Evidence, FailureKind, Outcome, RefusalReason};
 use protocol::state::{Lane, VerbClass};
 
 use super::Reconcile;
 use super::deliveries::claims;
 use super::outcome::{About, Times, is_proved};
-use crate::execute::{Afterwards, Recovery};
+use crate::execute::{Afterwards, Recovery, failure};
 use crate::worker::{Job, Report, Step};
 
 /// What a lane is at.
@@ -25,6 +25,8 @@ use crate::worker::{Job, Report, Step};
 pub(super) enum Running {
     /// A step is on its thread.
     Stepping(Arc<Job>),
+    /// The effect is asked for, and the next boot will show it; until then in this one.
+    AwaitingBoot(Arc<Job>, Instant),
     /// The intent has to be written before the effect.
     Intending(Arc<Job>),
     /// The proof has to be safe before the rest is done.
@@ -56,9 +58,10 @@ pub(super) struct Ending {
 impl Running {
     pub(super) fn command_id(&self) -> CommandId {
         match self {
-            Self::Stepping(job) | Self::Intending(job) | Self::Proving(Proving { job, .. }) => {
-                job.task.command_id
-            }
+            Self::Stepping(job)
+            | Self::AwaitingBoot(job, _)
+            | Self::Intending(job)
+            | Self::Proving(Proving { job, .. }) => job.task.command_id,
             Self::Ending(ending) => ending.command_id,
         }
     }
@@ -67,6 +70,7 @@ impl Running {
     pub(super) fn due(&self) -> Option<Instant> {
         match self {
             Self::Proving(proving) => Some(proving.deadline.min(proving.send_at)),
+            Self::AwaitingBoot(_, until) => Some(*until),
             Self::Stepping(_) | Self::Intending(_) | Self::Ending(_) => None,
         }
     }
@@ -88,6 +92,12 @@ impl Reconcile {
                 busy @ Some(Running::Stepping(_) | Running::Proving(_)) => {
                     *self.running.get_mut(lane) = busy;
                     return;
+                }
+                Some(Running::AwaitingBoot(job, until)) => {
+                    *self.running.get_mut(lane) = self.await_boot(job, until);
+                    if let Some(Running::AwaitingBoot(..)) = self.running.get(lane) {
+                        return;
+                    }
                 }
                 Some(Running::Intending(job)) => {
                     let intent = Record::Intent { command_id: job.task.command_id };
@@ -229,9 +239,13 @@ impl Reconcile {
         let next = match report {
             Report::Planned(Ok(())) => Some(Running::Intending(job)),
             Report::Recovered(Recovery::Apply) => Some(self.step(job, Step::Apply)),
-            Report::Recovered(Recovery::Applied)
-            | Report::Applied(Ok(()))
-            | Report::Finished(Ok(())) => Some(self.step(job, Step::Prove)),
+            Report::Recovered(Recovery::Applied) | Report::Finished(Ok(())) => {
+                Some(self.step(job, Step::Prove))
+            }
+            Report::Applied(Ok(())) => match job.executor().awaits_boot() {
+                Some(within) => Some(Running::AwaitingBoot(job, self.core.clock.now() + within)),
+                None => Some(self.step(job, Step::Prove)),
+            },
             Report::ProvedFirst(evidence) => Some(self.prove_first(job, evidence)),
             ended @ (Report::Planned(Err(_))
             | Report::Differs(_)
@@ -242,6 +256,15 @@ impl Reconcile {
         };
         *self.running.get_mut(lane) = next;
         self.advance(lane).await;
+    }
+
+    /// Goes on waiting for the device to go down, or gives it up.
+    fn await_boot(&self, job: Arc<Job>, until: Instant) -> Option<Running> {
+        if self.core.clock.now() < until {
+            return Some(Running::AwaitingBoot(job, until));
+        }
+        let late = failure(FailureKind::Timeout, "prove", "the device has not gone down");
+        self.outcome(&job, Step::Prove, Report::Proved(Err(late)))
     }
 
     /// A step has ended while the agent stops: nothing further begins, but an outcome is kept.

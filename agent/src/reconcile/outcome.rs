@@ -15,6 +15,7 @@ use protocol::time::Timestamp;
 
 use super::deliveries::claims;
 use super::{PowerOff, Reconcile};
+use crate::host::Shutdown;
 use crate::worker::Job;
 
 /// How long after a power-off that did not work the next one is tried.
@@ -122,7 +123,8 @@ impl Reconcile {
             "powering off"
         );
         let host = self.core.host.clone();
-        let outcome = self.core.blocking.run(move || host.power_off()).await;
+        let power_off = move || host.shut_down(Shutdown::PowerOff);
+        let outcome = self.core.blocking.run(power_off).await;
         let error = match outcome {
             Ok(Ok(())) => {
                 self.power_off = None;

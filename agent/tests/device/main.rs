@@ -14,6 +14,7 @@ mod notices;
 mod plans;
 mod power;
 mod read_only;
+mod reboot;
 mod refusals;
 mod rungs;
 mod server;

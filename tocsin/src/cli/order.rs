@@ -9,8 +9,8 @@ use std::time::Duration;
 use api::commands::wire::{CreateOrder, CreatedOrder, DryRun, Targets};
 use clap::{ArgGroup, Args, ValueEnum};
 use protocol::action::{
-    Action, AllowedPeer, Lock, LockLevel, Plan, Quarantine, Refresh, Release, SelectiveWipe,
-    Unlock, Wipe, WipeLevel,
+    Action, AllowedPeer, Lock, LockLevel, Plan, Quarantine, Reboot, Refresh, Release,
+    SelectiveWipe, Unlock, Wipe, WipeLevel,
 };
 use protocol::id::{CommandId, DeviceId, GroupName};
 use protocol::state::{CommandState, VerbClass};
@@ -221,6 +221,11 @@ pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<Exit,
 /// Releases devices from quarantine.
 pub async fn release(context: &Context, args: PlainArgs) -> Result<Exit, Failure> {
     give(context, Action::Release(Release {}), args.order).await
+}
+
+/// Has devices start again.
+pub async fn reboot(context: &Context, args: PlainArgs) -> Result<Exit, Failure> {
+    give(context, Action::Reboot(Reboot {}), args.order).await
 }
 
 /// Has devices report.

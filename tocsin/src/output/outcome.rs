@@ -48,9 +48,11 @@ pub fn action(action: &Action) -> String {
         }
         Action::Plan(plan) => format!("plan of {}", self::action(&plan.of)),
         Action::SelectiveWipe(_) => "selective wipe (company volumes, managed files)".to_owned(),
-        Action::Quarantine(_) | Action::Unlock(_) | Action::Release(_) | Action::Refresh(_) => {
-            action.verb().to_string()
-        }
+        Action::Quarantine(_)
+        | Action::Unlock(_)
+        | Action::Release(_)
+        | Action::Reboot(_)
+        | Action::Refresh(_) => action.verb().to_string(),
     }
 }
 
@@ -73,6 +75,7 @@ pub const fn past(verb: Verb) -> &'static str {
         Verb::Wipe => "wiped",
         Verb::SelectiveWipe => "wiped of company data",
         Verb::Plan => "planned",
+        Verb::Reboot => "rebooted",
         Verb::Refresh => "refreshed",
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use zbus::OwnedFd;
 use zbus::connection;
 
-use crate::host::{Arming, Host};
+use crate::host::{Arming, Host, Shutdown};
 
 #[cfg(test)]
 mod tests;
@@ -161,7 +161,7 @@ fn wait(host: &Host, patience: Duration, words: &Receiver<Word>) {
         }
     }
     tracing::error!("wipe gives no sign of life: powering off");
-    if let Err(error) = host.power_off() {
+    if let Err(error) = host.shut_down(Shutdown::PowerOff) {
         tracing::error!(error = error.detail, "device was not powered off");
     }
 }
