@@ -55,6 +55,8 @@ fn group_tops() -> Vec<&'static str> {
 
 /// Runs a test's body where machines may be booted.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+    // Its packages come over the network, which ends here.
+    root::debian();
     let kinds = ["--mount", "--pid", "--net", "--uts", "--ipc", "--mount-proc"];
     in_namespaces(&kinds, test, body);
 }

@@ -24,11 +24,14 @@ const PACKAGES: [&str; 13] = [
     "systemd",
     "systemd-sysv",
 ];
+/// How often making it is tried.
+const ATTEMPTS: usize = 4;
 /// Built in memory: dpkg syncs each file, and nothing here must outlive a power cut.
 const BUILD: &str = "
 set -e
 mount -t tmpfs tocsin-root \"$1\"
 TMPDIR=\"$1\" mmdebstrap --quiet --variant=minbase --dpkgopt=force-unsafe-io \\
+    --aptopt='Acquire::Retries \"5\"' \\
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \\
     --dpkgopt='path-exclude=/usr/share/locale/*' --include=\"$2\" \"$3\" - \\
     | tar --extract --exclude='./dev/*' --directory \"$4\"
@@ -45,35 +48,35 @@ pub(crate) fn debian() -> PathBuf {
     if fs::read_to_string(&made_of).is_ok_and(|known| known == wanted) {
         return root;
     }
-    for old in [&root, &folder.join("debian-root.new")] {
-        drop(fs::remove_dir_all(old));
-    }
+    drop(fs::remove_dir_all(&root));
     let new = folder.join("debian-root.new");
-    let memory = tempfile::tempdir_in(folder).unwrap();
-    fs::create_dir(&new).unwrap();
-    let output = Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "bash",
-            "-o",
-            "pipefail",
-            "-c",
-            BUILD,
-            "build",
-        ])
-        .arg(memory.path())
-        .args([PACKAGES.join(","), release()])
-        .arg(&new)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let needs = "the bench needs root, mmdebstrap (Debian package) and Debian's mirror";
-    assert!(output.status.success(), "{needs}: {said}");
+    // A mirror is somebody else's machine: it may be away for a moment.
+    let mut said = Vec::new();
+    while let Err(why) = build(folder, &new) {
+        said.push(why);
+        let needs = "the bench needs root, mmdebstrap (Debian package) and Debian's mirror";
+        assert!(said.len() < ATTEMPTS, "{needs}: {said:#?}");
+    }
     fs::rename(&new, &root).unwrap();
     fs::write(made_of, wanted).unwrap();
     root
+}
+
+/// Makes the root from nothing at `new`, or says why not.
+fn build(folder: &Path, new: &Path) -> Result<(), String> {
+    drop(fs::remove_dir_all(new));
+    fs::create_dir(new).unwrap();
+    let memory = tempfile::tempdir_in(folder).unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .args(["bash", "-o", "pipefail", "-c", BUILD, "build"])
+        .arg(memory.path())
+        .args([PACKAGES.join(","), release()])
+        .arg(new)
+        .output()
+        .unwrap();
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said()) }
 }
 
 /// The code name of the Debian release that this machine runs.
