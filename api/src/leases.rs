@@ -22,7 +22,7 @@ const LASTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The jobs that one node does for all.
-pub(crate) const JOBS: [&str; 3] = ["expiry", "redelivery", "tidying"];
+pub(crate) const JOBS: [&str; 4] = ["eviction", "expiry", "redelivery", "tidying"];
 
 /// The claims of this node.
 #[derive(Debug)]

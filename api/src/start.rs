@@ -354,7 +354,7 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     let expiry = jobs::Job { name: "expiry", period };
     tasks.spawn("expiry", jobs::run_once(app.clone(), expiry, commands::expire));
     let eviction = jobs::Job { name: "eviction", period: period * EVICTION_PERIODS };
-    tasks.spawn("eviction", jobs::run(app.clone(), eviction, enrollment::evict));
+    tasks.spawn("eviction", jobs::run_once(app.clone(), eviction, enrollment::evict));
     let cluster = jobs::Job { name: "cluster", period: cluster::PERIOD };
     tasks.spawn("cluster", jobs::run(app.clone(), cluster, cluster::watch));
     let tidy = jobs::Job { name: "tidying", period: Duration::from_secs(3600) };

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use protocol::enrollment::DeviceIdentity;
 use protocol::frame::AgentFrame;
 use protocol::id::{CommandId, DeviceId};
-use protocol::jws::CompactJws;
+use protocol::jws::{CompactJws, JwsError};
+use protocol::key::DevicePublicKey;
 use protocol::notice;
 use protocol::proof::{self, Proof};
-use protocol::receipt::{self, Outcome};
+use protocol::receipt::{self, Outcome, Receipt};
 use protocol::time::Timestamp;
 
 use crate::devices::Key;
@@ -87,79 +88,67 @@ pub(super) fn judge(
             (command_id, Said::Progress(printable(&stage)))
         }
         AgentFrame::Proof { command_id, jws } => {
-            (command_id, verify_proof(identity, command_id, jws, keys))
+            (command_id, proved((identity, command_id), jws, keys))
         }
         AgentFrame::Receipt { command_id, jws } => {
-            (command_id, verify(identity, command_id, jws, keys))
+            (command_id, finished((identity, command_id), jws, keys))
         }
         AgentFrame::Notice { command_id, jws } => {
-            (command_id, verify_notice(identity, command_id, jws, keys))
+            (command_id, noticed((identity, command_id), jws, keys))
         }
         AgentFrame::Hello(_) | AgentFrame::Sync { .. } | AgentFrame::Unknown => return None,
     };
     Some(Report { identity, command, what })
 }
 
-fn verify(
-    identity: DeviceIdentity,
-    command: CommandId,
+/// A signed document that is the device's own, and about the command that it came with.
+fn verified<T>(
+    (identity, command): (DeviceIdentity, CommandId),
+    keys: &BTreeMap<DeviceId, Key>,
+    verify: impl FnOnce(&DevicePublicKey) -> Result<T, JwsError>,
+    named: impl FnOnce(&T) -> (DeviceId, u32, CommandId),
+) -> Result<T, String> {
+    let key = keys.get(&identity.device).ok_or("the device is unknown")?;
+    let document = verify(&key.public).map_err(|error| error.to_string())?;
+    names(named(&document), identity, command).map(|()| document)
+}
+
+fn finished(
+    about: (DeviceIdentity, CommandId),
     jws: CompactJws,
     keys: &BTreeMap<DeviceId, Key>,
 ) -> Said {
-    let checked = match keys.get(&identity.device) {
-        None => Err("the device is unknown".to_owned()),
-        Some(key) => receipt::verify(&jws, &key.public).map_err(|error| error.to_string()),
-    };
-    let checked = checked.and_then(|receipt| {
-        let named = (receipt.iss, receipt.generation, receipt.command_id);
-        names(named, identity, command).map(|()| (receipt.outcome, receipt.envelope_sha256))
-    });
-    match checked {
-        Ok((outcome, envelope_sha256)) => {
+    let verify = |key: &DevicePublicKey| receipt::verify(&jws, key);
+    match verified(about, keys, verify, |said| (said.iss, said.generation, said.command_id)) {
+        Ok(Receipt { outcome, envelope_sha256, .. }) => {
             Said::Finished(Box::new(Finished { outcome, envelope_sha256, jws }))
         }
         Err(why) => Said::Forged { why, jws },
     }
 }
 
-fn verify_proof(
-    identity: DeviceIdentity,
-    command: CommandId,
+fn proved(
+    about: (DeviceIdentity, CommandId),
     jws: CompactJws,
     keys: &BTreeMap<DeviceId, Key>,
 ) -> Said {
-    let checked = match keys.get(&identity.device) {
-        None => Err("the device is unknown".to_owned()),
-        Some(key) => proof::verify(&jws, &key.public).map_err(|error| error.to_string()),
-    };
-    let checked = checked.and_then(|proof| {
-        let named = (proof.iss, proof.generation, proof.command_id);
-        names(named, identity, command).map(|()| proof)
-    });
-    match checked {
+    let verify = |key: &DevicePublicKey| proof::verify(&jws, key);
+    match verified(about, keys, verify, |said| (said.iss, said.generation, said.command_id)) {
         Ok(proof) => Said::Proved(Box::new(Proved { proof, jws })),
         Err(why) => Said::Forged { why, jws },
     }
 }
 
-fn verify_notice(
-    identity: DeviceIdentity,
-    command: CommandId,
+fn noticed(
+    about: (DeviceIdentity, CommandId),
     jws: CompactJws,
     keys: &BTreeMap<DeviceId, Key>,
 ) -> Said {
-    let checked = match keys.get(&identity.device) {
-        None => Err("the device is unknown".to_owned()),
-        Some(key) => notice::verify(&jws, &key.public).map_err(|error| error.to_string()),
-    };
-    let checked = checked.and_then(|notice| {
-        let named = (notice.iss, notice.generation, notice.command_id);
-        names(named, identity, command).map(|()| (notice.what, notice.at))
-    });
-    match checked {
-        Ok((what, at)) => {
-            let what = printable(&what.chars().take(WORD_CHARS).collect::<String>());
-            Said::Noticed(Box::new(Noticed { what, at, jws }))
+    let verify = |key: &DevicePublicKey| notice::verify(&jws, key);
+    match verified(about, keys, verify, |said| (said.iss, said.generation, said.command_id)) {
+        Ok(notice) => {
+            let what = printable(&notice.what.chars().take(WORD_CHARS).collect::<String>());
+            Said::Noticed(Box::new(Noticed { what, at: notice.at, jws }))
         }
         Err(why) => Said::Forged { why, jws },
     }

@@ -12,10 +12,11 @@ use protocol::id::{DeviceId, HubId};
 use crate::app::App;
 use crate::http::Problem;
 use crate::jobs::Found;
+use crate::leases::Lease;
 use crate::{deliver, devices};
 
 /// Looks at all of them once. A session ends with its certificate, so older ones need no look.
-pub(crate) async fn evict(app: App) -> Result<Found, Problem> {
+pub(crate) async fn evict(app: App, _lease: Lease) -> Result<Found, Problem> {
     let mut after = None;
     loop {
         let mut conn = app.db.read().await?;

@@ -19,6 +19,9 @@ use super::bench::{Bench, GUARD, Place, json_of, order_body};
 /// The files that a person copies from node to node.
 const KEYS: [&str; 3] = ["ca.crt", "ca.key", "command.key"];
 
+/// Jobs of which all nodes of a store need only one.
+const JOBS: i64 = 4;
+
 /// A place for a further node on the same store, without any key.
 fn further(place: &Place) -> Place {
     let folder = Arc::new(tempfile::tempdir().unwrap());
@@ -157,14 +160,14 @@ async fn jobs_run_on_one_node_and_another_takes_over() {
     let two = join(&one, "two").await;
     let agent = one.agent("a", None).await;
     let holders = "SELECT COUNT(DISTINCT holder) FROM job_leases";
-    until(&one, "SELECT COUNT(*) FROM job_leases", 3).await;
+    until(&one, "SELECT COUNT(*) FROM job_leases", JOBS).await;
     until(&one, holders, 1).await;
     until(&one, "SELECT COUNT(*) FROM job_leases WHERE node = 'two'", 0).await;
     let id = one.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
 
     let Bench { api, .. } = one;
     api.drain(std::time::Duration::ZERO).await.unwrap();
-    until(&two, "SELECT COUNT(*) FROM job_leases WHERE node = 'two'", 3).await;
+    until(&two, "SELECT COUNT(*) FROM job_leases WHERE node = 'two'", JOBS).await;
     two.hand.advance(Duration::from_secs(25 * 60 * 60));
     two.until_state(&id, "expired").await;
     assert_eq!(two.events("command_expired").await.len(), 1);
@@ -175,7 +178,7 @@ async fn dead_nodes_jobs_are_taken_over() {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;
     let id = bench.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
-    until(&bench, "SELECT COUNT(*) FROM job_leases", 3).await;
+    until(&bench, "SELECT COUNT(*) FROM job_leases", JOBS).await;
     steal(&bench).await;
     // That node never renews: its claims run out.
     bench.hand.advance(Duration::from_secs(25 * 60 * 60));
@@ -192,14 +195,15 @@ async fn steal(bench: &Bench) {
         "UPDATE job_leases SET node = 'dead', expires_at = {until}, \
          holder = '00000000-0000-0000-0000-000000000001'"
     );
-    assert_eq!(fixture::execute(&mut tx, &steal).await.unwrap(), 3);
+    let stolen = fixture::execute(&mut tx, &steal).await.unwrap();
+    assert_eq!(i64::try_from(stolen).unwrap(), JOBS);
     tx.commit().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_that_lost_its_claim_writes_nothing_for_the_job() {
     let bench = Bench::start().await;
-    until(&bench, "SELECT COUNT(*) FROM job_leases", 3).await;
+    until(&bench, "SELECT COUNT(*) FROM job_leases", JOBS).await;
     let app = bench.api.app();
     let wait = async {
         loop {
