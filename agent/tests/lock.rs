@@ -16,6 +16,8 @@ mod namespaces;
 mod sandbox;
 #[path = "lock/sshd.rs"]
 mod sshd;
+#[path = "support/tree.rs"]
+mod tree;
 
 use std::fs;
 use std::path::PathBuf;

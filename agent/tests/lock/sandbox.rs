@@ -3,9 +3,8 @@
 //!
 //! What a test needs and does not find makes it fail with a text that says what is missing.
 
-use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
 use crate::namespaces;
+use crate::tree::{Tree, walk};
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh
 www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
@@ -185,8 +185,8 @@ impl Sandbox {
     }
 
     /// Everything of the endpoint that a lock may change: path → mode, owner, content.
-    pub(crate) fn tree(&self) -> BTreeMap<PathBuf, Node> {
-        let mut tree = BTreeMap::new();
+    pub(crate) fn tree(&self) -> Tree {
+        let mut tree = Tree::new();
         for folder in ["/etc", "/run", "/var"] {
             walk(&self.host.path(folder), &mut tree);
         }
@@ -223,32 +223,6 @@ pub(crate) fn task() -> Task {
     let started_at = Timestamp::from_millis(1_790_000_000_000);
     let command_id = CommandId::new(started_at, [7; 10]);
     Task { command_id, envelope: "the envelope".to_owned(), started_at }
-}
-
-/// One file, folder or link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Node {
-    mode: u32,
-    owner: (u32, u32),
-    content: Vec<u8>,
-}
-
-fn walk(at: &Path, tree: &mut BTreeMap<PathBuf, Node>) {
-    let metadata = fs::symlink_metadata(at).unwrap();
-    let content = if metadata.is_symlink() {
-        fs::read_link(at).unwrap().into_os_string().into_encoded_bytes()
-    } else if metadata.is_file() {
-        fs::read(at).unwrap()
-    } else {
-        Vec::new()
-    };
-    let owner = (metadata.uid(), metadata.gid());
-    tree.insert(at.to_owned(), Node { mode: metadata.mode(), owner, content });
-    if metadata.is_dir() {
-        for entry in fs::read_dir(at).unwrap() {
-            walk(&entry.unwrap().path(), tree);
-        }
-    }
 }
 
 fn run(program: &str, args: &[&str]) {

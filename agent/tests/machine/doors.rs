@@ -1,9 +1,5 @@
 //! What a locked machine lets in, before and after a reboot, and what an unlock leaves.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -13,6 +9,7 @@ use serde_json::json;
 use crate::container::Machine;
 use crate::on_a_machine;
 use crate::scene::{PASSWORD, Scene};
+use crate::tree::{Node, Tree, walk};
 
 /// A `session` lock.
 pub(crate) fn locking() -> Action {
@@ -164,38 +161,20 @@ fn boot_under_knocking(machine: &mut Machine) {
 }
 
 /// Everything that a lock changes on disk: path → mode, owner, content.
-pub(crate) fn tree(machine: &Machine) -> BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)> {
-    let mut tree = BTreeMap::new();
+pub(crate) fn tree(machine: &Machine) -> Tree {
+    let mut tree = Tree::new();
     for folder in ["/etc", "/usr/lib/systemd", "/var/lib/systemd/linger"] {
         walk(&machine.path(folder), &mut tree);
     }
     tree
 }
 
-fn walk(at: &Path, tree: &mut BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)>) {
-    let metadata = fs::symlink_metadata(at).unwrap();
-    let content = if metadata.is_symlink() {
-        fs::read_link(at).unwrap().into_os_string().into_encoded_bytes()
-    } else if metadata.is_file() {
-        fs::read(at).unwrap()
-    } else {
-        Vec::new()
-    };
-    tree.insert(at.to_owned(), (metadata.mode(), metadata.uid(), metadata.gid(), content));
-    if metadata.is_dir() {
-        fs::read_dir(at).unwrap().for_each(|entry| walk(&entry.unwrap().path(), tree));
-    }
-}
-
-pub(crate) fn assert_same(
-    before: &BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)>,
-    after: &BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)>,
-) {
+pub(crate) fn assert_same(before: &Tree, after: &Tree) {
     let paths: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
     for path in paths {
-        let shown = |tree: &BTreeMap<PathBuf, (u32, u32, u32, Vec<u8>)>| {
-            tree.get(path).map(|(mode, uid, gid, content)| {
-                (*mode, *uid, *gid, String::from_utf8_lossy(content).into_owned())
+        let shown = |tree: &Tree| {
+            tree.get(path).map(|Node { mode, owner, content }| {
+                (*mode, *owner, String::from_utf8_lossy(content).into_owned())
             })
         };
         assert_eq!(shown(before), shown(after), "{}", path.display());

@@ -20,6 +20,8 @@ mod scene;
 #[expect(dead_code, reason = "shared with the tests of the device, which use the rest")]
 mod server;
 mod traps;
+#[path = "../support/tree.rs"]
+mod tree;
 mod units;
 
 use crate::container::alone;

@@ -1,16 +1,12 @@
 //! A broker that dies or hangs: sockets stay, orders go on, and push comes back by itself.
 
-use clap::Parser as _;
-use loadtest::cli::Cli;
 use loadtest::report::Findings;
-use loadtest::scenario;
-use runtime::Drain;
 
 use crate::operator::eventually;
 use crate::site::Site;
 
 /// Devices of the load, and how often they are ordered something.
-const AGENTS: u64 = 20;
+const AGENTS: &str = "20";
 const RATE: &str = "20/s";
 const ORDERS: &str = "200";
 /// Orders that must be accepted while the broker hangs.
@@ -58,29 +54,8 @@ fn order_is_accepted_while_the_broker_does_not_answer() {
 #[test]
 fn answers_do_not_wait_for_a_broker_that_hangs_and_nothing_is_lost_by_it() {
     let site = Site::new(1);
-    let agents = AGENTS.to_string();
-    let (api, token) = (site.api.said("operator_url"), site.token());
-    let ca = site.path("data/authority.pem").display().to_string();
-    let load = std::thread::spawn(move || {
-        let cli = Cli::parse_from([
-            "tocsin-loadtest",
-            "order-to-ack",
-            "--api",
-            &api,
-            "--ca",
-            &ca,
-            "--token",
-            &token,
-            "--agents",
-            &agents,
-            "--orders",
-            ORDERS,
-            "--rate",
-            RATE,
-        ]);
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(scenario::run(&cli, &Drain::new())).expect("the scenario runs")
-    });
+    let options = [("--agents", AGENTS), ("--orders", ORDERS), ("--rate", RATE)];
+    let load = site.load("order-to-ack", &options);
     let accepted = || site.json(&["commands"])["items"].as_array().map_or(0, Vec::len);
     eventually("orders flow", || (accepted() > 0).then_some(()));
     site.redis.pause();

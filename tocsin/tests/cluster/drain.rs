@@ -1,11 +1,7 @@
 //! Hubs that are restarted one after the other while orders flow. `TOCSIN_ROLLING_RATE` and
 //! `TOCSIN_ROLLING_ORDERS` make more of them flow, for the figures of docs/BENCHMARKS.md.
 
-use clap::Parser as _;
-use loadtest::cli::Cli;
 use loadtest::report::Findings;
-use loadtest::scenario;
-use runtime::Drain;
 
 use crate::site::Site;
 
@@ -18,34 +14,12 @@ fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
     let mut site = Site::new(3);
     let real: Vec<_> = (1..=3).map(|number| site.device(&format!("web-{number}"))).collect();
     let given: Vec<_> = real.iter().map(|device| site.order("lock", &device.name)).collect();
-    let token = site.token();
     let setting =
         |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
     let orders = setting("TOCSIN_ROLLING_ORDERS", ORDERS);
     let rate = setting("TOCSIN_ROLLING_RATE", RATE);
-    let (api, ca) = (site.api.said("operator_url"), site.path("data/authority.pem"));
-    let load = std::thread::spawn(move || {
-        let ca = ca.to_str().expect("a plain path");
-        let words = [
-            "tocsin-loadtest",
-            "order-to-ack",
-            "--api",
-            &api,
-            "--ca",
-            ca,
-            "--token",
-            &token,
-            "--agents",
-            "50",
-            "--orders",
-            &orders,
-            "--rate",
-            &rate,
-        ];
-        let cli = Cli::parse_from(words);
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(scenario::run(&cli, &Drain::new())).expect("the scenario runs")
-    });
+    let options = [("--agents", "50"), ("--orders", &*orders), ("--rate", &*rate)];
+    let load = site.load("order-to-ack", &options);
     let mut rounds = 0;
     while !load.is_finished() {
         let hub = rounds % site.hubs.len();

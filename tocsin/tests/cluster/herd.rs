@@ -1,10 +1,6 @@
 //! Everybody at once against a hub that lets few in at a time.
 
-use clap::Parser as _;
-use loadtest::cli::Cli;
 use loadtest::report::Findings;
-use loadtest::scenario;
-use runtime::Drain;
 
 use crate::site::Site;
 
@@ -22,27 +18,10 @@ fn herd_that_is_cut_all_at_once_gets_in_again_without_a_tight_loop() {
     let connections = || site.hubs[0].metric("tocsin_push_hub_connections_total", "");
     let refused =
         || site.hubs[0].metric("tocsin_push_hub_admission_refusals_total", "\"handshakes\"");
-    let (herd, api) = (HERD.to_string(), site.api.said("operator_url"));
-    let ca = site.path("data/authority.pem").display().to_string();
-    let token = site.token();
-    let cli = Cli::parse_from([
-        "tocsin-loadtest",
-        "connect",
-        "--api",
-        &api,
-        "--ca",
-        &ca,
-        "--token",
-        &token,
-        "--agents",
-        &herd,
-        "--connecting",
-        &herd,
-    ]);
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let report = runtime.block_on(scenario::run(&cli, &Drain::new()));
+    let herd = HERD.to_string();
     // It ends well only when every device has come to stand, twice.
-    let report = report.unwrap_or_else(|error| panic!("{error:?}"));
+    let load = site.load("connect", &[("--agents", &*herd), ("--connecting", &*herd)]);
+    let report = load.join().expect("the load ends");
     let Findings::Connect(found) = &report.findings else { panic!("no waves: {report}") };
     println!("{} devices back after {:.1} s", HERD, found.storm.secs);
     let attempts = connections() / f64::from(HERD) / 2.0;

@@ -2,8 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use broker::fixture::RedisServer;
+use clap::Parser as _;
+use loadtest::cli::Cli;
+use loadtest::report::Report;
+use loadtest::scenario;
+use runtime::Drain;
 
 use crate::operator::{Device, Operator, eventually};
 use crate::program::Program;
@@ -55,8 +61,22 @@ impl Site {
         site
     }
 
+    /// Runs a scenario of the load harness against it, on a thread of its own.
+    pub(crate) fn load(&self, scenario: &str, options: &[(&str, &str)]) -> JoinHandle<Report> {
+        let ca = self.path("data/authority.pem").display().to_string();
+        let (api, token) = (self.api.said("operator_url"), self.token());
+        let own = [("--api", &*api), ("--ca", &*ca), ("--token", &*token)];
+        let words = own.iter().chain(options).flat_map(|(name, value)| [*name, *value]);
+        let cli = Cli::parse_from(["tocsin-loadtest", scenario].into_iter().chain(words));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let report = runtime.block_on(scenario::run(&cli, &Drain::new()));
+            report.unwrap_or_else(|error| panic!("{error:?}"))
+        })
+    }
+
     /// The operator's token.
-    pub(crate) fn token(&self) -> String {
+    fn token(&self) -> String {
         let profile = fs::read_to_string(self.path("profile.toml")).expect("a profile");
         let profile: toml::Table = profile.parse().expect("TOML");
         profile["token"].as_str().expect("a token").to_owned()
