@@ -1,5 +1,6 @@
 //! Hubs that are restarted one after the other while orders flow. `TOCSIN_ROLLING_RATE` and
-//! `TOCSIN_ROLLING_ORDERS` make more of them flow, for the figures of docs/BENCHMARKS.md.
+//! `TOCSIN_ROLLING_ORDERS` make more of them flow, for the figures of docs/BENCHMARKS.md;
+//! `TOCSIN_ROLLING_RESTARTS` ends the restarts after as many, where they would go on with the load.
 
 use loadtest::report::Findings;
 
@@ -19,9 +20,10 @@ fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
     let orders = setting("TOCSIN_ROLLING_ORDERS", ORDERS);
     let rate = setting("TOCSIN_ROLLING_RATE", RATE);
     let options = [("--agents", "50"), ("--orders", &*orders), ("--rate", &*rate)];
+    let most = setting("TOCSIN_ROLLING_RESTARTS", "1000").parse().expect("a number of restarts");
     let load = site.load("order-to-ack", &options);
     let mut rounds = 0;
-    while !load.is_finished() {
+    while rounds < most && !load.is_finished() {
         let hub = rounds % site.hubs.len();
         assert!(site.hubs[hub].drain().success(), "hub {hub} drains");
         site.start_again(hub);
