@@ -63,8 +63,10 @@ async fn run(mut parts: Parts, seed: u64, rounds: usize) {
             cluster.break_it(*fault);
         }
         giver.give_for(&round, orders).await;
-        for fault in &round.faults {
-            cluster.mend(*fault);
+        let (beneath, above): (Vec<Fault>, _) =
+            round.faults.iter().partition(|fault| fault.is_beneath_programs());
+        for fault in beneath.into_iter().chain(above) {
+            cluster.mend(fault);
         }
         let mended = clock.now();
         giver.reach_everybody(&cluster).await;

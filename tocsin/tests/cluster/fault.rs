@@ -27,6 +27,13 @@ pub(crate) enum Fault {
     StoreSlow,
 }
 
+impl Fault {
+    /// What programs need at their start is whole before they are started again.
+    pub(crate) const fn is_beneath_programs(self) -> bool {
+        matches!(self, Self::StoreKilled | Self::StoreRefuses | Self::StoreSlow | Self::Bus(_))
+    }
+}
+
 /// Something that breaks about Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BusFault {
