@@ -3,16 +3,15 @@
 //! Owns taking them in. The control plane checks each early, to refuse early; the devices check
 //! again, and only that counts. Persons are counted, not keys, against the trust root of now.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::State;
 use protocol::envelope::check_approval;
-use protocol::id::{OrderId, PersonName};
+use protocol::id::OrderId;
 use protocol::jws::CompactJws;
 use protocol::limits;
 use protocol::manifest::Manifest;
-use protocol::trust::TrustRoot;
+use protocol::time::Timestamp;
+use protocol::trust::{Approved, Tally, TrustRoot};
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,7 +20,7 @@ use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
 use crate::commands::wire::{OrderView, SubmitApproval};
-use crate::commands::{self, Order};
+use crate::commands::{self, Order, Words};
 use crate::db::Tx;
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Path, Problem};
@@ -56,12 +55,15 @@ async fn submit(
     }
     let trust = trust::current(tx.conn()).await?.root;
     let jws = body.value.jws;
-    let person = check_approval(&jws, &order.manifest, &trust)
-        .map_err(|refusal| Problem::field("/jws", refusal.to_string()))?
-        .clone();
-    let is_new = add(&mut tx, &order, &person, &jws).await?;
-    let counted = counting(&mut tx, &order.manifest, &trust).await?;
-    let deliveries = commands::release(&app, &mut tx, &order, &counted).await?;
+    let approved = check_approval(&jws, &order.manifest, &trust)
+        .map_err(|refusal| Problem::field("/jws", refusal.to_string()))?;
+    if approved.is_early(now) {
+        return Err(Problem::field("/jws", "is of the future"));
+    }
+    let is_new = add(&mut tx, &order, approved, (&trust, &jws)).await?;
+    let (counted, tally) = counting(&mut tx, &order.manifest, &trust, now).await?;
+    let words = Words { trust: &trust, approvals: &counted, tally: &tally };
+    let deliveries = commands::release(&app, &mut tx, &order, &words).await?;
     let view = commands::order_view(tx.conn(), &order).await?;
     if is_new || !deliveries.is_empty() {
         tx.commit().await?;
@@ -70,40 +72,55 @@ async fn submit(
     Ok(Json(view))
 }
 
-/// Writes an approval; `false` when the very same one is there already.
+/// Writes an approval; `false` when the very same one is there already. A key that is for something
+/// else takes the place of its owner's former one: a person counts once.
 async fn add(
     tx: &mut Tx,
     order: &Order,
-    person: &PersonName,
-    jws: &CompactJws,
+    approved: Approved<'_>,
+    (trust, jws): (&TrustRoot, &CompactJws),
 ) -> Result<bool, Problem> {
-    if let Some(former) = store::of_person(tx, order.id, person).await? {
-        if former == *jws {
+    let person = &approved.approver.person;
+    let former = store::of_person(tx, order.id, person).await?;
+    if let Some(former) = &former {
+        if former == jws {
             return Ok(false);
         }
-        let detail = format!("{person} has approved this order already; a person counts once");
-        return Err(Problem::conflict(detail));
+        let former = check_approval(former, &order.manifest, trust);
+        if former.is_ok_and(|former| former.role == approved.role) {
+            let detail = format!("{person} has approved this order already; a person counts once");
+            return Err(Problem::conflict(detail));
+        }
     }
     if !store::has_waiting(tx, order.id).await? {
         return Err(Problem::conflict("no command of this order waits for approvals"));
     }
-    store::insert(tx, order.id, person, jws).await?;
-    let payload = json!({ "person": person, "approval_sha256": jws.sha256() });
+    store::put(tx, order.id, person, jws).await?;
+    let payload = json!({
+        "person": person,
+        "role": approved.role.as_str(),
+        "approval_sha256": jws.sha256(),
+    });
     tx.append(Kind::OrderApproved, order.id, payload);
     Ok(true)
 }
 
 /// The approvals that count now: valid under the present trust root, one per person.
-async fn counting(
+async fn counting<'a>(
     tx: &mut Tx,
     manifest: &Manifest,
-    trust: &TrustRoot,
-) -> Result<Vec<CompactJws>, Problem> {
-    let mut counted = BTreeMap::new();
+    trust: &'a TrustRoot,
+    now: Timestamp,
+) -> Result<(Vec<CompactJws>, Tally<'a>), Problem> {
+    let (mut counted, mut tally) = (Vec::new(), Tally::default());
     for jws in store::of_order(tx, manifest.order_id).await? {
-        if let Ok(person) = check_approval(&jws, manifest, trust) {
-            counted.insert(person.clone(), jws);
+        if counted.len() < limits::APPROVALS
+            && let Ok(approved) = check_approval(&jws, manifest, trust)
+            && !approved.is_early(now)
+        {
+            tally.count(approved);
+            counted.push(jws);
         }
     }
-    Ok(counted.into_values().take(limits::APPROVALS).collect())
+    Ok((counted, tally))
 }

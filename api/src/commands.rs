@@ -36,7 +36,7 @@ pub(crate) use self::cancel::reject_waiting;
 pub(crate) use self::dispatch::dispatch;
 pub(crate) use self::end::end_enrollment;
 pub(crate) use self::expiry::expire;
-pub(crate) use self::queue::release;
+pub(crate) use self::queue::{Words, release};
 pub(crate) use self::redelivery::redeliver;
 pub(crate) use self::store::orders::{Order, find_order, order_view};
 pub(crate) use self::upstream::read_upstream;

@@ -19,6 +19,7 @@ pub fn describe() {
     describe_gauge!("tocsin_api_upstream_waiting", "Messages of hubs that no node has committed");
     describe_gauge!("tocsin_api_hubs", "Hubs that hold a lease");
     describe_gauge!("tocsin_api_commands_unacked", "Commands that no device has on disk, by age");
+    describe_counter!("tocsin_api_break_glass_total", "Orders that left on break-glass");
     describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
 }
 
@@ -82,4 +83,9 @@ pub(crate) fn unacked(age: &'static str, commands: u64) {
 #[expect(clippy::cast_precision_loss, reason = "nothing that is counted here reaches 2^52")]
 const fn cast(count: u64) -> f64 {
     count as f64
+}
+
+/// An order left on the word of break-glass.
+pub(crate) fn break_glass_used() {
+    counter!("tocsin_api_break_glass_total").increment(1);
 }

@@ -289,6 +289,9 @@ async fn first_start(app: &App) -> Result<Option<FirstStart>, StartError> {
         approvers: Vec::new(),
         approvals: std::collections::BTreeMap::new(),
         protected_devices: std::collections::BTreeSet::new(),
+        groups: std::collections::BTreeMap::new(),
+        mass: None,
+        break_glass: None,
     };
     let signed = SignedTrustRoot::sign(&root, &[&root_key])?;
     tx.append(Kind::StoreCreated, "store", json!({ "version": env!("CARGO_PKG_VERSION") }));

@@ -3,7 +3,6 @@
 //! Verification is pure and complete but for replay, which needs memory and is the ledger's part.
 //! The order of the checks is fixed, so that every wrong envelope has exactly one reason.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +17,7 @@ use crate::planted;
 use crate::receipt::RefusalReason;
 use crate::state::{Lane, VerbClass};
 use crate::time::Timestamp;
-use crate::trust::TrustRoot;
+use crate::trust::{Approved, Authority, Forbidden, Role, Tally, TrustRoot};
 
 #[cfg(test)]
 mod tests;
@@ -132,12 +131,20 @@ pub struct Verifying<'a> {
 
 /// An envelope that was verified. Only [`Verifying::verify`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified(Envelope);
+pub struct Verified {
+    envelope: Envelope,
+    authority: Authority,
+}
 
 impl Verified {
     /// The claims, now to be believed.
     pub const fn envelope(&self) -> &Envelope {
-        &self.0
+        &self.envelope
+    }
+
+    /// On whose word.
+    pub const fn authority(&self) -> Authority {
+        self.authority
     }
 }
 
@@ -146,11 +153,12 @@ impl Verifying<'_> {
     pub fn verify(&self, jws: &CompactJws) -> Result<Verified, Refusal> {
         let envelope = self.check_signature(jws)?;
         self.check_audience(&envelope)?;
-        self.check_validity(&envelope)
+        let authority = self
+            .check_validity(&envelope)
             .and_then(|()| self.check_manifest(&envelope))
             .and_then(|()| self.check_approvals(&envelope))
             .map_err(|refusal| refusal.of(&envelope))?;
-        Ok(Verified(envelope))
+        Ok(Verified { envelope, authority })
     }
 
     fn check_signature(&self, jws: &CompactJws) -> Result<Envelope, Refusal> {
@@ -212,7 +220,7 @@ impl Verifying<'_> {
     }
 
     fn check_manifest(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        use RefusalReason::{TooManyDevices, WidenedManifest};
+        use RefusalReason::WidenedManifest;
         let manifest = &envelope.manifest;
         if envelope.exp > manifest.expires_at {
             return Err(Refusal::new(WidenedManifest, "valid for longer than its manifest"));
@@ -220,60 +228,81 @@ impl Verifying<'_> {
         if !manifest.includes(&self.device, &envelope.proof) {
             return Err(Refusal::new(WidenedManifest, "this device is not in the manifest"));
         }
-        let most = most_devices(envelope.action().verb().class());
-        if manifest.device_count > most {
-            let detail = format!("{} devices, at most {most}", manifest.device_count);
-            return Err(Refusal::new(TooManyDevices, detail));
-        }
         Ok(())
     }
 
-    fn check_approvals(&self, envelope: &Envelope) -> Result<(), Refusal> {
+    fn check_approvals(&self, envelope: &Envelope) -> Result<Authority, Refusal> {
         use RefusalReason::{BadApproval, DoubledApproval, MissingApproval};
         if envelope.approvals.len() > limits::APPROVALS {
             return Err(Refusal::new(BadApproval, "too many approvals"));
         }
-        let mut persons = BTreeSet::new();
+        let manifest = &envelope.manifest;
+        let needs = self.trust.needs(manifest, &self.device)?;
+        let mut tally = Tally::default();
         for approval in &envelope.approvals {
-            persons.insert(check_approval(approval, &envelope.manifest, self.trust)?);
+            let approved = check_approval(approval, manifest, self.trust)?;
+            if approved.is_early(self.now) {
+                return Err(Refusal::new(BadApproval, "approved in the future"));
+            }
+            tally.count(approved);
         }
-        let needed = usize::from(self.trust.approvals_needed(&envelope.manifest, &self.device));
+        let needed = usize::from(needs.persons);
         #[cfg(feature = "planted-bugs")]
         if planted::has(planted::Bug::ApprovalsPerKey) && envelope.approvals.len() >= needed {
-            return Ok(());
+            return Ok(Authority::Approvers);
         }
-        if persons.len() >= needed {
-            return Ok(());
+        if let Some(authority) = tally.authority(needs) {
+            return Ok(authority);
         }
-        let detail = format!("approved by {} of {needed} persons", persons.len());
+        let (persons, mass) = (tally.persons(), tally.mass());
+        if persons >= needed {
+            let detail = format!("approved by {mass} of {} persons of the mass role", needs.mass);
+            return Err(Refusal::new(MissingApproval, detail));
+        }
+        let detail = format!("approved by {persons} of {needed} persons");
         let reason =
             if envelope.approvals.len() >= needed { DoubledApproval } else { MissingApproval };
         Err(Refusal::new(reason, detail))
     }
 }
 
-/// Verifies one approval of that manifest, and says whose it is.
+impl From<Forbidden> for Refusal {
+    fn from(forbidden: Forbidden) -> Self {
+        Self::new(forbidden.reason(), forbidden.to_string())
+    }
+}
+
+/// Verifies one approval of that manifest, and says whose it is and what for.
 ///
 /// The control plane uses this when an approval comes in; the device uses it again.
 pub fn check_approval<'a>(
     approval: &CompactJws,
     manifest: &Manifest,
     trust: &'a TrustRoot,
-) -> Result<&'a crate::id::PersonName, Refusal> {
+) -> Result<Approved<'a>, Refusal> {
     use RefusalReason::{BadApproval, WidenedManifest};
     let parsed = jws::parse(approval, APPROVAL_TYP, limits::ENVELOPE_BYTES)
         .map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
-    let approver = trust.approver(parsed.key_id()).ok_or_else(|| {
+    let (role, approver) = trust.signer(parsed.key_id()).ok_or_else(|| {
         Refusal::new(BadApproval, format!("{} is no approver's key", parsed.key_id()))
     })?;
     parsed.verify(&approver.key).map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
     let approval: Approval =
         parsed.claims().map_err(|error| Refusal::new(BadApproval, error.to_string()))?;
-    if approval.manifest == *manifest {
-        Ok(&approver.person)
-    } else {
-        Err(Refusal::new(WidenedManifest, format!("{} approved something else", approver.person)))
+    let person = &approver.person;
+    if approval.manifest != *manifest {
+        return Err(Refusal::new(WidenedManifest, format!("{person} approved something else")));
     }
+    let approved_at = approval.approved_at;
+    if !trust.admits(role, manifest, approved_at) {
+        let what = match role {
+            Role::Approver => "approves nothing of this",
+            Role::Mass => "is kept for what destroys on many devices",
+            Role::BreakGlass => "is kept for what can be undone, on few devices, within an hour",
+        };
+        return Err(Refusal::new(BadApproval, format!("the key of {person} {what}")));
+    }
+    Ok(Approved { approver, role, approved_at })
 }
 
 /// How long an envelope of that class may be valid.
@@ -281,13 +310,5 @@ pub const fn longest_validity(class: VerbClass) -> Duration {
     match class {
         VerbClass::Routine => limits::ROUTINE_VALIDITY,
         VerbClass::Disruptive | VerbClass::Destructive => limits::VALIDITY,
-    }
-}
-
-/// How many devices a manifest of that class may name.
-pub const fn most_devices(class: VerbClass) -> u32 {
-    match class {
-        VerbClass::Routine | VerbClass::Disruptive => limits::MANIFEST_DEVICES,
-        VerbClass::Destructive => limits::DESTRUCTIVE_DEVICES,
     }
 }

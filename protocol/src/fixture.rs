@@ -126,6 +126,9 @@ impl Organisation {
             ],
             approvals: BTreeMap::new(),
             protected_devices: BTreeSet::new(),
+            groups: BTreeMap::new(),
+            mass: None,
+            break_glass: None,
         };
         Self { root_key, command_key, alice, alice_spare, bob, trust }
     }

@@ -87,5 +87,9 @@ pub const ROUTINE_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const VALIDITY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Devices of one manifest of a disruptive action before one approval more is asked for.
 pub const DISRUPTIVE_DEVICES: u32 = 50;
-/// Devices of one manifest of a destructive action.
+/// Devices of one manifest of a destructive action before the mass role is asked for.
 pub const DESTRUCTIVE_DEVICES: u32 = 10;
+/// Devices of one manifest for which break-glass may stand in.
+pub const BREAK_GLASS_DEVICES: u32 = 10;
+/// How long after its approval an order may last for which break-glass stands in.
+pub const BREAK_GLASS_VALIDITY: Duration = Duration::from_secs(60 * 60);

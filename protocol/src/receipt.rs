@@ -187,6 +187,8 @@ pub enum RefusalReason {
     WidenedManifest,
     /// The manifest names more devices than its class may.
     TooManyDevices,
+    /// The trust root protects this device from what destroys.
+    ProtectedDevice,
     /// What would be done is not what was approved: the device's plan has another hash now.
     PlanChanged,
     /// The verb or its parameters are unknown here, or the device cannot do it.
@@ -212,6 +214,7 @@ impl RefusalReason {
             Self::DoubledApproval => "doubled_approval",
             Self::WidenedManifest => "widened_manifest",
             Self::TooManyDevices => "too_many_devices",
+            Self::ProtectedDevice => "protected_device",
             Self::PlanChanged => "plan_changed",
             Self::Unsupported => "unsupported",
             Self::NotArmed => "not_armed",

@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::action::Verb;
-use crate::id::{DeviceId, KeyId, PersonName};
+use crate::id::{DeviceId, GroupName, KeyId, PersonName};
 use crate::jws::{self, CompactJws, JwsError, Parsed, Signer};
 use crate::key::PublicKey;
 use crate::limits;
-use crate::manifest::Manifest;
-use crate::state::VerbClass;
 use crate::time::Timestamp;
 
+pub use self::rules::{Approved, Authority, Forbidden, Needs, Role, Tally};
+
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -42,9 +43,38 @@ pub struct TrustRoot {
     /// needs two, any other none.
     #[serde(default)]
     pub approvals: BTreeMap<String, u8>,
-    /// Devices that need one approval more for anything but routine verbs.
+    /// Devices on which nothing destructive is done, whoever signs, and which need one approval
+    /// more for anything disruptive.
     #[serde(default)]
     pub protected_devices: BTreeSet<DeviceId>,
+    /// Devices that need more persons than others, by the name of their group here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<GroupName, TrustGroup>,
+    /// Who together may let one order destroy on more than a few devices. Nobody: it cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mass: Option<Quorum>,
+    /// Who may stand in for the approvers of what can be undone. Loud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<Quorum>,
+}
+
+/// Devices for which an order needs more persons than elsewhere. They are listed one by one,
+/// since a device believes no control plane about the groups that it is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustGroup {
+    /// The devices.
+    pub devices: BTreeSet<DeviceId>,
+    /// How many different persons must approve, by verb. Less than elsewhere counts for nothing.
+    pub approvals: BTreeMap<String, u8>,
+}
+
+/// Keys that are kept for one purpose, and how many of their owners must sign together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quorum {
+    /// The keys. They approve nothing else.
+    pub approvers: Vec<Approver>,
+    /// How many different persons must sign.
+    pub threshold: u8,
 }
 
 /// The offline keys, and how many of them must sign.
@@ -121,6 +151,11 @@ impl SignedTrustRoot {
             .map(Self)
     }
 
+    /// Signatures that were made apart, each a whole document.
+    pub const fn of(signatures: Vec<CompactJws>) -> Self {
+        Self(signatures)
+    }
+
     /// The signatures, each a whole document.
     pub fn signatures(&self) -> &[CompactJws] {
         &self.0
@@ -188,17 +223,34 @@ impl TrustRoot {
         if self.root.threshold == 0 {
             return Err(TrustError::Unsound("the threshold of root keys is zero"));
         }
-        if self.root.keys.len() < usize::from(self.root.threshold) {
+        let root_keys: BTreeSet<_> = self.root.keys.iter().map(PublicKey::id).collect();
+        if root_keys.len() < usize::from(self.root.threshold) {
             return Err(TrustError::Unsound("fewer root keys than must sign"));
         }
-        let approver_keys: BTreeSet<_> = self.approvers.iter().map(|a| a.key.id()).collect();
-        if approver_keys.len() != self.approvers.len() {
+        let every = || self.signers().map(|(_, approver)| approver);
+        let approver_keys: BTreeSet<_> = every().map(|a| a.key.id()).collect();
+        if approver_keys.len() != every().count() {
             return Err(TrustError::Unsound("an approver key is named twice"));
         }
         if self.command_keys.iter().any(|command| approver_keys.contains(command.key.id())) {
             return Err(TrustError::Unsound("a command key is an approver key as well"));
         }
+        if let Some(mass) = &self.mass {
+            mass.check(2, "the mass role must take at least two persons, and have them")?;
+        }
+        if let Some(break_glass) = &self.break_glass {
+            break_glass.check(1, "break-glass must take at least one person, and have them")?;
+        }
         Ok(())
+    }
+
+    /// Every key that approves, with what it is for.
+    fn signers(&self) -> impl Iterator<Item = (Role, &Approver)> {
+        let ordinary = self.approvers.iter().map(|approver| (Role::Approver, approver));
+        let mass = self.mass.iter().flat_map(|quorum| &quorum.approvers);
+        let glass = self.break_glass.iter().flat_map(|quorum| &quorum.approvers);
+        let mass = mass.map(|approver| (Role::Mass, approver));
+        ordinary.chain(mass).chain(glass.map(|approver| (Role::BreakGlass, approver)))
     }
 
     /// The command key of that name.
@@ -206,30 +258,20 @@ impl TrustRoot {
         self.command_keys.iter().find(|command| command.key.id() == id)
     }
 
-    /// The approver whose key has that name.
-    pub fn approver(&self, id: &KeyId) -> Option<&Approver> {
-        self.approvers.iter().find(|approver| approver.key.id() == id)
+    /// The approver whose key has that name, and what the key is for.
+    pub fn signer(&self, id: &KeyId) -> Option<(Role, &Approver)> {
+        self.signers().find(|(_, approver)| approver.key.id() == id)
     }
+}
 
-    /// How many different persons must approve this manifest before that device obeys.
-    pub fn approvals_needed(&self, manifest: &Manifest, device: &DeviceId) -> u8 {
-        let verb = manifest.action.verb();
-        let is_many = match verb.class() {
-            VerbClass::Disruptive => manifest.device_count > limits::DISRUPTIVE_DEVICES,
-            VerbClass::Routine | VerbClass::Destructive => false,
-        };
-        let is_protected =
-            verb.class() != VerbClass::Routine && self.protected_devices.contains(device);
-        self.threshold(verb) + u8::from(is_many) + u8::from(is_protected)
-    }
-
-    /// How many different persons the verb needs on any device.
-    fn threshold(&self, verb: Verb) -> u8 {
-        let default = match verb.class() {
-            VerbClass::Routine | VerbClass::Disruptive => 0,
-            VerbClass::Destructive => 2,
-        };
-        self.approvals.get(verb.as_str()).copied().unwrap_or(default).min(u8::MAX - 2)
+impl Quorum {
+    fn check(&self, least: u8, problem: &'static str) -> Result<(), TrustError> {
+        let persons: BTreeSet<_> = self.approvers.iter().map(|a| &a.person).collect();
+        if self.threshold >= least && persons.len() >= usize::from(self.threshold) {
+            Ok(())
+        } else {
+            Err(TrustError::Unsound(problem))
+        }
     }
 }
 

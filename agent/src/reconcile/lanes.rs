@@ -13,6 +13,7 @@ use protocol::jws::CompactJws;
 use protocol::ledger::{Record, Work};
 use protocol::receipt::{Evidence, FailureKind, Outcome, RefusalReason};
 use protocol::state::{Lane, VerbClass};
+use protocol::trust::Authority;
 
 use super::Reconcile;
 use super::deliveries::claims;
@@ -141,6 +142,9 @@ impl Reconcile {
     fn verify_now(&self, envelope: &CompactJws) -> Result<Envelope, Refusal> {
         let verified = self.verifying().verify(envelope)?;
         let envelope = verified.envelope();
+        if verified.authority() == Authority::BreakGlass {
+            tracing::warn!(command.id = %envelope.jti, "break-glass stands in for the approvers");
+        }
         match envelope.action().verb().class() {
             VerbClass::Disruptive | VerbClass::Destructive if !self.core.is_armed => {
                 let detail = "executors are not armed on this device";
@@ -287,7 +291,9 @@ impl Reconcile {
     /// step with a successor gives none.
     fn outcome(&self, job: &Job, step: Step, report: Report) -> Option<Running> {
         let outcome = match report {
-            Report::Proved(Ok(evidence)) => Outcome::Succeeded { evidence },
+            Report::Proved(Ok(evidence)) => {
+                Outcome::Succeeded { evidence: self.on_whose_word(&job.envelope, evidence) }
+            }
             Report::Planned(Err(failure))
             | Report::Applied(Err(failure))
             | Report::Finished(Err(failure))

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use protocol::action::{Action, Verb};
+use protocol::envelope::{Envelope, check_approval};
 use protocol::grade::Grade;
 use protocol::id::{BootId, CommandId, OrderId};
 use protocol::jws::{self, CompactJws};
@@ -12,6 +13,7 @@ use protocol::proof::Proof;
 use protocol::receipt::{self, Evidence, Outcome, Receipt};
 use protocol::state::Lane;
 use protocol::time::Timestamp;
+use protocol::trust::Role;
 
 use super::deliveries::claims;
 use super::{PowerOff, Reconcile};
@@ -67,6 +69,18 @@ impl Reconcile {
             signed = self.core.key.sign(&receipt);
         }
         signed.inspect_err(|error| tracing::error!(%error, "receipt was not signed")).ok()
+    }
+
+    /// What was observed, and who of break-glass stood in for the approvers: the device says it as
+    /// well, whatever its control plane says.
+    pub(super) fn on_whose_word(&self, envelope: &Envelope, evidence: Evidence) -> Evidence {
+        let trust = self.storage().trust.in_force();
+        let approved = envelope.approvals.iter().filter_map(|approval| {
+            let approved = check_approval(approval, &envelope.manifest, trust).ok()?;
+            (approved.role == Role::BreakGlass).then(|| approved.approver.person.to_string())
+        });
+        let persons: Vec<_> = approved.collect();
+        if persons.is_empty() { evidence } else { evidence.with("break_glass", persons) }
     }
 
     /// The signed proof of what a command has come to so far; `None` when the key does not sign,

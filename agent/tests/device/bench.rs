@@ -18,6 +18,7 @@ use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::key::DevicePublicKey;
 use protocol::receipt::{self, Outcome, Receipt, RefusalReason};
 use protocol::time::Timestamp;
+use protocol::trust::TrustRoot;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
     ExtendedKeyUsagePurpose, IsCa,
@@ -109,6 +110,13 @@ impl Bench {
         let certificate = request.signed_by(&self.authority).unwrap().pem();
         let enrollment = state.enrollment().unwrap().unwrap();
         state.save_enrollment(&Enrollment { certificate, ..enrollment }).unwrap();
+    }
+
+    /// Has the device pin another trust root, before it starts.
+    pub(crate) fn change_trust(&mut self, change: impl FnOnce(&mut TrustRoot)) {
+        change(&mut self.organisation.trust);
+        let state = StateDir::open(&self.config.state_dir).unwrap();
+        TrustChain::pin(&state, self.organisation.signed_trust()).unwrap();
     }
 
     /// The pin of the authority, as tokens carry it.

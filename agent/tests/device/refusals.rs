@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use protocol::envelope;
+use protocol::envelope::{self, Approval};
 use protocol::fixture::{device, lock, signing_key, wipe};
 use protocol::frame::{CommandFrame, HubFrame};
 use protocol::jws::CompactJws;
 use protocol::manifest::DeviceTree;
-use protocol::receipt::RefusalReason;
+use protocol::receipt::{Outcome, RefusalReason};
+use protocol::trust::{Approver, Quorum};
 
 use crate::bench::{Bench, now, reason};
 
@@ -96,6 +97,59 @@ async fn widened_manifest_is_refused() {
     wide.proof = devices.proof(&device(1)).unwrap();
     let frame = bench.organisation.deliver(&wide, 0);
     assert_eq!(bench.refusal(frame).await, RefusalReason::WidenedManifest);
+}
+
+/// Two persons approved, and the trust root says that nobody can.
+#[tokio::test]
+async fn hostile_wipe_of_a_protected_device_is_refused_whoever_signed() {
+    let mut bench = Bench::new();
+    bench.change_trust(|trust| trust.protected_devices.extend([device(1)]));
+    let approvers = [&bench.organisation.alice, &bench.organisation.bob];
+    let claims = bench.organisation.approved(bench.envelope(1, wipe(), 1), &approvers);
+    let frame = bench.organisation.deliver(&claims, 0);
+    assert_eq!(bench.refusal(frame).await, RefusalReason::ProtectedDevice);
+}
+
+#[tokio::test]
+async fn hostile_wipe_of_many_devices_without_the_mass_role_is_refused() {
+    let mut bench = Bench::new();
+    let devices = DeviceTree::new((1..=11).map(device)).unwrap();
+    let mut many = bench.envelope(1, wipe(), 1);
+    many.manifest.device_root = devices.root();
+    many.manifest.device_count = 11;
+    many.proof = devices.proof(&device(1)).unwrap();
+    let approvers = [&bench.organisation.alice, &bench.organisation.bob];
+    let many = bench.organisation.approved(many, &approvers);
+    let frame = bench.organisation.deliver(&many, 0);
+    assert_eq!(bench.refusal(frame).await, RefusalReason::TooManyDevices);
+}
+
+/// What break-glass did stands in the receipt, which no control plane can leave out.
+#[tokio::test]
+async fn break_glass_stands_in_and_the_receipt_says_so() {
+    let mut bench = Bench::new();
+    let glass = signing_key(20);
+    let approver = Approver { key: glass.public().clone(), person: "gil".parse().unwrap() };
+    bench.change_trust(|trust| {
+        trust.break_glass = Some(Quorum { approvers: vec![approver], threshold: 1 });
+        trust.approvals.insert("lock".to_owned(), 2);
+    });
+    let mut claims = bench.envelope(1, lock(), 1);
+    let ends = now().plus(Duration::from_secs(600)).whole_secs();
+    (claims.exp, claims.manifest.expires_at) = (ends, ends);
+    let approval = Approval { manifest: claims.manifest.clone(), approved_at: now() };
+    claims.approvals = vec![envelope::approve(&approval, &glass).unwrap()];
+    let frame = bench.organisation.deliver(&claims, 0);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(frame)).await;
+    let receipt = bench.receipt(&hub.receipt().await);
+    let Outcome::Succeeded { evidence } = receipt.outcome else {
+        panic!("not carried out: {:?}", receipt.outcome)
+    };
+    assert_eq!(evidence.get("break_glass"), Some(&serde_json::json!(["gil"])));
+    agent.drain().await.unwrap();
 }
 
 #[tokio::test]

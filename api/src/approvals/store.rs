@@ -35,19 +35,22 @@ pub(super) async fn has_waiting(tx: &mut Tx, order: OrderId) -> Result<bool, DbE
     Ok(row.try_get::<i64>(0)? > 0)
 }
 
-pub(super) async fn insert(
+/// Writes a person's approval, in place of a former one.
+pub(super) async fn put(
     tx: &mut Tx,
     order: OrderId,
     person: &PersonName,
     jws: &CompactJws,
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sql("INSERT INTO approvals (order_id, person, jws, received_at) VALUES ($1, $2, $3, $4)")
-        .bind(order.as_uuid())
-        .bind(person.as_str())
-        .bind(jws.as_str())
-        .bind(now)
-        .execute(tx.conn())
-        .await?;
+    sql("INSERT INTO approvals (order_id, person, jws, received_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (order_id, person) DO UPDATE SET jws = excluded.jws, \
+         received_at = excluded.received_at")
+    .bind(order.as_uuid())
+    .bind(person.as_str())
+    .bind(jws.as_str())
+    .bind(now)
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }

@@ -65,6 +65,8 @@ kinds! {
     OrderApproved = "order_approved",
     /// An order was withdrawn before it was approved.
     OrderRejected = "order_rejected",
+    /// Commands of an order left on the word of break-glass, in place of its approvers.
+    BreakGlassUsed = "break_glass_used",
     /// A command waits for approvals.
     CommandAwaitsApproval = "command_awaits_approval",
     /// A command was numbered and signed.

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use protocol::action::Verb;
 use protocol::id::{CommandId, OrderId};
 use protocol::state::CommandState;
-use protocol::trust::TrustRoot;
+use protocol::trust::{Forbidden, Needs, TrustRoot};
 
 use super::plan::Plan;
 use super::queue::{self, Fresh};
@@ -47,10 +47,6 @@ pub(super) async fn create(
     };
     let order_id = OrderId::new(now, app.random());
     let plan = Plan::new(once.tx().conn(), &permit, &body.value, order_id, now).await?;
-    if let Some(most) = plan.device_limit_exceeded() {
-        let detail = format!("are {}, agents accept at most {most}", plan.manifest().device_count);
-        return Err(Problem::field("/targets", detail));
-    }
     let (created, deliveries) = write(&app, once.tx(), &permit, &plan).await?;
     let response = once.finish(StatusCode::CREATED, &created).await?;
     app.outbox.push(deliveries);
@@ -64,11 +60,12 @@ async fn write(
     plan: &Plan,
 ) -> Result<(CreatedOrder, Vec<Delivery>), Problem> {
     let trust = trust::current(tx.conn()).await?.root;
+    plan.check(&trust)?;
     let order = store::orders::insert(tx, permit.person(), plan).await?;
     let (mut waiting, mut free) = (Vec::new(), Vec::new());
     let mut commands = Vec::with_capacity(plan.devices().len());
     for device in plan.devices() {
-        let needed = plan.approvals_needed(&trust, device.id);
+        let needed = trust.approvals_needed(plan.manifest(), &device.id);
         let fresh = fresh(app, tx, plan, device, needed)?;
         let is_free = needed == 0;
         let state = if is_free { CommandState::Queued } else { CommandState::AwaitingApproval };
@@ -122,7 +119,7 @@ async fn dry_run(
             id: device.id,
             name: device.name.clone(),
             online,
-            approvals_needed: plan.approvals_needed(&trust, device.id),
+            approvals_needed: trust.approvals_needed(plan.manifest(), &device.id),
         });
     }
     let answer = DryRun {
@@ -141,17 +138,35 @@ fn order_warnings(plan: &Plan, trust: &TrustRoot) -> Vec<Warning> {
     let mut warn = |kind: &str, detail: String| {
         warnings.push(Warning { kind: kind.to_owned(), device_id: None, detail });
     };
-    if let Some(most) = plan.device_limit_exceeded() {
-        let count = plan.manifest().device_count;
-        warn("too_many_devices", format!("{count} devices, agents accept at most {most}"));
-    }
     let persons: BTreeSet<_> = trust.approvers.iter().map(|approver| &approver.person).collect();
-    let needed = plan.devices().iter().map(|d| plan.approvals_needed(trust, d.id)).max();
-    let needed = usize::from(needed.unwrap_or(0));
-    if persons.len() < needed {
-        let have = persons.len();
+    let mass = trust.mass.iter().flat_map(|mass| &mass.approvers);
+    let with_mass: BTreeSet<_> = persons.iter().copied().chain(mass.map(|a| &a.person)).collect();
+    let mut most = Needs::default();
+    let mut protected = Vec::new();
+    for device in plan.devices() {
+        match plan.needs(trust, device.id) {
+            Ok(needs) if needs.persons >= most.persons => most = needs,
+            Ok(_) => {}
+            Err(forbidden @ Forbidden::TooManyDevices { .. }) => {
+                warn("too_many_devices", forbidden.to_string());
+                return warnings;
+            }
+            Err(Forbidden::Protected(_)) => protected.push(device),
+        }
+    }
+    let needed = usize::from(most.persons);
+    let have = if most.mass > 0 { with_mass.len() } else { persons.len() };
+    if have < needed {
         warn("too_few_approvers", format!("{needed} must approve, the trust root names {have}"));
     }
+    if most.mass > 0 {
+        warn("mass", format!("{} persons of the mass role must approve", most.mass));
+    }
+    warnings.extend(protected.into_iter().map(|device| Warning {
+        kind: "protected_device".to_owned(),
+        device_id: Some(device.id),
+        detail: format!("{} is protected: it will refuse, and so does the order", device.name),
+    }));
     warnings
 }
 

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::action::is_printable;
-use protocol::envelope::{longest_validity, most_devices};
+use protocol::envelope::longest_validity;
 use protocol::id::{DeviceId, OrderId};
 use protocol::manifest::{DeviceTree, Hash, Manifest};
 use protocol::receipt::Outcome;
 use protocol::state::VerbClass;
 use protocol::time::Timestamp;
-use protocol::trust::TrustRoot;
+use protocol::trust::{Forbidden, Needs, TrustRoot};
 
 use super::store;
 use super::wire::{CreateOrder, Targets};
@@ -90,15 +90,25 @@ impl Plan {
         self.reason.as_deref()
     }
 
-    /// How many persons must approve before that device obeys.
-    pub(super) fn approvals_needed(&self, trust: &TrustRoot, device: DeviceId) -> u8 {
-        trust.approvals_needed(&self.manifest, &device)
+    /// Who must approve before that device obeys, by the device's own rules.
+    pub(super) fn needs(&self, trust: &TrustRoot, device: DeviceId) -> Result<Needs, Forbidden> {
+        trust.needs(&self.manifest, &device)
     }
 
-    /// The most devices that agents accept in one manifest, when these are more.
-    pub(super) fn device_limit_exceeded(&self) -> Option<u32> {
-        let most = most_devices(self.manifest.action.verb().class());
-        (self.manifest.device_count > most).then_some(most)
+    /// Checks that every device would obey, once enough people approved.
+    pub(super) fn check(&self, trust: &TrustRoot) -> Result<(), Problem> {
+        for device in &self.devices {
+            self.needs(trust, device.id).map_err(|forbidden| {
+                let detail = match forbidden {
+                    Forbidden::Protected(_) => format!("name {}: {forbidden}", device.name),
+                    Forbidden::TooManyDevices { .. } => {
+                        format!("are {forbidden} without a mass role in the trust root")
+                    }
+                };
+                Problem::field("/targets", detail)
+            })?;
+        }
+        Ok(())
     }
 }
 

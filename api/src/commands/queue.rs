@@ -9,12 +9,16 @@ use protocol::id::{CommandId, DeviceId};
 use protocol::jws::CompactJws;
 use protocol::limits;
 use protocol::manifest::InclusionProof;
+use protocol::trust::{Authority, Tally, TrustRoot};
+use serde_json::json;
 
 use super::store::orders::Order;
 use super::store::{lanes, orders};
 use crate::app::App;
+use crate::audit::Kind;
 use crate::db::Tx;
 use crate::http::Problem;
+use crate::metrics;
 use crate::outbox::Delivery;
 
 /// A command without a number yet.
@@ -82,17 +86,37 @@ pub(super) async fn number_and_sign(
     Ok(signed)
 }
 
-/// Queues those commands of an order that these approvals suffice for. The caller checked each
-/// approval against the present trust root, and counted persons, not keys.
+/// Approvals that the caller checked against the present trust root, and who gave them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Words<'a> {
+    pub(crate) trust: &'a TrustRoot,
+    pub(crate) approvals: &'a [CompactJws],
+    pub(crate) tally: &'a Tally<'a>,
+}
+
+/// Queues those commands of an order that these approvals suffice for, by the rules of devices.
 pub(crate) async fn release(
     app: &App,
     tx: &mut Tx,
     order: &Order,
-    approvals: &[CompactJws],
+    words: &Words<'_>,
 ) -> Result<Vec<Delivery>, Problem> {
-    let persons = u8::try_from(approvals.len()).unwrap_or(u8::MAX);
-    let ready = orders::waiting(tx, order.id, persons).await?;
-    let signed = number_and_sign(app, tx, order, approvals, ready).await?;
+    let authority = |fresh: &Fresh| {
+        let needs = words.trust.needs(&order.manifest, &fresh.device).ok()?;
+        words.tally.authority(needs)
+    };
+    let mut ready = orders::waiting(tx, order.id).await?;
+    ready.retain(|fresh| authority(fresh).is_some());
+    let broken = ready.iter().filter(|f| authority(f) == Some(Authority::BreakGlass)).count();
+    if broken > 0 {
+        let persons: Vec<_> = words.tally.break_glass().collect();
+        tracing::warn!(order.id = %order.id, devices = broken, ?persons, "break-glass was used");
+        metrics::break_glass_used();
+        let verb = order.manifest.action.verb();
+        let payload = json!({ "persons": persons, "verb": verb, "devices": broken });
+        tx.append(Kind::BreakGlassUsed, order.id, payload);
+    }
+    let signed = number_and_sign(app, tx, order, words.approvals, ready).await?;
     orders::queue_waiting(tx, order, &signed).await?;
     Ok(signed.into_iter().map(Into::into).collect())
 }

@@ -4,12 +4,12 @@ use protocol::envelope::{Approval, approve};
 use protocol::frame::{CommandFrame, HubFrame};
 use protocol::key::SigningKey;
 use protocol::manifest::{DeviceTree, Manifest};
-use protocol::trust::SignedTrustRoot;
+use protocol::trust::{Quorum, SignedTrustRoot};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::actors::{TestAgent, commands, id_of};
-use super::bench::{Bench, order_body};
+use super::bench::{Bench, approvers, order_body};
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32]).unwrap()
@@ -102,6 +102,91 @@ async fn wipe_of_too_many_devices_is_no_order() {
     }
     bench.post("/v1/orders", &order_body("wipe", &ids), StatusCode::UNPROCESSABLE_ENTITY).await;
     assert_eq!(bench.get("/v1/commands").await["items"], json!([]));
+}
+
+/// Eleven devices, and a mass role of three out of which two persons are approvers as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn wipe_of_many_devices_leaves_when_the_mass_role_signed() {
+    let bench = Bench::start().await;
+    let mut agents = Vec::new();
+    for index in 0..11 {
+        agents.push(bench.agent(&format!("d{index}"), None).await);
+    }
+    let (ann, bob) = (key(1), key(2));
+    let mass = [key(11), key(12), key(13)];
+    let trust = bench.change_trust(|root| {
+        root.approvers = approvers(&[(&ann, "ann"), (&bob, "bob")]);
+        let people = [(&mass[0], "ann"), (&mass[1], "bob"), (&mass[2], "cleo")];
+        root.mass = Some(Quorum { approvers: approvers(&people), threshold: 3 });
+    });
+    let trust = trust.await;
+    let ids: Vec<_> = agents.iter().map(|agent| agent.id).collect();
+    let created = bench.order("wipe", &ids).await;
+    assert_eq!(created["order"]["approvals_needed"], 3);
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/orders/{order}/approvals");
+    let manifest = manifest(&bench, &order).await;
+    for key in [&ann, &bob, &mass[2], &mass[0]] {
+        let view = bench.post(&path, &signed(&bench, &manifest, key), StatusCode::OK).await;
+        assert_eq!(view["states"], json!({ "awaiting_approval": 11 }), "two of the mass role");
+    }
+    // Bob's key of the mass role takes the place of his other one.
+    let view = bench.post(&path, &signed(&bench, &manifest, &mass[1]), StatusCode::OK).await;
+    assert_eq!(view["states"], json!({ "queued": 11 }));
+    let agent = &mut agents[3];
+    agent.trust = trust;
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    agent.verify(&bench, &told[0].jws);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_order_to_destroy_a_protected_device_is_no_order() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let id = agent.id;
+    bench.change_trust(|root| root.protected_devices.extend([id])).await;
+    let body = order_body("wipe", &[id]);
+    let problem = bench.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert!(problem.to_string().contains("protects this device"), "{problem}");
+    let dry = json!({ "dry_run": true, "action": body["action"], "targets": body["targets"],
+        "reason": "a test" });
+    let dry = bench.post("/v1/orders", &dry, StatusCode::OK).await;
+    assert_eq!(dry["warnings"][0]["kind"], "protected_device");
+    let locked = bench.order("lock", &[id]).await;
+    assert_eq!(locked["commands"][0]["state"], "awaiting_approval");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn break_glass_releases_what_can_be_undone_and_is_an_event() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("a", None).await;
+    let glass = key(20);
+    agent.trust = bench
+        .change_trust(|root| {
+            root.approvals.insert("lock".to_owned(), 2);
+            root.break_glass =
+                Some(Quorum { approvers: approvers(&[(&glass, "gil")]), threshold: 1 });
+        })
+        .await;
+    for (verb, secs, status) in [
+        ("wipe", 600, StatusCode::UNPROCESSABLE_ENTITY),
+        ("lock", 7200, StatusCode::UNPROCESSABLE_ENTITY),
+        ("lock", 600, StatusCode::OK),
+    ] {
+        let mut body = order_body(verb, &[agent.id]);
+        body["expires_in_secs"] = json!(secs);
+        let created = bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+        let order = created["order"]["id"].as_str().unwrap().to_owned();
+        let manifest = manifest(&bench, &order).await;
+        let path = format!("/v1/orders/{order}/approvals");
+        bench.post(&path, &signed(&bench, &manifest, &glass), status).await;
+    }
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    assert_eq!(told.len(), 1);
+    agent.verify(&bench, &told[0].jws);
+    let events = bench.events("break_glass_used").await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["payload"]["persons"], json!(["gil"]));
 }
 
 fn roots(frames: &[HubFrame]) -> impl Iterator<Item = &SignedTrustRoot> {

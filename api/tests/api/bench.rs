@@ -287,17 +287,16 @@ impl Bench {
     }
 
     /// Replaces the trust root by one with these approvers.
-    pub(crate) async fn set_approvers(&self, approvers: &[(&SigningKey, &str)]) -> TrustRoot {
+    pub(crate) async fn set_approvers(&self, people: &[(&SigningKey, &str)]) -> TrustRoot {
+        self.change_trust(|root| root.approvers = approvers(people)).await
+    }
+
+    /// Replaces the trust root by a changed one.
+    pub(crate) async fn change_trust(&self, change: impl FnOnce(&mut TrustRoot)) -> TrustRoot {
         let current = self.get("/v1/trust").await;
         let mut root: TrustRoot = serde_json::from_value(current["root"].clone()).unwrap();
         root.version += 1;
-        root.approvers = approvers
-            .iter()
-            .map(|(key, person)| Approver {
-                key: key.public().clone(),
-                person: person.parse().unwrap(),
-            })
-            .collect();
+        change(&mut root);
         let root_key = api::keys::load(&self.place.folder.path().join("data/root.key")).unwrap();
         let signed = SignedTrustRoot::sign(&root, &[&root_key]).unwrap();
         self.post("/v1/trust", &json!({ "signed": signed }), StatusCode::CREATED).await;
@@ -344,6 +343,14 @@ impl Bench {
         let page = self.get(&format!("/v1/events?limit=500&kind={kind}")).await;
         page["items"].as_array().unwrap().clone()
     }
+}
+
+pub(crate) fn approvers(people: &[(&SigningKey, &str)]) -> Vec<Approver> {
+    let approver = |(key, person): &(&SigningKey, &str)| Approver {
+        key: key.public().clone(),
+        person: person.parse().unwrap(),
+    };
+    people.iter().map(approver).collect()
 }
 
 pub(crate) fn order_body(verb: &str, devices: &[DeviceId]) -> Value {

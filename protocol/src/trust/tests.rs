@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::fixture::{self, Organisation};
 
+mod rules;
+
 fn next(organisation: &Organisation) -> TrustRoot {
     TrustRoot { version: 2, ..organisation.trust.clone() }
 }
@@ -63,7 +65,7 @@ fn one_key_twice_is_not_two_signatures() {
     assert!(matches!(signed.pin(), Err(TrustError::TooFewSignatures { signed: 1, .. })));
     organisation.trust.root.keys[1] = key.public().clone();
     let signed = SignedTrustRoot::sign(&organisation.trust, &[key, key]).expect("signs");
-    assert!(matches!(signed.pin(), Err(TrustError::TooFewSignatures { signed: 1, .. })));
+    assert!(matches!(signed.pin(), Err(TrustError::Unsound(_))));
 }
 
 #[test]
@@ -102,24 +104,24 @@ fn unsound_roots_are_refused() {
     assert!(unsound(check(|root| root.root.threshold = 2)));
     assert!(unsound(check(|root| root.approvers.push(root.approvers[0].clone()))));
     assert!(unsound(check(|root| root.approvers[0].key = root.command_keys[0].key.clone())));
-}
-
-#[test]
-fn what_the_root_does_not_name_has_safe_defaults() {
-    let organisation = Organisation::new();
-    let tree = crate::manifest::DeviceTree::new([fixture::device(1)]).expect("one device");
-    let needed = |action| {
-        let manifest = organisation.manifest(1, action, &tree);
-        organisation.trust.approvals_needed(&manifest, &fixture::device(1))
+    assert!(unsound(check(|root| {
+        root.root.threshold = 2;
+        root.root.keys.push(root.root.keys[0].clone());
+    })));
+    let quorum = |root: &TrustRoot, threshold| {
+        let approvers = root.approvers.clone();
+        Some(Quorum { approvers, threshold })
     };
-    assert_eq!(needed(fixture::wipe()), 2);
-    assert_eq!(needed(fixture::lock()), 0);
-}
-
-#[test]
-fn many_devices_cost_a_disruptive_order_one_approval() {
-    let organisation = Organisation::new();
-    let tree = crate::manifest::DeviceTree::new((1..=51).map(fixture::device)).expect("devices");
-    let manifest = organisation.manifest(1, fixture::lock(), &tree);
-    assert_eq!(organisation.trust.approvals_needed(&manifest, &fixture::device(1)), 1);
+    let mut organisation = Organisation::new();
+    // One key has one purpose: a mass key that approves as well would not stay offline.
+    organisation.trust.mass = quorum(&organisation.trust, 2);
+    assert!(unsound(organisation.signed_trust().pin()));
+    organisation.trust.approvers.clear();
+    assert!(organisation.signed_trust().pin().is_ok());
+    for threshold in [0, 1, 3] {
+        if let Some(mass) = &mut organisation.trust.mass {
+            mass.threshold = threshold;
+        }
+        assert!(unsound(organisation.signed_trust().pin()), "mass of {threshold}");
+    }
 }

@@ -14,6 +14,7 @@ use protocol::envelope::{self, Approval};
 use protocol::id::OrderId;
 use protocol::manifest::{DeviceTree, Manifest};
 use protocol::time::Timestamp;
+use protocol::trust::Role;
 use serde_json::json;
 
 use super::ask::{self, Demand};
@@ -125,7 +126,10 @@ pub async fn run(context: &Context, args: ApproveArgs) -> Result<Exit, Failure> 
     })?;
     let public = keyfile::public(&args.key)?;
     let trust: TrustView = client.get("/v1/trust").await?;
-    let person = trust.root.approver(public.id()).map(|approver| approver.person.to_string());
+    let person = trust.root.signer(public.id()).map(|(role, approver)| match role {
+        Role::Approver => approver.person.to_string(),
+        Role::Mass | Role::BreakGlass => format!("{} ({})", approver.person, role.as_str()),
+    });
     let person = person.ok_or_else(|| {
         Failure::new(format!("{public} is no approver's key in version {}", trust.version)).next(
             format!("whoever holds the root key runs: tocsin trust add-approver {public} --person NAME --root-key FILE"),

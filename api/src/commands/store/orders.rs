@@ -153,17 +153,14 @@ fn append_queued(tx: &mut Tx, order: &Order, signed: &[Signed]) {
     }
 }
 
-/// The commands of an order that wait, and need no more than that many persons.
+/// The commands of an order that wait for approvals.
 pub(in crate::commands) async fn waiting(
     tx: &mut Tx,
     order: OrderId,
-    persons: u8,
 ) -> Result<Vec<Fresh>, DbError> {
     let rows = sql("SELECT id, device_id, generation, approvals_needed, proof FROM commands \
-         WHERE order_id = $1 AND state = 'awaiting_approval' AND approvals_needed <= $2 \
-         ORDER BY id")
+         WHERE order_id = $1 AND state = 'awaiting_approval' ORDER BY id")
     .bind(order.as_uuid())
-    .bind(persons)
     .fetch_all(tx.conn())
     .await?;
     rows.iter()
