@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use protocol::id::KeyId;
 use protocol::key::SigningKey;
 use protocol::time::Timestamp;
 use runtime::Entropy;
@@ -20,7 +21,7 @@ use crate::pki::{Authority, PkiError};
 /// The files, by the names under which their fingerprints are recorded.
 const CERTIFICATE: &str = "ca.crt";
 const AUTHORITY_KEY: &str = "ca.key";
-const COMMAND_KEY: &str = "command.key";
+const COMMAND_KEY: &str = keys::succession::PRESENT;
 
 /// Why a node has not the keys of its store.
 #[derive(Debug, thiserror::Error)]
@@ -66,22 +67,26 @@ pub(crate) struct Keys {
 
 impl Keys {
     /// Loads the keys of a store, and makes them if they were never made. Of several nodes that
-    /// start at once on a new store exactly one makes them.
+    /// start at once on a new store exactly one makes them. A command key that is not the recorded
+    /// one has to be `named` by the trust root in force.
     pub(crate) async fn settle(
         db: &Db,
         folder: &Path,
         now: Timestamp,
         entropy: &Entropy,
+        named: &[KeyId],
     ) -> Result<Self, InstallationError> {
         let recorded = recorded(&mut db.read().await?).await?;
         if !recorded.is_empty() {
-            return Self::load(folder, entropy, &recorded)?.succeed(db, now, &recorded).await;
+            let keys = Self::load(folder, entropy, &recorded, named)?;
+            return keys.succeed(db, now, &recorded).await;
         }
         let mut tx = db.write(Actor::System, now).await?;
         let recorded = self::recorded(tx.conn()).await?;
         if !recorded.is_empty() {
             drop(tx);
-            return Self::load(folder, entropy, &recorded)?.succeed(db, now, &recorded).await;
+            let keys = Self::load(folder, entropy, &recorded, named)?;
+            return keys.succeed(db, now, &recorded).await;
         }
         let keys = Self {
             authority: Authority::load_or_create(folder, now, entropy.clone())?,
@@ -96,6 +101,7 @@ impl Keys {
         folder: &Path,
         entropy: &Entropy,
         recorded: &[(String, String)],
+        named: &[KeyId],
     ) -> Result<Self, InstallationError> {
         for (name, _) in recorded {
             let path = folder.join(name);
@@ -117,6 +123,9 @@ impl Keys {
                 continue;
             };
             let (path, expected) = (folder.join(name), expected.clone());
+            if name == COMMAND_KEY && named.contains(keys.command_key.public().id()) {
+                continue;
+            }
             return Err(InstallationError::Other { path, found, expected });
         }
         Ok(keys)
@@ -128,27 +137,41 @@ impl Keys {
         recorded.iter().any(|(name, value)| name == CERTIFICATE && followed.contains(value))
     }
 
-    /// Records the authority if it follows the recorded one.
+    /// Records the authority if it follows the recorded one, and a command key that does.
     async fn succeed(
         self,
         db: &Db,
         now: Timestamp,
         recorded: &[(String, String)],
     ) -> Result<Self, InstallationError> {
-        if !self.is_successor(recorded) {
+        let is_successor = self.is_successor(recorded);
+        let is_new = |name: &str, value: &str| {
+            let is_other = |(known, former): &(String, String)| known == name && former != value;
+            let may_change = if name == COMMAND_KEY { true } else { is_successor };
+            may_change && recorded.iter().any(is_other)
+        };
+        let changed = self.fingerprints().into_iter().filter(|(name, value)| is_new(name, value));
+        let changed: Vec<_> = changed.collect();
+        if changed.is_empty() {
             return Ok(self);
         }
         let mut tx = db.write(Actor::System, now).await?;
         let mut payload = serde_json::Map::new();
-        for (name, value) in self.fingerprints().into_iter().filter(|(n, _)| *n != COMMAND_KEY) {
+        for (name, value) in changed {
+            if name == COMMAND_KEY {
+                tx.append(Kind::CommandKeyChanged, "store", json!({ name: value }));
+            } else {
+                payload.insert(name.to_owned(), json!(value));
+            }
             sql("UPDATE installation SET value = $1 WHERE name = $2")
                 .bind(&value)
                 .bind(name)
                 .execute(tx.conn())
                 .await?;
-            payload.insert(name.to_owned(), json!(value));
         }
-        tx.append(Kind::AuthorityChanged, "store", payload.into());
+        if !payload.is_empty() {
+            tx.append(Kind::AuthorityChanged, "store", payload.into());
+        }
         tx.commit().await?;
         Ok(self)
     }

@@ -12,6 +12,8 @@ use runtime::Entropy;
 use runtime::files::{self, FileError};
 use zeroize::Zeroizing;
 
+pub mod succession;
+
 /// Why a key file is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {

@@ -223,7 +223,9 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
     let folder = &config.data_dir;
     let now = Timestamp::from_millis(deps.clock.unix_millis());
     let db = Db::open(&config.database, folder).await?;
-    let Keys { authority, command_key } = Keys::settle(&db, folder, now, &deps.entropy).await?;
+    let named = trust::command_keys(&mut db.read().await?).await?;
+    let Keys { authority, command_key } =
+        Keys::settle(&db, folder, now, &deps.entropy, &named).await?;
     let holder = SessionId::new(now, deps.entropy.bytes()).as_uuid();
     let leases = Leases::new(node_name(&config), holder);
     let addresses =

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use protocol::frame::HubFrame;
+use protocol::id::KeyId;
 use protocol::trust::{SignedTrustRoot, TrustRoot};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -58,6 +59,12 @@ pub struct SucceedRequest {
 /// The version in force.
 pub(crate) async fn current(conn: &mut Conn) -> Result<TrustView, DbError> {
     store::current(conn).await?.ok_or(DbError::Unreadable("trust root"))
+}
+
+/// The names of the command keys that devices obey under the version in force.
+pub(crate) async fn command_keys(conn: &mut Conn) -> Result<Vec<KeyId>, DbError> {
+    let keys = store::current(conn).await?.map(|view| view.root.command_keys).unwrap_or_default();
+    Ok(keys.into_iter().map(|command| command.key.id().clone()).collect())
 }
 
 /// Whether there is no version yet: this is the first start.

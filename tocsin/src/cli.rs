@@ -14,7 +14,7 @@ use runtime::{Clock, Entropy};
 use crate::client::Client;
 use crate::output::Out;
 use crate::profile::Overrides;
-use crate::roles::{api_role, authority, hub_role, issue_hub};
+use crate::roles::{api_role, authority, command_key, hub_role, issue_hub};
 use crate::{demo, up};
 
 pub use self::failure::{EXIT_CODES, Exit, Failure};
@@ -167,6 +167,9 @@ pub enum Verb {
     /// Let one authority follow another, with the authority's files
     #[command(subcommand)]
     Authority(authority::AuthorityVerb),
+    /// Let one command key follow another, on the files of a data folder
+    #[command(subcommand)]
+    CommandKey(command_key::CommandKeyVerb),
     /// Run everything in sandboxes, and show what it can do
     Demo(demo::DemoArgs),
     /// Run an agent
@@ -336,6 +339,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Api(args) => role(Box::pin(api_role::run(args, &context.out)).await),
         Verb::IssueHub(args) => issue_hub::run(context, &args),
         Verb::Authority(verb) => authority::run(context, &verb),
+        Verb::CommandKey(verb) => command_key::run(context, &verb),
         Verb::Demo(args) => role(Box::pin(demo::run(args, &context.out)).await),
         Verb::Agent(args) => role(Box::pin(agent(args)).await),
         Verb::DemoRouter(args) => role(demo::sandbox::run_router(&args)),

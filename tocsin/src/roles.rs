@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 
 pub mod api_role;
 pub mod authority;
+pub mod command_key;
 pub mod hub_role;
 pub mod issue_hub;
 

@@ -28,6 +28,8 @@ kinds! {
     KeysRecorded = "keys_recorded",
     /// The authority was replaced by its successor.
     AuthorityChanged = "authority_changed",
+    /// The command key was replaced by another one that the trust root names.
+    CommandKeyChanged = "command_key_changed",
     /// An operator was added.
     OperatorCreated = "operator_created",
     /// An API token was made.

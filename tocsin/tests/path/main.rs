@@ -1,6 +1,7 @@
 //! The whole path with the real programs: `tocsin up`, agents as processes, and the operator's
 //! command line, over real sockets, with real crashes.
 
+mod ceremony;
 mod crash;
 mod disk;
 mod installation;
