@@ -24,6 +24,7 @@ use crate::commands::{self, Order, Words};
 use crate::db::Tx;
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Path, Problem};
+use crate::lockdown;
 use crate::trust;
 
 mod reject;
@@ -53,6 +54,7 @@ async fn submit(
     if order.manifest.expires_at <= now {
         return Err(Problem::conflict("this order is past its end"));
     }
+    lockdown::admit(tx.conn(), order.manifest.action.verb().class()).await?;
     let trust = trust::current(tx.conn()).await?.root;
     let jws = body.value.jws;
     let approved = check_approval(&jws, &order.manifest, &trust)

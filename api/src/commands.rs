@@ -20,6 +20,7 @@ mod exchange;
 mod expiry;
 mod get;
 mod get_order;
+pub mod halt;
 mod judge;
 mod list;
 pub mod model;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::budgets::Budgets;
 use crate::db::DatabaseConfig;
 
 /// How the control plane runs. Every setting has a default that suits one machine.
@@ -53,6 +54,8 @@ pub struct Config {
     pub node: String,
     /// The store's database.
     pub database: DatabaseConfig,
+    /// How many devices orders may reach within a while.
+    pub budgets: Budgets,
 }
 
 impl Default for Config {
@@ -75,6 +78,7 @@ impl Default for Config {
             job_period: Duration::from_secs(1),
             node: String::new(),
             database: DatabaseConfig::default(),
+            budgets: Budgets::default(),
         }
     }
 }
@@ -104,6 +108,9 @@ impl Config {
         let are_urls = |urls: &[String]| urls.iter().all(|url| url.starts_with("https://"));
         ensure(are_urls(&self.agent_urls), "agent_urls", "addresses begin with https://")?;
         ensure(are_urls(&self.hub_urls), "hub_urls", "addresses begin with https://")?;
+        let within = (Duration::from_secs(60)..=hour * 24 * 31).contains(&self.budgets.within);
+        ensure(within, "budgets.within", "must be one minute to 31 days")?;
+        ensure(self.budgets.brake_times > 0, "budgets.brake_times", "must be at least 1")?;
         self.database.problem().map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))
     }
 }

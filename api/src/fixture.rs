@@ -14,7 +14,7 @@ mod postgres;
 
 /// What is state and not bookkeeping: tables, with the columns whose change is a change of state.
 /// Numbers of deliveries, claims on jobs and remembered answers are bookkeeping.
-const STATE: [(&str, &[&str]); 10] = [
+const STATE: [(&str, &[&str]); 11] = [
     ("installation", &["value"]),
     ("operators", &["name"]),
     ("api_tokens", &["scopes", "expires_at", "revoked_at"]),
@@ -28,6 +28,7 @@ const STATE: [(&str, &[&str]); 10] = [
     ("orders", &["manifest"]),
     ("commands", &["state", "seq", "envelope", "receipt", "outcome", "ended_by"]),
     ("approvals", &["jws"]),
+    ("lockdowns", &["level"]),
 ];
 
 /// From now on an SQLite store refuses to commit a change of state without an event: each change

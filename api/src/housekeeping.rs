@@ -10,6 +10,7 @@ use runtime::tls::{self, ClientAuth};
 use rustls::ServerConfig;
 
 use crate::app::App;
+use crate::budgets;
 use crate::http::{Problem, idempotency};
 use crate::jobs::Found;
 use crate::leases::Lease;
@@ -74,6 +75,7 @@ pub(crate) async fn tidy(app: App, lease: Lease) -> Result<Found, Problem> {
     let Some(mut tx) = lease.write(&app, app.now()).await? else { return Ok(Found::Nothing) };
     let before = tx.now().minus(REMEMBERED);
     idempotency::forget(&mut tx, before).await?;
+    budgets::forget(&mut tx).await?;
     tx.commit().await?;
     Ok(Found::Nothing)
 }

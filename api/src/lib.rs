@@ -11,6 +11,7 @@ pub mod time;
 pub mod app;
 pub mod audit;
 pub mod auth;
+pub mod budgets;
 pub mod db;
 mod deliver;
 #[cfg(feature = "fixture")]
@@ -22,6 +23,7 @@ pub mod jobs;
 pub mod keys;
 pub mod leases;
 pub mod limits;
+pub mod lockdown;
 pub mod metrics;
 pub mod openapi;
 pub mod outbox;

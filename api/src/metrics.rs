@@ -19,6 +19,8 @@ pub fn describe() {
     describe_gauge!("tocsin_api_upstream_waiting", "Messages of hubs that no node has committed");
     describe_gauge!("tocsin_api_hubs", "Hubs that hold a lease");
     describe_gauge!("tocsin_api_commands_unacked", "Commands that no device has on disk, by age");
+    describe_counter!("tocsin_api_over_budget_total", "Orders refused by a budget");
+    describe_counter!("tocsin_api_lockdowns_total", "Lockdowns begun by this node");
     describe_counter!("tocsin_api_break_glass_total", "Orders that left on break-glass");
     describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
 }
@@ -88,4 +90,14 @@ const fn cast(count: u64) -> f64 {
 /// An order left on the word of break-glass.
 pub(crate) fn break_glass_used() {
     counter!("tocsin_api_break_glass_total").increment(1);
+}
+
+/// An order was refused by a budget.
+pub(crate) fn over_budget() {
+    counter!("tocsin_api_over_budget_total").increment(1);
+}
+
+/// A lockdown began here.
+pub(crate) fn lockdown_began() {
+    counter!("tocsin_api_lockdowns_total").increment(1);
 }

@@ -30,6 +30,7 @@ pub mod events;
 pub mod failure;
 pub mod follow;
 pub mod key;
+pub mod lockdown;
 pub mod login;
 pub mod order;
 pub mod preview;
@@ -147,10 +148,13 @@ pub enum Verb {
     /// Show or change whom the devices trust
     #[command(subcommand)]
     Trust(trust::TrustVerb),
+    /// Stop orders from the server's console, whoever has which token
+    #[command(subcommand)]
+    Lockdown(lockdown::LockdownVerb),
     /// Check a configuration file
     Check(check::CheckArgs),
     /// Bring a store to the shape that this program needs
-    Migrate(store::MigrateArgs),
+    Migrate(store::PlaceArgs),
     /// Copy a store, from one database to another
     #[command(subcommand)]
     Store(store::StoreVerb),
@@ -330,6 +334,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Events(verb) => events::run(context, verb).await,
         Verb::Key(verb) => key::run(context, verb),
         Verb::Trust(verb) => trust::run(context, verb).await,
+        Verb::Lockdown(verb) => lockdown::run(context, verb).await,
         Verb::Check(args) => check::run(context, &args),
         Verb::Migrate(args) => store::migrate(context, args).await,
         Verb::Store(verb) => store::run(context, verb).await,

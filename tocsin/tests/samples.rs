@@ -80,8 +80,12 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    // One table lies below that of the api.
-    let api_tables = [("api", fields(&api) - 1), ("api.database", fields(&api.database))];
+    // Two tables lie below that of the api.
+    let api_tables = [
+        ("api", fields(&api) - 2),
+        ("api.database", fields(&api.database)),
+        ("api.budgets", fields(&api.budgets)),
+    ];
     leaves_none_out("up.toml", &[&hub_tables[..], &api_tables].concat());
     let role = hub_role::Config::default();
     let own = [("tls", fields(&role.tls)), ("broker.redis", fields(&role.broker.redis))];

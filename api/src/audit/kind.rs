@@ -69,6 +69,10 @@ kinds! {
     OrderRejected = "order_rejected",
     /// Commands of an order left on the word of break-glass, in place of its approvers.
     BreakGlassUsed = "break_glass_used",
+    /// Orders are stopped, by somebody on the console or by the brake.
+    LockdownBegan = "lockdown_began",
+    /// Somebody on the console ended a lockdown.
+    LockdownEnded = "lockdown_ended",
     /// A command waits for approvals.
     CommandAwaitsApproval = "command_awaits_approval",
     /// A command was numbered and signed.

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::audit::Actor;
 use crate::db::{self, DbError, millis, sql};
 use crate::http::{Problem, ProblemKind};
+use crate::lockdown;
 
 /// What every API token begins with.
 pub const TOKEN_PREFIX: &str = "tocsin_pat_";
@@ -81,12 +82,23 @@ impl FromRequestParts<App> for Principal {
             .and_then(|value| value.strip_prefix("Bearer "))
             .filter(|token| token.starts_with(TOKEN_PREFIX))
             .ok_or_else(refused)?;
-        find(app, &SecretHash::of(token)).await?.ok_or_else(refused)
+        let (principal, lockdown) = find(app, &SecretHash::of(token)).await?.ok_or_else(refused)?;
+        match lockdown {
+            Some(reason) if !lockdown::spares(&parts.method, parts.uri.path()) => {
+                Err(lockdown::refusal(&reason))
+            }
+            Some(_) | None => Ok(principal),
+        }
     }
 }
 
-async fn find(app: &App, hash: &SecretHash) -> Result<Option<Principal>, DbError> {
-    let row = sql("SELECT id, operator, secret_hash, scopes FROM api_tokens \
+/// The principal of a token, and why everything is locked down if it is.
+async fn find(
+    app: &App,
+    hash: &SecretHash,
+) -> Result<Option<(Principal, Option<String>)>, DbError> {
+    let row = sql("SELECT id, operator, secret_hash, scopes, \
+         (SELECT reason FROM lockdowns WHERE level = 'everything') FROM api_tokens \
          WHERE secret_hash = $1 AND revoked_at IS NULL AND expires_at > $2")
     .bind(hash.as_bytes())
     .bind(millis(app.now()))
@@ -99,5 +111,6 @@ async fn find(app: &App, hash: &SecretHash) -> Result<Option<Principal>, DbError
     let operator: String = row.try_get(1)?;
     let operator = operator.parse().map_err(|_| DbError::Unreadable("operator"))?;
     let scopes = db::json(row.try_get(3)?, "scope")?;
-    Ok(Some(Principal { operator, token: row.try_get(0)?, scopes }))
+    let lockdown = row.try_get(4)?;
+    Ok(Some((Principal { operator, token: row.try_get(0)?, scopes }, lockdown)))
 }

@@ -88,7 +88,7 @@ async fn demand_all<A>(tx: &mut Tx, permit: &Permit<A>, known: &[Standing]) -> R
     ids.iter().try_for_each(|id| permit.demand(&groups.remove(id).unwrap_or_default()))
 }
 
-async fn withdraw(tx: &mut Tx, known: &Standing, why: &str) -> Result<bool, Problem> {
+pub(super) async fn withdraw(tx: &mut Tx, known: &Standing, why: &str) -> Result<bool, Problem> {
     let Step::To(state) = step(known.state, Happening::Withdrawn) else { return Ok(false) };
     store::end(tx, known.id, state, why).await?;
     let payload = json!({

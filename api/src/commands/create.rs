@@ -1,25 +1,29 @@
 //! `POST /v1/orders`
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use protocol::action::Verb;
 use protocol::id::{CommandId, OrderId};
-use protocol::state::CommandState;
+use protocol::limits::DESTRUCTIVE_DEVICES;
+use protocol::state::{CommandState, VerbClass};
 use protocol::trust::{Forbidden, Needs, TrustRoot};
 
+use super::halt::halt;
 use super::plan::Plan;
 use super::queue::{self, Fresh};
 use super::store;
 use super::wire::{CommandSummary, CreateOrder, CreatedOrder, DryRun, DryRunDevice, Warning};
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
+use crate::budgets::{self, Spending};
 use crate::db::Tx;
 use crate::devices::{self, Device};
 use crate::http::problem::ProblemBody;
 use crate::http::{Begun, Body, Once, Problem};
+use crate::lockdown::{self, Level};
 use crate::outbox::Delivery;
 use crate::trust;
 
@@ -47,10 +51,53 @@ pub(super) async fn create(
     };
     let order_id = OrderId::new(now, app.random());
     let plan = Plan::new(once.tx().conn(), &permit, &body.value, order_id, now).await?;
+    if let Some(why) = guard(&app, once.tx(), &permit, &plan).await? {
+        drop(once);
+        halt(&app.db, now, Level::Destructive, &why).await?;
+        return Err(lockdown::refusal(&why));
+    }
     let (created, deliveries) = write(&app, once.tx(), &permit, &plan).await?;
     let response = once.finish(StatusCode::CREATED, &created).await?;
     app.outbox.push(deliveries);
     Ok(response)
+}
+
+/// Lockdowns, budgets and the brake, in the transaction of the order. Answers why the brake is
+/// tripped, if it is.
+async fn guard(
+    app: &App,
+    tx: &mut Tx,
+    permit: &Permit<ability::Order>,
+    plan: &Plan,
+) -> Result<Option<String>, Problem> {
+    let (verb, budgets) = (plan.manifest().action.verb(), &app.config.budgets);
+    let is_destructive = match verb.class() {
+        VerbClass::Routine => return Ok(None),
+        VerbClass::Disruptive => false,
+        VerbClass::Destructive => true,
+    };
+    let devices = plan.manifest().device_count;
+    if is_destructive {
+        lockdown::admit(tx.conn(), VerbClass::Destructive).await?;
+        if devices > DESTRUCTIVE_DEVICES {
+            // The people of the mass role see how many, each on their own machine.
+            return Ok(None);
+        }
+    }
+    let mut groups: BTreeMap<_, u32> = BTreeMap::new();
+    if budgets.concerns_groups(verb) {
+        let ids: Vec<_> = plan.devices().iter().map(|device| device.id).collect();
+        let of_devices = devices::groups_of(tx.conn(), &ids).await?;
+        for group in of_devices.into_values().flatten() {
+            *groups.entry(group).or_default() += 1;
+        }
+    }
+    let spending = Spending { operator: permit.person(), verb, devices, groups };
+    budgets::spend(tx, budgets, &spending).await?;
+    if is_destructive {
+        return Ok(budgets::trips_brake(tx, budgets, devices).await?);
+    }
+    Ok(None)
 }
 
 async fn write(

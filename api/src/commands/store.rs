@@ -9,7 +9,7 @@ use protocol::jws::{self, CompactJws};
 use protocol::limits;
 use protocol::proof::{self, Proof};
 use protocol::receipt::{Evidence, Outcome};
-use protocol::state::{CommandState, Lane};
+use protocol::state::{CommandState, Lane, VerbClass};
 use protocol::time::Timestamp;
 
 use super::list::CommandQuery;
@@ -214,6 +214,17 @@ pub(super) async fn standings(
 pub(super) async fn of_order(conn: &mut Conn, order: OrderId) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
     select.push("c.order_id = ").push_bind(order.as_uuid()).push(" ORDER BY c.id");
+    fetch(select, conn).await
+}
+
+/// The commands that destroy and that no device is known to have.
+pub(super) async fn undelivered_destructive(conn: &mut Conn) -> Result<Vec<Standing>, DbError> {
+    let destroys = |verb: &Verb| verb.class() == VerbClass::Destructive;
+    let verbs = Verb::ALL.into_iter().filter(destroys).map(|verb| verb.as_str().to_owned());
+    let mut select = sql(STANDING);
+    select.push("c.state IN ('awaiting_approval', 'queued', 'sent') AND c.verb IN ");
+    select.push_list(verbs);
+    select.push(" ORDER BY c.id");
     fetch(select, conn).await
 }
 

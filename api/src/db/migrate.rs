@@ -31,17 +31,18 @@ macro_rules! migrations {
                 "stage_proof",
                 include_str!(concat!("../../migrations/", $folder, "/0004_stage_proof.sql")),
             ),
+            (7, "guards", include_str!(concat!("../../migrations/", $folder, "/0007_guards.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 4];
+type Texts = [(i64, &'static str, &'static str); 5];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 7;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

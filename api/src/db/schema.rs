@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 13] = [
+pub(super) const TABLES: [Table; 15] = [
     Table {
         name: "events",
         key: 1,
@@ -168,5 +168,21 @@ pub(super) const TABLES: [Table; 13] = [
         name: "installation",
         key: 1,
         columns: &[("name", Text), ("value", Text), ("created_at", Int)],
+    },
+    Table {
+        name: "spendings",
+        key: 3,
+        columns: &[
+            ("budget", Text),
+            ("subject", Text),
+            ("slot", Int),
+            ("devices", Int),
+            ("expires_at", Int),
+        ],
+    },
+    Table {
+        name: "lockdowns",
+        key: 1,
+        columns: &[("level", Text), ("since", Int), ("reason", Text)],
     },
 ];

@@ -32,6 +32,10 @@ pub enum ProblemKind {
     Invalid,
     /// Too often; `Retry-After` says when to come again.
     TooMany,
+    /// A budget of orders is exhausted; `Retry-After` says when some of it comes back.
+    OverBudget,
+    /// Stopped by a lockdown.
+    Locked,
     /// The same `Idempotency-Key` came with another request.
     KeyReused,
     /// Our own mistake.
@@ -58,6 +62,10 @@ impl ProblemKind {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "Request not acceptable")
             }
             Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many", "Too many requests"),
+            Self::OverBudget => {
+                (StatusCode::TOO_MANY_REQUESTS, "over-budget", "Budget of orders exhausted")
+            }
+            Self::Locked => (StatusCode::LOCKED, "locked", "Stopped by a lockdown"),
             Self::KeyReused => (
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency-key-reused",

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use super::actors::{TestAgent, commands, id_of};
 use super::bench::{Bench, approvers, order_body};
 
-fn key(seed: u8) -> SigningKey {
+pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_seed(&[seed; 32]).unwrap()
 }
 
-async fn manifest(bench: &Bench, order: &str) -> Manifest {
+pub(crate) async fn manifest(bench: &Bench, order: &str) -> Manifest {
     let view = bench.get(&format!("/v1/orders/{order}/manifest")).await;
     let manifest: Manifest = serde_json::from_value(view["manifest"].clone()).unwrap();
     let ids = view["devices"]
@@ -27,7 +27,7 @@ async fn manifest(bench: &Bench, order: &str) -> Manifest {
     manifest
 }
 
-fn signed(bench: &Bench, manifest: &Manifest, key: &SigningKey) -> Value {
+pub(crate) fn signed(bench: &Bench, manifest: &Manifest, key: &SigningKey) -> Value {
     let approval = Approval { manifest: manifest.clone(), approved_at: bench.now() };
     json!({ "jws": approve(&approval, key).unwrap() })
 }

@@ -8,6 +8,7 @@ pub(crate) const STORE: bench::Store = bench::Store::Sqlite;
 mod actors;
 mod approvals;
 mod bench;
+mod budgets;
 mod devices;
 mod documents;
 mod enrollment;

@@ -10,6 +10,8 @@ mod actors;
 mod approvals;
 #[path = "../api/bench.rs"]
 mod bench;
+#[path = "../api/budgets.rs"]
+mod budgets;
 #[path = "../api/devices.rs"]
 mod devices;
 #[path = "../api/documents.rs"]

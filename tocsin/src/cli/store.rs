@@ -35,10 +35,10 @@ pub struct CopyArgs {
     pub to: String,
 }
 
-/// Arguments of `tocsin migrate`.
+/// Where a store is.
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("place").required(true).args(["config", "database", "data"])))]
-pub struct MigrateArgs {
+pub struct PlaceArgs {
     /// Configuration file of the control plane or of the platform
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -51,13 +51,8 @@ pub struct MigrateArgs {
 }
 
 /// Brings a store to the shape that this program needs.
-pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<Exit, Failure> {
-    let location = match (args.config, args.database, args.data) {
-        (Some(file), _, _) => of_file(&file)?,
-        (_, Some(url), _) => of_url(&url),
-        (_, _, Some(folder)) => of_folder(&folder)?,
-        (None, None, None) => return Err(Failure::usage("name a store")),
-    };
+pub async fn migrate(context: &Context, args: PlaceArgs) -> Result<Exit, Failure> {
+    let location = location(&args)?;
     let done = db::migrate(&location.database, &location.data_dir).await.map_err(failed)?;
     let out = context.out;
     out.object(&json!({ "from": done.from, "to": done.to }));
@@ -67,6 +62,16 @@ pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<Exit, Failu
         format!("the store went from version {} to {}", done.from, done.to)
     });
     Ok(Exit::Success)
+}
+
+/// The store that is meant.
+pub(super) fn location(args: &PlaceArgs) -> Result<Location, Failure> {
+    match (&args.config, &args.database, &args.data) {
+        (Some(file), _, _) => of_file(file),
+        (_, Some(url), _) => Ok(of_url(url)),
+        (_, _, Some(folder)) => of_folder(folder),
+        (None, None, None) => Err(Failure::usage("name a store")),
+    }
 }
 
 /// Carries out a verb on stores.
@@ -100,7 +105,7 @@ async fn copy(context: &Context, args: &CopyArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+pub(super) fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::new(format!("{:#}", anyhow::Error::new(error)))
 }
 

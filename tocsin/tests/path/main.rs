@@ -7,6 +7,7 @@ mod disk;
 mod installation;
 mod ladder;
 mod links;
+mod lockdown;
 #[path = "../support/operator.rs"]
 #[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod operator;

@@ -1,0 +1,159 @@
+//! Stolen rights reach few devices at a time, and meet a switch that they cannot turn.
+
+use std::time::Duration;
+
+use api::commands::halt;
+use api::lockdown::Level;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::approvals::{key, manifest, signed};
+use super::bench::{Bench, approvers, order_body};
+
+const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
+const LOCKED: StatusCode = StatusCode::LOCKED;
+
+async fn lock_down(bench: &Bench, level: Level) {
+    let done = halt::halt(&bench.api.app().db, bench.now(), level, "the console says so").await;
+    done.unwrap().expect("it was not in force");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_operator_destroys_no_more_than_the_budget_also_after_a_restart() {
+    let bench = Bench::start().await.restart_with(|config| {
+        config.budgets.destructive_per_operator = 2;
+    });
+    let bench = bench.await;
+    let agent = bench.agent("a", None).await;
+    let body = order_body("wipe", &[agent.id]);
+    for _ in 0..2 {
+        bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    }
+    let problem = bench.post("/v1/orders", &body, MANY).await;
+    assert_eq!(problem["type"], "urn:tocsin:problem:over-budget");
+    bench.order("lock", &[agent.id]).await;
+    let bench = bench.restart_with(|config| config.budgets.destructive_per_operator = 2).await;
+    bench.post("/v1/orders", &body, MANY).await;
+    assert_eq!(bench.events("order_created").await.len(), 3, "what was refused left nothing");
+    bench.hand.advance(Duration::from_secs(3700));
+    bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_and_the_fleet_have_budgets_of_their_own() {
+    let bench = Bench::start().await.restart_with(|config| {
+        config.budgets.destructive_per_operator = 0;
+        config.budgets.destructive_per_group = 1;
+        config.budgets.destructive_in_all = 3;
+    });
+    let bench = bench.await;
+    let lab = bench.agent("a", Some("lab")).await;
+    let free = bench.agent("b", None).await;
+    let order = |id| order_body("wipe", &[id]);
+    bench.post("/v1/orders", &order(lab.id), StatusCode::CREATED).await;
+    let problem = bench.post("/v1/orders", &order(lab.id), MANY).await;
+    assert!(problem.to_string().contains("destructive/group of lab"), "{problem}");
+    for status in [StatusCode::CREATED, StatusCode::CREATED, MANY] {
+        bench.post("/v1/orders", &order(free.id), status).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_rate_of_wipes_trips_the_brake_which_withdraws_them_and_no_token_lifts_it() {
+    let bench = Bench::start().await.restart_with(|config| config.budgets.brake_above = 3).await;
+    let agent = bench.agent("a", None).await;
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        made.push(bench.order("wipe", &[agent.id]).await["commands"][0]["id"].clone());
+    }
+    let body = order_body("wipe", &[agent.id]);
+    bench.post("/v1/orders", &body, LOCKED).await;
+    for id in &made {
+        assert_eq!(bench.command(id).await["state"], "cancelled");
+    }
+    assert_eq!(bench.events("lockdown_began").await.len(), 1);
+    bench.post("/v1/orders", &body, LOCKED).await;
+    assert_eq!(bench.events("lockdown_began").await.len(), 1);
+    bench.order("lock", &[agent.id]).await;
+    bench.hand.advance(Duration::from_secs(3 * 24 * 3600));
+    bench.post("/v1/orders", &body, LOCKED).await;
+    halt::resume(&bench.api.app().db, bench.now()).await.unwrap();
+    bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    assert_eq!(bench.events("lockdown_ended").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_approval_in_a_lockdown_releases_nothing() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let (ann, bob) = (key(1), key(2));
+    bench.set_approvers(&[(&ann, "ann"), (&bob, "bob")]).await;
+    let created = bench.order("wipe", &[agent.id]).await;
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let manifest = manifest(&bench, &order).await;
+    let path = format!("/v1/orders/{order}/approvals");
+    bench.post(&path, &signed(&bench, &manifest, &ann), StatusCode::OK).await;
+    lock_down(&bench, Level::Destructive).await;
+    bench.post(&path, &signed(&bench, &manifest, &bob), LOCKED).await;
+    let command = bench.command(&created["commands"][0]["id"]).await;
+    assert_eq!(command["state"], "cancelled");
+}
+
+/// Every route of the document that changes anything, but those that stop or withdraw.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_token_changes_nothing_in_a_lockdown_by_any_route() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let made = bench.order("lock", &[agent.id]).await;
+    lock_down(&bench, Level::Everything).await;
+    let document = bench.get("/openapi.json").await;
+    let mut refused = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{id}", "01890000-0000-7000-8000-000000000000");
+        for method in methods.as_object().unwrap().keys().filter(|method| *method != "get") {
+            let stops = path.ends_with("/cancel") || path.ends_with("/reject");
+            if stops || (method == "delete" && path.starts_with("/v1/tokens/")) {
+                continue;
+            }
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let url = format!("https://localhost:{}{path}", bench.api.operator_addr.port());
+            let request = bench.http.request(method.clone(), url).bearer_auth(&bench.token);
+            let status = request.json(&json!({})).send().await.unwrap().status();
+            assert_eq!(status, LOCKED, "{method} {path}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 5, "{refused} routes");
+    let id = made["commands"][0]["id"].as_str().unwrap();
+    let cancel = format!("/v1/commands/{id}/cancel");
+    let stopped: Value = bench.post(&cancel, &json!({}), StatusCode::OK).await;
+    assert_eq!(stopped["state"], "cancelled");
+    let bench = bench.restart_with(|_| ()).await;
+    bench.post("/v1/orders", &order_body("lock", &[agent.id]), LOCKED).await;
+    halt::resume(&bench.api.app().db, bench.now()).await.unwrap();
+    bench.order("lock", &[agent.id]).await;
+}
+
+/// An order of the mass role is judged by its people, not by budgets.
+#[tokio::test(flavor = "multi_thread")]
+async fn order_of_the_mass_role_is_in_no_budget() {
+    let bench = Bench::start().await.restart_with(|config| {
+        config.budgets.destructive_per_operator = 1;
+        config.budgets.brake_above = 1;
+    });
+    let bench = bench.await;
+    let mass = [key(11), key(12)];
+    bench
+        .change_trust(|root| {
+            let people = approvers(&[(&mass[0], "ann"), (&mass[1], "bob")]);
+            root.mass = Some(protocol::trust::Quorum { approvers: people, threshold: 2 });
+        })
+        .await;
+    let mut ids = Vec::new();
+    for index in 0..11 {
+        ids.push(bench.agent(&format!("d{index}"), None).await.id);
+    }
+    bench.order("wipe", &ids).await;
+    bench.order("wipe", &ids[..1]).await;
+    bench.post("/v1/orders", &order_body("wipe", &ids[..1]), MANY).await;
+}
