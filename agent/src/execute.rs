@@ -18,6 +18,7 @@ use protocol::time::Timestamp;
 use crate::host::{Arming, Host};
 
 pub mod lock;
+pub mod nobody;
 pub mod planned;
 pub mod quarantine;
 pub mod reboot;
@@ -105,6 +106,12 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Decides what to do about an intent without an outcome.
     fn recover(&self, host: &Host, task: &Task) -> Recovery;
 
+    /// Whether what is left on the device shows that this command began. Without that a command
+    /// that may as well have been called back in its undo window is not carried out.
+    fn has_begun(&self, _host: &Host, _task: &Task) -> bool {
+        false
+    }
+
     /// How long the device may take to go down, when only the next boot shows the effect: then
     /// nothing is proven in this one.
     fn awaits_boot(&self) -> Option<Duration> {
@@ -120,6 +127,7 @@ pub trait Executor: fmt::Debug + Send + Sync {
 /// The executor of an action on a host that is armed like that.
 pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
     match (arming, action) {
+        (_, Action::Cancel(_) | Action::Freeze(_) | Action::Thaw(_)) => Box::new(nobody::Nobody),
         (_, Action::Plan(plan)) => Box::new(planned::Planned::new(executor(&plan.of, arming))),
         (Arming::Simulated, _) => Box::new(simulated::Simulated::new(action.verb())),
         (Arming::Armed | Arming::Sandboxed, Action::Lock(params)) => {

@@ -101,6 +101,7 @@ impl Shared {
             ("journal_damaged", core.journal_damaged),
             ("journal_failing", core.journal_failing),
             ("trust_rolled_back", core.trust_rolled_back),
+            ("frozen", core.frozen_until.is_some()),
         ];
         capabilities
             .extend(troubles.iter().filter(|(_, is)| *is).map(|(word, _)| (*word).to_owned()));

@@ -23,12 +23,12 @@ use crate::epoch::Epochs;
 use crate::execute::quarantine::Watch;
 use crate::host::Host;
 use crate::identity::{Identity, KeyPair};
-use crate::journal::JournalError;
 use crate::ladder::Places;
 use crate::standing::Standing;
 use crate::status::CoreStatus;
 use crate::worker::{Word, Workers};
 
+use self::disk::STORAGE_IS_HERE;
 use self::lanes::Running;
 use self::link::Link;
 pub(crate) use self::link::{Event, Linked};
@@ -36,13 +36,17 @@ pub(crate) use self::notices::Noticed;
 use self::notices::Notices;
 pub(crate) use self::storage::Storage;
 pub(crate) use self::storage::StorageError;
+use self::undo::Windows;
 
 mod deliveries;
+mod disk;
 mod lanes;
 mod link;
 mod notices;
 mod outcome;
+mod stops;
 mod storage;
+mod undo;
 
 /// Events that are taken together, so that their records share one sync.
 const BATCH: usize = 64;
@@ -50,10 +54,6 @@ const BATCH: usize = 64;
 const SYNC_PAUSE: Duration = Duration::from_secs(1);
 /// The last ceiling of the back-off between sendings of a receipt.
 const RESEND_CAP: Duration = Duration::from_secs(120);
-/// How long after a failed write the disk is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-/// How long after a failed compaction the next one is tried; until then the journal grows.
-const COMPACT_RETRY: Duration = Duration::from_secs(60);
 
 /// What the core is made of besides its storage.
 #[derive(Debug)]
@@ -82,6 +82,8 @@ pub(crate) struct Reconcile {
     link: Link,
     workers: Workers,
     running: PerLane<Option<Running>>,
+    /// Commands that wait for the end of their undo window.
+    windows: Windows,
     /// The disk failed: nothing is acked, and at this time it is tried again.
     retry_at: Option<Instant>,
     compact_not_before: Option<Instant>,
@@ -141,6 +143,7 @@ impl Reconcile {
             link: Link::default(),
             workers,
             running: PerLane::default(),
+            windows: Windows::default(),
             retry_at: None,
             compact_not_before: None,
             sync: Sync::default(),
@@ -161,6 +164,7 @@ impl Reconcile {
         if let Some(command_id) = outcome::pending_power_off(records, self.core.boot_id) {
             self.await_power_off(command_id);
         }
+        self.resume_windows();
         self.publish();
     }
 
@@ -195,6 +199,7 @@ impl Reconcile {
                 Word::Told(lane, stage) => self.tell(lane, stage),
             }
         }
+        self.save_windows().await;
         self.publish();
     }
 
@@ -208,6 +213,9 @@ impl Reconcile {
             return self.send_due(now);
         }
         self.observe_time().await;
+        // In this order: what calls a command back goes before the end of its window.
+        self.heed_orders().await;
+        self.count_windows(now).await;
         for lane in Lane::ALL {
             self.advance(lane).await;
         }
@@ -239,25 +247,6 @@ impl Reconcile {
             }
             Err(error) => self.fault("what should stand is not looked at any more", &error),
         }
-    }
-
-    /// Whether the journal can be written, as far as is known. After a failure that is found out
-    /// by a record that changes nothing, and what was not taken meanwhile is asked for again.
-    async fn is_disk_back(&mut self, now: Instant) -> bool {
-        let Some(retry_at) = self.retry_at else { return true };
-        if now < retry_at {
-            return false;
-        }
-        if self.storage().journal.is_detached() {
-            self.compact().await;
-        } else {
-            let last_seq = self.ledger.last_seq();
-            if self.commit(vec![Record::Sequence { last_seq }]).await.is_ok() {
-                self.retry_at = None;
-            }
-        }
-        self.sync.is_due |= self.retry_at.is_none();
-        self.retry_at.is_none()
     }
 
     /// Sends what is due: receipts without confirmation, and the wish for everything pending.
@@ -300,6 +289,7 @@ impl Reconcile {
         }
         self.resend.at = None;
         self.send_proofs_again();
+        self.tell_windows();
     }
 
     /// Everything in order; commands that come together share one sync.
@@ -385,58 +375,6 @@ impl Reconcile {
         }
     }
 
-    /// Makes records durable, then applies them. After an error nothing has happened.
-    async fn commit(&mut self, records: Vec<Record>) -> Result<(), JournalError> {
-        let (records, outcome) = self
-            .on_disk(move |storage| {
-                let outcome = storage.append(&records);
-                (records, outcome)
-            })
-            .await;
-        match outcome {
-            Ok(()) => {
-                records.iter().for_each(|record| self.ledger.apply(record));
-                Ok(())
-            }
-            Err(error) => {
-                self.retry_at = Some(self.core.clock.now() + RETRY);
-                self.fault("journal was not written", &error);
-                Err(error)
-            }
-        }
-    }
-
-    async fn compact(&mut self) {
-        self.ledger.forget(self.now());
-        let snapshot = self.ledger.snapshot();
-        let outcome = self.on_disk(move |storage| storage.compact(&snapshot)).await;
-        let now = self.core.clock.now();
-        // A journal that is only long still serves; one without its file does not.
-        self.retry_at = self.storage().journal.is_detached().then_some(now + RETRY);
-        if let Err(error) = outcome {
-            self.compact_not_before = Some(now + COMPACT_RETRY);
-            self.fault("journal was not compacted", &error);
-        }
-    }
-
-    async fn on_disk<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut Storage) -> T + Send + 'static,
-    ) -> T {
-        let mut storage = self.storage.take().expect(STORAGE_IS_HERE);
-        let task = self.core.blocking.run(move || {
-            let result = work(&mut storage);
-            (storage, result)
-        });
-        let (storage, result) = task.await.expect("work on the storage does not panic");
-        self.storage = Some(storage);
-        result
-    }
-
-    fn storage(&self) -> &Storage {
-        self.storage.as_ref().expect(STORAGE_IS_HERE)
-    }
-
     fn fault(&mut self, what: &'static str, error: &(dyn std::error::Error + 'static)) {
         tracing::warn!(error, "{what}");
         let mut text = format!("{what}: {error}");
@@ -459,7 +397,8 @@ impl Reconcile {
         let uphold = is_free.then_some(self.uphold_at);
         let lanes = Lane::ALL.into_iter().filter_map(|lane| self.running.get(lane).as_ref());
         let proofs = lanes.filter_map(Running::due).min();
-        let due = [resend, sync, power_off, self.retry_at, uphold, proofs];
+        let windows = self.windows.due().filter(|_| self.retry_at.is_none());
+        let due = [resend, sync, power_off, self.retry_at, uphold, proofs, windows];
         let due = due.into_iter().flatten().min();
         due.map(|at| at.saturating_duration_since(now))
     }
@@ -477,7 +416,9 @@ impl Reconcile {
             journal_damaged: storage.is_damaged,
             journal_failing: self.retry_at.is_some(),
             unconfirmed: self.ledger.unconfirmed().count(),
-            running: lanes.map(Running::command_id).collect(),
+            running: lanes.map(Running::command_id).chain(self.windows.ids()).collect(),
+            held: self.windows.told(),
+            frozen_until: self.frozen().map(|frozen| frozen.until),
             last_error: self.last_error.clone(),
         };
         self.core.status.send_if_modified(|known| {
@@ -487,8 +428,6 @@ impl Reconcile {
         });
     }
 }
-
-const STORAGE_IS_HERE: &str = "the storage is away only while on_disk waits for it";
 
 async fn sleep(duration: Option<Duration>) {
     match duration {

@@ -105,10 +105,25 @@ pub struct CoreStatus {
     pub journal_failing: bool,
     /// Receipts that the store has not confirmed.
     pub unconfirmed: usize,
-    /// Commands that are being carried out.
+    /// Commands that are being carried out, or wait for the end of their undo window.
     pub running: Vec<CommandId>,
+    /// Commands whose undo window is open.
+    #[serde(default)]
+    pub held: Vec<HeldStatus>,
+    /// Until when nothing that destroys begins.
+    #[serde(default)]
+    pub frozen_until: Option<Timestamp>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
+}
+
+/// A command whose undo window is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldStatus {
+    /// The command.
+    pub command_id: CommandId,
+    /// When the window ends, as far as the device's clock knows.
+    pub ends_at: Timestamp,
 }
 
 /// Whether the device is locked.

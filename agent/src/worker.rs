@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) envelope_sha256: String,
     /// What was proved before `finish`: it stands whatever becomes of the rest.
     pub(crate) proved: OnceLock<Evidence>,
+    /// It counts as begun, and may have been waiting: only what it left behind shows that it began.
+    pub(crate) is_unsure: bool,
     executor: Box<dyn Executor>,
     host: Arc<Host>,
     /// Names or addresses of hubs and control plane, which a quarantine leaves open.
@@ -85,7 +87,8 @@ impl Job {
         let executor = execute::executor(envelope.action(), host.arming);
         let task = Task { command_id: envelope.jti, envelope: text, started_at };
         let proved = OnceLock::new();
-        Self { envelope, task, envelope_sha256, proved, executor, host, peers }
+        let is_unsure = false;
+        Self { envelope, task, envelope_sha256, proved, is_unsure, executor, host, peers }
     }
 
     pub(crate) fn lane(&self) -> Lane {
@@ -107,7 +110,14 @@ impl Job {
                 },
                 Err(failure) => Report::Planned(Err(failure)),
             },
-            Step::Recover => Report::Recovered(self.executor.recover(host, task)),
+            Step::Recover => match self.executor.recover(host, task) {
+                Recovery::Apply if self.is_unsure && !self.executor.has_begun(host, task) => {
+                    Report::Recovered(Recovery::InDoubt)
+                }
+                recovery @ (Recovery::Apply | Recovery::Applied | Recovery::InDoubt) => {
+                    Report::Recovered(recovery)
+                }
+            },
             Step::Apply => Report::Applied(self.executor.apply(host, task)),
             Step::Prove => match self.executor.prove(host, task) {
                 Ok(evidence) if self.executor.has_remainder(host, task) => {
@@ -148,7 +158,10 @@ impl Job {
             | Action::SelectiveWipe(_)
             | Action::Plan(_)
             | Action::Reboot(_)
-            | Action::Refresh(_) => self.host.clone(),
+            | Action::Refresh(_)
+            | Action::Cancel(_)
+            | Action::Freeze(_)
+            | Action::Thaw(_) => self.host.clone(),
         }
     }
 }

@@ -90,7 +90,7 @@ impl Budgets {
     /// Whether any bound needs to know the groups of devices for that verb.
     pub(crate) const fn concerns_groups(&self, verb: Verb) -> bool {
         match verb.class() {
-            VerbClass::Routine => false,
+            VerbClass::Routine | VerbClass::Stop => false,
             VerbClass::Disruptive => self.disruptive_per_group > 0,
             VerbClass::Destructive => self.destructive_per_group > 0,
         }
@@ -100,6 +100,7 @@ impl Budgets {
         let Spending { operator, verb, devices, groups } = spending;
         let (class, per_operator, per_group, in_all) = match verb.class() {
             VerbClass::Routine => ("routine", 0, 0, 0),
+            VerbClass::Stop => ("stop", 0, 0, 0),
             VerbClass::Disruptive => {
                 ("disruptive", self.disruptive_per_operator, self.disruptive_per_group, 0)
             }

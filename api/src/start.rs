@@ -294,6 +294,8 @@ async fn first_start(app: &App) -> Result<Option<FirstStart>, StartError> {
         groups: std::collections::BTreeMap::new(),
         mass: None,
         break_glass: None,
+        undo_secs: std::collections::BTreeMap::new(),
+        thawed_at: None,
     };
     let signed = SignedTrustRoot::sign(&root, &[&root_key])?;
     tx.append(Kind::StoreCreated, "store", json!({ "version": env!("CARGO_PKG_VERSION") }));

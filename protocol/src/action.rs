@@ -9,8 +9,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::OrderId;
 use crate::limits;
 use crate::state::{EffectClass, Lane, VerbClass};
+use crate::time::Timestamp;
 
 /// An order's verb with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,12 @@ pub enum Action {
     Reboot(Reboot),
     /// Sends inventory and asks for policies now.
     Refresh(Refresh),
+    /// Calls back an order that destroys, as long as its undo window is open.
+    Cancel(Cancel),
+    /// Has the device refuse everything that destroys, for a time.
+    Freeze(Freeze),
+    /// Ends a freeze before its time.
+    Thaw(Thaw),
 }
 
 /// Parameters of [`Action::Lock`].
@@ -134,6 +142,29 @@ pub struct Reboot {}
 #[serde(deny_unknown_fields)]
 pub struct Refresh {}
 
+/// Parameters of [`Action::Cancel`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    /// The order that is called back. It has one command on a device at most, so that order and
+    /// device name the command.
+    pub order_id: OrderId,
+}
+
+/// Parameters of [`Action::Freeze`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Freeze {
+    /// Until when: at most [`limits::FREEZE`] after the validity of its order begins.
+    #[serde(with = "crate::time::numeric_date")]
+    pub until: Timestamp,
+}
+
+/// Parameters of [`Action::Thaw`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thaw {}
+
 /// The verbs alone: what a trust root sets thresholds for and a token's scope names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -156,11 +187,17 @@ pub enum Verb {
     Reboot,
     /// See [`Action::Refresh`].
     Refresh,
+    /// See [`Action::Cancel`].
+    Cancel,
+    /// See [`Action::Freeze`].
+    Freeze,
+    /// See [`Action::Thaw`].
+    Thaw,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Lock,
         Self::Unlock,
         Self::Quarantine,
@@ -170,6 +207,9 @@ impl Verb {
         Self::Plan,
         Self::Reboot,
         Self::Refresh,
+        Self::Cancel,
+        Self::Freeze,
+        Self::Thaw,
     ];
 
     /// The verb as the wire, the store and the command line spell it.
@@ -184,17 +224,24 @@ impl Verb {
             Self::Plan => "plan",
             Self::Reboot => "reboot",
             Self::Refresh => "refresh",
+            Self::Cancel => "cancel",
+            Self::Freeze => "freeze",
+            Self::Thaw => "thaw",
         }
     }
 
     /// How much harm the verb can do.
     pub const fn class(self) -> VerbClass {
         match self {
-            Self::Lock | Self::Unlock | Self::Quarantine | Self::Release | Self::Reboot => {
-                VerbClass::Disruptive
-            }
+            Self::Lock
+            | Self::Unlock
+            | Self::Quarantine
+            | Self::Release
+            | Self::Reboot
+            | Self::Thaw => VerbClass::Disruptive,
             Self::Wipe | Self::SelectiveWipe => VerbClass::Destructive,
             Self::Plan | Self::Refresh => VerbClass::Routine,
+            Self::Cancel | Self::Freeze => VerbClass::Stop,
         }
     }
 
@@ -206,7 +253,10 @@ impl Verb {
             | Self::Quarantine
             | Self::Release
             | Self::Wipe
-            | Self::SelectiveWipe => Lane::Urgent,
+            | Self::SelectiveWipe
+            | Self::Cancel
+            | Self::Freeze
+            | Self::Thaw => Lane::Urgent,
             Self::Plan | Self::Reboot | Self::Refresh => Lane::Bulk,
         }
     }
@@ -219,9 +269,29 @@ impl Verb {
             | Self::Quarantine
             | Self::Release
             | Self::Plan
-            | Self::Refresh => EffectClass::Convergent,
+            | Self::Refresh
+            | Self::Cancel
+            | Self::Freeze
+            | Self::Thaw => EffectClass::Convergent,
             Self::Reboot => EffectClass::Probeable,
             Self::Wipe | Self::SelectiveWipe => EffectClass::Terminal,
+        }
+    }
+
+    /// Whether it concerns other orders on the device and not the device: no executor carries it
+    /// out, and it waits for none.
+    pub const fn is_about_orders(self) -> bool {
+        match self {
+            Self::Cancel | Self::Freeze | Self::Thaw => true,
+            Self::Lock
+            | Self::Unlock
+            | Self::Quarantine
+            | Self::Release
+            | Self::Wipe
+            | Self::SelectiveWipe
+            | Self::Plan
+            | Self::Reboot
+            | Self::Refresh => false,
         }
     }
 }
@@ -235,7 +305,7 @@ impl fmt::Display for Verb {
 /// A text that names no verb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, refresh"
+    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, refresh, cancel, freeze, thaw"
 )]
 pub struct ParseVerbError(String);
 
@@ -283,6 +353,9 @@ impl Action {
             Self::Plan(_) => Verb::Plan,
             Self::Reboot(_) => Verb::Reboot,
             Self::Refresh(_) => Verb::Refresh,
+            Self::Cancel(_) => Verb::Cancel,
+            Self::Freeze(_) => Verb::Freeze,
+            Self::Thaw(_) => Verb::Thaw,
         }
     }
 
@@ -300,7 +373,9 @@ impl Action {
             }
             Self::Plan(plan) => match plan.of.verb().class() {
                 VerbClass::Destructive => plan.of.check(),
-                VerbClass::Routine | VerbClass::Disruptive => Err(ActionError::Plan),
+                VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => {
+                    Err(ActionError::Plan)
+                }
             },
             Self::Quarantine(_)
             | Self::Unlock(_)
@@ -308,7 +383,10 @@ impl Action {
             | Self::Wipe(_)
             | Self::SelectiveWipe(_)
             | Self::Reboot(_)
-            | Self::Refresh(_) => Ok(()),
+            | Self::Refresh(_)
+            | Self::Cancel(_)
+            | Self::Freeze(_)
+            | Self::Thaw(_) => Ok(()),
         }
     }
 }

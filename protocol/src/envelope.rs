@@ -216,6 +216,20 @@ impl Verifying<'_> {
             let detail = format!("valid for longer than {} s", longest.as_secs());
             return Err(Refusal::new(ValidityTooLong, detail));
         }
+        self.check_freeze(envelope)
+    }
+
+    /// A freeze ends by itself: it must not be made to hold for longer than anybody may order.
+    fn check_freeze(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        let Action::Freeze(freeze) = envelope.action() else { return Ok(()) };
+        if freeze.until <= self.now {
+            let detail = format!("the freeze was to end at {}", freeze.until);
+            return Err(Refusal::new(RefusalReason::Expired, detail));
+        }
+        if freeze.until.since(envelope.nbf) > limits::FREEZE {
+            let detail = format!("a freeze holds for {} s at most", limits::FREEZE.as_secs());
+            return Err(Refusal::new(RefusalReason::ValidityTooLong, detail));
+        }
         Ok(())
     }
 
@@ -227,6 +241,11 @@ impl Verifying<'_> {
         }
         if !manifest.includes(&self.device, &envelope.proof) {
             return Err(Refusal::new(WidenedManifest, "this device is not in the manifest"));
+        }
+        let longest = limits::UNDO_WINDOW.as_secs();
+        if manifest.undo_secs.is_some_and(|undo| u64::from(undo) > longest) {
+            let detail = format!("an undo window of more than {longest} s");
+            return Err(Refusal::new(RefusalReason::ValidityTooLong, detail));
         }
         Ok(())
     }
@@ -309,6 +328,6 @@ pub fn check_approval<'a>(
 pub const fn longest_validity(class: VerbClass) -> Duration {
     match class {
         VerbClass::Routine => limits::ROUTINE_VALIDITY,
-        VerbClass::Disruptive | VerbClass::Destructive => limits::VALIDITY,
+        VerbClass::Disruptive | VerbClass::Destructive | VerbClass::Stop => limits::VALIDITY,
     }
 }

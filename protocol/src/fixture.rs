@@ -129,6 +129,8 @@ impl Organisation {
             groups: BTreeMap::new(),
             mass: None,
             break_glass: None,
+            undo_secs: BTreeMap::new(),
+            thawed_at: None,
         };
         Self { root_key, command_key, alice, alice_spare, bob, trust }
     }
@@ -152,6 +154,7 @@ impl Organisation {
             device_count: u32::try_from(devices.devices().len()).expect("few devices"),
             device_root: devices.root(),
             plans: BTreeMap::new(),
+            undo_secs: None,
         }
     }
 

@@ -26,6 +26,9 @@ pub const POLL_PATH: &str = "/agent/v1/poll";
 /// Path of the check-in on the control plane's agent port.
 pub const CHECK_IN_PATH: &str = "/agent/v1/checkin";
 
+/// How the stage of a command reads that is held in its undo window; the end follows.
+pub const UNDO_WINDOW_STAGE: &str = "undo window until ";
+
 /// A frame from an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

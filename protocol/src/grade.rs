@@ -83,7 +83,7 @@ impl Known<'_> {
     /// device has the command.
     pub fn grade(self) -> Option<Grade> {
         match self.class {
-            VerbClass::Routine | VerbClass::Disruptive => return None,
+            VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => return None,
             VerbClass::Destructive => {}
         }
         let on_the_way = self.proved.and_then(Grade::claimed);

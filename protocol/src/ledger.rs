@@ -6,8 +6,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde::{Deserialize, Serialize};
-
 use crate::envelope::{Envelope, Refusal, Verified, Verifying};
 use crate::frame::CommandFrame;
 use crate::id::{CommandId, OrderId};
@@ -17,77 +15,11 @@ use crate::receipt::RefusalReason;
 use crate::state::{Lane, PerLane};
 use crate::time::Timestamp;
 
+pub use self::record::{Frozen, Held, Received, Record, Refused};
+
+mod record;
 #[cfg(test)]
 mod tests;
-
-/// One durable step in the life of a command on the device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "record", rename_all = "snake_case")]
-pub enum Record {
-    /// The envelope was verified and is on disk. Synced before the ack.
-    Received(Received),
-    /// The effect begins. Synced before it does.
-    Intent {
-        /// Which command.
-        command_id: CommandId,
-    },
-    /// The outcome stands. Synced before the receipt leaves.
-    Done {
-        /// Which command.
-        command_id: CommandId,
-        /// The signed receipt.
-        receipt: CompactJws,
-    },
-    /// An envelope was declined before it was received.
-    Refused(Refused),
-    /// The store holds that receipt.
-    Confirmed {
-        /// SHA-256 of the receipt's text.
-        receipt_sha256: String,
-    },
-    /// An order whose command is forgotten, while its approvals still hold.
-    Order {
-        /// Which order.
-        order_id: OrderId,
-        /// When its approvals end.
-        remember_until: Timestamp,
-    },
-    /// The newest sequence numbers: opens a compacted journal.
-    Sequence {
-        /// By lane.
-        last_seq: PerLane<u64>,
-    },
-}
-
-/// A verified envelope with what the ledger needs of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Received {
-    /// The command.
-    pub command_id: CommandId,
-    /// Its order.
-    pub order_id: OrderId,
-    /// Its lane.
-    pub lane: Lane,
-    /// Its place in the lane.
-    pub seq: u64,
-    /// When the order's approvals end: until then its order id is remembered.
-    pub remember_until: Timestamp,
-    /// The envelope.
-    pub envelope: CompactJws,
-}
-
-/// A declined envelope with its receipt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refused {
-    /// The command that the frame or the envelope named.
-    pub command_id: CommandId,
-    /// Where it stands in a lane, when the envelope was authentic: then it counts as seen.
-    pub place: Option<(Lane, u64)>,
-    /// SHA-256 of the envelope's text.
-    pub envelope_sha256: String,
-    /// The signed receipt.
-    pub receipt: CompactJws,
-}
 
 /// What to do with a delivered command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,12 +55,26 @@ pub struct Work {
     pub envelope: CompactJws,
     /// An intent stands without an outcome: the executor must recover, not begin.
     pub is_begun: bool,
+    /// Its undo window, if it had one: over, unless the journal lost a part.
+    pub held: Option<Held>,
+}
+
+/// Where the command of an order stands on the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It has not begun: nothing is done yet.
+    Waiting(Work),
+    /// It has begun.
+    Begun(Work),
+    /// It has ended with that receipt.
+    Ended(CommandId, CompactJws),
 }
 
 #[derive(Debug, Clone)]
 struct Entry {
     received: Received,
     stage: Stage,
+    held: Option<Held>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +93,9 @@ pub struct Ledger {
     /// Orders that were taken, each until its approvals end: they outlive their commands here.
     orders: BTreeMap<OrderId, Timestamp>,
     refused: VecDeque<Refused>,
+    /// Orders that were called back before they came, each until that is over.
+    barred: BTreeMap<OrderId, Timestamp>,
+    frozen: Option<Frozen>,
 }
 
 impl Ledger {
@@ -193,7 +142,7 @@ impl Ledger {
             Ok(verified) => verified,
             Err(refusal) => return self.refuse(refusal),
         };
-        if self.orders.len() >= limits::LEDGER_ORDERS {
+        if self.orders.len() + self.barred.len() >= limits::LEDGER_ORDERS {
             return Offer::Drop;
         }
         Offer::Take(Box::new(received(&verified, frame.jws.clone())))
@@ -271,15 +220,41 @@ impl Ledger {
                     self.see(lane, *last_seq.get(lane));
                 }
             }
+            Record::Held(held) => self.hold(*held),
+            Record::Barred { order_id, remember_until } => {
+                self.barred.insert(*order_id, *remember_until);
+            }
+            Record::Frozen(frozen) => self.freeze(*frozen),
+            Record::Thawed => self.frozen = None,
+        }
+    }
+
+    /// A window never opens again, and never grows.
+    fn hold(&mut self, held: Held) {
+        let Some(entry) = self.entries.get_mut(&held.command_id) else { return };
+        if entry.held.is_none_or(|known| held.left_ms <= known.left_ms) {
+            entry.held = Some(held);
+        }
+    }
+
+    /// Of two freezes the later end counts: one that is short must not cut another one short.
+    fn freeze(&mut self, frozen: Frozen) {
+        let stands = self.frozen.get_or_insert(frozen);
+        stands.ordered_at = stands.ordered_at.max(frozen.ordered_at);
+        if frozen.until > stands.until {
+            stands.until = frozen.until;
+            stands.command_id = frozen.command_id;
         }
     }
 
     fn receive(&mut self, received: &Received) {
         self.see(received.lane, received.seq);
         self.orders.insert(received.order_id, received.remember_until);
-        self.entries
-            .entry(received.command_id)
-            .or_insert_with(|| Entry { received: received.clone(), stage: Stage::Received });
+        self.entries.entry(received.command_id).or_insert_with(|| Entry {
+            received: received.clone(),
+            stage: Stage::Received,
+            held: None,
+        });
     }
 
     fn see(&mut self, lane: Lane, seq: u64) {
@@ -298,17 +273,71 @@ impl Ledger {
         }
     }
 
-    /// The next command of that lane that has no outcome yet, in order.
+    /// The next command of that lane that has no outcome yet, in order. One that was held comes
+    /// behind everything that came meanwhile: that may have been what calls it back.
     pub fn next_work(&self, lane: Lane) -> Option<Work> {
-        let is_open = |entry: &&Entry| {
-            entry.received.lane == lane && matches!(entry.stage, Stage::Received | Stage::Begun)
+        let is_due = |entry: &&Entry| {
+            let is_here = entry.received.lane == lane && !entry.received.is_about_orders;
+            is_here && (entry.stage == Stage::Begun || entry.is_waiting() && !entry.is_held())
         };
-        let entry = self.entries.values().filter(is_open).min_by_key(|e| e.received.seq)?;
-        Some(Work {
-            command_id: entry.received.command_id,
-            envelope: entry.received.envelope.clone(),
-            is_begun: entry.stage == Stage::Begun,
+        let place = |entry: &&Entry| {
+            let was_held = entry.is_waiting() && entry.held.is_some();
+            (was_held, entry.received.seq)
+        };
+        self.entries.values().filter(is_due).min_by_key(place).map(Entry::work)
+    }
+
+    /// The next command about other orders that has no outcome yet, in order.
+    pub fn next_about_orders(&self) -> Option<Work> {
+        let is_due = |entry: &&Entry| entry.received.is_about_orders && entry.is_open();
+        self.entries.values().filter(is_due).min_by_key(|e| e.received.seq).map(Entry::work)
+    }
+
+    /// The commands whose undo window is open.
+    pub fn held(&self) -> impl Iterator<Item = Held> {
+        self.entries.values().filter(|entry| entry.is_held()).filter_map(|entry| entry.held)
+    }
+
+    /// The undo window of a command, open or over.
+    pub fn window(&self, command_id: CommandId) -> Option<Held> {
+        self.entries.get(&command_id)?.held
+    }
+
+    /// Whether a command is on disk and has no outcome yet.
+    pub fn is_open(&self, command_id: CommandId) -> bool {
+        self.entries.get(&command_id).is_some_and(Entry::is_open)
+    }
+
+    /// Commands that are on disk and have not begun.
+    pub fn waiting(&self) -> impl Iterator<Item = Work> {
+        self.entries.values().filter(|entry| entry.is_waiting()).map(Entry::work)
+    }
+
+    /// Where the command of that order stands, if it is remembered.
+    pub fn standing(&self, order_id: OrderId) -> Option<Standing> {
+        let entry = self.entries.values().find(|entry| entry.received.order_id == order_id)?;
+        Some(match &entry.stage {
+            Stage::Received => Standing::Waiting(entry.work()),
+            Stage::Begun => Standing::Begun(entry.work()),
+            Stage::Done(receipt) | Stage::Confirmed(receipt) => {
+                Standing::Ended(entry.received.command_id, receipt.clone())
+            }
         })
+    }
+
+    /// Whether a command of that order was taken, remembered or not.
+    pub fn has_taken(&self, order_id: OrderId) -> bool {
+        self.orders.contains_key(&order_id)
+    }
+
+    /// Whether that order was called back before it came.
+    pub fn is_barred(&self, order_id: OrderId) -> bool {
+        self.barred.contains_key(&order_id)
+    }
+
+    /// The freeze that was ordered last, over or not.
+    pub const fn frozen(&self) -> Option<Frozen> {
+        self.frozen
     }
 
     /// Receipts that the store has not confirmed, oldest command first.
@@ -322,10 +351,7 @@ impl Ledger {
 
     /// Commands that are on disk and have no outcome yet.
     pub fn open_commands(&self) -> impl Iterator<Item = CommandId> {
-        self.entries.iter().filter_map(|(command_id, entry)| match entry.stage {
-            Stage::Received | Stage::Begun => Some(*command_id),
-            Stage::Done(_) | Stage::Confirmed(_) => None,
-        })
+        self.entries.iter().filter(|(_, entry)| entry.is_open()).map(|(id, _)| *id)
     }
 
     /// Forgets confirmed commands whose order can no longer come again, and the oldest confirmed
@@ -344,6 +370,7 @@ impl Ledger {
             !is_over
         });
         self.orders.retain(|_, remember_until| *remember_until > now);
+        self.barred.retain(|_, remember_until| *remember_until > now);
     }
 
     /// The records that rebuild this ledger: a compacted journal.
@@ -353,9 +380,15 @@ impl Ledger {
             order_id: *order_id,
             remember_until: *remember_until,
         }));
+        records.extend(self.barred.iter().map(|(order_id, remember_until)| Record::Barred {
+            order_id: *order_id,
+            remember_until: *remember_until,
+        }));
+        records.extend(self.frozen.map(Record::Frozen));
         for (command_id, entry) in &self.entries {
             let command_id = *command_id;
             records.push(Record::Received(entry.received.clone()));
+            records.extend(entry.held.map(Record::Held));
             match &entry.stage {
                 Stage::Received => {}
                 Stage::Begun => records.push(Record::Intent { command_id }),
@@ -374,6 +407,30 @@ impl Ledger {
     }
 }
 
+impl Entry {
+    fn is_waiting(&self) -> bool {
+        self.stage == Stage::Received
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Received | Stage::Begun)
+    }
+
+    /// Whether it waits for the end of its undo window.
+    fn is_held(&self) -> bool {
+        self.is_waiting() && self.held.is_some_and(|held| held.left_ms > 0)
+    }
+
+    fn work(&self) -> Work {
+        Work {
+            command_id: self.received.command_id,
+            envelope: self.received.envelope.clone(),
+            is_begun: self.stage == Stage::Begun,
+            held: self.held,
+        }
+    }
+}
+
 fn received(verified: &Verified, envelope: CompactJws) -> Received {
     let claims = verified.envelope();
     Received {
@@ -383,5 +440,6 @@ fn received(verified: &Verified, envelope: CompactJws) -> Received {
         seq: claims.seq,
         remember_until: claims.manifest.expires_at,
         envelope,
+        is_about_orders: claims.action().verb().is_about_orders(),
     }
 }

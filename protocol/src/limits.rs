@@ -85,6 +85,10 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 pub const ROUTINE_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest validity of any envelope.
 pub const VALIDITY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The longest undo window of an order that destroys.
+pub const UNDO_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest freeze.
+pub const FREEZE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Devices of one manifest of a disruptive action before one approval more is asked for.
 pub const DISRUPTIVE_DEVICES: u32 = 50;
 /// Devices of one manifest of a destructive action before the mass role is asked for.

@@ -36,6 +36,10 @@ pub struct Manifest {
     /// whatever the devices find. A device whose plan has another hash by then refuses.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub plans: BTreeMap<DeviceId, Hash>,
+    /// How long each device waits, after it has accepted an order that destroys, before it begins:
+    /// so long the order can be called back. A trust root may ask for longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo_secs: Option<u32>,
 }
 
 impl Manifest {

@@ -195,6 +195,10 @@ pub enum RefusalReason {
     Unsupported,
     /// Executors are not armed on this device.
     NotArmed,
+    /// It was called back before it began.
+    Cancelled,
+    /// A freeze holds: nothing that destroys begins.
+    Frozen,
 }
 
 impl RefusalReason {
@@ -218,6 +222,8 @@ impl RefusalReason {
             Self::PlanChanged => "plan_changed",
             Self::Unsupported => "unsupported",
             Self::NotArmed => "not_armed",
+            Self::Cancelled => "cancelled",
+            Self::Frozen => "frozen",
         }
     }
 }

@@ -104,7 +104,7 @@ impl CommandState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
-    /// Lock, wipe, quarantine and their releases.
+    /// Lock, wipe, quarantine, their releases, and what stops them.
     Urgent,
     /// Everything else.
     Bulk,
@@ -179,4 +179,6 @@ pub enum VerbClass {
     Disruptive,
     /// Cannot be undone.
     Destructive,
+    /// Stops what destroys: one person suffices for that.
+    Stop,
 }

@@ -56,6 +56,13 @@ pub struct TrustRoot {
     /// Who may stand in for the approvers of what can be undone. Loud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub break_glass: Option<Quorum>,
+    /// The shortest undo window, in seconds, by verb that destroys. None where it is not named: then
+    /// the order's own counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub undo_secs: BTreeMap<String, u32>,
+    /// Freezes whose validity began before this are over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thawed_at: Option<Timestamp>,
 }
 
 /// Devices for which an order needs more persons than elsewhere. They are listed one by one,

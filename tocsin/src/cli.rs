@@ -21,6 +21,7 @@ pub use self::failure::{EXIT_CODES, Exit, Failure};
 
 pub mod approve;
 pub mod ask;
+pub mod cancel;
 pub mod check;
 pub mod cluster;
 pub mod commands;
@@ -29,6 +30,7 @@ pub mod enroll;
 pub mod events;
 pub mod failure;
 pub mod follow;
+pub mod freeze;
 pub mod key;
 pub mod lockdown;
 pub mod login;
@@ -124,8 +126,12 @@ pub enum Verb {
     Reject(approve::RejectArgs),
     /// List the orders that await approval
     Approvals,
-    /// Withdraw a command or a whole order, as far as no device has it
-    Cancel(commands::CancelArgs),
+    /// Withdraw a command or a whole order, or call it back in its undo window
+    Cancel(cancel::CancelArgs),
+    /// Have devices begin nothing that destroys, for a day at most
+    Freeze(freeze::FreezeArgs),
+    /// End a freeze before its time; as many must approve as for a wipe
+    Thaw(freeze::ThawArgs),
     /// List orders
     Orders(commands::ListArgs),
     /// List commands
@@ -324,7 +330,9 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Approve(args) => approve::run(context, args).await,
         Verb::Reject(args) => approve::reject(context, args).await,
         Verb::Approvals => approve::inbox(context).await,
-        Verb::Cancel(args) => commands::cancel(context, args).await,
+        Verb::Cancel(args) => cancel::run(context, args).await,
+        Verb::Freeze(args) => freeze::freeze(context, args).await,
+        Verb::Thaw(args) => freeze::thaw(context, args).await,
         Verb::Orders(args) => commands::orders(context, args).await,
         Verb::Commands(args) => commands::list(context, args).await,
         Verb::Command(verb) => commands::run(context, verb).await,

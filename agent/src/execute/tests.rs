@@ -25,10 +25,11 @@ fn actions() -> Vec<Action> {
 
 #[test]
 fn every_verb_has_an_executor_of_its_own() {
-    assert_eq!(actions().iter().map(Action::verb).collect::<Vec<_>>(), Verb::ALL);
+    let executed = || Verb::ALL.into_iter().filter(|verb| !verb.is_about_orders());
+    assert!(actions().iter().map(Action::verb).eq(executed()));
     let names: std::collections::BTreeSet<String> =
         actions().iter().map(|action| format!("{:?}", executor(action, Arming::Armed))).collect();
-    assert_eq!(names.len(), Verb::ALL.len());
+    assert_eq!(names.len(), executed().count());
 }
 
 #[test]

@@ -153,6 +153,10 @@ impl Executor for Wipe {
         }
     }
 
+    fn has_begun(&self, host: &Host, task: &Task) -> bool {
+        course::is_recorded(host, task.command_id)
+    }
+
     fn recover(&self, host: &Host, task: &Task) -> Recovery {
         match Course::load(&*self.disk, host, task.command_id, "recover") {
             Ok(Some(course)) if course.wiping.finished => Recovery::Applied,

@@ -58,7 +58,7 @@ impl Reconcile {
         let command_id = frame.command_id;
         let offer = ledger.offer(frame, &self.verifying());
         let refusal = match offer {
-            Offer::Take(received) => match self.distrusted(&received) {
+            Offer::Take(received) => match self.declined(&received) {
                 None => {
                     let ack = AgentFrame::Ack { command_id: received.command_id };
                     return Some((Some(Record::Received(*received)), Some(ack)));
@@ -98,15 +98,20 @@ impl Reconcile {
         }
     }
 
-    /// Why a new command is not believed to be new: it is older than the journal's damage.
-    fn distrusted(&self, received: &Received) -> Option<Refusal> {
-        let before = self.storage().floor.distrust_before()?;
+    /// Why a new command that verifies is not taken.
+    fn declined(&self, received: &Received) -> Option<Refusal> {
         let envelope = claims(&received.envelope)?;
+        self.distrusted(&envelope).or_else(|| self.stopped(&envelope))
+    }
+
+    /// Why a new command is not believed to be new: it is older than the journal's damage.
+    fn distrusted(&self, envelope: &Envelope) -> Option<Refusal> {
+        let before = self.storage().floor.distrust_before()?;
         if envelope.iat >= before {
             return None;
         }
         let detail = "signed before this device's journal was damaged; order it again";
-        Some(Refusal::new(RefusalReason::Replayed, detail).of(&envelope))
+        Some(Refusal::new(RefusalReason::Replayed, detail).of(envelope))
     }
 
     fn refused(&self, frame: &CommandFrame, refusal: Refusal) -> Option<Refused> {

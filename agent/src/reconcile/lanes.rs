@@ -4,9 +4,9 @@
 //! the outcome before the receipt. A record that cannot be written stops its lane until it can.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use protocol::envelope::{Envelope, Refusal};
+use protocol::envelope::{Envelope, Refusal, Verifying};
 use protocol::frame::AgentFrame;
 use protocol::id::CommandId;
 use protocol::jws::CompactJws;
@@ -25,9 +25,11 @@ use crate::worker::{Job, Report, Step};
 #[derive(Debug)]
 pub(super) enum Running {
     /// A step is on its thread.
-    Stepping(Arc<Job>),
+    Stepping(Arc<Job>, Step),
     /// The effect is asked for, and the next boot will show it; until then in this one.
     AwaitingBoot(Arc<Job>, Instant),
+    /// Its undo window has to be written down, and the lane is free.
+    Holding(Arc<Job>, Duration),
     /// The intent has to be written before the effect.
     Intending(Arc<Job>),
     /// The proof has to be safe before the rest is done.
@@ -59,8 +61,9 @@ pub(super) struct Ending {
 impl Running {
     pub(super) fn command_id(&self) -> CommandId {
         match self {
-            Self::Stepping(job)
+            Self::Stepping(job, _)
             | Self::AwaitingBoot(job, _)
+            | Self::Holding(job, _)
             | Self::Intending(job)
             | Self::Proving(Proving { job, .. }) => job.task.command_id,
             Self::Ending(ending) => ending.command_id,
@@ -72,7 +75,17 @@ impl Running {
         match self {
             Self::Proving(proving) => Some(proving.deadline.min(proving.send_at)),
             Self::AwaitingBoot(_, until) => Some(*until),
-            Self::Stepping(_) | Self::Intending(_) | Self::Ending(_) => None,
+            Self::Stepping(..) | Self::Holding(..) | Self::Intending(_) | Self::Ending(_) => None,
+        }
+    }
+
+    /// The step that it has come to, for people.
+    pub(super) const fn step(&self) -> &'static str {
+        match self {
+            Self::Stepping(_, step) => step.as_str(),
+            Self::AwaitingBoot(..) | Self::Proving(_) => Step::Prove.as_str(),
+            Self::Holding(..) | Self::Intending(_) => Step::Plan.as_str(),
+            Self::Ending(_) => "ended",
         }
     }
 }
@@ -90,13 +103,21 @@ impl Reconcile {
                     let Some(running) = self.begin(work) else { return };
                     *self.running.get_mut(lane) = Some(running);
                 }
-                busy @ Some(Running::Stepping(_) | Running::Proving(_)) => {
+                busy @ Some(Running::Stepping(..) | Running::Proving(_)) => {
                     *self.running.get_mut(lane) = busy;
                     return;
                 }
                 Some(Running::AwaitingBoot(job, until)) => {
                     *self.running.get_mut(lane) = self.await_boot(job, until);
                     if let Some(Running::AwaitingBoot(..)) = self.running.get(lane) {
+                        return;
+                    }
+                }
+                Some(Running::Holding(job, _) | Running::Intending(job))
+                    if !self.ledger.is_open(job.task.command_id) => {}
+                Some(Running::Holding(job, window)) => {
+                    if !self.hold(&job, window).await {
+                        *self.running.get_mut(lane) = Some(Running::Holding(job, window));
                         return;
                     }
                 }
@@ -125,7 +146,7 @@ impl Reconcile {
             let unreadable = || Refusal::new(RefusalReason::Malformed, "unreadable envelope");
             claims(&work.envelope).ok_or_else(unreadable)
         } else {
-            self.verify_now(&work.envelope)
+            self.verify_now(&work)
         };
         let envelope = match verified {
             Ok(envelope) => envelope,
@@ -134,36 +155,51 @@ impl Reconcile {
         let text = (work.envelope.as_str().to_owned(), work.envelope.sha256());
         let places = self.core.places.borrow().clone();
         let peers = places.hubs.into_iter().chain(places.api).collect();
-        let job = Job::new(envelope, text, self.core.host.clone(), peers, self.wall());
+        let is_unsure = self.is_unsure(&work, &envelope);
+        let mut job = Job::new(envelope, text, self.core.host.clone(), peers, self.wall());
+        job.is_unsure = is_unsure;
         let step = if work.is_begun { Step::Recover } else { Step::Plan };
         Some(self.step(Arc::new(job), step))
     }
 
-    fn verify_now(&self, envelope: &CompactJws) -> Result<Envelope, Refusal> {
-        let verified = self.verifying().verify(envelope)?;
+    /// Whether a command counts as begun that may still have been waiting for the end of its undo
+    /// window, or have been called back in it: the journal lost what came after.
+    fn is_unsure(&self, work: &Work, envelope: &Envelope) -> bool {
+        let window = self.storage().trust.in_force().undo_window(&envelope.manifest);
+        let is_over = work.held.is_some_and(|held| held.left_ms == 0);
+        work.is_begun && !window.is_zero() && !is_over
+    }
+
+    /// Verifies a command as of now; one that was held in its undo window, as of the time when it
+    /// was accepted.
+    pub(super) fn verify_now(&self, work: &Work) -> Result<Envelope, Refusal> {
+        let now = self.verifying();
+        let verifying = Verifying { now: work.held.map_or(now.now, |held| held.since), ..now };
+        let verified = verifying.verify(&work.envelope)?;
         let envelope = verified.envelope();
         if verified.authority() == Authority::BreakGlass {
             tracing::warn!(command.id = %envelope.jti, "break-glass stands in for the approvers");
+        }
+        if let Some(refusal) = self.stopped(envelope) {
+            return Err(refusal);
+        }
+        if envelope.action().verb().is_about_orders() {
+            return Ok(envelope.clone());
         }
         match envelope.action().verb().class() {
             VerbClass::Disruptive | VerbClass::Destructive if !self.core.is_armed => {
                 let detail = "executors are not armed on this device";
                 Err(Refusal::new(RefusalReason::NotArmed, detail).of(envelope))
             }
-            VerbClass::Routine | VerbClass::Disruptive | VerbClass::Destructive => {
-                Ok(envelope.clone())
-            }
+            VerbClass::Routine
+            | VerbClass::Disruptive
+            | VerbClass::Destructive
+            | VerbClass::Stop => Ok(envelope.clone()),
         }
     }
 
     fn refuse(&mut self, work: &Work, refusal: Refusal) -> Option<Running> {
-        let envelope = claims(&work.envelope);
-        let about = About {
-            command_id: work.command_id,
-            order_id: envelope.as_ref().map(Envelope::order_id),
-            verb: envelope.as_ref().map(|envelope| envelope.action().verb()),
-            envelope_sha256: work.envelope.sha256(),
-        };
+        let about = About::of(work.command_id, &work.envelope);
         let outcome = Outcome::Refused { reason: refusal.reason, detail: refusal.detail };
         let receipt = self.sign(about, Times::moment(self.wall()), outcome)?;
         let afterwards = Afterwards::Nothing;
@@ -176,12 +212,12 @@ impl Reconcile {
         tracing::info!(command.id = %command_id, stage, "step begins");
         self.link.send(AgentFrame::Progress { command_id, stage });
         self.workers.begin(job.clone(), step);
-        Running::Stepping(job)
+        Running::Stepping(job, step)
     }
 
     /// How far a step has come.
     pub(super) fn tell(&self, lane: Lane, stage: String) {
-        if let Some(Running::Stepping(job)) = self.running.get(lane) {
+        if let Some(Running::Stepping(job, _)) = self.running.get(lane) {
             let command_id = job.task.command_id;
             self.link.send(AgentFrame::Progress { command_id, stage });
         }
@@ -239,9 +275,16 @@ impl Reconcile {
 
     /// A step has ended: the next one begins, or the outcome stands.
     pub(super) async fn step_ended(&mut self, lane: Lane, step: Step, report: Report) {
-        let Some(Running::Stepping(job)) = self.running.get_mut(lane).take() else { return };
+        let Some(Running::Stepping(job, _)) = self.running.get_mut(lane).take() else { return };
+        if !self.ledger.is_open(job.task.command_id) {
+            // It was called back while the device looked at what it would do.
+            return self.advance(lane).await;
+        }
         let next = match report {
-            Report::Planned(Ok(())) => Some(Running::Intending(job)),
+            Report::Planned(Ok(())) => Some(match self.to_hold(&job) {
+                Some(window) => Running::Holding(job, window),
+                None => Running::Intending(job),
+            }),
             Report::Recovered(Recovery::Apply) => Some(self.step(job, Step::Apply)),
             Report::Recovered(Recovery::Applied) | Report::Finished(Ok(())) => {
                 Some(self.step(job, Step::Prove))
@@ -273,7 +316,10 @@ impl Reconcile {
 
     /// A step has ended while the agent stops: nothing further begins, but an outcome is kept.
     pub(super) async fn last_step_ended(&mut self, lane: Lane, step: Step, report: Report) {
-        let Some(Running::Stepping(job)) = self.running.get_mut(lane).take() else { return };
+        let Some(Running::Stepping(job, _)) = self.running.get_mut(lane).take() else { return };
+        if !self.ledger.is_open(job.task.command_id) {
+            return;
+        }
         let is_outcome = match &report {
             Report::Planned(outcome) | Report::Applied(outcome) | Report::Finished(outcome) => {
                 outcome.is_err()

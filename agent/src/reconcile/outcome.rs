@@ -32,6 +32,19 @@ pub(super) struct About {
     pub(super) envelope_sha256: String,
 }
 
+impl About {
+    /// About a command that was received in that envelope.
+    pub(super) fn of(command_id: CommandId, envelope: &CompactJws) -> Self {
+        let claims = claims(envelope);
+        Self {
+            command_id,
+            order_id: claims.as_ref().map(Envelope::order_id),
+            verb: claims.as_ref().map(|claims| claims.action().verb()),
+            envelope_sha256: envelope.sha256(),
+        }
+    }
+}
+
 /// From when to when, by the device's clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
@@ -209,7 +222,11 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
         | Record::Refused(_)
         | Record::Confirmed { .. }
         | Record::Order { .. }
-        | Record::Sequence { .. } => false,
+        | Record::Sequence { .. }
+        | Record::Held(_)
+        | Record::Barred { .. }
+        | Record::Frozen(_)
+        | Record::Thawed => false,
     };
     let ended = |id: CommandId| {
         records.iter().any(|record| match record {
@@ -221,7 +238,11 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
             | Record::Refused(_)
             | Record::Confirmed { .. }
             | Record::Order { .. }
-            | Record::Sequence { .. } => false,
+            | Record::Sequence { .. }
+            | Record::Held(_)
+            | Record::Barred { .. }
+            | Record::Frozen(_)
+            | Record::Thawed => false,
         })
     };
     records.iter().filter(wants).find_map(|record| match record {
@@ -231,7 +252,11 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
         | Record::Refused(_)
         | Record::Confirmed { .. }
         | Record::Order { .. }
-        | Record::Sequence { .. } => None,
+        | Record::Sequence { .. }
+        | Record::Held(_)
+        | Record::Barred { .. }
+        | Record::Frozen(_)
+        | Record::Thawed => None,
     })
 }
 

@@ -98,6 +98,7 @@ pub(crate) fn received(bench: &Bench, frame: &CommandFrame, seq: u64) -> Record 
         seq,
         remember_until: envelope.manifest.expires_at,
         envelope: frame.jws.clone(),
+        is_about_orders: false,
     })
 }
 

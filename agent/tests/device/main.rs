@@ -19,4 +19,6 @@ mod refusals;
 mod rungs;
 mod server;
 mod start;
+mod stops;
 mod suspend;
+mod undo;

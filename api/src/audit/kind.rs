@@ -63,6 +63,10 @@ kinds! {
     SequenceRaised = "sequence_raised",
     /// An order was accepted.
     OrderCreated = "order_created",
+    /// An order that stops everything that destroys was accepted.
+    FreezeOrdered = "freeze_ordered",
+    /// An order that lets it go on was accepted; it needs approvals.
+    ThawOrdered = "thaw_ordered",
     /// A person's approval of an order was accepted.
     OrderApproved = "order_approved",
     /// An order was withdrawn before it was approved.

@@ -8,8 +8,9 @@ use std::marker::PhantomData;
 
 use protocol::action::Verb;
 use protocol::id::{GroupName, PersonName};
+use protocol::state::VerbClass;
 
-use super::Principal;
+use super::{Principal, Scope};
 use crate::db::Sql;
 use crate::http::{Problem, ProblemKind};
 
@@ -89,18 +90,27 @@ pub struct Permit<A> {
 impl Principal {
     /// Permission for that ability, if any scope gives it anywhere.
     pub fn permit<A: Ability>(&self) -> Result<Permit<A>, Problem> {
-        self.permit_named(A::NAME)
+        self.permit_named(&[A::NAME])
     }
 
     /// Permission to order that verb.
     pub fn permit_order(&self, verb: Verb) -> Result<Permit<ability::Order>, Problem> {
-        self.permit_named(&format!("order:{verb}"))
+        let order = format!("order:{verb}");
+        match verb.class() {
+            // Whoever may stop what waits may also stop what is on its way.
+            VerbClass::Stop => self.permit_named(&[ability::Stop::NAME, &order]),
+            VerbClass::Routine | VerbClass::Disruptive | VerbClass::Destructive => {
+                self.permit_named(&[&order])
+            }
+        }
     }
 
-    fn permit_named<A>(&self, name: &str) -> Result<Permit<A>, Problem> {
+    /// Any of the names will do.
+    fn permit_named<A>(&self, names: &[&str]) -> Result<Permit<A>, Problem> {
         let mut groups = BTreeSet::new();
         let mut is_everything = false;
-        for scope in self.scopes().iter().filter(|scope| scope.allows(name)) {
+        let allows = |scope: &&Scope| names.iter().any(|name| scope.allows(name));
+        for scope in self.scopes().iter().filter(allows) {
             match scope.group() {
                 None => is_everything = true,
                 Some(group) => {
@@ -109,7 +119,7 @@ impl Principal {
             }
         }
         if !is_everything && groups.is_empty() {
-            let detail = format!("this token has no scope for `{name}`");
+            let detail = format!("this token has no scope for `{}`", names.join("` or `"));
             return Err(Problem::new(ProblemKind::Forbidden, detail));
         }
         let reach = if is_everything { Reach::Everything } else { Reach::Groups(groups) };

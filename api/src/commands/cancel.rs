@@ -1,15 +1,20 @@
 //! `POST /v1/commands/{id}/cancel` and `POST /v1/orders/{id}/cancel`
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
-use protocol::action::is_printable;
+use protocol::action::{Action, Cancel, Verb, is_printable};
 use protocol::id::{CommandId, OrderId};
+use protocol::limits;
 use protocol::state::CommandState;
 use serde_json::json;
 
+use super::create;
 use super::model::{Happening, Step, step};
+use super::plan::Plan;
 use super::store::{self, Standing};
-use super::wire::{CommandView, OrderView, Withdraw};
+use super::wire::{CancelledCommand, CancelledOrder, CreateOrder, CreatedOrder, Targets, Withdraw};
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
@@ -17,19 +22,25 @@ use crate::db::Tx;
 use crate::devices;
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Path, Problem};
+use crate::outbox::Delivery;
+use crate::trust;
 
-/// Withdraws a command that no device has on disk. One that was sent may still arrive: what its
-/// device then says is recorded as a conflict.
+/// The shortest validity of what calls back.
+const SHORTEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Withdraws a command that no device has on disk. One that destroys and waits in its undo window is
+/// called back by a signed order of its own. One that was sent may still arrive: what its device
+/// then says is recorded as a conflict.
 #[utoipa::path(post, path = "/v1/commands/{id}/cancel", tag = "commands",
     params(("id" = String, Path, format = "uuid")), security(("token" = ["stop"])),
     request_body = Withdraw,
-    responses((status = 200, body = CommandView), (status = "4XX", body = ProblemBody)))]
+    responses((status = 200, body = CancelledCommand), (status = "4XX", body = ProblemBody)))]
 pub(super) async fn cancel(
     State(app): State<App>,
     principal: Principal,
     Path(id): Path<CommandId>,
     body: Body<Withdraw>,
-) -> Result<Json<CommandView>, Problem> {
+) -> Result<Json<CancelledCommand>, Problem> {
     let permit: Permit<ability::Stop> = principal.permit()?;
     let why = why(&permit, &body.value)?;
     let now = app.now();
@@ -38,29 +49,32 @@ pub(super) async fn cancel(
     store::find(tx.conn(), permit.reach(), id, now).await?.ok_or_else(missing)?;
     let known = store::standings(tx.conn(), &[id]).await?.into_iter().next();
     let known = known.ok_or_else(missing)?;
+    let back = call_back(&app, &principal, &mut tx, (known.order, &why), &[&known]).await?;
     match step(known.state, Happening::Withdrawn) {
         Step::To(_) => {
             withdraw(&mut tx, &known, &why).await?;
         }
         Step::Stay => {}
+        Step::Conflict if back.is_some() => {}
         Step::Conflict => return Err(Problem::conflict(too_late(known.state))),
     }
-    let view = store::find(tx.conn(), permit.reach(), id, now).await?.ok_or_else(missing)?;
-    tx.commit().await?;
-    Ok(Json(view))
+    let command = store::find(tx.conn(), permit.reach(), id, now).await?.ok_or_else(missing)?;
+    let cancel = sent(&app, tx, back).await?;
+    Ok(Json(CancelledCommand { command, cancel }))
 }
 
-/// Withdraws every command of an order that no device has on disk.
+/// Withdraws every command of an order that no device has on disk. Those that destroy and wait in
+/// their undo windows are called back by one signed order.
 #[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "orders",
     params(("id" = String, Path, format = "uuid")), security(("token" = ["stop"])),
     request_body = Withdraw,
-    responses((status = 200, body = OrderView), (status = "4XX", body = ProblemBody)))]
+    responses((status = 200, body = CancelledOrder), (status = "4XX", body = ProblemBody)))]
 pub(super) async fn cancel_order(
     State(app): State<App>,
     principal: Principal,
     Path(id): Path<OrderId>,
     body: Body<Withdraw>,
-) -> Result<Json<OrderView>, Problem> {
+) -> Result<Json<CancelledOrder>, Problem> {
     let permit: Permit<ability::Stop> = principal.permit()?;
     let why = why(&permit, &body.value)?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
@@ -68,17 +82,75 @@ pub(super) async fn cancel_order(
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
     let known = store::of_order(tx.conn(), id).await?;
     demand_all(&mut tx, &permit, &known).await?;
+    let all: Vec<_> = known.iter().collect();
+    let back = call_back(&app, &principal, &mut tx, (id, &why), &all).await?;
     let mut count = 0_usize;
     for known in &known {
         count += usize::from(withdraw(&mut tx, known, &why).await?);
     }
-    if count == 0 {
+    if count == 0 && back.is_none() {
         let detail = "every command of this order has ended or is on its device already";
         return Err(Problem::conflict(detail));
     }
-    let view = store::orders::order_view(tx.conn(), &order).await?;
+    let order = store::orders::order_view(tx.conn(), &order).await?;
+    let cancel = sent(&app, tx, back).await?;
+    Ok(Json(CancelledOrder { order, cancel }))
+}
+
+/// An order that calls another one back, with what is to be delivered.
+type CallBack = (CreatedOrder, Vec<Delivery>);
+
+/// Calls back those commands of an order that their devices may have and hold in their undo windows.
+/// Whether they do is known to them alone.
+async fn call_back(
+    app: &App,
+    principal: &Principal,
+    tx: &mut Tx,
+    (id, why): (OrderId, &str),
+    known: &[&Standing],
+) -> Result<Option<CallBack>, Problem> {
+    let is_out = |known: &&&Standing| match known.state {
+        CommandState::Sent | CommandState::Acked | CommandState::Running => true,
+        CommandState::AwaitingApproval
+        | CommandState::Queued
+        | CommandState::Succeeded
+        | CommandState::Failed
+        | CommandState::Refused
+        | CommandState::Expired
+        | CommandState::Cancelled
+        | CommandState::InDoubt => false,
+    };
+    let devices: Vec<_> = known.iter().filter(is_out).map(|known| known.device).collect();
+    let permit = principal.permit_order(Verb::Cancel)?;
+    let order = store::orders::find_order(tx.conn(), permit.reach(), id).await?;
+    let Some(order) = order.filter(|_| !devices.is_empty()) else { return Ok(None) };
+    if trust::current(tx.conn()).await?.root.undo_window(&order.manifest).is_zero() {
+        return Ok(None);
+    }
+    // It is remembered for as long as what it calls back could come.
+    let validity = order.manifest.expires_at.since(tx.now()).max(SHORTEST).min(limits::VALIDITY);
+    let asked = CreateOrder {
+        action: Action::Cancel(Cancel { order_id: id }),
+        targets: Targets::Devices(devices),
+        reason: Some(why.chars().take(limits::TEXT_CHARS).collect()),
+        expires_in_secs: Some(validity.as_secs()),
+        plans: Vec::new(),
+        undo_secs: None,
+        dry_run: false,
+    };
+    let now = tx.now();
+    let order_id = OrderId::new(now, app.random());
+    let plan = Plan::new(tx.conn(), &permit, &asked, order_id, now).await?;
+    Ok(Some(create::write(app, tx, &permit, &plan).await?))
+}
+
+/// Commits, and sends what calls back.
+async fn sent(app: &App, tx: Tx, back: Option<CallBack>) -> Result<Option<CreatedOrder>, Problem> {
     tx.commit().await?;
-    Ok(Json(view))
+    Ok(back.map(|(created, deliveries)| {
+        app.outbox.push(deliveries);
+        created
+    }))
 }
 
 /// An order is withdrawn as a whole: each of its devices must be within reach.

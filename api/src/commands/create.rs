@@ -72,7 +72,8 @@ async fn guard(
 ) -> Result<Option<String>, Problem> {
     let (verb, budgets) = (plan.manifest().action.verb(), &app.config.budgets);
     let is_destructive = match verb.class() {
-        VerbClass::Routine => return Ok(None),
+        // Who stops must not run out of it.
+        VerbClass::Routine | VerbClass::Stop => return Ok(None),
         VerbClass::Disruptive => false,
         VerbClass::Destructive => true,
     };
@@ -100,7 +101,8 @@ async fn guard(
     Ok(None)
 }
 
-async fn write(
+/// Writes an order with its commands; those that wait for nobody are queued.
+pub(super) async fn write(
     app: &App,
     tx: &mut Tx,
     permit: &Permit<ability::Order>,

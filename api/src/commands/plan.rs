@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::action::is_printable;
+use protocol::action::{Action, is_printable};
 use protocol::envelope::longest_validity;
 use protocol::id::{DeviceId, OrderId};
+use protocol::limits;
 use protocol::manifest::{DeviceTree, Hash, Manifest};
 use protocol::receipt::Outcome;
 use protocol::state::VerbClass;
@@ -52,6 +53,7 @@ impl Plan {
         let reason = reason(asked)?;
         let validity = validity(asked)?;
         asked.action.check().map_err(|e| Problem::field("/action/params", e.to_string()))?;
+        freeze_end(asked, now)?;
         let devices = targets(conn, permit, &asked.targets).await?;
         let no_devices = || Problem::field("/targets", "name no device");
         let tree = DeviceTree::new(devices.keys().copied()).ok_or_else(no_devices)?;
@@ -70,6 +72,7 @@ impl Plan {
             expires_at: now.plus(validity).whole_secs(),
             device_count,
             device_root: tree.root(),
+            undo_secs: undo_secs(asked)?,
         };
         Ok(Self { manifest, tree, devices: devices.into_values().collect(), reason })
     }
@@ -128,7 +131,7 @@ async fn plans(
     }
     match asked.action.verb().class() {
         VerbClass::Destructive => {}
-        VerbClass::Routine | VerbClass::Disruptive => {
+        VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => {
             return Err(Problem::field("/plans", "bind only what destroys"));
         }
     }
@@ -148,6 +151,36 @@ async fn plans(
     }
 }
 
+/// A freeze must end within what devices take, and not before it began.
+fn freeze_end(asked: &CreateOrder, now: Timestamp) -> Result<(), Problem> {
+    let Action::Freeze(freeze) = &asked.action else { return Ok(()) };
+    if (now..=now.whole_secs().plus(limits::FREEZE)).contains(&freeze.until) {
+        Ok(())
+    } else {
+        let most = limits::FREEZE.as_secs();
+        let detail = format!("must be in the next {most} s; it is {now}");
+        Err(Problem::field("/action/params/until", detail))
+    }
+}
+
+/// The undo window that the order asks for.
+fn undo_secs(asked: &CreateOrder) -> Result<Option<u32>, Problem> {
+    let wrong = |detail: String| Problem::field("/undo_secs", detail);
+    let Some(undo_secs) = asked.undo_secs else { return Ok(None) };
+    match asked.action.verb().class() {
+        VerbClass::Destructive => {}
+        VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => {
+            return Err(wrong("delays only what destroys".to_owned()));
+        }
+    }
+    let most = limits::UNDO_WINDOW.as_secs();
+    if u64::from(undo_secs) <= most {
+        Ok(Some(undo_secs))
+    } else {
+        Err(wrong(format!("must be at most {most}")))
+    }
+}
+
 fn plan_hash(outcome: &Outcome) -> Option<Hash> {
     let Outcome::Succeeded { evidence } = outcome else { return None };
     serde_json::from_value(evidence.get("plan_hash")?.clone()).ok()
@@ -160,7 +193,7 @@ fn reason(asked: &CreateOrder) -> Result<Option<String>, Problem> {
     }
     match asked.action.verb().class() {
         VerbClass::Routine => {}
-        VerbClass::Disruptive | VerbClass::Destructive => {
+        VerbClass::Disruptive | VerbClass::Destructive | VerbClass::Stop => {
             if reason.is_none() {
                 return Err(Problem::field("/reason", "is needed for this verb"));
             }

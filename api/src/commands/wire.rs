@@ -35,6 +35,10 @@ pub struct CreateOrder {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub plans: Vec<CommandId>,
+    /// How long each device waits before it begins what destroys, in seconds; a day at most. So long
+    /// the order can be called back. The trust root may ask for longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo_secs: Option<u32>,
     /// Only says what would happen.
     #[serde(default)]
     pub dry_run: bool,
@@ -203,6 +207,29 @@ pub struct Withdraw {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// A command that was withdrawn, or is called back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CancelledCommand {
+    /// The command.
+    #[serde(flatten)]
+    pub command: CommandView,
+    /// The order that calls it back on its device. Whether it comes in time is in the receipt of
+    /// its command. Absent: no device had the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<CreatedOrder>,
+}
+
+/// An order whose commands were withdrawn, or are called back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CancelledOrder {
+    /// The order.
+    #[serde(flatten)]
+    pub order: OrderView,
+    /// The order that calls back what devices had already. Absent: none had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<CreatedOrder>,
 }
 
 /// A command with its whole story. Times are in milliseconds' precision.

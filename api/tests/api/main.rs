@@ -23,4 +23,5 @@ mod plans;
 mod receipts;
 mod refusals;
 mod renewal;
+mod stops;
 mod streams;

@@ -315,3 +315,78 @@ fn compaction_changes_nothing_that_matters() {
         assert_eq!(after.offer(&frame, &verifying), before.offer(&frame, &verifying));
     }
 }
+
+fn held(number: u8, left_ms: u64) -> Record {
+    Record::Held(Held { command_id: command(number), since: NOW, left_ms })
+}
+
+#[test]
+fn held_command_lets_others_pass_and_comes_behind_them_when_its_window_is_over() {
+    let mut story = Story::new();
+    for (number, seq) in [(1, 1), (2, 2)] {
+        let frame = story.frame(number, fixture::lock(), seq, seq - 1);
+        story.take(&frame);
+    }
+    let next = |story: &Story| story.ledger().next_work(Lane::Urgent).map(|work| work.command_id);
+    assert_eq!(next(&story), Some(command(1)));
+    story.records.push(held(1, 10));
+    assert_eq!(next(&story), Some(command(2)));
+    assert_eq!(story.ledger().held().count(), 1);
+    story.records.push(held(1, 0));
+    assert_eq!(story.ledger().held().count(), 0);
+    assert_eq!(next(&story), Some(command(2)));
+    story.done(2);
+    assert_eq!(next(&story), Some(command(1)));
+    let compacted = Ledger::replay(&story.ledger().snapshot());
+    let work = compacted.next_work(Lane::Urgent).expect("its window is over");
+    assert_eq!(work.held.map(|held| held.left_ms), Some(0));
+}
+
+#[test]
+fn window_never_grows() {
+    let mut story = Story::new();
+    let frame = story.frame(1, fixture::lock(), 1, 0);
+    story.take(&frame);
+    story.records.extend([held(1, 10), held(1, 20)]);
+    assert_eq!(story.ledger().window(command(1)).map(|held| held.left_ms), Some(10));
+}
+
+#[test]
+fn orders_about_orders_wait_for_nothing_in_their_lane() {
+    let mut story = Story::new();
+    let lock = story.frame(1, fixture::lock(), 1, 0);
+    let order_id = fixture::order(1);
+    let cancel = Action::Cancel(crate::action::Cancel { order_id });
+    let cancel = story.frame(2, cancel, 2, 1);
+    story.take(&lock);
+    story.take(&cancel);
+    let ledger = story.ledger();
+    assert_eq!(ledger.next_work(Lane::Urgent).map(|work| work.command_id), Some(command(1)));
+    assert_eq!(ledger.next_about_orders().map(|work| work.command_id), Some(command(2)));
+    story.done(1);
+    story.done(2);
+    assert_eq!(story.ledger().next_about_orders(), None);
+    assert!(
+        matches!(story.ledger().standing(order_id), Some(Standing::Ended(id, _)) if id == command(1))
+    );
+}
+
+#[test]
+fn freeze_is_not_cut_short_by_another_and_both_outlast_compaction() {
+    let frozen = |number, secs| {
+        let until = NOW.plus(Duration::from_secs(secs));
+        Record::Frozen(Frozen { command_id: command(number), ordered_at: NOW, until })
+    };
+    let barred = Record::Barred {
+        order_id: fixture::order(1),
+        remember_until: NOW.plus(Duration::from_secs(60)),
+    };
+    let ledger = Ledger::replay(&[frozen(1, 60), frozen(2, 30), barred]);
+    let mut ledger = Ledger::replay(&ledger.snapshot());
+    let stands = ledger.frozen().expect("it was ordered");
+    assert_eq!((stands.command_id, stands.until), (command(1), NOW.plus(Duration::from_secs(60))));
+    assert!(ledger.is_barred(fixture::order(1)));
+    ledger.apply(&Record::Thawed);
+    ledger.forget(NOW.plus(Duration::from_secs(61)));
+    assert_eq!((ledger.frozen(), ledger.is_barred(fixture::order(1))), (None, false));
+}

@@ -4,6 +4,7 @@
 //! functions, so that it refuses what devices would refuse; only theirs counts.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Approver, Quorum, TrustRoot};
 use crate::action::Verb;
@@ -169,7 +170,8 @@ impl TrustRoot {
         let is_protected = self.protected_devices.contains(device);
         let persons = self.threshold(verb, device);
         match verb.class() {
-            VerbClass::Routine => Ok(Needs { persons, ..Needs::default() }),
+            // Who stops must not have to look for somebody else.
+            VerbClass::Routine | VerbClass::Stop => Ok(Needs { persons, ..Needs::default() }),
             VerbClass::Disruptive => {
                 let is_many = count > limits::DISRUPTIVE_DEVICES;
                 Ok(Needs {
@@ -207,7 +209,9 @@ impl TrustRoot {
     /// Break-glass, where it may stand in for approvers: on a few devices, for what can be undone.
     fn stands_in(&self, manifest: &Manifest) -> Option<&Quorum> {
         let is_few = manifest.device_count <= limits::BREAK_GLASS_DEVICES;
-        let can_be_undone = manifest.action.verb().class() == VerbClass::Disruptive;
+        let verb = manifest.action.verb();
+        // What destroys could go on after a thaw.
+        let can_be_undone = verb.class() == VerbClass::Disruptive && verb != Verb::Thaw;
         self.break_glass.as_ref().filter(|_| is_few && can_be_undone)
     }
 
@@ -215,16 +219,40 @@ impl TrustRoot {
     pub fn threshold(&self, verb: Verb, device: &DeviceId) -> u8 {
         let groups = self.groups.values().filter(|group| group.devices.contains(device));
         let of_groups = groups.filter_map(|group| group.approvals.get(verb.as_str())).max();
-        self.threshold_anywhere(verb).max(of_groups.copied().unwrap_or(0)).min(u8::MAX - 2)
+        let of_groups = of_groups.copied().unwrap_or(0);
+        if verb == Verb::Thaw && !self.approvals.contains_key(verb.as_str()) {
+            return self.threshold(Verb::Wipe, device).max(of_groups);
+        }
+        self.threshold_anywhere(verb).max(of_groups).min(u8::MAX - 2)
     }
 
-    /// How many different persons the verb needs on any device.
+    /// How many different persons the verb needs on any device. To let destruction go on takes as
+    /// many as to destroy.
     pub fn threshold_anywhere(&self, verb: Verb) -> u8 {
         let default = match verb.class() {
-            VerbClass::Routine | VerbClass::Disruptive => 0,
+            VerbClass::Disruptive if verb == Verb::Thaw => self.threshold_anywhere(Verb::Wipe),
+            VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => 0,
             VerbClass::Destructive => 2,
         };
         self.approvals.get(verb.as_str()).copied().unwrap_or(default)
+    }
+
+    /// How long a device waits before it begins what that manifest orders: what the manifest says,
+    /// or longer where this asks for it. Nothing, for what destroys nothing.
+    pub fn undo_window(&self, manifest: &Manifest) -> Duration {
+        let verb = manifest.action.verb();
+        match verb.class() {
+            VerbClass::Destructive => {}
+            VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => return Duration::ZERO,
+        }
+        let least = self.undo_secs.get(verb.as_str()).copied().unwrap_or(0);
+        let asked = manifest.undo_secs.unwrap_or(0);
+        Duration::from_secs(least.max(asked).into()).min(limits::UNDO_WINDOW)
+    }
+
+    /// Whether this ends a freeze whose validity began then.
+    pub fn has_thawed(&self, ordered_at: Timestamp) -> bool {
+        self.thawed_at.is_some_and(|thawed_at| ordered_at < thawed_at)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use api::commands::wire::{CommandView, ManifestView, OrderView, SubmitApproval, Withdraw};
 use api::trust::TrustView;
@@ -170,6 +171,10 @@ fn show(context: &Context, order: &OrderView, shown: &ManifestView) {
     for device in shown.devices.iter().take(SHOWN) {
         out.note(&format!("    {:<24} {}", text::clean_to(&device.name, 63), device.id));
     }
+    if let Some(undo_secs) = manifest.undo_secs {
+        let undo = time::duration(Duration::from_secs(undo_secs.into()));
+        out.note(&format!("  {:<12} {undo} on each device, where it can be called back", "waits"));
+    }
     for (device, plan) in &manifest.plans {
         out.note(&format!("  {:<12} {plan} of {device}", "only by plan"));
     }
@@ -210,7 +215,7 @@ async fn after(
 }
 
 /// Which devices of an order have a session now.
-async fn presence(
+pub(super) async fn presence(
     client: &Client,
     order: OrderId,
 ) -> Result<BTreeMap<protocol::id::DeviceId, bool>, Failure> {

@@ -1,9 +1,9 @@
-//! `tocsin commands`, `orders`, `command` and `cancel`: what was ordered, and what became of it.
+//! `tocsin commands`, `orders` and `command`: what was ordered, and what became of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api::commands::wire::{CommandView, OrderView, Withdraw};
+use api::commands::wire::{CommandView, OrderView};
 use clap::{Args, Subcommand};
 use protocol::action::Verb;
 use protocol::id::{CommandId, OrderId};
@@ -42,17 +42,6 @@ pub enum CommandVerb {
         /// The command
         id: CommandId,
     },
-}
-
-/// Arguments of `tocsin cancel`.
-#[derive(Debug, Args)]
-pub struct CancelArgs {
-    /// A command or a whole order
-    #[arg(value_name = "COMMAND|ORDER")]
-    pub id: CommandId,
-    /// Why
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
 }
 
 fn state(text: &str) -> Result<CommandState, String> {
@@ -209,47 +198,4 @@ fn timeline(context: &Context, command: &CommandView) {
         out.line(&format!("  {name:<18} {at}  +{step}"));
         before = at.0;
     }
-}
-
-/// Withdraws a command or an order.
-pub async fn cancel(context: &Context, args: CancelArgs) -> Result<Exit, Failure> {
-    let client = context.client()?;
-    let body = Withdraw { reason: args.reason };
-    let as_command = client.post(&format!("/v1/commands/{}/cancel", args.id), &body).await;
-    let out = context.out;
-    let command: CommandView = match as_command {
-        Ok(command) => command,
-        Err(error) if error.problem_kind() == Some("not-found") => {
-            return cancel_order(context, &client, args.id, &body).await;
-        }
-        Err(error) => return Err(error.into()),
-    };
-    out.object(&command);
-    out.line(&format!("command {} on {} cancelled", command.id, text::clean(&command.device_name)));
-    if command.sent_at.is_some() {
-        out.note("it was sent before: if the device acts all the same, its receipt says so");
-    }
-    Ok(Exit::Success)
-}
-
-async fn cancel_order(
-    context: &Context,
-    client: &Client,
-    id: CommandId,
-    body: &Withdraw,
-) -> Result<Exit, Failure> {
-    let order: Result<OrderView, _> = client.post(&format!("/v1/orders/{id}/cancel"), body).await;
-    let order = match order {
-        Err(error) if error.problem_kind() == Some("not-found") => {
-            return Err(Failure::new(format!("neither a command nor an order has the id {id}"))
-                .next("see `tocsin commands` and `tocsin orders`"));
-        }
-        outcome => outcome?,
-    };
-    let out = context.out;
-    out.object(&order);
-    let states: Vec<_> =
-        order.states.iter().map(|(state, many)| format!("{many} {state}")).collect();
-    out.line(&format!("order {} cancelled as far as it could be: {}", order.id, states.join(", ")));
-    Ok(Exit::Success)
 }

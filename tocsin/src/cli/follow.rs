@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::commands::wire::CommandView;
+use protocol::frame::UNDO_WINDOW_STAGE;
 use protocol::id::{CommandId, DeviceId, OrderId};
 use protocol::state::CommandState;
 use serde_json::json;
@@ -46,6 +47,8 @@ enum End {
     Settled,
     /// The rest is for devices that are not there.
     OthersOffline,
+    /// The rest waits on its devices, and can be called back.
+    Held,
     /// It took too long.
     TimedOut,
     /// Ctrl-C.
@@ -82,6 +85,7 @@ fn say_end(context: &Context, end: End, waiting: &Waiting, views: &[CommandView]
     let why = match end {
         End::Settled => return,
         End::OthersOffline => "not waiting for devices that are offline",
+        End::Held => "not waiting for the end of an undo window",
         End::TimedOut => "stopped waiting",
         End::Interrupted => "interrupted",
     };
@@ -137,10 +141,13 @@ fn settled(views: &[CommandView], waiting: &Waiting) -> Option<End> {
             continue;
         }
         let is_away = waiting.online.get(&view.device_id) == Some(&false);
-        if !(is_away && view.state.is_undelivered()) {
+        end = if view.stage.as_ref().is_some_and(|stage| stage.starts_with(UNDO_WINDOW_STAGE)) {
+            End::Held
+        } else if is_away && view.state.is_undelivered() {
+            End::OthersOffline
+        } else {
             return None;
-        }
-        end = End::OthersOffline;
+        };
     }
     Some(end)
 }

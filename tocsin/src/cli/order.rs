@@ -113,6 +113,10 @@ pub struct WipeArgs {
     /// Only if the device would do exactly what it signed in this `plan`; one of each device
     #[arg(long, value_name = "COMMAND")]
     pub plan: Vec<CommandId>,
+    /// Wait so long on the device before anything is destroyed, such as 10m; until then
+    /// `tocsin cancel` calls it back. The trust root may ask for longer
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub undo: Option<Duration>,
     /// Leave the device on; a mounted volume stays readable until it is off
     #[arg(long)]
     pub no_power_off: bool,
@@ -127,6 +131,10 @@ pub struct SelectiveWipeArgs {
     /// Only if the device would do exactly what it signed in this `plan`; one of each device
     #[arg(long, value_name = "COMMAND")]
     pub plan: Vec<CommandId>,
+    /// Wait so long on the device before anything is destroyed, such as 10m; until then
+    /// `tocsin cancel` calls it back. The trust root may ask for longer
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub undo: Option<Duration>,
     /// Targets and the rest.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -185,7 +193,7 @@ pub async fn unlock(context: &Context, args: PlainArgs) -> Result<Exit, Failure>
 /// Wipes devices.
 pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
     let wipe = Wipe { level: args.level.into(), power_off: !args.no_power_off };
-    give_bound(context, Action::Wipe(wipe), args.plan, args.order).await
+    give_bound(context, Action::Wipe(wipe), (args.plan, args.undo), args.order).await
 }
 
 /// Has devices sign what a wipe would do.
@@ -209,7 +217,8 @@ impl From<Depth> for WipeLevel {
 
 /// Wipes the company's part of devices.
 pub async fn selective_wipe(context: &Context, args: SelectiveWipeArgs) -> Result<Exit, Failure> {
-    give_bound(context, Action::SelectiveWipe(SelectiveWipe {}), args.plan, args.order).await
+    let wipe = Action::SelectiveWipe(SelectiveWipe {});
+    give_bound(context, wipe, (args.plan, args.undo), args.order).await
 }
 
 /// Quarantines devices.
@@ -234,26 +243,32 @@ pub async fn refresh(context: &Context, args: PlainArgs) -> Result<Exit, Failure
 }
 
 /// Gives an order that is bound to no plan.
-async fn give(context: &Context, action: Action, args: OrderArgs) -> Result<Exit, Failure> {
-    give_bound(context, action, Vec::new(), args).await
+pub(super) async fn give(
+    context: &Context,
+    action: Action,
+    args: OrderArgs,
+) -> Result<Exit, Failure> {
+    give_bound(context, action, (Vec::new(), None), args).await
 }
 
 /// Shows, asks, orders, and follows.
 async fn give_bound(
     context: &Context,
     action: Action,
-    plans: Vec<CommandId>,
+    (plans, undo): (Vec<CommandId>, Option<Duration>),
     args: OrderArgs,
 ) -> Result<Exit, Failure> {
     action.check().map_err(|error| Failure::usage(error.to_string()))?;
     let (out, client) = (context.out, context.client()?);
     let targets = targets::parse(&client, &args.devices, args.group.clone()).await?;
+    let undo_secs = undo.map(|undo| u32::try_from(undo.as_secs()).unwrap_or(u32::MAX));
     let mut order = CreateOrder {
         action,
         targets,
         reason: reason(context, &args).await?,
         expires_in_secs: args.expires.map(|expires| expires.as_secs()),
         plans,
+        undo_secs,
         dry_run: true,
     };
     if order.reason.is_none() && args.dry_run {
@@ -272,7 +287,7 @@ async fn give_bound(
     }
     match order.action.verb().class() {
         VerbClass::Routine => {}
-        VerbClass::Disruptive | VerbClass::Destructive => {
+        VerbClass::Disruptive | VerbClass::Destructive | VerbClass::Stop => {
             if !args.yes || out.is_live() {
                 lines.iter().for_each(|line| out.note(line));
             }
@@ -322,7 +337,7 @@ pub fn question(action: &Action, plan: &DryRun) -> (String, Demand) {
             Demand::Exactly(only.name.clone())
         }
         (VerbClass::Destructive, devices) => Demand::Exactly(devices.len().to_string()),
-        (VerbClass::Disruptive | VerbClass::Routine, _) => Demand::Yes,
+        (VerbClass::Disruptive | VerbClass::Routine | VerbClass::Stop, _) => Demand::Yes,
     };
     let what = text::count(plan.devices.len(), "device");
     (format!("\nGo ahead and {verb} {what}?"), demand)

@@ -30,7 +30,7 @@ pub async fn lines(
     let tone = match verb.class() {
         VerbClass::Destructive => Tone::Bad,
         VerbClass::Disruptive => Tone::Strong,
-        VerbClass::Routine => Tone::Plain,
+        VerbClass::Routine | VerbClass::Stop => Tone::Plain,
     };
     let count = text::count(plan.devices.len(), "device");
     let head = format!("{} on {count}: {}", outcome::action(action), outcome::class(verb));

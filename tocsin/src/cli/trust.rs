@@ -122,10 +122,9 @@ async fn succeed(context: &Context, change: &Change) -> Result<Exit, Failure> {
     let key = root_key(file, signing.passphrase_file.as_deref())?;
     let view: TrustView = client.get("/v1/trust").await?;
     let current = believe(&view, key.public())?;
-    let mut next = current.clone();
+    let version = current.version + 1;
+    let mut next = TrustRoot { version, issued_at: context.now(), ..current.clone() };
     change.apply(&mut next)?;
-    next.version = current.version + 1;
-    next.issued_at = context.now();
     let changes = change::describe(&current, &next);
     if !signing.yes {
         out.note(&format!("version {} of the trust root", next.version));

@@ -7,7 +7,7 @@ use api::commands::wire::CommandView;
 use protocol::action::{Action, LockLevel, Verb, WipeLevel};
 use protocol::grade::{GRADE, Grade, Known};
 use protocol::jws::CompactJws;
-use protocol::receipt::{Evidence, FailureKind, Outcome};
+use protocol::receipt::{Evidence, FailureKind, Outcome, RefusalReason};
 use protocol::state::{CommandState, VerbClass};
 use protocol::time::Timestamp;
 use serde_json::Value;
@@ -52,7 +52,10 @@ pub fn action(action: &Action) -> String {
         | Action::Unlock(_)
         | Action::Release(_)
         | Action::Reboot(_)
-        | Action::Refresh(_) => action.verb().to_string(),
+        | Action::Refresh(_)
+        | Action::Thaw(_) => action.verb().to_string(),
+        Action::Cancel(cancel) => format!("cancel of order {}", cancel.order_id),
+        Action::Freeze(freeze) => format!("freeze until {}", freeze.until),
     }
 }
 
@@ -62,6 +65,7 @@ pub const fn class(verb: Verb) -> &'static str {
         VerbClass::Routine => "routine",
         VerbClass::Disruptive => "disruptive, can be undone",
         VerbClass::Destructive => "DESTRUCTIVE, cannot be undone",
+        VerbClass::Stop => "stops what destroys",
     }
 }
 
@@ -77,6 +81,9 @@ pub const fn past(verb: Verb) -> &'static str {
         Verb::Plan => "planned",
         Verb::Reboot => "rebooted",
         Verb::Refresh => "refreshed",
+        Verb::Cancel => "called back",
+        Verb::Freeze => "frozen",
+        Verb::Thaw => "thawed",
     }
 }
 
@@ -97,7 +104,7 @@ pub const fn tone(state: CommandState) -> Tone {
 /// The tone of a verb.
 pub const fn tone_of_verb(verb: Verb) -> Tone {
     match verb.class() {
-        VerbClass::Routine | VerbClass::Disruptive => Tone::Plain,
+        VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => Tone::Plain,
         VerbClass::Destructive => Tone::Bad,
     }
 }
@@ -239,6 +246,9 @@ fn finished(view: &CommandView, proof: Result<(), &ProofError>) -> String {
             text::clean(&failure.detail),
             text::clean(&failure.stage)
         ),
+        Some(Outcome::Refused { reason: RefusalReason::Cancelled, detail }) => {
+            format!("not {}: {}", past(view.verb), text::clean(detail))
+        }
         Some(Outcome::Refused { reason, detail }) => {
             format!("refused: {}: {}", reason.as_str(), text::clean(detail))
         }

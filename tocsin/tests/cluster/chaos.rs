@@ -114,6 +114,7 @@ impl Giver {
         };
         let order = CreateOrder {
             plans: Vec::new(),
+            undo_secs: None,
             action,
             targets: Targets::Names(self.devices.clone()),
             reason: Some("a test".to_owned()),

@@ -13,5 +13,6 @@ mod lockdown;
 mod operator;
 mod orders;
 mod rollback;
+mod stops;
 mod trap;
 mod wipe;

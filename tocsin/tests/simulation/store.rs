@@ -113,6 +113,7 @@ impl Store {
             device_count: 1,
             device_root: tree.root(),
             plans: std::collections::BTreeMap::new(),
+            undo_secs: None,
         };
         let trust = &scene.organisation.trust;
         let needed = usize::from(trust.approvals_needed(&manifest, &device_id(device)));

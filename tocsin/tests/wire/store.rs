@@ -89,6 +89,7 @@ impl Store {
             device_count: 1,
             device_root: devices.root(),
             plans: std::collections::BTreeMap::new(),
+            undo_secs: None,
         };
         let claims = Envelope {
             jti: CommandId::new(iat, chance.bytes()),

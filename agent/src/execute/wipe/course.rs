@@ -163,6 +163,12 @@ impl<'a> Course<'a> {
     }
 }
 
+/// Whether a wipe of that command is recorded: it began.
+pub(super) fn is_recorded(host: &Host, command_id: CommandId) -> bool {
+    let recorded = Wiping::load(host, "recover");
+    recorded.is_ok_and(|wiping| wiping.is_some_and(|wiping| wiping.command_id == command_id))
+}
+
 fn observed(target: &Target, headers_after: &str) -> Value {
     let data = target.data.as_ref().filter(|_| target.progress == Progress::Data);
     json!({

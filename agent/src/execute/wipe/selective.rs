@@ -14,7 +14,7 @@ use std::time::Duration;
 use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 
-use super::course::Course;
+use super::course::{self, Course};
 use super::managed::{self, Managed};
 use super::record::Wiping;
 use super::volume::{Disk, SystemDisk};
@@ -114,6 +114,10 @@ impl Executor for SelectiveWipe {
             return Err(not_proven(format!("{} is still there", left.display())));
         }
         Ok(evidence.with("files_removed", files.len()).with("files_left", 0))
+    }
+
+    fn has_begun(&self, host: &Host, task: &Task) -> bool {
+        course::is_recorded(host, task.command_id)
     }
 
     fn recover(&self, _host: &Host, _task: &Task) -> Recovery {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use protocol::action::Action;
 use protocol::id::{CommandId, DeviceId, OrderId, PersonName};
 use protocol::manifest::Manifest;
 use protocol::state::CommandState;
@@ -16,6 +17,7 @@ use crate::commands::plan::Plan;
 use crate::commands::queue::{Fresh, Signed};
 use crate::commands::wire::{ApprovalView, OrderView};
 use crate::db::{CHUNK, Conn, DbError, Tx, json, millis, sql, timestamp};
+use crate::time::Time;
 
 /// The first redelivery comes this long after queueing.
 pub(in crate::commands) const FIRST_REDELIVERY: Duration = Duration::from_secs(2);
@@ -62,6 +64,29 @@ pub(in crate::commands) async fn insert(
     .await?;
     let payload = json!({ "manifest": order.manifest, "reason": order.reason });
     tx.append(Kind::OrderCreated, order.id, payload);
+    let loud = match &order.manifest.action {
+        Action::Freeze(freeze) => Some((Kind::FreezeOrdered, Some(Time(freeze.until)))),
+        Action::Thaw(_) => Some((Kind::ThawOrdered, None)),
+        Action::Lock(_)
+        | Action::Unlock(_)
+        | Action::Quarantine(_)
+        | Action::Release(_)
+        | Action::Wipe(_)
+        | Action::SelectiveWipe(_)
+        | Action::Plan(_)
+        | Action::Reboot(_)
+        | Action::Refresh(_)
+        | Action::Cancel(_) => None,
+    };
+    if let Some((kind, until)) = loud {
+        let payload = json!({
+            "until": until,
+            "devices": order.manifest.device_count,
+            "reason": order.reason,
+        });
+        tracing::warn!(order.id = %order.id, kind = kind.as_str(), "freeze changes");
+        tx.append(kind, order.id, payload);
+    }
     Ok(order)
 }
 

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Verb};
+use crate::action::{Action, Freeze, Thaw, Verb};
 use crate::envelope::{self, Approval, Envelope, Verified};
 use crate::fixture::{self, NOW, Organisation, device, signing_key};
 use crate::key::SigningKey;
+use crate::limits;
 use crate::manifest::DeviceTree;
 use crate::receipt::RefusalReason;
 use crate::trust::{Approver, Authority, Quorum, SignedTrustRoot, TrustGroup};
@@ -166,6 +167,39 @@ fn devices_of_a_group_need_more_persons_and_never_fewer() {
     assert_eq!(lax, Err(RefusalReason::MissingApproval));
     assert_eq!(outcome(&with, fixture::wipe(), 2, &[ALICE, BOB]), Ok(()));
     assert_eq!(with.trust.threshold(Verb::Wipe, &device(2)), 3);
+    assert_eq!(with.trust.threshold(Verb::Thaw, &device(2)), 3);
+}
+
+#[test]
+fn one_person_stops_and_as_many_as_destroy_let_it_go_on() {
+    let mut with = organisation();
+    let freeze = || Action::Freeze(Freeze { until: NOW.plus(Duration::from_secs(60)) });
+    with.trust.protected_devices.insert(device(1));
+    assert_eq!(outcome(&with, freeze(), 60, &[]), Ok(()));
+    with.trust.protected_devices.clear();
+    let thaw = || Action::Thaw(Thaw {});
+    assert_eq!(outcome(&with, thaw(), 1, &[ALICE]), Err(RefusalReason::MissingApproval));
+    assert_eq!(outcome(&with, thaw(), 1, &[ALICE, BOB]), Ok(()));
+    with.trust.approvals.insert("wipe".to_owned(), 3);
+    assert_eq!(with.trust.threshold(Verb::Thaw, &device(1)), 3);
+}
+
+#[test]
+fn longer_of_the_two_undo_windows_counts_and_none_is_endless() {
+    let mut with = Organisation::new();
+    let tree = DeviceTree::new([device(1)]).expect("one device");
+    let mut window = |least: u32, asked: Option<u32>, action| {
+        let least = ["wipe", "lock"].map(|verb| (verb.to_owned(), least));
+        with.trust.undo_secs = BTreeMap::from(least);
+        let mut manifest = with.manifest(1, action, &tree);
+        manifest.undo_secs = asked;
+        with.trust.undo_window(&manifest).as_secs()
+    };
+    assert_eq!(window(0, None, fixture::wipe()), 0);
+    assert_eq!(window(60, Some(0), fixture::wipe()), 60);
+    assert_eq!(window(60, Some(61), fixture::wipe()), 61);
+    assert_eq!(window(u32::MAX, None, fixture::wipe()), limits::UNDO_WINDOW.as_secs());
+    assert_eq!(window(60, None, fixture::lock()), 0);
 }
 
 #[test]

@@ -4,11 +4,14 @@
 //! signed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use protocol::action::Verb;
+use protocol::action::{ParseVerbError, Verb};
 use protocol::id::{DeviceId, GroupName, PersonName};
 use protocol::key::PublicKey;
+use protocol::limits;
+use protocol::state::VerbClass;
 use protocol::trust::{Approver, CommandKey, Quorum, TrustRoot};
 
 use super::Signing;
@@ -35,6 +38,12 @@ pub enum Change {
     GroupDevices(Signed<Grouped>),
     /// Take devices out of such a group
     UngroupDevices(Signed<Grouped>),
+    /// Say how long a verb that destroys waits on devices, so that it can be called back
+    SetUndo(Signed<SetUndo>),
+    /// End every freeze that was ordered before now
+    EndFreezes(Signed<Nothing>),
+    /// Let the control plane's keys order further verbs, after an upgrade
+    AllowVerbs(Signed<Verbs>),
     /// Let a key sign the next versions
     AddRootKey(Signed<OneKey>),
     /// Let a key sign no next version
@@ -101,6 +110,33 @@ pub struct SetThreshold {
     pub group: Option<GroupName>,
 }
 
+/// Arguments of `tocsin trust set-undo`.
+#[derive(Debug, Clone, Args)]
+pub struct SetUndo {
+    /// The verb
+    #[arg(value_parser = verb)]
+    pub verb: Verb,
+    /// How long at least, such as 10m; a day at most, 0s for as long as the order says
+    #[arg(value_parser = crate::cli::order::duration)]
+    pub least: Duration,
+}
+
+/// No argument.
+#[derive(Debug, Clone, Args)]
+pub struct Nothing {}
+
+/// Verbs.
+#[derive(Debug, Clone, Args)]
+pub struct Verbs {
+    /// The verbs
+    #[arg(required = true, value_name = "VERB", value_parser = verb)]
+    pub verbs: Vec<Verb>,
+}
+
+fn verb(text: &str) -> Result<Verb, String> {
+    text.replace('-', "_").parse().map_err(|error: ParseVerbError| error.to_string())
+}
+
 /// What has a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
@@ -154,6 +190,9 @@ impl Change {
             | Self::AddCommandKey(signed)
             | Self::RemoveCommandKey(signed) => &signed.signing,
             Self::SetThreshold(signed) => &signed.signing,
+            Self::SetUndo(signed) => &signed.signing,
+            Self::EndFreezes(signed) => &signed.signing,
+            Self::AllowVerbs(signed) => &signed.signing,
             Self::Protect(signed) | Self::Unprotect(signed) => &signed.signing,
             Self::GroupDevices(signed) | Self::UngroupDevices(signed) => &signed.signing,
         }
@@ -165,6 +204,18 @@ impl Change {
             Self::AddApprover(signed) => add_approver(root, &signed.change),
             Self::RemoveApprover(signed) => remove_approver(root, &signed.change.public_key),
             Self::SetThreshold(signed) => set_threshold(root, &signed.change),
+            Self::SetUndo(signed) => set_undo(root, &signed.change),
+            Self::EndFreezes(_) => {
+                root.thawed_at = Some(root.issued_at);
+                Ok(())
+            }
+            Self::AllowVerbs(signed) => {
+                let verbs = || signed.change.verbs.iter().map(|verb| verb.as_str().to_owned());
+                for command in &mut root.command_keys {
+                    command.verbs.extend(verbs());
+                }
+                Ok(())
+            }
             Self::Protect(signed) => {
                 root.protected_devices.extend(&signed.change.devices);
                 Ok(())
@@ -257,6 +308,23 @@ fn set_threshold(root: &mut TrustRoot, set: &SetThreshold) -> Result<(), Failure
     Ok(())
 }
 
+fn set_undo(root: &mut TrustRoot, set: &SetUndo) -> Result<(), Failure> {
+    match set.verb.class() {
+        VerbClass::Destructive => {}
+        VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => {
+            return Err(Failure::usage("only what destroys has an undo window"));
+        }
+    }
+    if set.least > limits::UNDO_WINDOW {
+        return Err(Failure::usage("an undo window lasts a day at most"));
+    }
+    let verb = set.verb.as_str();
+    root.undo_secs.remove(verb);
+    let secs = u32::try_from(set.least.as_secs()).unwrap_or(u32::MAX);
+    root.undo_secs.extend((secs > 0).then(|| (verb.to_owned(), secs)));
+    Ok(())
+}
+
 fn ungroup(root: &mut TrustRoot, change: &Grouped) -> Result<(), Failure> {
     let group = root.groups.get_mut(&change.group);
     let group = group.ok_or_else(|| Failure::new("the trust root has no such group"))?;
@@ -335,10 +403,20 @@ pub fn describe(current: &TrustRoot, next: &TrustRoot) -> Vec<String> {
     compare("protected device", protected(current), protected(next));
     let groups = |root: &TrustRoot| root.groups.iter().flat_map(group).collect();
     compare("group", groups(current), groups(next));
+    compare("undo window of", undo_windows(current), undo_windows(next));
+    let thawed = |root: &TrustRoot| {
+        root.thawed_at.iter().map(|at| api::time::Time(*at).to_string()).collect()
+    };
+    compare("freezes end that were ordered before", thawed(current), thawed(next));
     if said.is_empty() && current.approvals != next.approvals {
         said.push(format!("approvals: {:?} instead of {:?}", next.approvals, current.approvals));
     }
     said
+}
+
+fn undo_windows(root: &TrustRoot) -> BTreeSet<String> {
+    let windows = root.undo_secs.iter();
+    windows.map(|(verb, secs)| format!("{}: at least {secs} s", text::clean(verb))).collect()
 }
 
 fn text_of(device: &DeviceId) -> String {

@@ -1,6 +1,7 @@
 //! `tocsin trust show`: the version in force, and what to think of it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use api::trust::TrustView;
 use protocol::action::Verb;
@@ -9,7 +10,7 @@ use protocol::trust::{Approver, Quorum, TrustRoot};
 use super::draft::fingerprint;
 use crate::cli::{Context, Exit, Failure};
 use crate::client::Client;
-use crate::output::{Out, Tone, text};
+use crate::output::{Out, Tone, text, time};
 
 /// Shows the version in force.
 pub async fn run(context: &Context) -> Result<Exit, Failure> {
@@ -49,6 +50,14 @@ fn print(out: Out, root: &TrustRoot) {
     out.line("  persons who must approve");
     for verb in Verb::ALL {
         out.line(&format!("    {:<14} {}", verb.as_str(), root.threshold_anywhere(verb)));
+    }
+    for (verb, secs) in &root.undo_secs {
+        let (verb, least) = (text::clean(verb), Duration::from_secs((*secs).into()));
+        let least = time::duration(least);
+        out.line(&format!("  {verb} waits {least} on devices at least, and can be called back"));
+    }
+    if let Some(thawed_at) = root.thawed_at {
+        out.line(&format!("  freezes ordered before {} are over", api::time::Time(thawed_at)));
     }
     for (name, group) in &root.groups {
         let devices = text::count(group.devices.len(), "device");

@@ -130,6 +130,8 @@ fn every_change_is_described_to_whoever_signs() {
         "set-threshold wipe 1".to_owned(),
         "set-threshold root 2".to_owned(),
         format!("protect {device}"),
+        "set-undo wipe 10m".to_owned(),
+        "end-freezes".to_owned(),
         format!("group-devices board {device}"),
         format!("add-root-key {}", key(60).public()),
         format!("remove-root-key {}", key(1).public()),

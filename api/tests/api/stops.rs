@@ -1,0 +1,126 @@
+//! What stops an order on its way: withdrawn while no device has it, called back by a signed order
+//! where one waits in its undo window, and frozen for a time.
+
+use protocol::action::Action;
+use protocol::frame::{AgentFrame, CommandFrame};
+use protocol::receipt::{Evidence, Outcome, RefusalReason};
+use protocol::trust::TrustRoot;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::actors::{TestAgent, ack, commands, id_of};
+use super::approvals::approved_wipe;
+use super::bench::{Bench, json_of, order_body};
+
+/// A device that holds a wipe in the undo window that the trust root asks for.
+async fn held(bench: &Bench) -> (TestAgent, CommandFrame) {
+    let undo = |root: &mut TrustRoot| root.undo_secs = [("wipe".to_owned(), 600)].into();
+    bench.change_trust(undo).await;
+    let mut agent = bench.agent("a", None).await;
+    let command = approved_wipe(bench, &mut agent).await;
+    let command_id = command.command_id;
+    let stage = "undo window until 2026-01-01T00:10:00Z".to_owned();
+    agent.check_in(bench, vec![ack(&command), AgentFrame::Progress { command_id, stage }]).await;
+    (agent, command)
+}
+
+fn cancel_path(command: &CommandFrame) -> String {
+    format!("/v1/commands/{}/cancel", command.command_id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wipe_in_its_undo_window_is_called_back_by_a_signed_order() {
+    let bench = Bench::start().await;
+    let (agent, wipe) = held(&bench).await;
+    let story = bench.command(&id_of(&wipe)).await;
+    assert_eq!(story["stage"], "undo window until 2026-01-01T00:10:00Z");
+
+    // Whoever may stop needs no other scope for that.
+    let token = bench.token_for(&["read@*", "stop@*"]).await;
+    let answer = bench.post_as(&token, &cancel_path(&wipe), &json!({ "reason": "not ours" })).await;
+    let answer = json_of(answer, StatusCode::OK).await;
+    assert_eq!(answer["state"], "running", "only its device ends it");
+    assert_eq!(answer["cancel"]["commands"][0]["state"], "queued");
+    let cancel = commands(&agent.check_in(&bench, vec![ack(&wipe)]).await).remove(0);
+    let verified = agent.verify(&bench, &cancel.jws);
+    let Action::Cancel(back) = verified.envelope().action() else { panic!("{verified:?}") };
+    assert_eq!(json!(back.order_id), story["order_id"]);
+    assert!(verified.envelope().exp >= agent.verify(&bench, &wipe.jws).envelope().exp);
+
+    let detail = "called back".to_owned();
+    let called_back = Outcome::Refused { reason: RefusalReason::Cancelled, detail };
+    let evidence = Evidence::new().with("result", "called_back");
+    let receipts = vec![
+        agent.receipt(&wipe, |claims| claims.outcome = called_back),
+        agent.receipt(&cancel, |claims| claims.outcome = Outcome::Succeeded { evidence }),
+    ];
+    agent.check_in(&bench, receipts).await;
+    let story = bench.command(&id_of(&wipe)).await;
+    assert_eq!((&story["state"], &story["grade"]), (&json!("refused"), &json!("refused")));
+    assert_eq!(story["outcome"]["reason"], "cancelled");
+    assert_eq!(bench.command(&id_of(&cancel)).await["state"], "succeeded");
+    bench.post(&cancel_path(&wipe), &json!({}), StatusCode::CONFLICT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_order_is_called_back_where_devices_have_it() {
+    let bench = Bench::start().await;
+    let (agent, wipe) = held(&bench).await;
+    let story = bench.command(&id_of(&wipe)).await;
+    let order = story["order_id"].as_str().unwrap();
+    let path = format!("/v1/orders/{order}/cancel");
+    let answer = bench.post(&path, &json!({}), StatusCode::OK).await;
+    assert_eq!(answer["states"], json!({ "running": 1 }));
+    assert_eq!(answer["cancel"]["commands"].as_array().unwrap().len(), 1);
+    assert_eq!(commands(&agent.check_in(&bench, vec![ack(&wipe)]).await).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_undo_window_is_not_called_back() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("a", None).await;
+    let wipe = approved_wipe(&bench, &mut agent).await;
+    agent.check_in(&bench, vec![ack(&wipe)]).await;
+    bench.post(&cancel_path(&wipe), &json!({}), StatusCode::CONFLICT).await;
+    assert!(commands(&agent.check_in(&bench, vec![ack(&wipe)]).await).is_empty());
+    let lock = json!({ "undo_secs": 60 });
+    let mut body = order_body("lock", &[agent.id]);
+    body.as_object_mut().unwrap().extend(lock.as_object().unwrap().clone());
+    bench.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
+    body = order_body("wipe", &[agent.id]);
+    body["undo_secs"] = json!(24 * 60 * 60 + 1);
+    bench.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
+    body["undo_secs"] = json!(600);
+    let created = bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    let order = created["order"]["id"].as_str().unwrap();
+    let manifest = bench.get(&format!("/v1/orders/{order}/manifest")).await;
+    assert_eq!(manifest["manifest"]["undo_secs"], 600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_freezes_loudly_and_does_not_thaw() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let token = bench.token_for(&["read@*", "stop@*"]).await;
+    let freeze = |secs: u64| {
+        let mut body = order_body("freeze", &[agent.id]);
+        body["action"]["params"] = json!({ "until": bench.now().as_millis() / 1000 + secs });
+        body
+    };
+    let answer = bench.post_as(&token, "/v1/orders", &freeze(25 * 60 * 60)).await;
+    json_of(answer, StatusCode::UNPROCESSABLE_ENTITY).await;
+    let answer = bench.post_as(&token, "/v1/orders", &freeze(60 * 60)).await;
+    let created: Value = json_of(answer, StatusCode::CREATED).await;
+    assert_eq!(created["commands"][0]["state"], "queued");
+    assert_eq!(bench.events("freeze_ordered").await.len(), 1);
+    let frame = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let verified = agent.verify(&bench, &frame.jws);
+    assert!(matches!(verified.envelope().action(), Action::Freeze(_)));
+
+    let thaw = order_body("thaw", &[agent.id]);
+    json_of(bench.post_as(&token, "/v1/orders", &thaw).await, StatusCode::FORBIDDEN).await;
+    let created = bench.post("/v1/orders", &thaw, StatusCode::CREATED).await;
+    assert_eq!(created["commands"][0]["state"], "awaiting_approval");
+    assert_eq!(created["order"]["approvals_needed"], 2);
+    assert_eq!(bench.events("thaw_ordered").await.len(), 1);
+}
