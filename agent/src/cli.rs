@@ -65,6 +65,13 @@ pub enum Verb {
         /// Absolute paths, as the endpoint names them.
         paths: Vec<PathBuf>,
     },
+    /// Watches over one script. For the agent itself.
+    Supervise {
+        /// Where the script lies, below the root.
+        folder: PathBuf,
+        /// Root of the endpoint's file system.
+        root: PathBuf,
+    },
     /// Prints how to call.
     Help,
     /// Prints the version.
@@ -107,6 +114,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
                 *name = Some(value("--name")?.to_string_lossy().into_owned());
             }
             ("--force", Verb::Enroll { force, .. }) => *force = true,
+            ("--root", Verb::Supervise { root, .. }) => *root = value("--root")?.into(),
+            (path, Verb::Supervise { folder, .. }) if path.starts_with('/') => {
+                *folder = argument.clone().into();
+            }
             ("--json", Verb::Status { json }) => *json = true,
             ("--help" | "-h", verb) => *verb = Verb::Help,
             (token_text, Verb::Enroll { token, .. })
@@ -126,6 +137,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Verb::Manage { paths } if paths.is_empty() => Err(UsageError::NoPath),
         Verb::Enroll { .. }
         | Verb::Manage { .. }
+        | Verb::Supervise { .. }
         | Verb::Run
         | Verb::Reassert
         | Verb::Status { .. }
@@ -141,6 +153,7 @@ fn named(verb: &str) -> Result<Verb, UsageError> {
         "enroll" => Ok(Verb::Enroll { token: String::new(), name: None, force: false }),
         "manage" => Ok(Verb::Manage { paths: Vec::new() }),
         "status" => Ok(Verb::Status { json: false }),
+        "supervise" => Ok(Verb::Supervise { folder: PathBuf::new(), root: "/".into() }),
         "help" | "--help" | "-h" => Ok(Verb::Help),
         "--version" | "-V" => Ok(Verb::Version),
         other => Err(UsageError::Unknown(other.to_owned())),

@@ -9,6 +9,7 @@ use protocol::enrollment::EnrollmentToken;
 use runtime::{Clock, Drain, Entropy};
 
 use crate::cli::{HELP, Invocation, Verb};
+use crate::execute::script::supervise;
 use crate::execute::wipe::managed::Managed;
 use crate::state::StateDir;
 use crate::{Agent, Config, Deps, enroll, notify, standing, status};
@@ -31,6 +32,7 @@ pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
             enroll_here(&config(&invocation)?, token, name, force).await
         }
         Verb::Manage { paths } => manage(&config(&invocation)?, paths),
+        Verb::Supervise { folder, root } => supervise(&folder, &root),
         Verb::Run => run(config(&invocation)?).await,
         Verb::Reassert => reassert(config(&invocation)?).await,
     }
@@ -48,6 +50,9 @@ fn config(invocation: &Invocation) -> anyhow::Result<Config> {
     }
     if config.host.dbus.is_none() {
         config.host.dbus = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok();
+    }
+    if config.host.scripts.supervisor.is_none() {
+        config.host.scripts.supervisor = std::env::current_exe().ok();
     }
     config.check().context("the configuration cannot be meant")?;
     Ok(config)
@@ -109,6 +114,11 @@ async fn enroll_here(
         enrollment.generation,
         config.state_dir.display()
     ))
+}
+
+/// The process that watches over one script: started by the agent, and outlives it.
+fn supervise(folder: &Path, root: &Path) -> anyhow::Result<()> {
+    supervise::run(folder, root).context("the script was not watched over to its end")
 }
 
 fn manage(config: &Config, paths: Vec<PathBuf>) -> anyhow::Result<()> {

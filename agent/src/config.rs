@@ -10,7 +10,7 @@ use runtime::observability::ObservabilityConfig;
 use serde::Deserialize;
 
 use crate::execute::quarantine::Firewall;
-use crate::host::{Arming, Host, Power, Superuser};
+use crate::host::{Arming, Host, Power, ScriptConfig, Superuser};
 
 #[cfg(test)]
 mod tests;
@@ -67,6 +67,8 @@ pub struct HostConfig {
     pub superuser: Superuser,
     /// What powering off means; `real`.
     pub power: PowerConfig,
+    /// How scripts are run.
+    pub scripts: ScriptConfig,
 }
 
 impl Default for HostConfig {
@@ -80,6 +82,7 @@ impl Default for HostConfig {
             break_glass: Vec::new(),
             superuser: Superuser::default(),
             power: PowerConfig::Real,
+            scripts: ScriptConfig::default(),
         }
     }
 }
@@ -261,6 +264,7 @@ impl Config {
             company_volumes: host.company_volumes.clone(),
             break_glass: host.break_glass.clone(),
             superuser: host.superuser,
+            scripts: host.scripts.clone(),
             power: match &host.power {
                 PowerConfig::Real => Power::Real,
                 PowerConfig::Record(path) => Power::Recorded(path.clone()),

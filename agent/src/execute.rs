@@ -15,14 +15,17 @@ use protocol::manifest::Hash;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::time::Timestamp;
 
+use self::course::Course;
 use crate::host::{Arming, Host};
 
+pub mod course;
 pub mod lock;
 pub mod nobody;
 pub mod planned;
 pub mod quarantine;
 pub mod reboot;
 pub mod refresh;
+pub mod script;
 pub mod simulated;
 pub mod state_file;
 pub mod tool;
@@ -42,6 +45,10 @@ pub struct Task {
     pub envelope: String,
     /// When the agent began, by the device's clock.
     pub started_at: Timestamp,
+    /// The script that came with the command, if its verb runs one.
+    pub script: Option<String>,
+    /// What binds its steps to the agent.
+    pub course: Course,
 }
 
 /// What a dry run found: what `apply` would do, and to what.
@@ -103,6 +110,11 @@ pub trait Executor: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// What there is to say of an effect that failed: it goes into the receipt beside the failure.
+    fn remains(&self, _host: &Host, _task: &Task) -> Evidence {
+        Evidence::new()
+    }
+
     /// Decides what to do about an intent without an outcome.
     fn recover(&self, host: &Host, task: &Task) -> Recovery;
 
@@ -116,6 +128,12 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// nothing is proven in this one.
     fn awaits_boot(&self) -> Option<Duration> {
         None
+    }
+
+    /// Whether what `apply` began goes on when the agent stops: then it is left to the next agent,
+    /// which recovers it.
+    fn outlives_the_agent(&self) -> bool {
+        false
     }
 
     /// What follows when the receipt is safe.
@@ -147,6 +165,9 @@ pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
             Box::<wipe::selective::SelectiveWipe>::default()
         }
         (Arming::Armed | Arming::Sandboxed, Action::Reboot(_)) => Box::new(reboot::Reboot),
+        (Arming::Armed | Arming::Sandboxed, Action::RunScript(params)) => {
+            Box::new(script::RunScript::new(params.clone()))
+        }
         (Arming::Armed | Arming::Sandboxed, Action::Refresh(_)) => Box::new(refresh::Refresh),
     }
 }

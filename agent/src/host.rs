@@ -49,6 +49,25 @@ pub struct Host {
     pub power: Power,
     /// Whether executors act at all.
     pub arming: Arming,
+    /// How scripts are run.
+    pub scripts: ScriptConfig,
+}
+
+/// How scripts are run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScriptConfig {
+    /// The program that watches over a script in a process of its own: this agent. The running one
+    /// when left out.
+    pub supervisor: Option<PathBuf>,
+    /// The account that scripts run as, unless an order says root.
+    pub account: String,
+}
+
+impl Default for ScriptConfig {
+    fn default() -> Self {
+        Self { supervisor: None, account: "nobody".to_owned() }
+    }
 }
 
 /// Who becomes root on a locked device. Root itself logs in only where it is a break-glass account.

@@ -193,6 +193,7 @@ impl Reconcile {
                 }
             }
         }
+        self.leave();
         while !self.workers.is_idle() {
             match self.workers.next().await {
                 Word::Ended(lane, step, report) => self.last_step_ended(lane, step, report).await,

@@ -10,12 +10,13 @@ use std::sync::{Arc, OnceLock};
 use protocol::action::Action;
 use protocol::envelope::Envelope;
 use protocol::receipt::{Evidence, Failure, FailureKind};
-use protocol::state::Lane;
+use protocol::state::{EffectClass, Lane};
 use protocol::time::Timestamp;
 use runtime::Blocking;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::execute::course::Course;
 use crate::execute::{self, Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 use crate::http::bare;
@@ -33,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) proved: OnceLock<Evidence>,
     /// It counts as begun, and may have been waiting: only what it left behind shows that it began.
     pub(crate) is_unsure: bool,
+    /// What there is to say of it although it failed.
+    pub(crate) remains: OnceLock<Evidence>,
     executor: Box<dyn Executor>,
     host: Arc<Host>,
     /// Names or addresses of hubs and control plane, which a quarantine leaves open.
@@ -66,6 +69,8 @@ impl Step {
 #[derive(Debug)]
 pub(crate) enum Report {
     Planned(Result<(), Failure>),
+    /// It goes on without this process, and the next one finds it.
+    Left,
     /// What would be done is not what was approved.
     Differs(&'static str),
     Recovered(Recovery),
@@ -85,10 +90,12 @@ impl Job {
         started_at: Timestamp,
     ) -> Self {
         let executor = execute::executor(envelope.action(), host.arming);
-        let task = Task { command_id: envelope.jti, envelope: text, started_at };
-        let proved = OnceLock::new();
+        let script = envelope.script.clone();
+        let (command_id, course) = (envelope.jti, Course::default());
+        let task = Task { command_id, envelope: text, started_at, script, course };
+        let (proved, remains) = (OnceLock::new(), OnceLock::new());
         let is_unsure = false;
-        Self { envelope, task, envelope_sha256, proved, is_unsure, executor, host, peers }
+        Self { envelope, task, envelope_sha256, proved, is_unsure, remains, executor, host, peers }
     }
 
     pub(crate) fn lane(&self) -> Lane {
@@ -118,15 +125,34 @@ impl Job {
                     Report::Recovered(recovery)
                 }
             },
-            Step::Apply => Report::Applied(self.executor.apply(host, task)),
+            Step::Apply => match self.executor.apply(host, task) {
+                Err(_) if self.executor.outlives_the_agent() && task.course.is_left() => {
+                    Report::Left
+                }
+                Err(failure) if self.is_lost(&failure) => Report::Recovered(Recovery::InDoubt),
+                applied => Report::Applied(applied.inspect_err(|_| self.keep_remains(host))),
+            },
             Step::Prove => match self.executor.prove(host, task) {
                 Ok(evidence) if self.executor.has_remainder(host, task) => {
                     Report::ProvedFirst(evidence)
                 }
-                proved => Report::Proved(proved),
+                proved => Report::Proved(proved.inspect_err(|_| self.keep_remains(host))),
             },
             Step::Finish => Report::Finished(self.executor.finish(host, task, tell)),
         }
+    }
+
+    /// Whether an effect was begun of which nothing can be found out any more: nobody may call that
+    /// a failure.
+    fn is_lost(&self, failure: &Failure) -> bool {
+        match self.envelope.action().verb().effect_class() {
+            EffectClass::NotProbeable => failure.kind == FailureKind::NotProven,
+            EffectClass::Convergent | EffectClass::Probeable | EffectClass::Terminal => false,
+        }
+    }
+
+    fn keep_remains(&self, host: &Host) {
+        self.remains.get_or_init(|| self.executor.remains(host, &self.task));
     }
 
     /// How what would be done differs from what was approved, where an approval is bound to that.
@@ -158,6 +184,7 @@ impl Job {
             | Action::SelectiveWipe(_)
             | Action::Plan(_)
             | Action::Reboot(_)
+            | Action::RunScript(_)
             | Action::Refresh(_)
             | Action::Cancel(_)
             | Action::Freeze(_)

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::OrderId;
 use crate::limits;
+use crate::manifest::Hash;
 use crate::state::{EffectClass, Lane, VerbClass};
 use crate::time::Timestamp;
 
@@ -34,6 +35,8 @@ pub enum Action {
     Plan(Plan),
     /// Starts the device's system again.
     Reboot(Reboot),
+    /// Runs the script of that hash, which travels beside the manifest.
+    RunScript(RunScript),
     /// Sends inventory and asks for policies now.
     Refresh(Refresh),
     /// Calls back an order that destroys, as long as its undo window is open.
@@ -137,6 +140,48 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 pub struct Reboot {}
 
+/// Parameters of [`Action::RunScript`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunScript {
+    /// SHA-256 of the script: what approvers sign, and what the device holds the script against.
+    pub sha256: Hash,
+    /// What the script is given, word by word. Data: nothing ever reads them as shell text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// How long it may take until it is killed, in seconds.
+    pub budget_secs: u32,
+    /// Whether it runs as root, and not as the account that the device keeps for scripts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_root: bool,
+}
+
+impl RunScript {
+    /// The order to run that script.
+    pub fn of(script: &str, args: Vec<String>, budget_secs: u32) -> Self {
+        Self { sha256: Hash::sha256(script.as_bytes()), args, budget_secs, as_root: false }
+    }
+
+    /// Whether this is the script that is ordered, and one that can be run.
+    pub fn admits(&self, script: &str) -> bool {
+        is_script(script) && Hash::sha256(script.as_bytes()) == self.sha256
+    }
+
+    fn check(&self) -> Result<(), ActionError> {
+        if self.args.len() > limits::LIST_ENTRIES {
+            return Err(ActionError::List { field: "args" });
+        }
+        if !self.args.iter().all(|word| is_printable(word)) {
+            return Err(ActionError::Text { field: "args" });
+        }
+        if (1..=limits::SCRIPT_SECS).contains(&self.budget_secs) {
+            Ok(())
+        } else {
+            Err(ActionError::Budget)
+        }
+    }
+}
+
 /// Parameters of [`Action::Refresh`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,6 +230,8 @@ pub enum Verb {
     Plan,
     /// See [`Action::Reboot`].
     Reboot,
+    /// See [`Action::RunScript`].
+    RunScript,
     /// See [`Action::Refresh`].
     Refresh,
     /// See [`Action::Cancel`].
@@ -197,7 +244,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Lock,
         Self::Unlock,
         Self::Quarantine,
@@ -206,6 +253,7 @@ impl Verb {
         Self::SelectiveWipe,
         Self::Plan,
         Self::Reboot,
+        Self::RunScript,
         Self::Refresh,
         Self::Cancel,
         Self::Freeze,
@@ -223,6 +271,7 @@ impl Verb {
             Self::SelectiveWipe => "selective_wipe",
             Self::Plan => "plan",
             Self::Reboot => "reboot",
+            Self::RunScript => "run_script",
             Self::Refresh => "refresh",
             Self::Cancel => "cancel",
             Self::Freeze => "freeze",
@@ -238,7 +287,8 @@ impl Verb {
             | Self::Quarantine
             | Self::Release
             | Self::Reboot
-            | Self::Thaw => VerbClass::Disruptive,
+            | Self::Thaw
+            | Self::RunScript => VerbClass::Disruptive,
             Self::Wipe | Self::SelectiveWipe => VerbClass::Destructive,
             Self::Plan | Self::Refresh => VerbClass::Routine,
             Self::Cancel | Self::Freeze => VerbClass::Stop,
@@ -257,7 +307,7 @@ impl Verb {
             | Self::Cancel
             | Self::Freeze
             | Self::Thaw => Lane::Urgent,
-            Self::Plan | Self::Reboot | Self::Refresh => Lane::Bulk,
+            Self::Plan | Self::Reboot | Self::RunScript | Self::Refresh => Lane::Bulk,
         }
     }
 
@@ -274,6 +324,7 @@ impl Verb {
             | Self::Freeze
             | Self::Thaw => EffectClass::Convergent,
             Self::Reboot => EffectClass::Probeable,
+            Self::RunScript => EffectClass::NotProbeable,
             Self::Wipe | Self::SelectiveWipe => EffectClass::Terminal,
         }
     }
@@ -291,6 +342,7 @@ impl Verb {
             | Self::SelectiveWipe
             | Self::Plan
             | Self::Reboot
+            | Self::RunScript
             | Self::Refresh => false,
         }
     }
@@ -305,7 +357,7 @@ impl fmt::Display for Verb {
 /// A text that names no verb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, refresh, cancel, freeze, thaw"
+    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, run_script, refresh, cancel, freeze, thaw"
 )]
 pub struct ParseVerbError(String);
 
@@ -329,6 +381,9 @@ pub enum ActionError {
         /// Which parameter.
         field: &'static str,
     },
+    /// A script without an end.
+    #[error("budget_secs must be 1 to {}", limits::SCRIPT_SECS)]
+    Budget,
     /// A plan of something that destroys nothing.
     #[error("only what destroys has a plan: wipe, selective_wipe")]
     Plan,
@@ -352,10 +407,39 @@ impl Action {
             Self::SelectiveWipe(_) => Verb::SelectiveWipe,
             Self::Plan(_) => Verb::Plan,
             Self::Reboot(_) => Verb::Reboot,
+            Self::RunScript(_) => Verb::RunScript,
             Self::Refresh(_) => Verb::Refresh,
             Self::Cancel(_) => Verb::Cancel,
             Self::Freeze(_) => Verb::Freeze,
             Self::Thaw(_) => Verb::Thaw,
+        }
+    }
+
+    /// What is ordered of a script that travels beside the manifest, if one does.
+    pub const fn script(&self) -> Option<&RunScript> {
+        match self {
+            Self::RunScript(run) => Some(run),
+            Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::Quarantine(_)
+            | Self::Release(_)
+            | Self::Wipe(_)
+            | Self::SelectiveWipe(_)
+            | Self::Plan(_)
+            | Self::Reboot(_)
+            | Self::Refresh(_)
+            | Self::Cancel(_)
+            | Self::Freeze(_)
+            | Self::Thaw(_) => None,
+        }
+    }
+
+    /// Whether that script, or none, is what travels beside this action.
+    pub fn goes_with(&self, script: Option<&str>) -> bool {
+        match (self.script(), script) {
+            (Some(run), Some(script)) => run.admits(script),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
         }
     }
 
@@ -377,6 +461,7 @@ impl Action {
                     Err(ActionError::Plan)
                 }
             },
+            Self::RunScript(run) => run.check(),
             Self::Quarantine(_)
             | Self::Unlock(_)
             | Self::Release(_)
@@ -394,9 +479,17 @@ impl Action {
 /// Whether a text of a person or a device prints as it reads: bounded, and without control or
 /// bidirectional characters that would let it pose as something else in a terminal or a log.
 pub fn is_printable(text: &str) -> bool {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    text.chars().count() <= limits::TEXT_CHARS && !text.chars().any(hidden)
+    text.chars().count() <= limits::TEXT_CHARS && !text.chars().any(is_hidden)
+}
+
+/// Whether a text is a script that can be approved and run: bounded, begun by the line that names its
+/// interpreter, and such that whoever reads it sees what runs.
+pub fn is_script(text: &str) -> bool {
+    let is_odd = |c: char| is_hidden(c) && c != '\n' && c != '\t';
+    text.len() <= limits::SCRIPT_BYTES && text.starts_with("#!/") && !text.chars().any(is_odd)
+}
+
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

@@ -56,6 +56,9 @@ pub struct Envelope {
     /// The approvals, each over the same manifest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<CompactJws>,
+    /// The script that the manifest names by its hash. Only with a verb that runs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
 }
 
 impl Envelope {
@@ -246,6 +249,10 @@ impl Verifying<'_> {
         if manifest.undo_secs.is_some_and(|undo| u64::from(undo) > longest) {
             let detail = format!("an undo window of more than {longest} s");
             return Err(Refusal::new(RefusalReason::ValidityTooLong, detail));
+        }
+        if !envelope.action().goes_with(envelope.script.as_deref()) {
+            let detail = "the script is not the one that the manifest names";
+            return Err(Refusal::new(WidenedManifest, detail));
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
-use crate::action::{Action, Lock, LockLevel, Verb, Wipe, WipeLevel};
+use crate::action::{Action, Lock, LockLevel, RunScript, Verb, Wipe, WipeLevel};
 use crate::envelope::{self, Approval, Envelope, Verifying};
 use crate::frame::{CommandFrame, Hello};
 use crate::id::{BootId, CommandId, DeviceId, OrderId, PersonName, SessionId};
@@ -64,6 +64,12 @@ pub fn lock() -> Action {
 /// An order to destroy keys and power off.
 pub fn wipe() -> Action {
     Action::Wipe(Wipe { level: WipeLevel::Keys, power_off: true })
+}
+
+/// An order to run a script, and the script.
+pub fn run_script() -> (Action, String) {
+    let script = "#!/bin/sh\necho done\n".to_owned();
+    (Action::RunScript(RunScript::of(&script, Vec::new(), 60)), script)
 }
 
 /// A `hello` of a device that has seen those sequence numbers.
@@ -180,6 +186,7 @@ impl Organisation {
             proof: devices.proof(&device).expect("the device is in its own tree"),
             manifest,
             approvals: Vec::new(),
+            script: None,
         }
     }
 

@@ -23,6 +23,10 @@ pub const MANIFEST_DEVICES: u32 = 1_000_000;
 pub const TEXT_CHARS: usize = 500;
 /// Entries of any list inside an action, such as the peers a quarantine still allows.
 pub const LIST_ENTRIES: usize = 64;
+/// Bytes of a script. It travels in an envelope, beside the manifest and its approvals.
+pub const SCRIPT_BYTES: usize = 16 * 1024;
+/// Seconds that a script may take at most.
+pub const SCRIPT_SECS: u32 = 60 * 60;
 /// Bytes of one address of a hub, as a hub names it to agents.
 pub const ADDRESS_BYTES: usize = 300;
 /// Receipts named in one `confirmed` frame.

@@ -40,7 +40,7 @@ pub struct TrustRoot {
     #[serde(default)]
     pub approvers: Vec<Approver>,
     /// How many different persons must approve, by verb. A destructive verb that is not named
-    /// needs two, any other none.
+    /// needs two, a script one, any other none.
     #[serde(default)]
     pub approvals: BTreeMap<String, u8>,
     /// Devices on which nothing destructive is done, whoever signs, and which need one approval

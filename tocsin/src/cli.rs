@@ -37,6 +37,7 @@ pub mod login;
 pub mod order;
 pub mod preview;
 pub mod proof;
+pub mod script;
 pub mod store;
 pub mod targets;
 #[cfg(test)]
@@ -118,6 +119,8 @@ pub enum Verb {
     Release(order::PlainArgs),
     /// Start devices again
     Reboot(order::PlainArgs),
+    /// Run a script on devices: approved by its hash, as an account of its own
+    RunScript(script::RunScriptArgs),
     /// Have devices report now
     Refresh(order::PlainArgs),
     /// Approve an order with your own key
@@ -185,6 +188,9 @@ pub enum Verb {
     /// Run an agent
     #[command(hide = true, disable_help_flag = true)]
     Agent(AgentArgs),
+    /// The process in which an agent has a script watched over
+    #[command(hide = true, disable_help_flag = true)]
+    Supervise(AgentArgs),
     /// The router of the demo
     #[command(hide = true)]
     DemoRouter(demo::sandbox::SandboxArgs),
@@ -287,7 +293,15 @@ fn in_runtime(context: Context, verb: Verb) -> Result<Exit, Failure> {
 
 /// Whether a verb runs until it is stopped, and drains by itself then.
 const fn is_role(verb: &Verb) -> bool {
-    matches!(verb, Verb::Up(_) | Verb::Hub(_) | Verb::Api(_) | Verb::Demo(_) | Verb::Agent(_))
+    matches!(
+        verb,
+        Verb::Up(_)
+            | Verb::Hub(_)
+            | Verb::Api(_)
+            | Verb::Demo(_)
+            | Verb::Agent(_)
+            | Verb::Supervise(_)
+    )
 }
 
 /// Ends a verb that does not end by itself after Ctrl-C, such as one whose request hangs.
@@ -326,6 +340,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Quarantine(args) => order::quarantine(context, args).await,
         Verb::Release(args) => order::release(context, args).await,
         Verb::Reboot(args) => order::reboot(context, args).await,
+        Verb::RunScript(args) => script::run(context, args).await,
         Verb::Refresh(args) => order::refresh(context, args).await,
         Verb::Approve(args) => approve::run(context, args).await,
         Verb::Reject(args) => approve::reject(context, args).await,
@@ -354,14 +369,18 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Authority(verb) => authority::run(context, &verb),
         Verb::CommandKey(verb) => command_key::run(context, &verb),
         Verb::Demo(args) => role(Box::pin(demo::run(args, &context.out)).await),
-        Verb::Agent(args) => role(Box::pin(agent(args)).await),
+        Verb::Agent(args) => role(Box::pin(agent(args.args)).await),
+        Verb::Supervise(AgentArgs { mut args }) => {
+            args.insert(0, "supervise".into());
+            role(Box::pin(agent(args)).await)
+        }
         Verb::DemoRouter(args) => role(demo::sandbox::run_router(&args)),
         Verb::DemoDevice(args) => role(demo::sandbox::run_device(&args)),
     }
 }
 
-async fn agent(args: AgentArgs) -> anyhow::Result<()> {
-    let invocation = agent::cli::parse(args.args)?;
+async fn agent(args: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
+    let invocation = agent::cli::parse(args)?;
     agent::command::carry_out(invocation).await
 }
 

@@ -7,8 +7,9 @@ use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
 use super::Task;
+use super::course::Course;
 use super::quarantine::Firewall;
-use crate::host::{Arming, Host, Power, Superuser};
+use crate::host::{Arming, Host, Power, ScriptConfig, Superuser};
 
 /// A host whose every path is below one temporary folder.
 pub(crate) struct Sandbox {
@@ -38,6 +39,7 @@ impl Sandbox {
             superuser: Superuser::default(),
             power: Power::Recorded(folder.path().join("power.log")),
             arming: Arming::Sandboxed,
+            scripts: ScriptConfig::default(),
         };
         Self { host, _folder: folder }
     }
@@ -59,5 +61,7 @@ pub(crate) fn task(number: u8) -> Task {
         command_id: CommandId::new(started_at, [number; 10]),
         envelope: format!("envelope-{number}"),
         started_at,
+        script: None,
+        course: Course::default(),
     }
 }

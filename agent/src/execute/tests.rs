@@ -19,6 +19,7 @@ fn actions() -> Vec<Action> {
         Action::SelectiveWipe(SelectiveWipe {}),
         Action::Plan(Plan { of: Box::new(wipe) }),
         Action::Reboot(Reboot {}),
+        protocol::fixture::run_script().0,
         Action::Refresh(Refresh {}),
     ]
 }

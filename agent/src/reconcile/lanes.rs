@@ -273,6 +273,15 @@ impl Reconcile {
         }
     }
 
+    /// Lets every step that is under way know that the agent stops.
+    pub(super) fn leave(&self) {
+        for lane in Lane::ALL {
+            if let Some(Running::Stepping(job, _)) = self.running.get(lane) {
+                job.task.course.leave();
+            }
+        }
+    }
+
     /// A step has ended: the next one begins, or the outcome stands.
     pub(super) async fn step_ended(&mut self, lane: Lane, step: Step, report: Report) {
         let Some(Running::Stepping(job, _)) = self.running.get_mut(lane).take() else { return };
@@ -285,6 +294,7 @@ impl Reconcile {
                 Some(window) => Running::Holding(job, window),
                 None => Running::Intending(job),
             }),
+            Report::Left => None,
             Report::Recovered(Recovery::Apply) => Some(self.step(job, Step::Apply)),
             Report::Recovered(Recovery::Applied) | Report::Finished(Ok(())) => {
                 Some(self.step(job, Step::Prove))
@@ -325,7 +335,7 @@ impl Reconcile {
                 outcome.is_err()
             }
             Report::Differs(_) | Report::Proved(_) => true,
-            Report::ProvedFirst(_) => false,
+            Report::ProvedFirst(_) | Report::Left => false,
             Report::Recovered(recovery) => matches!(recovery, Recovery::InDoubt),
         };
         if is_outcome && let Some(Running::Ending(ending)) = self.outcome(&job, step, report) {
@@ -344,7 +354,7 @@ impl Reconcile {
             | Report::Applied(Err(failure))
             | Report::Finished(Err(failure))
             | Report::Proved(Err(failure)) => {
-                let evidence = job.proved.get().cloned().unwrap_or_default();
+                let evidence = job.proved.get().or(job.remains.get()).cloned().unwrap_or_default();
                 Outcome::Failed { failure, evidence }
             }
             Report::Differs(how) => {
@@ -355,6 +365,7 @@ impl Reconcile {
             | Report::Applied(Ok(()))
             | Report::Finished(Ok(()))
             | Report::ProvedFirst(_)
+            | Report::Left
             | Report::Recovered(Recovery::Apply | Recovery::Applied) => return None,
         };
         let afterwards =

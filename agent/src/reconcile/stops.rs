@@ -78,6 +78,7 @@ impl Reconcile {
             | Action::SelectiveWipe(_)
             | Action::Plan(_)
             | Action::Reboot(_)
+            | Action::RunScript(_)
             | Action::Refresh(_) => {
                 let failure = failure(FailureKind::Internal, "apply", "not about other orders");
                 Some((Outcome::Failed { failure, evidence: Evidence::new() }, Vec::new()))

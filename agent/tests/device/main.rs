@@ -17,6 +17,7 @@ mod read_only;
 mod reboot;
 mod refusals;
 mod rungs;
+mod scripts;
 mod server;
 mod start;
 mod stops;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use agent::config::ArmingConfig;
+use agent::execute::course::Course;
 use agent::execute::lock::{LockState, Phase};
 use agent::execute::quarantine::{self, Quarantine};
 use agent::execute::{Executor as _, Task};
@@ -98,7 +99,13 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
     host.control_plane = vec![lan.peer_echo(HUB[1], 0)];
     lan.endpoint.run(move || {
         let (envelope, started_at) = ("the envelope".to_owned(), Timestamp::default());
-        let task = Task { command_id: command(9), envelope, started_at };
+        let task = Task {
+            command_id: command(9),
+            envelope,
+            started_at,
+            script: None,
+            course: Course::default(),
+        };
         Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false })
             .apply(&host, &task)
             .unwrap();

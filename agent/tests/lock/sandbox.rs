@@ -10,8 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use agent::execute::Task;
+use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
-use agent::host::{Arming, Host, Power, Superuser};
+use agent::host::{Arming, Host, Power, ScriptConfig, Superuser};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
@@ -215,6 +216,7 @@ pub(crate) fn host(base: &Path) -> Host {
         superuser: Superuser::default(),
         power: Power::Recorded(base.join("power")),
         arming: Arming::Sandboxed,
+        scripts: ScriptConfig::default(),
     }
 }
 
@@ -222,7 +224,13 @@ pub(crate) fn host(base: &Path) -> Host {
 pub(crate) fn task() -> Task {
     let started_at = Timestamp::from_millis(1_790_000_000_000);
     let command_id = CommandId::new(started_at, [7; 10]);
-    Task { command_id, envelope: "the envelope".to_owned(), started_at }
+    Task {
+        command_id,
+        envelope: "the envelope".to_owned(),
+        started_at,
+        script: None,
+        course: Course::default(),
+    }
 }
 
 fn run(program: &str, args: &[&str]) {

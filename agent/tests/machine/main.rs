@@ -16,6 +16,7 @@ mod namespaces;
 mod package;
 mod root;
 mod scene;
+mod scripts;
 #[path = "../device/server.rs"]
 #[expect(dead_code, reason = "shared with the tests of the device, which use the rest")]
 mod server;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use agent::config::Config;
-use protocol::action::Action;
+use protocol::action::{Action, RunScript};
 use protocol::frame::{CommandFrame, HubFrame};
 use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
 
@@ -85,12 +85,28 @@ impl Scene {
     pub(crate) async fn order(&mut self, action: Action) -> Receipt {
         self.orders += 1;
         let command = self.device.command(self.orders, action, u64::from(self.orders));
+        self.deliver(&command).await
+    }
+
+    /// The same with a script, which Alice has approved.
+    pub(crate) async fn order_script(&mut self, run: RunScript, script: &str) -> Receipt {
+        self.orders += 1;
+        let number = self.orders;
+        let mut envelope = self.device.envelope(number, Action::RunScript(run), number.into());
+        envelope.script = Some(script.to_owned());
+        let organisation = &self.device.organisation;
+        let approved = organisation.approved(envelope, &[&organisation.alice]);
+        let command = organisation.deliver(&approved, 0);
+        self.deliver(&command).await
+    }
+
+    async fn deliver(&mut self, command: &CommandFrame) -> Receipt {
         loop {
             let mut hub = match self.session.take() {
                 Some(hub) => hub,
                 None => self.server.session().await,
             };
-            if let Some(receipt) = answer(&mut hub, &command).await {
+            if let Some(receipt) = answer(&mut hub, command).await {
                 self.session = Some(hub);
                 return self.device.receipt(&receipt);
             }

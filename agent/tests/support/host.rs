@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use agent::execute::Task;
+use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
-use agent::host::{Arming, Host, Power, Superuser};
+use agent::host::{Arming, Host, Power, ScriptConfig, Superuser};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 use tempfile::TempDir;
@@ -28,6 +29,7 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         superuser: Superuser::default(),
         power: Power::Recorded(folder.path().join("power.log")),
         arming: Arming::Sandboxed,
+        scripts: ScriptConfig::default(),
     };
     (host, folder)
 }
@@ -39,5 +41,7 @@ pub(crate) fn task(number: u8) -> Task {
         command_id: CommandId::new(started_at, [number; 10]),
         envelope: format!("envelope-{number}"),
         started_at,
+        script: None,
+        course: Course::default(),
     }
 }

@@ -136,6 +136,7 @@ async fn call_back(
         expires_in_secs: Some(validity.as_secs()),
         plans: Vec::new(),
         undo_secs: None,
+        script: None,
         dry_run: false,
     };
     let now = tx.now();

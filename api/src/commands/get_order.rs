@@ -48,5 +48,5 @@ pub(super) async fn manifest(
     let reach = if approver.is_some() { &everything } else { permit.reach() };
     let devices = devices(&mut conn, reach, id).await?;
     let devices = devices.into_iter().map(|(id, name)| ManifestDevice { id, name }).collect();
-    Ok(Json(ManifestView { manifest: order.manifest, devices }))
+    Ok(Json(ManifestView { manifest: order.manifest, devices, script: order.script }))
 }

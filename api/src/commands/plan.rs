@@ -39,6 +39,7 @@ pub(super) struct Plan {
     tree: DeviceTree,
     devices: Vec<Device>,
     reason: Option<String>,
+    script: Option<String>,
 }
 
 impl Plan {
@@ -54,6 +55,10 @@ impl Plan {
         let validity = validity(asked)?;
         asked.action.check().map_err(|e| Problem::field("/action/params", e.to_string()))?;
         freeze_end(asked, now)?;
+        if !asked.action.goes_with(asked.script.as_deref()) {
+            let detail = "must be the script that the action names by its hash, and readable";
+            return Err(Problem::field("/script", detail));
+        }
         let devices = targets(conn, permit, &asked.targets).await?;
         let no_devices = || Problem::field("/targets", "name no device");
         let tree = DeviceTree::new(devices.keys().copied()).ok_or_else(no_devices)?;
@@ -74,7 +79,8 @@ impl Plan {
             device_root: tree.root(),
             undo_secs: undo_secs(asked)?,
         };
-        Ok(Self { manifest, tree, devices: devices.into_values().collect(), reason })
+        let (devices, script) = (devices.into_values().collect(), asked.script.clone());
+        Ok(Self { manifest, tree, devices, reason, script })
     }
 
     pub(super) const fn manifest(&self) -> &Manifest {
@@ -87,6 +93,10 @@ impl Plan {
 
     pub(super) fn devices(&self) -> &[Device] {
         &self.devices
+    }
+
+    pub(super) fn script(&self) -> Option<&str> {
+        self.script.as_deref()
     }
 
     pub(super) fn reason(&self) -> Option<&str> {

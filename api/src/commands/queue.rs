@@ -73,6 +73,7 @@ pub(super) async fn number_and_sign(
             manifest: order.manifest.clone(),
             proof: fresh.proof.clone(),
             approvals: approvals.to_vec(),
+            script: order.script.clone(),
         };
         let jws = envelope::sign(&envelope, &app.command_key)
             .map_err(|error| Problem::internal(&error))?;

@@ -30,6 +30,9 @@ pub struct CreateOrder {
     /// How long the order is valid, in seconds; a day by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in_secs: Option<u64>,
+    /// The script whose hash `action` names: with `run_script`, and with nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
     /// Binds an order that destroys to what its devices signed: the commands of a `plan`, one of
     /// each device. A device that would do something else by then refuses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -179,6 +182,9 @@ pub struct ManifestView {
     pub manifest: Manifest,
     /// The devices: the Merkle root over them must be the manifest's.
     pub devices: Vec<ManifestDevice>,
+    /// The script that the action names by its hash, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
 }
 
 /// One device of a manifest.

@@ -31,12 +31,13 @@ macro_rules! migrations {
                 "stage_proof",
                 include_str!(concat!("../../migrations/", $folder, "/0004_stage_proof.sql")),
             ),
+            (6, "verbs", include_str!(concat!("../../migrations/", $folder, "/0006_verbs.sql"))),
             (7, "guards", include_str!(concat!("../../migrations/", $folder, "/0007_guards.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 5];
+type Texts = [(i64, &'static str, &'static str); 6];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");

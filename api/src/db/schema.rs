@@ -120,6 +120,7 @@ pub(super) const TABLES: [Table; 15] = [
             ("device_count", Int),
             ("created_at", Int),
             ("expires_at", Int),
+            ("script", Text),
         ],
     },
     Table {

@@ -210,8 +210,9 @@ impl TrustRoot {
     fn stands_in(&self, manifest: &Manifest) -> Option<&Quorum> {
         let is_few = manifest.device_count <= limits::BREAK_GLASS_DEVICES;
         let verb = manifest.action.verb();
-        // What destroys could go on after a thaw.
-        let can_be_undone = verb.class() == VerbClass::Disruptive && verb != Verb::Thaw;
+        // What destroys could go on after a thaw, and nobody can undo what a script did.
+        let is_final = verb == Verb::Thaw || verb == Verb::RunScript;
+        let can_be_undone = verb.class() == VerbClass::Disruptive && !is_final;
         self.break_glass.as_ref().filter(|_| is_few && can_be_undone)
     }
 
@@ -231,6 +232,8 @@ impl TrustRoot {
     pub fn threshold_anywhere(&self, verb: Verb) -> u8 {
         let default = match verb.class() {
             VerbClass::Disruptive if verb == Verb::Thaw => self.threshold_anywhere(Verb::Wipe),
+            // Whoever may run any program as root may do all that the other verbs guard.
+            VerbClass::Disruptive if verb == Verb::RunScript => 1,
             VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => 0,
             VerbClass::Destructive => 2,
         };

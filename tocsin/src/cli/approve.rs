@@ -70,6 +70,9 @@ pub enum ManifestError {
     /// What it orders is not what is shown.
     #[error("the manifest orders something else than the control plane shows")]
     OtherAction,
+    /// The script beside it is not the one that it names, or hides something.
+    #[error("the script is not the one that the manifest names by its hash")]
+    OtherScript,
     /// It is past its end.
     #[error("the order is past its end")]
     Expired,
@@ -91,6 +94,9 @@ pub fn check_manifest(
     }
     if manifest.action != order.action {
         return Err(ManifestError::OtherAction);
+    }
+    if !manifest.action.goes_with(shown.script.as_deref()) {
+        return Err(ManifestError::OtherScript);
     }
     let mut ids = BTreeSet::new();
     if let Some(twice) = shown.devices.iter().find(|device| !ids.insert(device.id)) {
@@ -119,6 +125,7 @@ pub async fn run(context: &Context, args: ApproveArgs) -> Result<Exit, Failure> 
             ManifestError::OtherOrder
             | ManifestError::OtherDevices
             | ManifestError::OtherAction
+            | ManifestError::OtherScript
             | ManifestError::Doubled(_) => {
                 "do not approve; treat the control plane as broken into, and look at its audit log"
             }
@@ -180,6 +187,11 @@ fn show(context: &Context, order: &OrderView, shown: &ManifestView) {
     }
     if shown.devices.len() > SHOWN {
         out.note(&format!("    and {} more", shown.devices.len() - SHOWN));
+    }
+    // The whole of it: its hash is what is signed.
+    for line in shown.script.iter().flat_map(|script| script.lines()) {
+        let line = line.replace('\t', "    ");
+        out.note(&format!("    | {}", text::clean_to(&line, usize::MAX)));
     }
 }
 

@@ -251,13 +251,32 @@ pub(super) async fn give(
     give_bound(context, action, (Vec::new(), None), args).await
 }
 
-/// Shows, asks, orders, and follows.
+/// Gives an order that may be bound to plans.
 async fn give_bound(
     context: &Context,
     action: Action,
     (plans, undo): (Vec<CommandId>, Option<Duration>),
     args: OrderArgs,
 ) -> Result<Exit, Failure> {
+    give_all(context, Wish { action, plans, undo, script: None }, args).await
+}
+
+/// What is ordered, and what belongs to it.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) action: Action,
+    pub(super) plans: Vec<CommandId>,
+    pub(super) undo: Option<Duration>,
+    pub(super) script: Option<String>,
+}
+
+/// Shows, asks, orders, and follows.
+pub(super) async fn give_all(
+    context: &Context,
+    wish: Wish,
+    args: OrderArgs,
+) -> Result<Exit, Failure> {
+    let Wish { action, plans, undo, script } = wish;
     action.check().map_err(|error| Failure::usage(error.to_string()))?;
     let (out, client) = (context.out, context.client()?);
     let targets = targets::parse(&client, &args.devices, args.group.clone()).await?;
@@ -269,6 +288,7 @@ async fn give_bound(
         expires_in_secs: args.expires.map(|expires| expires.as_secs()),
         plans,
         undo_secs,
+        script,
         dry_run: true,
     };
     if order.reason.is_none() && args.dry_run {

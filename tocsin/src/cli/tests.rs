@@ -179,7 +179,7 @@ fn shown() -> (OrderView, ManifestView) {
     };
     let name = |id| ManifestDevice { id, name: "web".to_owned() };
     let devices = (1..=3).map(|number| name(fixture::device(number))).collect();
-    (order, ManifestView { manifest, devices })
+    (order, ManifestView { manifest, devices, script: None })
 }
 
 fn check(change: impl FnOnce(&mut OrderView, &mut ManifestView)) -> Result<(), ManifestError> {

@@ -46,6 +46,14 @@ pub fn action(action: &Action) -> String {
             let power = if wipe.power_off { "then power off" } else { "without power-off" };
             format!("wipe (level {level}, {power})")
         }
+        Action::RunScript(run) => {
+            let who = if run.as_root { "as root" } else { "as the account for scripts" };
+            let words: Vec<_> =
+                run.args.iter().map(|word| format!("“{}”", text::clean(word))).collect();
+            let with =
+                if words.is_empty() { String::new() } else { format!(" with {}", words.join(" ")) };
+            format!("run script {}{with} ({who}, at most {} s)", run.sha256, run.budget_secs)
+        }
         Action::Plan(plan) => format!("plan of {}", self::action(&plan.of)),
         Action::SelectiveWipe(_) => "selective wipe (company volumes, managed files)".to_owned(),
         Action::Quarantine(_)
@@ -63,6 +71,9 @@ pub fn action(action: &Action) -> String {
 pub const fn class(verb: Verb) -> &'static str {
     match verb.class() {
         VerbClass::Routine => "routine",
+        VerbClass::Disruptive if matches!(verb, Verb::RunScript) => {
+            "disruptive, and whatever the script does"
+        }
         VerbClass::Disruptive => "disruptive, can be undone",
         VerbClass::Destructive => "DESTRUCTIVE, cannot be undone",
         VerbClass::Stop => "stops what destroys",
@@ -80,6 +91,7 @@ pub const fn past(verb: Verb) -> &'static str {
         Verb::SelectiveWipe => "wiped of company data",
         Verb::Plan => "planned",
         Verb::Reboot => "rebooted",
+        Verb::RunScript => "ran the script",
         Verb::Refresh => "refreshed",
         Verb::Cancel => "called back",
         Verb::Freeze => "frozen",

@@ -115,6 +115,7 @@ impl Giver {
         let order = CreateOrder {
             plans: Vec::new(),
             undo_secs: None,
+            script: None,
             action,
             targets: Targets::Names(self.devices.clone()),
             reason: Some("a test".to_owned()),

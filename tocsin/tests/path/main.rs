@@ -13,6 +13,7 @@ mod lockdown;
 mod operator;
 mod orders;
 mod rollback;
+mod script;
 mod stops;
 mod trap;
 mod wipe;

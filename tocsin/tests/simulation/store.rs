@@ -190,6 +190,7 @@ impl Store {
             manifest: row.manifest.clone(),
             proof: row.proof.clone(),
             approvals: row.approvals.clone(),
+            script: None,
         };
         let signed = envelope::sign(&claims, &scene.organisation.command_key);
         row.sent = Some((*seq, signed.expect("the fixture signs")));

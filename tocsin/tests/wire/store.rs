@@ -103,6 +103,7 @@ impl Store {
             proof: devices.proof(&aud).expect("the device is in its own tree"),
             manifest,
             approvals: Vec::new(),
+            script: None,
         };
         let jws = envelope::sign(&claims, &organisation.command_key).expect("the fixture signs");
         let now = scene.now();

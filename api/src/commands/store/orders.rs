@@ -29,6 +29,7 @@ pub(crate) struct Order {
     pub(crate) operator: PersonName,
     pub(crate) manifest: Manifest,
     pub(crate) reason: Option<String>,
+    pub(crate) script: Option<String>,
     pub(crate) created_at: Timestamp,
 }
 
@@ -46,12 +47,13 @@ pub(in crate::commands) async fn insert(
         operator: operator.clone(),
         manifest: plan.manifest().clone(),
         reason: plan.reason().map(str::to_owned),
+        script: plan.script().map(str::to_owned),
         created_at: tx.now(),
     };
     let now = millis(tx.now());
     sql("INSERT INTO orders \
-         (id, operator, verb, manifest, reason, device_count, created_at, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+         (id, operator, verb, manifest, reason, device_count, created_at, expires_at, script) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
     .bind(order.id.as_uuid())
     .bind(operator.as_str())
     .bind(order.manifest.action.verb().as_str())
@@ -60,6 +62,7 @@ pub(in crate::commands) async fn insert(
     .bind(order.manifest.device_count)
     .bind(now)
     .bind(millis(order.manifest.expires_at))
+    .bind(&order.script)
     .execute(tx.conn())
     .await?;
     let payload = json!({ "manifest": order.manifest, "reason": order.reason });
@@ -75,6 +78,7 @@ pub(in crate::commands) async fn insert(
         | Action::SelectiveWipe(_)
         | Action::Plan(_)
         | Action::Reboot(_)
+        | Action::RunScript(_)
         | Action::Refresh(_)
         | Action::Cancel(_) => None,
     };
@@ -232,9 +236,9 @@ pub(crate) async fn find_order(
     reach: &Reach,
     id: OrderId,
 ) -> Result<Option<Order>, DbError> {
-    let mut select = sql(
-        "SELECT o.id, o.operator, o.manifest, o.reason, o.created_at FROM orders o WHERE o.id = ",
-    );
+    let mut select =
+        sql("SELECT o.id, o.operator, o.manifest, o.reason, o.created_at, o.script FROM orders o \
+         WHERE o.id = ");
     select.push_bind(id.as_uuid());
     select.push(" AND EXISTS (SELECT 1 FROM commands c WHERE c.order_id = o.id");
     reach.filter(&mut select, "c.device_id");
@@ -248,6 +252,7 @@ pub(crate) async fn find_order(
         manifest: json(row.try_get(2)?, "manifest")?,
         reason: row.try_get(3)?,
         created_at: timestamp(row.try_get(4)?),
+        script: row.try_get(5)?,
     }))
 }
 

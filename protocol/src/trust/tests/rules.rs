@@ -74,6 +74,7 @@ fn what_the_root_does_not_name_has_safe_defaults() {
     let needed = |verb| organisation.trust.threshold(verb, &device(1));
     assert_eq!((needed(Verb::Wipe), needed(Verb::SelectiveWipe)), (2, 2));
     assert_eq!((needed(Verb::Lock), needed(Verb::Refresh)), (0, 0));
+    assert_eq!(needed(Verb::RunScript), 1);
     assert_eq!(organisation.trust.mass, None);
     assert_eq!(organisation.trust.break_glass, None);
 }
@@ -234,5 +235,12 @@ fn hostile_break_glass_destroys_nothing_reaches_few_and_ends_soon() {
         let refusal = with.verifying(device(1)).verify(&jws).expect_err("refused");
         assert_eq!(refusal.reason, expected);
     }
+    // Nobody can undo what a script did.
+    let (run, script) = fixture::run_script();
+    let approved = with.approved(with.envelope(1, run, device(1), 1), &[&signing_key(20)]);
+    let envelope = Envelope { script: Some(script), ..approved };
+    let jws = envelope::sign(&envelope, &with.command_key).expect("signs");
+    let refusal = with.verifying(device(1)).verify(&jws).expect_err("refused");
+    assert_eq!(refusal.reason, RefusalReason::BadApproval);
     assert_eq!(crate::limits::BREAK_GLASS_VALIDITY, Duration::from_secs(3600));
 }

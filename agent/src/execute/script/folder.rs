@@ -1,0 +1,189 @@
+//! The folder of one script: what its supervisor is told, holds and leaves behind.
+//!
+//! It lies where a boot forgets it, for no script outlives one. The supervisor holds the lock as long
+//! as it lives; what stands beside a free lock is final, but for `abandoned`, after which nothing is begun.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use protocol::id::CommandId;
+use runtime::files::{PRIVATE, read_bounded, write_atomic};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::order::Order;
+use super::report::Ended;
+use crate::host::Host;
+
+/// Where scripts lie, as the endpoint names it.
+const PLACE: &str = "/run/tocsin-scripts";
+/// Bytes of the largest document in a folder.
+const MAX_BYTES: usize = 256 * 1024;
+/// Bytes of a complaint that are read.
+const COMPLAINT_BYTES: u64 = 400;
+/// Whoever runs the script must get through to it, and see nothing else.
+const PASSAGE: u32 = 0o711;
+
+/// The folder of one command's script.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    /// As this process reaches it.
+    here: PathBuf,
+    /// As the endpoint names it.
+    inside: PathBuf,
+}
+
+/// How it stands with a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// There is nothing: it was never laid ready, or another boot has swept it away.
+    Absent,
+    /// Laid ready, and not begun.
+    Unbegun,
+    /// Somebody watches over it.
+    Running,
+    /// It ended, and how is written down.
+    Ended,
+    /// It was begun, and nobody watches over it any more.
+    Lost,
+}
+
+impl Folder {
+    pub(super) fn of(host: &Host, command: CommandId) -> Self {
+        let inside = Path::new(PLACE).join(command.to_string());
+        Self { here: host.path(&inside), inside }
+    }
+
+    /// The folder that a supervisor was told, in the root that it has by now.
+    pub(super) fn at(inside: &Path) -> Self {
+        Self { here: inside.to_owned(), inside: inside.to_owned() }
+    }
+
+    pub(super) fn inside(&self) -> &Path {
+        &self.inside
+    }
+
+    pub(super) fn script(&self) -> PathBuf {
+        self.here.join("script")
+    }
+
+    /// Where the script begins: empty, and its own.
+    pub(super) fn work(&self) -> PathBuf {
+        self.here.join("work")
+    }
+
+    /// Lays everything ready. Answers the file for complaints of whoever is started. What former
+    /// commands left goes: they have ended.
+    pub(super) fn prepare(&self, order: &Order, script: &str) -> io::Result<File> {
+        let place = self.here.parent().unwrap_or(&self.here);
+        DirBuilder::new().recursive(true).mode(PASSAGE).create(place)?;
+        for entry in fs::read_dir(place)? {
+            let former = entry?.path();
+            if !matches!(Self::at(&former).standing(), Ok(Standing::Running)) {
+                fs::remove_dir_all(former)?;
+            }
+        }
+        DirBuilder::new().mode(PASSAGE).create(&self.here)?;
+        DirBuilder::new().mode(0o700).create(self.work())?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o400).open(self.script())?;
+        file.write_all(script.as_bytes())?;
+        if let Some(account) = &order.account {
+            for path in [self.script(), self.work()] {
+                chown(path, Some(account.uid), Some(account.gid))?;
+            }
+        }
+        // The umask of the agent may be narrower than a passage is.
+        for path in [place, &self.here] {
+            fs::set_permissions(path, Permissions::from_mode(PASSAGE))?;
+        }
+        self.write("order", order)?;
+        let complaint = self.create("complaint")?;
+        self.create("lock")?;
+        Ok(complaint)
+    }
+
+    pub(super) fn order(&self) -> io::Result<Order> {
+        self.read("order")
+    }
+
+    pub(super) fn ended(&self) -> io::Result<Ended> {
+        self.read("ended")
+    }
+
+    pub(super) fn lock(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).open(self.here.join("lock"))
+    }
+
+    /// Marks the script as begun, once and for all. Whether it may begin.
+    pub(super) fn begin(&self) -> io::Result<bool> {
+        if self.here.join("abandoned").exists() {
+            return Ok(false);
+        }
+        match self.create("begun") {
+            Ok(file) => file.sync_all().map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes down how it ended.
+    pub(super) fn end(&self, ended: &Ended) -> io::Result<()> {
+        self.write("ended", ended)
+    }
+
+    /// From now on nobody begins it.
+    pub(super) fn abandon(&self) -> io::Result<()> {
+        let lock = self.lock()?;
+        lock.lock()?;
+        match self.create("abandoned") {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn standing(&self) -> io::Result<Standing> {
+        let lock = match self.lock() {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Absent),
+            Err(error) => return Err(error),
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Standing::Running),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let has = |name| self.here.join(name).exists();
+        Ok(match (has("ended"), has("begun")) {
+            (true, _) => Standing::Ended,
+            (false, true) => Standing::Lost,
+            (false, false) => Standing::Unbegun,
+        })
+    }
+
+    /// What whoever was started complained about, on one line.
+    pub(super) fn complaint(&self) -> String {
+        let mut bytes = Vec::new();
+        let file = File::open(self.here.join("complaint"));
+        let _ = file.and_then(|file| file.take(COMPLAINT_BYTES).read_to_end(&mut bytes));
+        let text = String::from_utf8_lossy(&bytes);
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words.join(" ").chars().filter(|c| !c.is_control()).collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(self.here.join(name))
+    }
+
+    fn write<T: Serialize>(&self, name: &str, document: &T) -> io::Result<()> {
+        let bytes = serde_json::to_vec(document)?;
+        write_atomic(&self.here.join(name), &bytes, PRIVATE).map_err(io::Error::other)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<T> {
+        let bytes = read_bounded(&self.here.join(name), MAX_BYTES).map_err(io::Error::other)?;
+        Ok(serde_json::from_slice(&bytes)?)
+    }
+}

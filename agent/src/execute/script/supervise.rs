@@ -1,0 +1,226 @@
+//! The supervisor: runs one script to its end, and writes down what came of it.
+//!
+//! A process of its own, so that neither a restart nor a crash of the agent ends the script or loses
+//! its outcome. It inherits whatever the script leaves behind (prctl(2), `PR_SET_CHILD_SUBREAPER`), and
+//! kills it. It must not outlive the script, and knows nothing of commands, keys or the network.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::prctl::{set_child_subreaper, set_no_new_privs};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, chdir, chroot, close, setsid};
+use runtime::Clock;
+
+use super::folder::Folder;
+use super::order::Order;
+use super::report::{End, Ended, Output};
+
+/// What a script finds in its environment, and nothing else.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C.UTF-8"), ("HOME", "/")];
+/// What one process of a script may take. A service bounds all of them together besides.
+const LIMITS: [(Resource, u64); 5] = [
+    (Resource::RLIMIT_CORE, 0),
+    (Resource::RLIMIT_NOFILE, 1024),
+    (Resource::RLIMIT_NPROC, 256),
+    (Resource::RLIMIT_DATA, 1 << 30),
+    (Resource::RLIMIT_FSIZE, 1 << 30),
+];
+/// How often is looked for whoever is left.
+const ROUND: Duration = Duration::from_millis(20);
+/// Rounds in which whoever is left, and what it forks, is killed.
+const ROUNDS: u32 = 250;
+/// How long outputs may lag behind the end of all who wrote them.
+const OUTPUT_LAG: Duration = Duration::from_secs(2);
+
+/// Runs the script in that folder below that root. Does nothing when it was begun before, or given up.
+///
+/// # Errors
+/// When the outcome could not be written down.
+pub fn run(folder: &Path, root: &Path) -> io::Result<()> {
+    // A signal to whoever started this is not one to the script.
+    let _ = setsid();
+    close_inherited();
+    if root != Path::new("/") {
+        chroot(root)?;
+        chdir("/")?;
+    }
+    let folder = Folder::at(folder);
+    let lock = folder.lock()?;
+    lock.lock()?;
+    if !folder.begin()? {
+        return Ok(());
+    }
+    let order = folder.order()?;
+    let clock = Clock::system();
+    let began = clock.now();
+    let mut ended = match start(&folder, &order) {
+        Ok(child) => attend(child, Duration::from_secs(order.budget_secs.into())),
+        Err(error) => Ended {
+            end: End::NotStarted { why: format!("{:?}: {error}", order.interpreter) },
+            took_ms: 0,
+            killed_processes: Some(0),
+            stdout: Output::default(),
+            stderr: Output::default(),
+        },
+    };
+    let took = clock.now().saturating_duration_since(began);
+    ended.took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    folder.end(&ended)
+}
+
+/// Closes what whoever started the agent left open. What this program opens itself is closed by every
+/// exec anyway (`O_CLOEXEC`, proc_pid_fdinfo(5)).
+fn close_inherited() {
+    for entry in fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        let is_own = |flags: i32| OFlag::from_bits_retain(flags).contains(OFlag::O_CLOEXEC);
+        if number > 2 && flags.is_some_and(|flags| !is_own(flags)) {
+            let _ = close(number);
+        }
+    }
+}
+
+fn start(folder: &Folder, order: &Order) -> io::Result<Child> {
+    set_child_subreaper(true)?;
+    for (resource, most) in LIMITS {
+        // Whoever has less already keeps it.
+        let _ = setrlimit(resource, most, most);
+    }
+    set_no_new_privs()?;
+    let (program, rest) = order.interpreter.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(program);
+    command
+        .args(rest)
+        .arg(folder.script())
+        .args(&order.args)
+        .env_clear()
+        .envs(ENVIRONMENT)
+        .current_dir(folder.work())
+        .process_group(0)
+        // Nothing: whoever starts a supervisor gives it nothing to read.
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(account) = &order.account {
+        // Groups beside this one are dropped along (std::os::unix::process::CommandExt::uid).
+        command.gid(account.gid).uid(account.uid);
+    }
+    command.spawn()
+}
+
+/// Waits for its end, or ends it; and then for whoever is left.
+fn attend(mut child: Child, budget: Duration) -> Ended {
+    let outputs = (child.stdout.take().map(collect), child.stderr.take().map(collect));
+    let is_in_time = ends_within(&child, budget);
+    if !is_in_time || !can_look() {
+        // Not reaped yet, so that its group cannot have become somebody else's.
+        let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+    }
+    let end = match child.wait() {
+        Ok(_) | Err(_) if !is_in_time => End::TimedOut,
+        Ok(status) => end_of(status),
+        Err(error) => End::NotStarted { why: error.to_string() },
+    };
+    let killed_processes = sweep();
+    Ended {
+        end,
+        took_ms: 0,
+        killed_processes,
+        stdout: collected(outputs.0.as_ref()),
+        stderr: collected(outputs.1.as_ref()),
+    }
+}
+
+fn end_of(status: ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(status), _) => End::Exited { status },
+        (None, signal) => End::Killed { signal: signal.unwrap_or_default() },
+    }
+}
+
+/// Waits for the end without reaping. Answers whether it came in time.
+fn ends_within(child: &Child, budget: Duration) -> bool {
+    let (done, ended) = sync_channel(1);
+    let pid = Pid::from_raw(child.id().cast_signed());
+    thread::spawn(move || {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {}
+        let _ = done.send(());
+    });
+    ended.recv_timeout(budget) != Err(RecvTimeoutError::Timeout)
+}
+
+fn collect(pipe: impl io::Read + Send + 'static) -> Receiver<Output> {
+    let (done, collected) = sync_channel(1);
+    thread::spawn(move || {
+        let _ = done.send(Output::read(pipe, &AtomicU64::new(0)));
+    });
+    collected
+}
+
+fn collected(from: Option<&Receiver<Output>>) -> Output {
+    from.and_then(|output| output.recv_timeout(OUTPUT_LAG).ok()).unwrap_or_default()
+}
+
+/// Kills whoever is left of the script, also those that left its group and session: they are this
+/// process's children by now, or become so. How many; `None` when nobody could look, or some stay.
+fn sweep() -> Option<u32> {
+    let mut killed = 0;
+    for _ in 0..ROUNDS {
+        let found = children(std::process::id());
+        for pid in found.iter().flatten() {
+            killed += u32::from(kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok());
+        }
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Err(Errno::ECHILD) => return found.map(|_| killed),
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        found?;
+        thread::sleep(ROUND);
+    }
+    None
+}
+
+/// The children of a process that live; `None` where there is no `/proc`.
+fn children(of: u32) -> Option<Vec<i32>> {
+    let entries = fs::read_dir("/proc").ok()?;
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let found: Vec<i32> = pids.filter(|pid: &i32| is_child(*pid, of)).collect();
+    can_look().then_some(found)
+}
+
+/// Whether processes can be seen: a folder that is nobody's `/proc` does not even show this one.
+fn can_look() -> bool {
+    Path::new("/proc/self/stat").exists()
+}
+
+/// Whether a process lives and has that parent (proc_pid_stat(5); a name may hold anything).
+fn is_child(pid: i32, of: u32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = String::from_utf8_lossy(&stat);
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let (state, parent) = (fields.next(), fields.next());
+    state.is_some_and(|state| state != "Z") && parent.and_then(|id| id.parse().ok()) == Some(of)
+}

@@ -1,0 +1,134 @@
+//! Scripts through the whole agent: approved by hash, run once, and in doubt where nobody can know.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use agent::config::ArmingConfig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::action::{Action, RunScript};
+use protocol::envelope::Envelope;
+use protocol::frame::HubFrame;
+use protocol::receipt::{Outcome, RefusalReason};
+
+use crate::bench::{Bench, reason, until};
+use crate::disk::{in_mount_namespace, run};
+
+/// Counts itself, and then goes on until a file says that it may end.
+const PATIENT: &str =
+    "#!/bin/sh\necho >> /tmp/effects\nuntil [ -e /tmp/enough ]; do sleep 0.01; done\necho done\n";
+
+/// A device whose scripts run in a chroot with the machine's own programs.
+fn bench() -> Bench {
+    let mut bench = Bench::new();
+    let root = bench.config.state_dir.with_file_name("root");
+    let inside = |name: &str| root.join(name).display().to_string();
+    for name in ["etc", "run", "tmp", "proc", "usr"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    run("mount", &["--bind", "/usr", &inside("usr")]);
+    for name in ["bin", "lib", "lib64"] {
+        // Debian's are links into `/usr`.
+        symlink(format!("usr/{name}"), root.join(name)).unwrap();
+    }
+    run("mount", &["--bind", "/proc", &inside("proc")]);
+    run("chmod", &["1777", &inside("tmp")]);
+    fs::write(root.join("etc/passwd"), "nobody:x:65534:65534::/:/usr/sbin/nologin\n").unwrap();
+    bench.config.host.arming = ArmingConfig::Sandboxed;
+    bench.config.host.root = root;
+    bench.config.host.dbus = Some(String::new());
+    bench.config.host.scripts.supervisor = Some(env!("CARGO_BIN_EXE_tocsin-agent").into());
+    bench
+}
+
+fn order(bench: &Bench, number: u8, script: &str) -> Envelope {
+    let action = Action::RunScript(RunScript::of(script, Vec::new(), 60));
+    let mut envelope = bench.envelope(number, action, number.into());
+    envelope.script = Some(script.to_owned());
+    bench.organisation.approved(envelope, &[&bench.organisation.alice])
+}
+
+fn effects(bench: &Bench) -> usize {
+    let file = bench.config.host.root.join("tmp/effects");
+    fs::read_to_string(file).unwrap_or_default().lines().count()
+}
+
+#[tokio::test]
+async fn script_is_refused_unless_it_is_the_very_one_that_a_person_approved() {
+    let mut bench = Bench::new();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let good = order(&bench, 1, PATIENT);
+    let other = Envelope { script: Some(format!("{PATIENT}rm -r /\n")), ..good.clone() };
+    let none = Envelope { script: None, ..order(&bench, 2, PATIENT) };
+    let nobody = Envelope { approvals: Vec::new(), ..order(&bench, 3, PATIENT) };
+    let widened = RefusalReason::WidenedManifest;
+    for (envelope, why) in
+        [(other, widened), (none, widened), (nobody, RefusalReason::MissingApproval)]
+    {
+        hub.send(HubFrame::Command(bench.organisation.deliver(&envelope, 0))).await;
+        let receipt = bench.receipt(&hub.receipt_of(envelope.jti).await);
+        assert_eq!(reason(&receipt), why);
+    }
+    assert_eq!(bench.effects(), Vec::<String>::new());
+    agent.drain().await.unwrap();
+}
+
+#[test]
+fn script_outlives_the_agent_and_has_its_receipt_from_the_next_one() {
+    in_mount_namespace(|| async {
+        let mut bench = bench();
+        let mut server = bench.server().await;
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        let command = bench.organisation.deliver(&order(&bench, 1, PATIENT), 0);
+        hub.send(HubFrame::Command(command)).await;
+        until(|| effects(&bench) == 1).await;
+        bench.kill(agent).await;
+        drop(hub);
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        fs::write(bench.config.host.root.join("tmp/enough"), "").unwrap();
+        let receipt = bench.receipt(&hub.receipt().await);
+        let Outcome::Succeeded { evidence } = receipt.outcome else { panic!("{receipt:?}") };
+        assert_eq!(evidence.get("stdout"), Some(&serde_json::json!(["done"])));
+        assert_eq!(effects(&bench), 1);
+        agent.drain().await.unwrap();
+    });
+}
+
+#[test]
+fn script_whose_supervisor_dies_is_in_doubt_and_never_begun_again() {
+    in_mount_namespace(|| async {
+        let mut bench = bench();
+        let mut server = bench.server().await;
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        let command = bench.organisation.deliver(&order(&bench, 1, PATIENT), 0);
+        hub.send(HubFrame::Command(command.clone())).await;
+        until(|| effects(&bench) == 1).await;
+        // It is this test's alone: its root is in the command line.
+        let root = bench.config.host.root.display().to_string();
+        let found = Command::new("pgrep").args(["-f", &format!("supervise.*{root}")]).output();
+        let found = String::from_utf8(found.unwrap().stdout).unwrap();
+        for pid in found.lines() {
+            kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+        }
+        let first = hub.receipt().await;
+        let receipt = bench.receipt(&first);
+        let in_doubt = Outcome::InDoubt { stage: "apply".to_owned() };
+        assert_eq!(receipt.outcome, in_doubt);
+        bench.kill(agent).await;
+        drop(hub);
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        assert_eq!(hub.receipt().await, first);
+        hub.send(HubFrame::Command(command)).await;
+        assert_eq!(hub.receipt().await, first);
+        assert_eq!(effects(&bench), 1);
+        fs::write(bench.config.host.root.join("tmp/enough"), "").unwrap();
+        agent.drain().await.unwrap();
+    });
+}

@@ -1,0 +1,73 @@
+//! A script from the operator's line to the device and back: approved by its hash, hostile in its
+//! output, and shown without harm. A real interpreter in a sandbox.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::installation::Installation;
+use crate::orders::approver;
+
+/// Has the device run scripts in a chroot that holds a shell and nothing else.
+fn sandboxed(installation: &Installation, name: &str) {
+    let folder = installation.path(name);
+    let root = folder.join("root");
+    let listed = Command::new("ldd").arg("/bin/sh").output().expect("ldd is installed");
+    let listed = String::from_utf8(listed.stdout).expect("text");
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain(["/bin/sh"]) {
+        let copy = root.join(file.trim_start_matches('/'));
+        fs::create_dir_all(copy.parent().unwrap_or(Path::new("/"))).expect("a folder");
+        fs::copy(file, copy).expect("a program of the shell");
+    }
+    fs::create_dir_all(root.join("etc")).expect("a folder");
+    let passwd = "nobody:x:65534:65534::/:/usr/sbin/nologin\n";
+    fs::write(root.join("etc/passwd"), passwd).expect("an account");
+    let config = fs::read_to_string(folder.join("agent.toml")).expect("its configuration");
+    let host = format!("arming = \"sandboxed\"\nroot = {root:?}\ndbus = \"\"");
+    let config = config.replace("arming = \"simulated\"", &host);
+    fs::write(folder.join("agent.toml"), config).expect("its configuration is written");
+}
+
+#[test]
+fn script_is_approved_by_its_hash_and_its_output_harms_nobody_who_reads_it() {
+    let installation = Installation::new();
+    let mut device = installation.enroll("web-1");
+    sandboxed(&installation, "web-1");
+    device.start();
+    installation.online("web-1");
+    let alice = approver(&installation, "alice");
+    let script = installation.path("script").display().to_string();
+    let text = "#!/bin/sh\nprintf '\\033[2J%s\\n' \"$1\"\nprintf '=cmd()\\n' >&2\nexit 3\n";
+    fs::write(&script, text).expect("a script");
+
+    let refused = ["run-script", "/bin/sh", "web-1", "--reason", "a test", "--yes"];
+    assert_eq!(installation.tocsin(&refused).status.code(), Some(1), "that is no script");
+    let dry = installation.json(&["run-script", &script, "web-1", "--dry-run"]);
+    assert_eq!(dry["approvals_needed"], 1);
+    let given = ["run-script", &script, "web-1", "--reason", "a test", "--yes", "--no-wait"];
+    let words = ["--json", "--", "; rm -r $HOME"];
+    let made = installation.tocsin(&[&given[..], &words].concat()).stdout;
+    let made: serde_json::Value = serde_json::from_slice(&made).expect("JSON");
+    let (order, command) = (&made["order"]["id"], &made["commands"][0]["id"]);
+    let (order, command) = (order.as_str().expect("an id"), command.as_str().expect("an id"));
+    assert_eq!(installation.command(command)["state"], "awaiting_approval");
+    let passphrase = installation.path("passphrase").display().to_string();
+    let sign = ["--key", &alice, "--passphrase-file", &passphrase, "--yes", "--no-wait"];
+    let approved = installation.tocsin(&[&["approve", order], &sign[..]].concat());
+    let said = String::from_utf8(approved.stderr).expect("text");
+    assert!(approved.status.success() && said.contains("| exit 3"), "{said}");
+
+    let story = installation.ended(command);
+    assert_eq!(story["state"], "failed", "{story}");
+    assert_eq!(story["outcome"]["failure"]["detail"], "exit status 3");
+    let evidence = &story["outcome"]["evidence"];
+    assert_eq!(evidence["stdout"][0], "\u{fffd}[2J; rm -r $HOME");
+    assert_eq!(evidence["stdout_bytes"], 18);
+    for verb in [&["proof", command][..], &["command", "show", command], &["commands"]] {
+        let shown = installation.tocsin(verb);
+        assert!(!shown.stdout.contains(&0x1b), "{verb:?}");
+    }
+    let shown = String::from_utf8(installation.tocsin(&["proof", command]).stdout).expect("text");
+    assert!(shown.contains("stdout_sha256") && shown.contains("signed by the device's key"));
+}
