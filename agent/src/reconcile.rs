@@ -237,13 +237,17 @@ impl Reconcile {
         let (Some(standing), host) = (self.standing.take(), self.core.host.clone()) else {
             return;
         };
+        let wall = self.now();
         let looking = self.core.blocking.run(move || {
-            let noticed = standing.uphold(&host);
-            (standing, noticed)
+            let noticed = standing.uphold(&host, wall);
+            let ends_in = Standing::until(&host).map(|until| until.since(wall));
+            (standing, noticed, ends_in)
         });
         match looking.await {
-            Ok((standing, noticed)) => {
+            Ok((standing, noticed, ends_in)) => {
                 self.standing = Some(standing);
+                let end = ends_in.and_then(|ends_in| now.checked_add(ends_in));
+                self.uphold_at = self.uphold_at.min(end.unwrap_or(self.uphold_at));
                 noticed.into_iter().for_each(|noticed| self.notice(noticed));
             }
             Err(error) => self.fault("what should stand is not looked at any more", &error),

@@ -5,6 +5,7 @@
 //! not run beside an executor: the caller sees to that.
 
 use protocol::receipt::Failure;
+use protocol::time::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::execute::quarantine::{Tampering, Upheld, Watch};
@@ -69,8 +70,22 @@ impl Standing {
             .ok()
     }
 
-    /// Puts up again what is gone, and answers what the control plane should know. Blocks.
-    pub(crate) fn uphold(&self, host: &Host) -> Option<Noticed> {
+    /// When what stands ends by itself, as the record says.
+    pub(crate) fn until(host: &Host) -> Option<Timestamp> {
+        quarantine::current(host).ok().flatten()?.until
+    }
+
+    /// Takes down what has come to its signed end, puts up again what is gone, and answers what the
+    /// control plane should know. Blocks.
+    pub(crate) fn uphold(&self, host: &Host, now: Timestamp) -> Option<Noticed> {
+        match quarantine::expire(host, now) {
+            Ok(Some(command_id)) => {
+                tracing::warn!(command.id = %command_id, "quarantine has come to its end");
+                return Some(Noticed { command_id, what: "quarantine_ended" });
+            }
+            Ok(None) => {}
+            Err(failure) => tracing::error!(detail = failure.detail, "quarantine not ended"),
+        }
         let recorded = quarantine::current(host).ok().flatten();
         let mut what = None;
         match quarantine::uphold(host) {

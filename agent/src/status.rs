@@ -156,10 +156,13 @@ pub enum QuarantineStatus {
         /// By which command.
         command_id: CommandId,
     },
-    /// It stands until a release.
+    /// It stands until a release, or its end.
     Confirmed {
         /// By which command.
         command_id: CommandId,
+        /// Its end, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
     },
     /// The quarantine's record cannot be read.
     Unknown,
@@ -280,10 +283,10 @@ fn lock_status(host: &Host) -> LockStatus {
 fn quarantine_status(host: &Host) -> QuarantineStatus {
     match quarantine::current(host) {
         Ok(None) => QuarantineStatus::Open,
-        Ok(Some(Recorded { command_id, is_confirmed: true })) => {
-            QuarantineStatus::Confirmed { command_id }
+        Ok(Some(Recorded { command_id, is_confirmed: true, until })) => {
+            QuarantineStatus::Confirmed { command_id, until }
         }
-        Ok(Some(Recorded { command_id, is_confirmed: false })) => {
+        Ok(Some(Recorded { command_id, is_confirmed: false, .. })) => {
             QuarantineStatus::Trying { command_id }
         }
         Err(_) => QuarantineStatus::Unknown,

@@ -101,7 +101,7 @@ impl Scene {
 }
 
 fn quarantine(allow: Vec<AllowedPeer>) -> Quarantine {
-    Quarantine::new(action::Quarantine { allow, resolver: false })
+    Quarantine::new(action::Quarantine { allow, resolver: false, until: None })
 }
 
 fn allowed(peer: SocketAddr) -> AllowedPeer {

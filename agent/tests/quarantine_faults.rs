@@ -106,14 +106,16 @@ fn result(child: &mut Child) -> Option<String> {
 }
 
 fn carry_out(host: &Host) -> Result<Evidence, Failure> {
-    let quarantine = Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false });
+    let quarantine =
+        Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false, until: None });
     quarantine.plan(host, &task(1))?;
     quarantine.apply(host, &task(1))?;
     quarantine.prove(host, &task(1))
 }
 
 fn apply(host: &Host) -> Result<(), Failure> {
-    Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false }).apply(host, &task(1))
+    Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false, until: None })
+        .apply(host, &task(1))
 }
 
 /// No test by itself: what [`Scene::child`] starts. Lives on until its input ends.

@@ -82,7 +82,7 @@ impl Scene {
 }
 
 fn quarantine() -> Quarantine {
-    Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false })
+    Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false, until: None })
 }
 
 /// A link-local echo on a machine, as the endpoint's device reaches it.
@@ -169,7 +169,7 @@ fn own_resolver_stays_open_where_the_order_says_so_and_no_other() {
     std::fs::create_dir(&etc).unwrap();
     let text = format!("# ours\nnameserver {}\nnameserver {}\n", INTERNET[0], INTERNET[1]);
     std::fs::write(etc.join("resolv.conf"), text).unwrap();
-    let order = action::Quarantine { allow: Vec::new(), resolver: true };
+    let order = action::Quarantine { allow: Vec::new(), resolver: true, until: None };
     scene.carry_out(Quarantine::new(order), 1);
     for to in own {
         assert!(udp_answers(endpoint, to, GUARD) && tcp_answers(endpoint, to, GUARD), "{to}");

@@ -84,6 +84,9 @@ pub struct Quarantine {
     /// Whoever can ask a resolver can send words to whoever answers for a name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub resolver: bool,
+    /// Until when it holds; then the device releases itself. Without it only a release ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::time::maybe_date")]
+    pub until: Option<Timestamp>,
 }
 
 /// One peer that a quarantined device may still talk to.
@@ -430,6 +433,25 @@ impl Action {
             | Self::Refresh(_)
             | Self::Cancel(_)
             | Self::Freeze(_)
+            | Self::Thaw(_) => None,
+        }
+    }
+
+    /// When its effect ends by itself, if it does.
+    pub const fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Quarantine(quarantine) => quarantine.until,
+            Self::Freeze(freeze) => Some(freeze.until),
+            Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::Release(_)
+            | Self::Wipe(_)
+            | Self::SelectiveWipe(_)
+            | Self::Plan(_)
+            | Self::Reboot(_)
+            | Self::RunScript(_)
+            | Self::Refresh(_)
+            | Self::Cancel(_)
             | Self::Thaw(_) => None,
         }
     }

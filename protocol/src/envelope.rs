@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::action::Action;
+use crate::action::{Action, Verb};
 use crate::id::{CommandId, DeviceId, OrderId};
 use crate::jws::{self, CompactJws, JwsError, Signer};
 use crate::limits;
@@ -219,17 +219,19 @@ impl Verifying<'_> {
             let detail = format!("valid for longer than {} s", longest.as_secs());
             return Err(Refusal::new(ValidityTooLong, detail));
         }
-        self.check_freeze(envelope)
+        self.check_end(envelope)
     }
 
-    /// A freeze ends by itself: it must not be made to hold for longer than anybody may order.
-    fn check_freeze(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        let Action::Freeze(freeze) = envelope.action() else { return Ok(()) };
-        if freeze.until <= self.now {
-            let detail = format!("the freeze was to end at {}", freeze.until);
+    /// What ends by itself must not be over already, and a freeze must not be made to hold for
+    /// longer than anybody may order.
+    fn check_end(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        let Some(until) = envelope.action().until() else { return Ok(()) };
+        if until <= self.now {
+            let detail = format!("it was to end at {}", until.rfc3339());
             return Err(Refusal::new(RefusalReason::Expired, detail));
         }
-        if freeze.until.since(envelope.nbf) > limits::FREEZE {
+        let is_freeze = envelope.action().verb() == Verb::Freeze;
+        if is_freeze && until.since(envelope.nbf) > limits::FREEZE {
             let detail = format!("a freeze holds for {} s at most", limits::FREEZE.as_secs());
             return Err(Refusal::new(RefusalReason::ValidityTooLong, detail));
         }

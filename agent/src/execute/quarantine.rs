@@ -16,7 +16,7 @@
 //! agent can change the tables), `egress` (`each_device` or `none`),
 //! `agent_told_by` (`mark_and_uid`), `reachable` (an address of the control plane), `sinks` (`v4`
 //! and `v6`: `filtered` or `no_route`; `raw`: `filtered`, `untried` or, without egress hook,
-//! `passed`), `others_before_sha256`, `others_after_sha256`, `others_unchanged`. Evidence of
+//! `passed`), `until` (milliseconds, where it ends by itself), `others_before_sha256`, `others_after_sha256`, `others_unchanged`. Evidence of
 //! `release`: `table_present` (false), `lifted` (command id) and the same three about other tables.
 
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use protocol::action::{self, AllowedPeer};
 use protocol::receipt::{Evidence, Failure, FailureKind};
+use protocol::time::Timestamp;
 use runtime::Clock;
 
 use self::firewall::Turn;
@@ -33,7 +34,7 @@ use self::kernel::Observed;
 use self::probe::Raw;
 use self::record::{Released, Standing};
 use self::ruleset::{INET, NETDEV, Peers, TABLE};
-pub use self::uphold::{Recorded, Tampering, Upheld, current, reassert, uphold};
+pub use self::uphold::{Recorded, Tampering, Upheld, current, expire, reassert, uphold};
 pub use self::watch::Watch;
 use super::state_file::StateFile as _;
 use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
@@ -163,6 +164,7 @@ impl Executor for Quarantine {
             control_plane: host.control_plane.clone(),
             allow: self.params.allow.clone(),
             resolvers: self.resolvers(host),
+            until: self.params.until,
             confirmed: false,
             table_sha256: None,
             others_before_sha256: before,
@@ -219,6 +221,7 @@ impl Executor for Quarantine {
             .with("agent_told_by", "mark_and_uid")
             .with("reachable", reachable.to_string())
             .with("sinks", json(&sinks)?)
+            .with("until", standing.until.map(Timestamp::as_millis))
             .merged(about_others(before, after)))
     }
 

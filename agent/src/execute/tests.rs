@@ -13,7 +13,7 @@ fn actions() -> Vec<Action> {
     vec![
         Action::Lock(Lock { level: LockLevel::Session, message: None }),
         Action::Unlock(Unlock {}),
-        Action::Quarantine(Quarantine { allow: Vec::new(), resolver: false }),
+        Action::Quarantine(Quarantine { allow: Vec::new(), resolver: false, until: None }),
         Action::Release(Release {}),
         wipe.clone(),
         Action::SelectiveWipe(SelectiveWipe {}),

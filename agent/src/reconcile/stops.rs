@@ -140,7 +140,7 @@ impl Reconcile {
         for work in self.ledger.waiting() {
             if claims(&work.envelope).is_some_and(|envelope| destroys(&envelope)) {
                 stopped.push(work.command_id.to_string());
-                let detail = format!("stopped by a freeze until {}", frozen.until);
+                let detail = format!("stopped by a freeze until {}", frozen.until.rfc3339());
                 records.push(self.refuse_waiting(&work, RefusalReason::Frozen, detail)?);
             }
         }
@@ -183,7 +183,7 @@ impl Reconcile {
             return Some(Refusal::new(RefusalReason::Cancelled, detail).of(envelope));
         }
         let frozen = self.frozen()?;
-        let detail = format!("a freeze holds until {}", frozen.until);
+        let detail = format!("a freeze holds until {}", frozen.until.rfc3339());
         Some(Refusal::new(RefusalReason::Frozen, detail).of(envelope))
     }
 }

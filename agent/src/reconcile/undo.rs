@@ -58,7 +58,7 @@ impl Window {
     }
 
     fn stage(&self) -> String {
-        format!("{UNDO_WINDOW_STAGE}{}", self.ends_at)
+        format!("{UNDO_WINDOW_STAGE}{}", self.ends_at.rfc3339())
     }
 }
 

@@ -106,7 +106,7 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
             script: None,
             course: Course::default(),
         };
-        Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false })
+        Quarantine::new(action::Quarantine { allow: Vec::new(), resolver: false, until: None })
             .apply(&host, &task)
             .unwrap();
         assert!(quarantine::current(&host).unwrap().unwrap().is_confirmed);
@@ -127,7 +127,7 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
             let seen = tokio::task::spawn_blocking(move || seen.recv_timeout(GUARD));
             let seen = seen.await.unwrap().expect("the agent connects through its quarantine");
             assert_eq!(seen, Seen { is_open_to_others: false, is_gated: true });
-            let stands = QuarantineStatus::Confirmed { command_id: command(9) };
+            let stands = QuarantineStatus::Confirmed { command_id: command(9), until: None };
             until(|| agent.status().quarantine == stands).await;
             let (level, command_id) = (LockLevel::Session, command(8));
             assert_eq!(agent.status().lock, LockStatus::Locked { level, command_id });

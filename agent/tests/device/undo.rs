@@ -144,6 +144,28 @@ async fn wipe_that_nobody_calls_back_begins_when_its_window_is_over() {
 }
 
 #[tokio::test]
+async fn held_wipe_has_one_effect_wherever_the_agent_is_killed() {
+    for stage in ["plan", "undo window until ", "apply", "prove"] {
+        let mut bench = Bench::new();
+        let mut server = bench.server().await;
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        let wipe = held(&bench, 1, 1, 1);
+        hub.send(HubFrame::Command(wipe.clone())).await;
+        let is_there = |frame: &AgentFrame| matches!(frame, AgentFrame::Progress { stage: reached, .. } if reached.starts_with(stage));
+        hub.wait_for(is_there).await;
+        bench.kill(agent).await;
+        drop(hub);
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        let receipt = outcome(&bench, &mut hub, &wipe).await;
+        assert!(matches!(receipt.outcome, Outcome::Succeeded { .. }), "{stage}: {receipt:?}");
+        assert_eq!(bench.effects().len(), 1, "{stage}");
+        agent.drain().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn window_outlasts_a_crash_and_is_told_and_closed_after_it() {
     let mut bench = Bench::new();
     let mut server = bench.server().await;

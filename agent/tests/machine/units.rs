@@ -82,7 +82,13 @@ fn quarantine_stands_again_before_the_network_and_before_the_agent() {
         let mut scene = Scene::new("rescue").await;
         scene.machine.boot();
         assert!(is_reached());
-        scene.proven(Action::Quarantine(Quarantine { allow: Vec::new(), resolver: false })).await;
+        scene
+            .proven(Action::Quarantine(Quarantine {
+                allow: Vec::new(),
+                resolver: false,
+                until: None,
+            }))
+            .await;
         assert!(!is_reached());
         // Without an agent at all: the boot's own step must do.
         scene.machine.sh("systemctl disable tocsin-agent.service tocsin-agent-watch.timer");

@@ -102,6 +102,8 @@ kinds! {
     /// A device reports that somebody tampered with a command's effect, or that the effect went
     /// without an order.
     DeviceTampered = "device_tampered",
+    /// A command's effect came to the end that its order gave it.
+    EffectEnded = "effect_ended",
     /// A device spoke of a command that had ended otherwise.
     ReceiptConflict = "receipt_conflict",
     /// A device answered an envelope that this control plane never sent: somebody forged one.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::action::{Action, is_printable};
+use protocol::action::{Verb, is_printable};
 use protocol::envelope::longest_validity;
 use protocol::id::{DeviceId, OrderId};
 use protocol::limits;
@@ -54,7 +54,7 @@ impl Plan {
         let reason = reason(asked)?;
         let validity = validity(asked)?;
         asked.action.check().map_err(|e| Problem::field("/action/params", e.to_string()))?;
-        freeze_end(asked, now)?;
+        ends(asked, now)?;
         if !asked.action.goes_with(asked.script.as_deref()) {
             let detail = "must be the script that the action names by its hash, and readable";
             return Err(Problem::field("/script", detail));
@@ -161,16 +161,18 @@ async fn plans(
     }
 }
 
-/// A freeze must end within what devices take, and not before it began.
-fn freeze_end(asked: &CreateOrder, now: Timestamp) -> Result<(), Problem> {
-    let Action::Freeze(freeze) = &asked.action else { return Ok(()) };
-    if (now..=now.whole_secs().plus(limits::FREEZE)).contains(&freeze.until) {
-        Ok(())
-    } else {
-        let most = limits::FREEZE.as_secs();
-        let detail = format!("must be in the next {most} s; it is {now}");
-        Err(Problem::field("/action/params/until", detail))
+/// What ends by itself must end after it began, and a freeze within what devices take.
+fn ends(asked: &CreateOrder, now: Timestamp) -> Result<(), Problem> {
+    let Some(until) = asked.action.until() else { return Ok(()) };
+    let wrong = |detail: String| Err(Problem::field("/action/params/until", detail));
+    if until <= now {
+        return wrong(format!("is over; it is {now}"));
     }
+    let is_freeze = asked.action.verb() == Verb::Freeze;
+    if is_freeze && until > now.whole_secs().plus(limits::FREEZE) {
+        return wrong(format!("must be in the next {} s; it is {now}", limits::FREEZE.as_secs()));
+    }
+    Ok(())
 }
 
 /// The undo window that the order asks for.

@@ -11,7 +11,7 @@ use protocol::id::{CommandId, DeviceId};
 use serde_json::{Value, json};
 
 use super::end::end_if_over;
-use super::judge::{Finished, Proved, Report, Said};
+use super::judge::{Finished, Noticed, Proved, Report, Said};
 use super::model::{Happening, Step, step};
 use super::store::{self, Standing};
 use crate::app::App;
@@ -78,13 +78,8 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             }
             (Said::Noticed(notice), known) => {
                 metrics::receipt("notice");
-                if let Some(known) = known
-                    && told.is_within(&mut tx, known, Kind::DeviceTampered, NOTICES).await?
-                {
-                    let sha256 = notice.jws.sha256();
-                    let payload =
-                        json!({ "what": notice.what, "at": notice.at, "notice_sha256": sha256 });
-                    by_device(&mut tx, known, Kind::DeviceTampered, payload);
+                if let Some(known) = known {
+                    notice_of(&mut tx, &mut told, known, &notice).await?;
                 }
                 confirmed.entry(identity.device).or_default().push(notice.jws.sha256());
             }
@@ -226,6 +221,25 @@ async fn finish(
                 known.receipt = Some(receipt.jws.as_str().to_owned());
             }
         }
+    }
+    Ok(())
+}
+
+/// What ended as it was ordered is no alarm; everything else that happens to an effect is one.
+async fn notice_of(
+    tx: &mut Tx,
+    told: &mut Told,
+    known: &Standing,
+    notice: &Noticed,
+) -> Result<(), DbError> {
+    let kind = match notice.what.as_str() {
+        "quarantine_ended" => Kind::EffectEnded,
+        _ => Kind::DeviceTampered,
+    };
+    if told.is_within(tx, known, kind, NOTICES).await? {
+        let sha256 = notice.jws.sha256();
+        let payload = json!({ "what": notice.what, "at": notice.at, "notice_sha256": sha256 });
+        by_device(tx, known, kind, payload);
     }
     Ok(())
 }

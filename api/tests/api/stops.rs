@@ -124,3 +124,22 @@ async fn one_person_freezes_loudly_and_does_not_thaw() {
     assert_eq!(created["order"]["approvals_needed"], 2);
     assert_eq!(bench.events("thaw_ordered").await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quarantine_that_came_to_its_signed_end_is_no_alarm() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut body = order_body("quarantine", &[agent.id]);
+    body["action"]["params"] = json!({ "until": bench.now().as_millis() / 1000 - 1 });
+    bench.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
+    body["action"]["params"] = json!({ "until": bench.now().as_millis() / 1000 + 60 });
+    bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let ended = agent.notice(&command, |claims| claims.what = "quarantine_ended".to_owned());
+    let other = agent.notice(&command, |_| ());
+    agent.check_in(&bench, vec![ack(&command), ended, other]).await;
+    let told = bench.events("effect_ended").await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["payload"]["what"], "quarantine_ended");
+    assert_eq!(bench.events("device_tampered").await.len(), 1);
+}

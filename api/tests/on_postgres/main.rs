@@ -38,6 +38,8 @@ mod plans;
 mod receipts;
 #[path = "../api/renewal.rs"]
 mod renewal;
+#[path = "../api/stops.rs"]
+mod stops;
 #[path = "../api/streams.rs"]
 mod streams;
 

@@ -99,6 +99,9 @@ pub struct QuarantineArgs {
     /// Leave each device's own name servers open, to everybody on it.
     #[arg(long)]
     pub allow_resolver: bool,
+    /// Until then only, such as 8h: each device releases itself. Without it a release is needed
+    #[arg(long = "for", value_parser = duration, value_name = "DURATION")]
+    pub lasts: Option<Duration>,
     /// Targets and the rest.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -223,7 +226,8 @@ pub async fn selective_wipe(context: &Context, args: SelectiveWipeArgs) -> Resul
 
 /// Quarantines devices.
 pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<Exit, Failure> {
-    let quarantine = Quarantine { allow: args.allow, resolver: args.allow_resolver };
+    let until = args.lasts.map(|lasts| context.now().plus(lasts).whole_secs());
+    let quarantine = Quarantine { allow: args.allow, resolver: args.allow_resolver, until };
     give(context, Action::Quarantine(quarantine), args.order).await
 }
 

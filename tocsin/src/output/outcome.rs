@@ -30,13 +30,18 @@ pub fn action(action: &Action) -> String {
             let message = message.map(|m| format!(", message “{m}”")).unwrap_or_default();
             format!("lock (level {level}{message})")
         }
-        Action::Quarantine(quarantine) if !quarantine.allow.is_empty() => {
+        Action::Quarantine(quarantine) => {
             let allowed: Vec<_> = quarantine
                 .allow
                 .iter()
                 .map(|peer| std::net::SocketAddr::from((peer.address, peer.tcp_port)).to_string())
                 .collect();
-            format!("quarantine (still allowed: {})", allowed.join(", "))
+            let allowed = match allowed.as_slice() {
+                [] => String::new(),
+                some => format!(" (still allowed: {})", some.join(", ")),
+            };
+            let until = quarantine.until.map(|until| format!(" until {}", until.rfc3339()));
+            format!("quarantine{}{allowed}", until.unwrap_or_default())
         }
         Action::Wipe(wipe) => {
             let level = match wipe.level {
@@ -56,14 +61,13 @@ pub fn action(action: &Action) -> String {
         }
         Action::Plan(plan) => format!("plan of {}", self::action(&plan.of)),
         Action::SelectiveWipe(_) => "selective wipe (company volumes, managed files)".to_owned(),
-        Action::Quarantine(_)
-        | Action::Unlock(_)
+        Action::Unlock(_)
         | Action::Release(_)
         | Action::Reboot(_)
         | Action::Refresh(_)
         | Action::Thaw(_) => action.verb().to_string(),
         Action::Cancel(cancel) => format!("cancel of order {}", cancel.order_id),
-        Action::Freeze(freeze) => format!("freeze until {}", freeze.until),
+        Action::Freeze(freeze) => format!("freeze until {}", freeze.until.rfc3339()),
     }
 }
 

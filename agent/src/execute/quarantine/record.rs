@@ -30,6 +30,9 @@ pub(super) struct Standing {
     /// The device's own resolvers, where the order allows them.
     #[serde(default)]
     pub(super) resolvers: Vec<IpAddr>,
+    /// Until when it holds, where the order says so.
+    #[serde(default)]
+    pub(super) until: Option<Timestamp>,
     /// Whether the control plane was reached through it. Only then does nothing but a release
     /// lift it.
     pub(super) confirmed: bool,

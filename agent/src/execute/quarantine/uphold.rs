@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use protocol::id::CommandId;
 use protocol::receipt::Failure;
+use protocol::time::Timestamp;
 use runtime::Clock;
 
 use super::super::state_file::StateFile as _;
@@ -22,6 +23,8 @@ pub struct Recorded {
     pub command_id: CommandId,
     /// Whether the control plane was reached through it: then it stands until a release.
     pub is_confirmed: bool,
+    /// Until when it holds, if it ends by itself.
+    pub until: Option<Timestamp>,
 }
 
 /// What somebody did to a quarantine that stood.
@@ -70,9 +73,10 @@ pub enum Upheld {
 /// `Io` when the record cannot be read or understood.
 pub fn current(host: &Host) -> Result<Option<Recorded>, Failure> {
     let standing = Standing::load(host, "state")?;
-    Ok(standing.map(|Standing { command_id, confirmed, .. }| Recorded {
+    Ok(standing.map(|Standing { command_id, confirmed, until, .. }| Recorded {
         command_id,
         is_confirmed: confirmed,
+        until,
     }))
 }
 
@@ -121,6 +125,24 @@ pub fn uphold(host: &Host) -> Result<Upheld, Failure> {
         Some(standing) if !standing.confirmed => settle(host, standing, upheld),
         Some(_) | None => Ok(upheld),
     }
+}
+
+/// Releases a quarantine whose signed end has come, and answers whose it was. `now` is the later of the
+/// clock and the lower bound of time: a clock that is set back does not make it longer. Must not
+/// run beside a command of the urgent lane.
+///
+/// # Errors
+/// As [`reassert`].
+pub fn expire(host: &Host, now: Timestamp) -> Result<Option<CommandId>, Failure> {
+    let stage = "expire";
+    let Some(standing) = Standing::load(host, stage)? else { return Ok(None) };
+    if standing.until.is_none_or(|until| now < until) {
+        return Ok(None);
+    }
+    // One that was being replaced when it ended goes back to what stood before.
+    let previous = standing.previous.filter(|_| !standing.confirmed).map(|previous| *previous);
+    roll_back(host, stage, previous)?;
+    Ok(Some(standing.command_id))
 }
 
 /// The part of [`uphold`] that may run at any time.
