@@ -9,11 +9,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::OrderId;
 use crate::limits;
 use crate::manifest::Hash;
 use crate::state::{EffectClass, Lane, VerbClass};
 use crate::time::Timestamp;
+
+pub use self::stops::{Cancel, Freeze, Thaw};
+pub use self::text::{is_printable, is_script};
+
+mod stops;
+mod text;
 
 /// An order's verb with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,29 +194,6 @@ impl RunScript {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Refresh {}
-
-/// Parameters of [`Action::Cancel`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cancel {
-    /// The order that is called back. It has one command on a device at most, so that order and
-    /// device name the command.
-    pub order_id: OrderId,
-}
-
-/// Parameters of [`Action::Freeze`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Freeze {
-    /// Until when: at most [`limits::FREEZE`] after the validity of its order begins.
-    #[serde(with = "crate::time::numeric_date")]
-    pub until: Timestamp,
-}
-
-/// Parameters of [`Action::Thaw`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Thaw {}
 
 /// The verbs alone: what a trust root sets thresholds for and a token's scope names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -496,22 +478,4 @@ impl Action {
             | Self::Thaw(_) => Ok(()),
         }
     }
-}
-
-/// Whether a text of a person or a device prints as it reads: bounded, and without control or
-/// bidirectional characters that would let it pose as something else in a terminal or a log.
-pub fn is_printable(text: &str) -> bool {
-    text.chars().count() <= limits::TEXT_CHARS && !text.chars().any(is_hidden)
-}
-
-/// Whether a text is a script that can be approved and run: bounded, begun by the line that names its
-/// interpreter, and such that whoever reads it sees what runs.
-pub fn is_script(text: &str) -> bool {
-    let is_odd = |c: char| is_hidden(c) && c != '\n' && c != '\t';
-    text.len() <= limits::SCRIPT_BYTES && text.starts_with("#!/") && !text.chars().any(is_odd)
-}
-
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
