@@ -102,6 +102,7 @@ impl Shared {
             ("journal_failing", core.journal_failing),
             ("trust_rolled_back", core.trust_rolled_back),
             ("frozen", core.frozen_until.is_some()),
+            ("audit_forked", core.audit_forked),
         ];
         capabilities
             .extend(troubles.iter().filter(|(_, is)| *is).map(|(word, _)| (*word).to_owned()));
@@ -140,7 +141,8 @@ impl Shared {
                 HubFrame::Mode { .. } | HubFrame::Reconnect(_) | HubFrame::Unknown => {}
                 frame @ (HubFrame::Command(_)
                 | HubFrame::Confirmed { .. }
-                | HubFrame::Trust { .. }) => self.tell(Event::Frame(frame)).await,
+                | HubFrame::Trust { .. }
+                | HubFrame::Checkpoint { .. }) => self.tell(Event::Frame(frame)).await,
             }
         }
     }

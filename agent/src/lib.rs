@@ -19,6 +19,7 @@ pub mod notify;
 pub mod state;
 pub mod status;
 
+mod checkpoint;
 mod epoch;
 mod ladder;
 mod reconcile;

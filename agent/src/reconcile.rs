@@ -308,6 +308,7 @@ impl Reconcile {
                     self.take_trust(root).await;
                 }
                 Event::Frame(HubFrame::Confirmed { receipts }) => self.confirm(receipts).await,
+                Event::Frame(HubFrame::Checkpoint { jws }) => self.take_checkpoint(jws).await,
                 Event::Linked(linked) => self.linked(linked),
                 Event::ServerTime(time) => {
                     // A server's word is not signed: it counts within what two clocks may differ,
@@ -416,6 +417,7 @@ impl Reconcile {
             last_seq: self.ledger.last_seq(),
             trust_version: storage.trust.in_force().version,
             trust_rolled_back: storage.trust.is_rolled_back(),
+            audit_forked: storage.checkpoints.is_forked(self.now()),
             journal_records: storage.records,
             journal_bytes: storage.journal.len(),
             journal_damaged: storage.is_damaged,

@@ -86,6 +86,7 @@ const ENROLLMENT: &str = "enrollment.json";
 const TRUST: &str = "trust-roots.json";
 const TRUST_MARK: &str = "trust-version.json";
 const TIME: &str = "time.json";
+const CHECKPOINT: &str = "checkpoint.json";
 
 impl StateDir {
     /// Opens the folder, makes it when it is missing, and locks it.
@@ -132,6 +133,16 @@ impl StateDir {
     /// [`StateError::File`] or [`StateError::Damaged`].
     pub fn enrollment(&self) -> Result<Option<Enrollment>, StateError> {
         load(&self.path, ENROLLMENT)
+    }
+
+    /// What is remembered of the control plane's audit log, if anything is.
+    pub(crate) fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
+        load(&self.path, CHECKPOINT)
+    }
+
+    /// Replaces what is remembered of the control plane's audit log.
+    pub(crate) fn save_checkpoint<T: Serialize>(&self, document: &T) -> Result<(), StateError> {
+        save(&self.path, CHECKPOINT, document)
     }
 
     /// Replaces the enrollment, durably: this is the moment a machine becomes a device.

@@ -95,6 +95,9 @@ pub struct CoreStatus {
     /// A newer one was in force before: no command is believed until it is back.
     #[serde(default)]
     pub trust_rolled_back: bool,
+    /// The audit log contradicts what was signed of it before: `checkpoint.json` has both.
+    #[serde(default)]
+    pub audit_forked: bool,
     /// Records in the journal.
     pub journal_records: usize,
     /// Bytes of the journal.

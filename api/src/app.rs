@@ -5,7 +5,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use broker::Broker;
 use protocol::enrollment::AgentConfig;
 use protocol::jws::{CompactJws, JwsError};
@@ -47,6 +47,8 @@ pub struct Inner {
     pub limits: Limits,
     /// Where agents are told to connect.
     pub addresses: ArcSwap<Addresses>,
+    /// The newest checkpoint of the audit log that this node knows of.
+    pub checkpoint: ArcSwapOption<CompactJws>,
     /// Where devices were a moment ago.
     pub places: Places,
     /// Deliveries on their way to the broker.

@@ -15,7 +15,8 @@ use serde_json::Value;
 use crate::db::{Conn, DbError, millis, sql};
 
 pub use self::chain::{
-    BrokenChain, ChainError, ChainHead, verify_chain, verify_db, verify_json_lines, verify_store,
+    BrokenChain, ChainError, ChainHead, Marks, mark, verify_chain, verify_db, verify_json_lines,
+    verify_store,
 };
 pub(crate) use self::chain::{event_of, verify_events};
 pub use self::kind::Kind;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::budgets::Budgets;
 use crate::db::DatabaseConfig;
+use crate::sinks::Sinks;
 
 /// How the control plane runs. Every setting has a default that suits one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -49,6 +50,9 @@ pub struct Config {
     /// How often jobs look for work.
     #[serde(with = "runtime::config::duration")]
     pub job_period: Duration,
+    /// How often the head of the audit log is signed, if it has moved.
+    #[serde(with = "runtime::config::duration")]
+    pub checkpoint_every: Duration,
     /// Name of this node, different from those of other nodes on the same store. Empty: the
     /// machine's name.
     pub node: String,
@@ -56,6 +60,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// How many devices orders may reach within a while.
     pub budgets: Budgets,
+    /// Where the audit log goes on to.
+    pub sinks: Sinks,
 }
 
 impl Default for Config {
@@ -76,9 +82,11 @@ impl Default for Config {
             enrolls_per_min: 1200,
             enroll_burst: 2000,
             job_period: Duration::from_secs(1),
+            checkpoint_every: Duration::from_secs(60),
             node: String::new(),
             database: DatabaseConfig::default(),
             budgets: Budgets::default(),
+            sinks: Sinks::default(),
         }
     }
 }
@@ -105,12 +113,15 @@ impl Config {
         let year = hour * 24 * 366;
         ensure(self.renewal_grace <= year, "renewal_grace", "must be at most 366 days")?;
         ensure(!self.job_period.is_zero(), "job_period", "must not be zero")?;
+        ensure(!self.checkpoint_every.is_zero(), "checkpoint_every", "must not be zero")?;
         let are_urls = |urls: &[String]| urls.iter().all(|url| url.starts_with("https://"));
         ensure(are_urls(&self.agent_urls), "agent_urls", "addresses begin with https://")?;
         ensure(are_urls(&self.hub_urls), "hub_urls", "addresses begin with https://")?;
         let within = (Duration::from_secs(60)..=hour * 24 * 31).contains(&self.budgets.within);
         ensure(within, "budgets.within", "must be one minute to 31 days")?;
         ensure(self.budgets.brake_times > 0, "budgets.brake_times", "must be at least 1")?;
+        let sinks = self.sinks.problem();
+        sinks.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         self.database.problem().map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))
     }
 }

@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::audit::Event;
 use crate::auth::{Permit, Principal, ability};
+use crate::db::{Conn, DbError};
 use crate::http::problem::ProblemBody;
 use crate::http::{PageQuery, Paged, Problem, Query};
 use crate::limits::{Limits, StreamPlace};
@@ -40,6 +41,11 @@ const CHECK: Duration = Duration::from_secs(25);
 /// The routes.
 pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(export)).routes(routes!(stream))
+}
+
+/// Events after that one, in order, as they are hashed.
+pub(crate) async fn after(conn: &mut Conn, after: i64, limit: i64) -> Result<Vec<Event>, DbError> {
+    store::after(conn, after, &EventQuery::default(), limit).await
 }
 
 /// An event for people and programs; [`Event`] is the hashed form.

@@ -105,3 +105,42 @@ pub async fn insert_devices(
     }
     Ok(())
 }
+
+/// Rewrites an event and every hash after it, as whoever has the database can.
+///
+/// # Errors
+/// When the store is not available.
+pub async fn rewrite_history(tx: &mut Tx, at: i64) -> Result<(), DbError> {
+    let rows = sql("SELECT seq, at, actor, kind, subject, payload, prev_hash, hash FROM events \
+         WHERE seq >= $1 ORDER BY seq")
+    .bind(at)
+    .fetch_all(tx.conn())
+    .await?;
+    let mut before: Option<String> = None;
+    for row in &rows {
+        let mut event = crate::audit::event_of(row)?;
+        match before {
+            None => event.subject = "somebody else".to_owned(),
+            Some(hash) => event.prev_hash = hash,
+        }
+        event.hash = event.compute_hash();
+        sql("UPDATE events SET subject = $1, prev_hash = $2, hash = $3 WHERE seq = $4")
+            .bind(&event.subject)
+            .bind(&event.prev_hash)
+            .bind(&event.hash)
+            .bind(event.seq)
+            .execute(tx.conn())
+            .await?;
+        before = Some(event.hash);
+    }
+    Ok(())
+}
+
+/// Forgets every checkpoint, as whoever has the database can.
+///
+/// # Errors
+/// When the store is not available.
+pub async fn forget_checkpoints(tx: &mut Tx) -> Result<(), DbError> {
+    sql("DELETE FROM checkpoints").execute(tx.conn()).await?;
+    Ok(())
+}

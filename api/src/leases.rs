@@ -22,7 +22,16 @@ const LASTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The jobs that one node does for all.
-pub(crate) const JOBS: [&str; 4] = ["eviction", "expiry", "redelivery", "tidying"];
+pub(crate) const JOBS: [&str; 8] = [
+    "checkpoints",
+    "eviction",
+    "expiry",
+    "file sink",
+    "redelivery",
+    "syslog sink",
+    "tidying",
+    "webhook sink",
+];
 
 /// The claims of this node.
 #[derive(Debug)]

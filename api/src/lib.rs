@@ -12,6 +12,7 @@ pub mod app;
 pub mod audit;
 pub mod auth;
 pub mod budgets;
+mod checkpoints;
 pub mod db;
 mod deliver;
 #[cfg(feature = "fixture")]
@@ -36,6 +37,7 @@ pub mod devices;
 pub mod enrollment;
 pub mod events;
 pub mod operators;
+pub mod sinks;
 pub mod trust;
 
 pub use config::Config;

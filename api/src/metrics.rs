@@ -19,6 +19,8 @@ pub fn describe() {
     describe_gauge!("tocsin_api_upstream_waiting", "Messages of hubs that no node has committed");
     describe_gauge!("tocsin_api_hubs", "Hubs that hold a lease");
     describe_gauge!("tocsin_api_commands_unacked", "Commands that no device has on disk, by age");
+    describe_counter!("tocsin_api_sink_events_total", "Events that a sink took, by sink");
+    describe_counter!("tocsin_api_sink_failures_total", "Batches that a sink did not take");
     describe_counter!("tocsin_api_over_budget_total", "Orders refused by a budget");
     describe_counter!("tocsin_api_lockdowns_total", "Lockdowns begun by this node");
     describe_counter!("tocsin_api_break_glass_total", "Orders that left on break-glass");
@@ -100,4 +102,15 @@ pub(crate) fn over_budget() {
 /// A lockdown began here.
 pub(crate) fn lockdown_began() {
     counter!("tocsin_api_lockdowns_total").increment(1);
+}
+
+/// A sink took events.
+pub(crate) fn sink_took(sink: &'static str, count: usize) {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    counter!("tocsin_api_sink_events_total", "sink" => sink).increment(count);
+}
+
+/// A sink did not take a batch.
+pub(crate) fn sink_failed(sink: &'static str) {
+    counter!("tocsin_api_sink_failures_total", "sink" => sink).increment(1);
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use broker::Broker;
 use protocol::action::Verb;
 use protocol::id::{HubId, SessionId};
@@ -39,8 +39,10 @@ use crate::leases::{self, Leases};
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
+use crate::sinks::{self, Sink};
 use crate::{
-    cluster, commands, enrollment, housekeeping, jobs, metrics, openapi, operators, trust,
+    checkpoints, cluster, commands, enrollment, housekeeping, jobs, metrics, openapi, operators,
+    trust,
 };
 
 /// How long tasks may take to end when one of them failed.
@@ -241,6 +243,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         config,
         limits,
         addresses: ArcSwap::from_pointee(addresses),
+        checkpoint: ArcSwapOption::empty(),
         places: Places::default(),
         outbox: Outbox::new(),
         leases,
@@ -362,6 +365,13 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("expiry", jobs::run_once(app.clone(), expiry, commands::expire));
     let eviction = jobs::Job { name: "eviction", period: period * EVICTION_PERIODS };
     tasks.spawn("eviction", jobs::run_once(app.clone(), eviction, enrollment::evict));
+    for sink in Sink::ALL.into_iter().filter(|sink| sink.is_configured(&app.config.sinks)) {
+        tasks.spawn(sink.name(), sinks::feed(app.clone(), sink));
+    }
+    let marking = jobs::Job { name: "checkpoints", period: app.config.checkpoint_every };
+    tasks.spawn("checkpoints", jobs::run_once(app.clone(), marking, checkpoints::sign));
+    let learning = jobs::Job { name: "newest checkpoint", ..marking };
+    tasks.spawn("newest checkpoint", jobs::run(app.clone(), learning, checkpoints::learn));
     let cluster = jobs::Job { name: "cluster", period: cluster::PERIOD };
     tasks.spawn("cluster", jobs::run(app.clone(), cluster, cluster::watch));
     let tidy = jobs::Job { name: "tidying", period: Duration::from_secs(3600) };

@@ -122,6 +122,11 @@ pub enum HubFrame {
         /// The signed root.
         root: SignedTrustRoot,
     },
+    /// How far the control plane's audit log goes.
+    Checkpoint {
+        /// The signed checkpoint.
+        jws: CompactJws,
+    },
     /// How to behave while something behind the hub is away.
     Mode {
         /// How.
@@ -275,6 +280,9 @@ impl Frame for HubFrame {
             }
             Self::Reconnect(reconnect) => {
                 within(reconnect.hubs.len() <= limits::LIST_ENTRIES, "hubs")
+            }
+            Self::Checkpoint { jws } => {
+                within(jws.as_str().len() <= limits::CHECKPOINT_BYTES, "checkpoint")
             }
             Self::Welcome(_) | Self::Trust { .. } | Self::Mode { .. } | Self::Unknown => Ok(()),
         }

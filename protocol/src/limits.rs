@@ -11,6 +11,12 @@ pub const FRAME_BYTES: usize = 64 * 1024;
 pub const ENVELOPE_BYTES: usize = 48 * 1024;
 /// Bytes of one receipt. Larger evidence is collected apart and named by its digest.
 pub const RECEIPT_BYTES: usize = 32 * 1024;
+/// Bytes of a signed checkpoint.
+pub const CHECKPOINT_BYTES: usize = 8 * 1024;
+/// Earlier checkpoints that one names.
+pub const CHECKPOINT_MARKS: usize = 32;
+/// Places of the event chain that a device remembers.
+pub const CHECKPOINT_MEMORY: usize = 64;
 /// Bytes of a signed notice.
 pub const NOTICE_BYTES: usize = 2 * 1024;
 /// Bytes of one version of the trust root, all its signatures together.

@@ -73,6 +73,7 @@ fn is_for_agents(frame: &HubFrame) -> bool {
         HubFrame::Command(_)
         | HubFrame::Confirmed { .. }
         | HubFrame::Trust { .. }
+        | HubFrame::Checkpoint { .. }
         | HubFrame::Mode { .. }
         | HubFrame::Reconnect(_) => true,
         HubFrame::Welcome(_) | HubFrame::Unknown => false,

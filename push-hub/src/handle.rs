@@ -175,6 +175,7 @@ pub(crate) fn weight(frame: &HubFrame) -> usize {
     let content = match frame {
         HubFrame::Command(command) => command.jws.as_str().len(),
         HubFrame::Confirmed { receipts } => texts(receipts),
+        HubFrame::Checkpoint { jws } => jws.as_str().len(),
         HubFrame::Trust { root } => root.signatures().iter().map(|jws| jws.as_str().len()).sum(),
         HubFrame::Reconnect(reconnect) => reconnect.reason.len() + texts(&reconnect.hubs),
         HubFrame::Mode { reason, .. } => reason.len(),

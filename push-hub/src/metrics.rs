@@ -56,8 +56,8 @@ impl Outcome {
 const AGENT_KINDS: [&str; 8] =
     ["hello", "sync", "ack", "progress", "receipt", "unknown", "notice", "proof"];
 /// The kinds of frames to agents, as labels.
-const HUB_KINDS: [&str; 7] =
-    ["welcome", "command", "confirmed", "trust", "mode", "reconnect", "unknown"];
+const HUB_KINDS: [&str; 8] =
+    ["welcome", "command", "confirmed", "trust", "mode", "reconnect", "unknown", "checkpoint"];
 /// Why a request or connection was turned away, as labels.
 const REFUSALS: [&str; 6] = ["source", "handshakes", "device", "full", "draining", "memory"];
 /// Why a certificate was turned away, as labels.
@@ -189,6 +189,7 @@ impl Metrics {
             HubFrame::Mode { .. } => 4,
             HubFrame::Reconnect(_) => 5,
             HubFrame::Unknown => 6,
+            HubFrame::Checkpoint { .. } => 7,
         };
         self.frames_out[index].increment(1);
     }

@@ -80,11 +80,12 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    // Two tables lie below that of the api.
+    // Three tables lie below that of the api.
     let api_tables = [
-        ("api", fields(&api) - 2),
+        ("api", fields(&api) - 3),
         ("api.database", fields(&api.database)),
         ("api.budgets", fields(&api.budgets)),
+        ("api.sinks", fields(&api.sinks)),
     ];
     leaves_none_out("up.toml", &[&hub_tables[..], &api_tables].concat());
     let role = hub_role::Config::default();

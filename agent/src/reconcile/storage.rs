@@ -5,10 +5,14 @@
 
 use std::sync::Arc;
 
+use protocol::checkpoint::Fork;
+use protocol::jws::CompactJws;
 use protocol::ledger::{Ledger, Record};
 use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 
+use super::Reconcile;
+use crate::checkpoint::{CheckpointError, Checkpoints};
 use crate::epoch::Epochs;
 use crate::journal::{Damage, Journal, JournalError};
 use crate::state::{Enrollment, StateDir, StateError, TimeFloor, TrustChain};
@@ -30,10 +34,11 @@ pub enum StorageError {
 /// Everything durable that the event loop changes.
 #[derive(Debug)]
 pub(crate) struct Storage {
-    pub(crate) _state: Arc<StateDir>,
+    state: Arc<StateDir>,
     pub(crate) journal: Journal,
     pub(crate) trust: TrustChain,
     pub(crate) floor: TimeFloor,
+    pub(crate) checkpoints: Checkpoints,
     /// Records in the journal, for the status.
     pub(crate) records: usize,
     pub(crate) is_damaged: bool,
@@ -71,14 +76,32 @@ impl Storage {
         let compacted = journal.len();
         let is_damaged = opened.damage.is_some();
         let count = records.len();
-        let storage =
-            Self { _state: state, journal, trust, floor, records: count, is_damaged, compacted };
+        let checkpoints = Checkpoints::load(&state);
+        let storage = Self {
+            state,
+            journal,
+            trust,
+            floor,
+            checkpoints,
+            records: count,
+            is_damaged,
+            compacted,
+        };
         Ok((storage, ledger, records))
     }
 
     /// Session epochs that begin where the lower bound of time is.
     pub(crate) fn epochs(&self) -> Epochs {
         Epochs::new(self.floor.now(Timestamp::default()))
+    }
+
+    /// Takes a checkpoint of the audit log, and answers how it contradicts another if it does.
+    pub(crate) fn take_checkpoint(
+        &mut self,
+        jws: CompactJws,
+        now: Timestamp,
+    ) -> Result<Option<Fork>, CheckpointError> {
+        self.checkpoints.take(&self.state, jws, (self.trust.in_force(), now))
     }
 
     /// Makes records durable; the caller applies them to the ledger only after `Ok`.
@@ -100,6 +123,22 @@ impl Storage {
         self.records = snapshot.len();
         self.compacted = self.journal.len();
         Ok(())
+    }
+}
+
+impl Reconcile {
+    /// Remembers a checkpoint. One that contradicts what was signed before is told at every
+    /// contact: the word `audit_forked` is among the capabilities of the next ones.
+    pub(super) async fn take_checkpoint(&mut self, jws: CompactJws) {
+        let now = self.now();
+        match self.on_disk(move |storage| storage.take_checkpoint(jws, now)).await {
+            Ok(None) => {}
+            Ok(Some(fork)) => {
+                tracing::error!(%fork, "audit log of the control plane contradicts itself");
+                self.last_error = Some(fork.to_string());
+            }
+            Err(error) => self.fault("checkpoint was not taken", &error),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "the bench is a test as well")]
 
 mod bench;
+mod checkpoints;
 mod commands;
 mod disk;
 mod enrollment;

@@ -2,9 +2,13 @@
 //!
 //! Owns the judgement only; needs no running control plane and changes nothing.
 
+use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::Path;
 
+use protocol::checkpoint::Checkpoint;
+use protocol::jws::CompactJws;
+use protocol::trust::{SignedTrustRoot, TrustRoot};
 use serde::Serialize;
 
 use super::Event;
@@ -59,6 +63,12 @@ pub enum ChainError {
     /// The store cannot be read.
     #[error("the store cannot be read")]
     Store(#[from] DbError),
+    /// A checkpoint is by no command key of the trust roots.
+    #[error("a checkpoint was signed by no command key of the trust roots")]
+    Checkpoint,
+    /// The trust roots in the store do not follow one another.
+    #[error("the trust roots in the store do not follow one another")]
+    Trust,
 }
 
 /// Checks events that follow `from`, in order, and answers the new head or the first bad entry.
@@ -83,8 +93,34 @@ fn check(head: &ChainHead, event: Event) -> Result<ChainHead, BrokenChain> {
     Ok(ChainHead { seq: event.seq, hash: event.hash })
 }
 
+/// Places that signed checkpoints told of, with the hash that each event must have.
+pub type Marks = BTreeMap<i64, String>;
+
+/// Checks an event that follows `head`, and that it is the one that checkpoints told of.
+fn check_marked(head: &ChainHead, event: Event, marks: &Marks) -> Result<ChainHead, BrokenChain> {
+    let head = check(head, event)?;
+    match marks.get(&head.seq) {
+        Some(hash) if *hash != head.hash => Err(BrokenChain {
+            seq: head.seq,
+            reason: "is not the one that a signed checkpoint tells of",
+        }),
+        Some(_) | None => Ok(head),
+    }
+}
+
+/// Checks that a chain goes as far as the checkpoints do.
+fn check_end(head: ChainHead, marks: &Marks) -> Result<ChainHead, BrokenChain> {
+    match marks.last_key_value() {
+        Some((seq, _)) if *seq > head.seq => Err(BrokenChain {
+            seq: head.seq + 1,
+            reason: "is missing: a signed checkpoint tells of later ones",
+        }),
+        Some(_) | None => Ok(head),
+    }
+}
+
 /// Checks an export, one event as JSON per line, from the first event on.
-pub fn verify_json_lines(reader: impl BufRead) -> Result<ChainHead, ChainError> {
+pub fn verify_json_lines(reader: impl BufRead, marks: &Marks) -> Result<ChainHead, ChainError> {
     let mut head = ChainHead::genesis();
     for (index, line) in reader.lines().enumerate() {
         let line = line?;
@@ -93,14 +129,39 @@ pub fn verify_json_lines(reader: impl BufRead) -> Result<ChainHead, ChainError> 
         }
         let event = serde_json::from_str(&line)
             .map_err(|source| ChainError::Line { line: index + 1, source })?;
-        head = check(&head, event)?;
+        head = check_marked(&head, event, marks)?;
     }
-    Ok(head)
+    Ok(check_end(head, marks)?)
 }
 
-/// Checks the chain of a store's file, opened for reading only.
-pub async fn verify_store(path: &Path) -> Result<ChainHead, ChainError> {
-    verify_events(&mut Conn::read_only(path).await?).await
+/// Checks the chain of a store's file, opened for reading only, against the checkpoints in the
+/// store and those given.
+pub async fn verify_store(path: &Path, given: &[CompactJws]) -> Result<ChainHead, ChainError> {
+    let mut conn = Conn::read_only(path).await?;
+    let roots = trust_roots(&mut conn).await?;
+    let mut marks = Marks::new();
+    for jws in checkpoints(&mut conn).await?.iter().chain(given) {
+        let believed = roots.iter().find_map(|root| Checkpoint::verify(jws, root).ok());
+        let checkpoint = believed.ok_or(ChainError::Checkpoint)?;
+        mark(&mut marks, &checkpoint)?;
+    }
+    verify_marked(&mut conn, &marks).await
+}
+
+/// Adds what a checkpoint tells of.
+///
+/// # Errors
+/// When another one contradicts it.
+pub fn mark(marks: &mut Marks, checkpoint: &Checkpoint) -> Result<(), BrokenChain> {
+    for mark in checkpoint.marks() {
+        let seq = i64::try_from(mark.seq).unwrap_or(i64::MAX);
+        let known = marks.entry(seq).or_insert_with(|| mark.hash.clone());
+        if *known != mark.hash {
+            let reason = "is told of differently by two signed checkpoints";
+            return Err(BrokenChain { seq, reason });
+        }
+    }
+    Ok(())
 }
 
 /// Checks the chain of an open store.
@@ -110,14 +171,42 @@ pub async fn verify_db(db: &Db) -> Result<ChainHead, ChainError> {
 
 /// Checks the chain as a connection sees it.
 pub(crate) async fn verify_events(conn: &mut Conn) -> Result<ChainHead, ChainError> {
+    verify_marked(conn, &Marks::new()).await
+}
+
+async fn verify_marked(conn: &mut Conn, marks: &Marks) -> Result<ChainHead, ChainError> {
     let mut head = ChainHead::genesis();
     loop {
         let events = events_after(conn, head.seq).await?;
         if events.is_empty() {
-            return Ok(head);
+            return Ok(check_end(head, marks)?);
         }
-        head = verify_chain(head, events)?;
+        for event in events {
+            head = check_marked(&head, event, marks)?;
+        }
     }
+}
+
+/// Every version of the trust root that the store holds, as its root keys signed it.
+async fn trust_roots(conn: &mut Conn) -> Result<Vec<TrustRoot>, ChainError> {
+    let rows = sql("SELECT signed FROM trust_roots ORDER BY version").fetch_all(conn).await?;
+    let mut roots: Vec<TrustRoot> = Vec::new();
+    for row in rows {
+        let signed: SignedTrustRoot = crate::db::json(row.try_get(0)?, "trust root")?;
+        let root = match roots.last() {
+            None => signed.pin(),
+            Some(former) => signed.succeed(former),
+        };
+        roots.push(root.map_err(|_| ChainError::Trust)?);
+    }
+    Ok(roots)
+}
+
+async fn checkpoints(conn: &mut Conn) -> Result<Vec<CompactJws>, DbError> {
+    // A store of an earlier shape has none.
+    let rows = sql("SELECT jws FROM checkpoints ORDER BY number").fetch_all(conn).await;
+    let Ok(rows) = rows else { return Ok(Vec::new()) };
+    rows.iter().map(|row| Ok(CompactJws::from_text(row.try_get(0)?))).collect()
 }
 
 async fn events_after(conn: &mut Conn, after: i64) -> Result<Vec<Event>, DbError> {

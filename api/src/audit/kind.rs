@@ -61,6 +61,8 @@ kinds! {
     /// A device has seen higher numbers than the store has given: the store is an older copy, and
     /// goes on from there.
     SequenceRaised = "sequence_raised",
+    /// A device was shown an audit log that contradicts what it was shown before.
+    AuditForked = "audit_forked",
     /// An order was accepted.
     OrderCreated = "order_created",
     /// An order that stops everything that destroys was accepted.

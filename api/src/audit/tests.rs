@@ -42,9 +42,9 @@ fn moving_a_byte_between_fields_is_noticed() {
 #[test]
 fn export_with_a_broken_line_names_it() {
     let mut lines = chain(2).iter().map(|e| serde_json::to_string(e).unwrap()).collect::<Vec<_>>();
-    assert_eq!(verify_json_lines(lines.join("\n").as_bytes()).unwrap().seq, 2);
+    assert_eq!(verify_json_lines(lines.join("\n").as_bytes(), &Marks::new()).unwrap().seq, 2);
     lines[1].push('}');
-    let outcome = verify_json_lines(lines.join("\n").as_bytes());
+    let outcome = verify_json_lines(lines.join("\n").as_bytes(), &Marks::new());
     assert!(matches!(outcome, Err(ChainError::Line { line: 2, .. })));
 }
 

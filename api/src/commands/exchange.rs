@@ -24,8 +24,7 @@ use super::store::lanes;
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
 use crate::db::{Conn, DbError};
-use crate::devices;
-use crate::{metrics, trust};
+use crate::{checkpoints, devices, metrics, trust};
 
 /// Bytes of envelopes in one answer to one device: half of what its hub lets wait.
 const ANSWER_BYTES: usize = limits::OUTBOX_BYTES / 2;
@@ -39,6 +38,8 @@ const MOST_RAISE: u64 = 1 << 32;
 /// How long a device must have had a command before a lower number counts against it: a `hello`
 /// that another node takes later than what followed it is no sign of anything.
 const SETTLED: Duration = Duration::from_secs(10);
+/// The word of a device that was shown two audit logs.
+const FORKED: &str = "audit_forked";
 /// How old `last_seen_at` may become before it is written again.
 const SEEN_STEP: Duration = Duration::from_secs(10 * 60);
 
@@ -178,6 +179,8 @@ async fn answer_asks(
         {
             let (words, version) = (asking.capabilities.clone(), asking.agent_version.clone());
             news.hellos.push((device, hello, words, version));
+            // Seldom enough to cost nothing, and often enough to be remembered.
+            answer.frames.extend(checkpoints::frame(app));
         }
         news.note_ahead(app, identity, last_seq, asking.last_seq);
         let mut rollback = Rollback { last_seq, had_seq: asking.had_seq, lost: Vec::new() };
@@ -272,6 +275,10 @@ fn fill(answer: &mut Answer, frames: Vec<CommandFrame>) -> Vec<CommandId> {
         }
     }
     left
+}
+
+fn says(capabilities: &[String], word: &str) -> bool {
+    capabilities.iter().any(|capability| capability == word)
 }
 
 fn tidied(mut hello: Hello) -> Hello {
@@ -384,6 +391,7 @@ async fn record(app: &App, news: News) -> Result<(), DbError> {
     }
     delivery::make_due(&mut tx, &news.left, now.plus(NEXT_ANSWER)).await?;
     for (device, mut hello, capabilities, agent_version) in news.hellos {
+        let known = capabilities.clone();
         let is_other =
             hello.capabilities != capabilities || agent_version.as_ref() != Some(&hello.agent);
         let is_told = is_other && app.limits.takes_facts(device);
@@ -396,6 +404,10 @@ async fn record(app: &App, news: News) -> Result<(), DbError> {
         if is_told {
             let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
             tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);
+            if says(&hello.capabilities, FORKED) && !says(&known, FORKED) {
+                tracing::error!(device.id = %device, "device knows another audit log");
+                tx.append_by(Actor::Device(device), Kind::AuditForked, device, json!({}));
+            }
         }
     }
     tx.commit().await

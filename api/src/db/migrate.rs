@@ -33,17 +33,22 @@ macro_rules! migrations {
             ),
             (6, "verbs", include_str!(concat!("../../migrations/", $folder, "/0006_verbs.sql"))),
             (7, "guards", include_str!(concat!("../../migrations/", $folder, "/0007_guards.sql"))),
+            (
+                8,
+                "checkpoints",
+                include_str!(concat!("../../migrations/", $folder, "/0008_checkpoints.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 6];
+type Texts = [(i64, &'static str, &'static str); 7];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

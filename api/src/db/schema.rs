@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 15] = [
+pub(super) const TABLES: [Table; 17] = [
     Table {
         name: "events",
         key: 1,
@@ -186,4 +186,10 @@ pub(super) const TABLES: [Table; 15] = [
         key: 1,
         columns: &[("level", Text), ("since", Int), ("reason", Text)],
     },
+    Table {
+        name: "checkpoints",
+        key: 1,
+        columns: &[("number", Int), ("seq", Int), ("hash", Text), ("jws", Text)],
+    },
+    Table { name: "sinks", key: 1, columns: &[("name", Text), ("seq", Int)] },
 ];

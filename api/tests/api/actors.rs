@@ -64,8 +64,18 @@ impl TestAgent {
         bench: &Bench,
         last_seq: PerLane<u64>,
     ) -> Vec<HubFrame> {
-        let AgentFrame::Hello(hello) = self.hello() else { unreachable!() };
-        let hello = AgentFrame::Hello(Hello { last_seq, ..hello });
+        self.check_in_as(bench, |hello| hello.last_seq = last_seq).await
+    }
+
+    /// Checks in with another hello.
+    pub(crate) async fn check_in_as(
+        &self,
+        bench: &Bench,
+        change: impl FnOnce(&mut Hello),
+    ) -> Vec<HubFrame> {
+        let AgentFrame::Hello(mut hello) = self.hello() else { unreachable!() };
+        change(&mut hello);
+        let hello = AgentFrame::Hello(hello);
         let url = bench.agent_url("/agent/v1/checkin");
         let response = self.http.post(url).json(&Exchange { frames: vec![hello] }).send().await;
         let answer = json_of(response.unwrap(), StatusCode::OK).await;

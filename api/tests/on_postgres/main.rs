@@ -12,6 +12,8 @@ mod approvals;
 mod bench;
 #[path = "../api/budgets.rs"]
 mod budgets;
+#[path = "../api/checkpoints.rs"]
+mod checkpoints;
 #[path = "../api/devices.rs"]
 mod devices;
 #[path = "../api/documents.rs"]
@@ -38,6 +40,8 @@ mod plans;
 mod receipts;
 #[path = "../api/renewal.rs"]
 mod renewal;
+#[path = "../api/sinks.rs"]
+mod sinks;
 #[path = "../api/stops.rs"]
 mod stops;
 #[path = "../api/streams.rs"]

@@ -20,7 +20,7 @@ use super::bench::{Bench, GUARD, Place, json_of, order_body};
 const KEYS: [&str; 3] = ["ca.crt", "ca.key", "command.key"];
 
 /// Jobs of which all nodes of a store need only one.
-const JOBS: i64 = 4;
+const JOBS: i64 = 8;
 
 /// A place for a further node on the same store, without any key.
 fn further(place: &Place) -> Place {

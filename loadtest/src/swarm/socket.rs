@@ -390,7 +390,7 @@ impl<'a> Session<'a> {
             }
             HubFrame::Mode { .. } => self.shared.book.error("hub changed the mode"),
             // The machine keeps both to itself.
-            HubFrame::Welcome(_) | HubFrame::Unknown => {}
+            HubFrame::Welcome(_) | HubFrame::Checkpoint { .. } | HubFrame::Unknown => {}
         }
     }
 

@@ -49,6 +49,10 @@ fn every_hub_frame_is_pinned() {
     golden("hub_command_approved", &HubFrame::Command(organisation.deliver(&wipe, 0)));
     let receipts = vec![CompactJws::from_text("header.claims.signature".to_owned()).sha256()];
     golden("hub_confirmed", &HubFrame::Confirmed { receipts });
+    golden(
+        "hub_checkpoint",
+        &HubFrame::Checkpoint { jws: CompactJws::from_text("header.claims.signature".to_owned()) },
+    );
     golden("hub_trust", &HubFrame::Trust { root: organisation.signed_trust() });
     let reason = "broker away".to_owned();
     golden("hub_mode_push", &HubFrame::Mode { mode: Mode::Push, reason: reason.clone() });

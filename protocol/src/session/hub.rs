@@ -162,6 +162,7 @@ impl HubSession {
             HubFrame::Welcome(_)
             | HubFrame::Confirmed { .. }
             | HubFrame::Trust { .. }
+            | HubFrame::Checkpoint { .. }
             | HubFrame::Mode { .. }
             | HubFrame::Reconnect(_)
             | HubFrame::Unknown => {

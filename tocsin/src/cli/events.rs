@@ -4,14 +4,20 @@ use std::fs::File;
 use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
-use api::audit::{ChainError, ChainHead, verify_json_lines, verify_store};
+use api::audit::{self, ChainError, ChainHead, Marks, verify_json_lines, verify_store};
 use clap::{Args, Subcommand};
+use protocol::checkpoint::{self, Checkpoint};
+use protocol::jws::{self, CompactJws};
+use protocol::key::PublicKey;
+use runtime::files;
 
 use super::{Context, Exit, Failure};
 use crate::output::Tone;
 
 /// Name of the store in a data folder.
 const STORE: &str = "tocsin.db";
+/// Bytes of the largest file with checkpoints.
+const CHECKPOINT_FILE: usize = 256 * 1024;
 /// How every SQLite file begins (its file format, 1.3).
 const SQLITE: &[u8] = b"SQLite format 3\0";
 
@@ -37,6 +43,13 @@ pub struct VerifyArgs {
     /// A control plane's data folder
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// File with a checkpoint, such as a device's `checkpoint.json`: the log must bear it out. May be
+    /// repeated. Those in a store are checked without it
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Vec<PathBuf>,
+    /// Key that signed the checkpoints, `ed25519:…`; with an export, which names none
+    #[arg(long, value_name = "KEY")]
+    pub command_key: Vec<PublicKey>,
     /// The head that was written down earlier, `SEQ:HASH`: it must still be in the log
     #[arg(long, value_name = "SEQ:HASH", value_parser = head)]
     pub head: Option<ChainHead>,
@@ -64,7 +77,9 @@ async fn verify(context: &Context, args: VerifyArgs) -> Result<Exit, Failure> {
         (None, Some(data)) => data.join(STORE),
         (None, None) => return Err(Failure::usage("name a file, or a folder with --data")),
     };
-    let head = check(&path).await.map_err(|error| explain(&path, &error))?;
+    let given = read_checkpoints(&args.checkpoint)?;
+    let checked = check(&path, &given, &args.command_key).await;
+    let head = checked.map_err(|error| explain(&path, &error))?;
     let out = context.out;
     if let Some(known) = args.head
         && (head.seq < known.seq || (head.seq == known.seq && head.hash != known.hash))
@@ -81,13 +96,50 @@ async fn verify(context: &Context, args: VerifyArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-async fn check(path: &Path) -> Result<ChainHead, ChainError> {
+/// Every checkpoint in those files: a JWS by itself, or any in a JSON document.
+fn read_checkpoints(files: &[PathBuf]) -> Result<Vec<CompactJws>, Failure> {
+    let mut found = Vec::new();
+    for file in files {
+        let bytes = files::read_bounded(file, CHECKPOINT_FILE).map_err(Failure::of)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let words = text.split(|c: char| c == '"' || c.is_whitespace());
+        let before = found.len();
+        found.extend(words.map(|word| CompactJws::from_text(word.to_owned())).filter(|jws| {
+            jws::parse(jws, checkpoint::TYP, protocol::limits::CHECKPOINT_BYTES).is_ok()
+        }));
+        if found.len() == before {
+            return Err(Failure::new(format!("{} holds no checkpoint", file.display())));
+        }
+    }
+    Ok(found)
+}
+
+/// The places that checkpoints tell of, each signed by one of those keys.
+fn marks(given: &[CompactJws], keys: &[PublicKey]) -> Result<Marks, ChainError> {
+    let mut marks = Marks::new();
+    for jws in given {
+        let parsed = jws::parse(jws, checkpoint::TYP, protocol::limits::CHECKPOINT_BYTES);
+        let parsed = parsed.map_err(|_| ChainError::Checkpoint)?;
+        if !keys.iter().any(|key| parsed.verify(key).is_ok()) {
+            return Err(ChainError::Checkpoint);
+        }
+        let checkpoint: Checkpoint = parsed.claims().map_err(|_| ChainError::Checkpoint)?;
+        audit::mark(&mut marks, &checkpoint)?;
+    }
+    Ok(marks)
+}
+
+async fn check(
+    path: &Path,
+    given: &[CompactJws],
+    keys: &[PublicKey],
+) -> Result<ChainHead, ChainError> {
     let mut begin = [0; 16];
     let read = std::io::Read::read(&mut File::open(path)?, &mut begin)?;
     if begin.get(..read) == Some(SQLITE) {
-        verify_store(path).await
+        verify_store(path, given).await
     } else {
-        verify_json_lines(BufReader::new(File::open(path)?))
+        verify_json_lines(BufReader::new(File::open(path)?), &marks(given, keys)?)
     }
 }
 
@@ -101,6 +153,11 @@ fn explain(path: &Path, error: &ChainError) -> Failure {
         ChainError::Io(source) => Failure::new(format!("cannot read {}: {source}", path.display())),
         ChainError::Line { line, source } => {
             Failure::new(format!("line {line} of {} is no event: {source}", path.display()))
+        }
+        ChainError::Checkpoint => Failure::new("a checkpoint was signed by none of the keys")
+            .next("of an export, name the control plane's keys with --command-key"),
+        ChainError::Trust => {
+            Failure::of(ChainError::Trust).next("treat the control plane as broken into")
         }
         ChainError::Store(source) => {
             Failure::new(format!("cannot read the store {}: {source}", path.display()))

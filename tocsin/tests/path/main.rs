@@ -2,6 +2,7 @@
 //! command line, over real sockets, with real crashes.
 
 mod ceremony;
+mod checkpoints;
 mod crash;
 mod disk;
 mod installation;

@@ -198,6 +198,7 @@ impl Device {
                 HubFrame::Confirmed { receipts } => self.confirm(receipts),
                 HubFrame::Welcome(_)
                 | HubFrame::Trust { .. }
+                | HubFrame::Checkpoint { .. }
                 | HubFrame::Mode { .. }
                 | HubFrame::Reconnect(_)
                 | HubFrame::Unknown => {}

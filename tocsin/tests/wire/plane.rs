@@ -297,6 +297,7 @@ impl Plane {
             HubFrame::Confirmed { receipts } => format!("{} confirmed", receipts.len()),
             HubFrame::Welcome(_)
             | HubFrame::Trust { .. }
+            | HubFrame::Checkpoint { .. }
             | HubFrame::Mode { .. }
             | HubFrame::Reconnect(_)
             | HubFrame::Unknown => "something else".to_owned(),
