@@ -18,6 +18,7 @@ use protocol::time::Timestamp;
 use self::course::Course;
 use crate::host::{Arming, Host};
 
+pub mod collect;
 pub mod course;
 pub mod lock;
 pub mod nobody;
@@ -167,6 +168,9 @@ pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
         (Arming::Armed | Arming::Sandboxed, Action::Reboot(_)) => Box::new(reboot::Reboot),
         (Arming::Armed | Arming::Sandboxed, Action::RunScript(params)) => {
             Box::new(script::RunScript::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::CollectEvidence(params)) => {
+            Box::new(collect::CollectEvidence::new(params.clone()))
         }
         (Arming::Armed | Arming::Sandboxed, Action::Refresh(_)) => Box::new(refresh::Refresh),
     }

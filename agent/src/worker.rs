@@ -185,6 +185,7 @@ impl Job {
             | Action::Plan(_)
             | Action::Reboot(_)
             | Action::RunScript(_)
+            | Action::CollectEvidence(_)
             | Action::Refresh(_)
             | Action::Cancel(_)
             | Action::Freeze(_)
@@ -228,7 +229,10 @@ impl Workers {
 
     /// Begins a step. A panic of an executor becomes a failure of that step.
     pub(crate) fn begin(&mut self, job: Arc<Job>, step: Step) {
-        let words = self.tell.clone();
+        let (words, heard, lane) = (self.tell.clone(), self.tell.clone(), job.lane());
+        job.task.course.listen(move |word| {
+            let _ = heard.try_send((lane, word.to_owned()));
+        });
         self.blocking.spawn_in(&mut self.steps, move || {
             let lane = job.lane();
             let tell = |word: &str| {

@@ -10,13 +10,15 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::manifest::Hash;
+use crate::sealed::CaseKey;
 use crate::state::{EffectClass, Lane, VerbClass};
 use crate::time::Timestamp;
 
+pub use self::script::RunScript;
 pub use self::stops::{Cancel, Freeze, Thaw};
 pub use self::text::{is_printable, is_script};
 
+mod script;
 mod stops;
 mod text;
 
@@ -42,6 +44,8 @@ pub enum Action {
     Reboot(Reboot),
     /// Runs the script of that hash, which travels beside the manifest.
     RunScript(RunScript),
+    /// Looks at what runs on the device, and seals it to a case.
+    CollectEvidence(CollectEvidence),
     /// Sends inventory and asks for policies now.
     Refresh(Refresh),
     /// Calls back an order that destroys, as long as its undo window is open.
@@ -148,46 +152,12 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 pub struct Reboot {}
 
-/// Parameters of [`Action::RunScript`].
+/// Parameters of [`Action::CollectEvidence`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RunScript {
-    /// SHA-256 of the script: what approvers sign, and what the device holds the script against.
-    pub sha256: Hash,
-    /// What the script is given, word by word. Data: nothing ever reads them as shell text.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
-    /// How long it may take until it is killed, in seconds.
-    pub budget_secs: u32,
-    /// Whether it runs as root, and not as the account that the device keeps for scripts.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub as_root: bool,
-}
-
-impl RunScript {
-    /// The order to run that script.
-    pub fn of(script: &str, args: Vec<String>, budget_secs: u32) -> Self {
-        Self { sha256: Hash::sha256(script.as_bytes()), args, budget_secs, as_root: false }
-    }
-
-    /// Whether this is the script that is ordered, and one that can be run.
-    pub fn admits(&self, script: &str) -> bool {
-        is_script(script) && Hash::sha256(script.as_bytes()) == self.sha256
-    }
-
-    fn check(&self) -> Result<(), ActionError> {
-        if self.args.len() > limits::LIST_ENTRIES {
-            return Err(ActionError::List { field: "args" });
-        }
-        if !self.args.iter().all(|word| is_printable(word)) {
-            return Err(ActionError::Text { field: "args" });
-        }
-        if (1..=limits::SCRIPT_SECS).contains(&self.budget_secs) {
-            Ok(())
-        } else {
-            Err(ActionError::Budget)
-        }
-    }
+pub struct CollectEvidence {
+    /// Who may read it: the public half of the case's key.
+    pub case_key: CaseKey,
 }
 
 /// Parameters of [`Action::Refresh`].
@@ -217,6 +187,8 @@ pub enum Verb {
     Reboot,
     /// See [`Action::RunScript`].
     RunScript,
+    /// See [`Action::CollectEvidence`].
+    CollectEvidence,
     /// See [`Action::Refresh`].
     Refresh,
     /// See [`Action::Cancel`].
@@ -229,7 +201,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Lock,
         Self::Unlock,
         Self::Quarantine,
@@ -239,6 +211,7 @@ impl Verb {
         Self::Plan,
         Self::Reboot,
         Self::RunScript,
+        Self::CollectEvidence,
         Self::Refresh,
         Self::Cancel,
         Self::Freeze,
@@ -257,6 +230,7 @@ impl Verb {
             Self::Plan => "plan",
             Self::Reboot => "reboot",
             Self::RunScript => "run_script",
+            Self::CollectEvidence => "collect_evidence",
             Self::Refresh => "refresh",
             Self::Cancel => "cancel",
             Self::Freeze => "freeze",
@@ -273,7 +247,8 @@ impl Verb {
             | Self::Release
             | Self::Reboot
             | Self::Thaw
-            | Self::RunScript => VerbClass::Disruptive,
+            | Self::RunScript
+            | Self::CollectEvidence => VerbClass::Disruptive,
             Self::Wipe | Self::SelectiveWipe => VerbClass::Destructive,
             Self::Plan | Self::Refresh => VerbClass::Routine,
             Self::Cancel | Self::Freeze => VerbClass::Stop,
@@ -289,6 +264,7 @@ impl Verb {
             | Self::Release
             | Self::Wipe
             | Self::SelectiveWipe
+            | Self::CollectEvidence
             | Self::Cancel
             | Self::Freeze
             | Self::Thaw => Lane::Urgent,
@@ -303,6 +279,7 @@ impl Verb {
             | Self::Unlock
             | Self::Quarantine
             | Self::Release
+            | Self::CollectEvidence
             | Self::Plan
             | Self::Refresh
             | Self::Cancel
@@ -328,6 +305,7 @@ impl Verb {
             | Self::Plan
             | Self::Reboot
             | Self::RunScript
+            | Self::CollectEvidence
             | Self::Refresh => false,
         }
     }
@@ -342,7 +320,7 @@ impl fmt::Display for Verb {
 /// A text that names no verb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, run_script, refresh, cancel, freeze, thaw"
+    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, run_script, collect_evidence, refresh, cancel, freeze, thaw"
 )]
 pub struct ParseVerbError(String);
 
@@ -393,6 +371,7 @@ impl Action {
             Self::Plan(_) => Verb::Plan,
             Self::Reboot(_) => Verb::Reboot,
             Self::RunScript(_) => Verb::RunScript,
+            Self::CollectEvidence(_) => Verb::CollectEvidence,
             Self::Refresh(_) => Verb::Refresh,
             Self::Cancel(_) => Verb::Cancel,
             Self::Freeze(_) => Verb::Freeze,
@@ -412,6 +391,7 @@ impl Action {
             | Self::SelectiveWipe(_)
             | Self::Plan(_)
             | Self::Reboot(_)
+            | Self::CollectEvidence(_)
             | Self::Refresh(_)
             | Self::Cancel(_)
             | Self::Freeze(_)
@@ -432,6 +412,7 @@ impl Action {
             | Self::Plan(_)
             | Self::Reboot(_)
             | Self::RunScript(_)
+            | Self::CollectEvidence(_)
             | Self::Refresh(_)
             | Self::Cancel(_)
             | Self::Thaw(_) => None,
@@ -466,7 +447,8 @@ impl Action {
                 }
             },
             Self::RunScript(run) => run.check(),
-            Self::Quarantine(_)
+            Self::CollectEvidence(_)
+            | Self::Quarantine(_)
             | Self::Unlock(_)
             | Self::Release(_)
             | Self::Wipe(_)

@@ -9,13 +9,14 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
-use crate::action::{Action, Lock, LockLevel, RunScript, Verb, Wipe, WipeLevel};
+use crate::action::{Action, CollectEvidence, Lock, LockLevel, RunScript, Verb, Wipe, WipeLevel};
 use crate::envelope::{self, Approval, Envelope, Verifying};
 use crate::frame::{CommandFrame, Hello};
 use crate::id::{BootId, CommandId, DeviceId, OrderId, PersonName, SessionId};
 use crate::jws::CompactJws;
 use crate::key::{DeviceKey, SigningKey};
 use crate::manifest::{DeviceTree, Manifest};
+use crate::sealed::CaseSecret;
 use crate::state::PerLane;
 use crate::time::Timestamp;
 use crate::trust::{Approver, CommandKey, RootKeys, SignedTrustRoot, TrustRoot};
@@ -70,6 +71,12 @@ pub fn wipe() -> Action {
 pub fn run_script() -> (Action, String) {
     let script = "#!/bin/sh\necho done\n".to_owned();
     (Action::RunScript(RunScript::of(&script, Vec::new(), 60)), script)
+}
+
+/// An order to collect evidence for the case whose secret is nines.
+pub fn collect_evidence() -> Action {
+    let case_key = CaseSecret::new([9; 32]).public().expect("a key");
+    Action::CollectEvidence(CollectEvidence { case_key })
 }
 
 /// A `hello` of a device that has seen those sequence numbers.

@@ -25,6 +25,7 @@ pub mod notice;
 pub mod planted;
 pub mod proof;
 pub mod receipt;
+pub mod sealed;
 pub mod session;
 pub mod state;
 pub mod time;

@@ -28,6 +28,7 @@ pub mod commands;
 pub mod devices;
 pub mod enroll;
 pub mod events;
+pub mod evidence;
 pub mod failure;
 pub mod follow;
 pub mod freeze;
@@ -121,6 +122,11 @@ pub enum Verb {
     Reboot(order::PlainArgs),
     /// Run a script on devices: approved by its hash, as an account of its own
     RunScript(script::RunScriptArgs),
+    /// Have devices show what runs on them, sealed to a case
+    CollectEvidence(evidence::CollectArgs),
+    /// Make a case's key, or open what devices collected
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceVerb),
     /// Have devices report now
     Refresh(order::PlainArgs),
     /// Approve an order with your own key
@@ -341,6 +347,8 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Release(args) => order::release(context, args).await,
         Verb::Reboot(args) => order::reboot(context, args).await,
         Verb::RunScript(args) => script::run(context, args).await,
+        Verb::CollectEvidence(args) => evidence::collect(context, args).await,
+        Verb::Evidence(verb) => evidence::run(context, verb).await,
         Verb::Refresh(args) => order::refresh(context, args).await,
         Verb::Approve(args) => approve::run(context, args).await,
         Verb::Reject(args) => approve::reject(context, args).await,

@@ -45,6 +45,8 @@ mod tests;
 const SLACK: Duration = Duration::from_secs(30);
 /// How often is looked whether the agent stops.
 const LOOK: Duration = Duration::from_millis(200);
+/// Looks from one word on how long it has run to the next.
+const TOLD_EVERY: u128 = 10;
 /// What a script in a service may take of the machine.
 const SERVICE_LIMITS: [&str; 6] = [
     "MemoryMax=1G",
@@ -269,8 +271,13 @@ fn wait(folder: &Folder, child: Option<Child>, task: &Task, patience: Duration) 
         let _ = done.send(());
     });
     let rounds = patience.as_millis() / LOOK.as_millis();
-    (0..=rounds).any(|_| match ended.recv_timeout(LOOK) {
-        Err(RecvTimeoutError::Timeout) => task.course.is_left(),
+    (1..=rounds).any(|round| match ended.recv_timeout(LOOK) {
+        Err(RecvTimeoutError::Timeout) => {
+            if round.is_multiple_of(TOLD_EVERY) {
+                task.course.tell(&format!("script {} s", round * LOOK.as_millis() / 1000));
+            }
+            task.course.is_left()
+        }
         Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
     }) && !task.course.is_left()
 }

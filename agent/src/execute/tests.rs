@@ -20,6 +20,7 @@ fn actions() -> Vec<Action> {
         Action::Plan(Plan { of: Box::new(wipe) }),
         Action::Reboot(Reboot {}),
         protocol::fixture::run_script().0,
+        protocol::fixture::collect_evidence(),
         Action::Refresh(Refresh {}),
     ]
 }

@@ -79,6 +79,7 @@ impl Reconcile {
             | Action::Plan(_)
             | Action::Reboot(_)
             | Action::RunScript(_)
+            | Action::CollectEvidence(_)
             | Action::Refresh(_) => {
                 let failure = failure(FailureKind::Internal, "apply", "not about other orders");
                 Some((Outcome::Failed { failure, evidence: Evidence::new() }, Vec::new()))

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::action::{Action, RunScript};
 use protocol::envelope::Envelope;
-use protocol::frame::HubFrame;
+use protocol::frame::{AgentFrame, HubFrame};
 use protocol::receipt::{Outcome, RefusalReason};
 
 use crate::bench::{Bench, reason, until};
@@ -86,6 +86,9 @@ fn script_outlives_the_agent_and_has_its_receipt_from_the_next_one() {
         let command = bench.organisation.deliver(&order(&bench, 1, PATIENT), 0);
         hub.send(HubFrame::Command(command)).await;
         until(|| effects(&bench) == 1).await;
+        // It says that it goes on, now and then.
+        let is_told = |frame: &AgentFrame| matches!(frame, AgentFrame::Progress { stage, .. } if stage.starts_with("script "));
+        hub.wait_for(is_told).await;
         bench.kill(agent).await;
         drop(hub);
         let agent = bench.start();

@@ -73,7 +73,8 @@ pub async fn fetch(client: &Client, id: CommandId) -> Result<Proof, Failure> {
     Ok(Proof { command, public_key: device.public_key })
 }
 
-fn read(path: &Path) -> Result<Proof, Failure> {
+/// A proof that was written to a file.
+pub fn read(path: &Path) -> Result<Proof, Failure> {
     let bytes = runtime::files::read_bounded(path, MAX_BYTES).map_err(|error| {
         Failure::of(error).next("give a command's id, or a file of `tocsin proof ID --json`")
     })?;

@@ -59,6 +59,9 @@ pub fn action(action: &Action) -> String {
                 if words.is_empty() { String::new() } else { format!(" with {}", words.join(" ")) };
             format!("run script {}{with} ({who}, at most {} s)", run.sha256, run.budget_secs)
         }
+        Action::CollectEvidence(collect) => {
+            format!("collect evidence, sealed to {}", collect.case_key)
+        }
         Action::Plan(plan) => format!("plan of {}", self::action(&plan.of)),
         Action::SelectiveWipe(_) => "selective wipe (company volumes, managed files)".to_owned(),
         Action::Unlock(_)
@@ -96,6 +99,7 @@ pub const fn past(verb: Verb) -> &'static str {
         Verb::Plan => "planned",
         Verb::Reboot => "rebooted",
         Verb::RunScript => "ran the script",
+        Verb::CollectEvidence => "collected evidence",
         Verb::Refresh => "refreshed",
         Verb::Cancel => "called back",
         Verb::Freeze => "frozen",

@@ -5,6 +5,7 @@ mod ceremony;
 mod checkpoints;
 mod crash;
 mod disk;
+mod evidence;
 mod installation;
 mod ladder;
 mod links;

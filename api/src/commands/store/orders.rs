@@ -79,6 +79,7 @@ pub(in crate::commands) async fn insert(
         | Action::Plan(_)
         | Action::Reboot(_)
         | Action::RunScript(_)
+        | Action::CollectEvidence(_)
         | Action::Refresh(_)
         | Action::Cancel(_) => None,
     };

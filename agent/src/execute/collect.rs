@@ -1,0 +1,198 @@
+//! Collect-evidence: a first look at what runs on the device, sealed to the case's key.
+//!
+//! Volatile first: processes, sockets, sessions, modules, mounts, accounts, as the endpoint's own files
+//! show them at that moment. Changes nothing, and runs no program of the endpoint. Each section is
+//! bounded, and so is the whole, since it travels in the receipt: what does not fit is left out, and its
+//! section says so. Not a forensic image.
+//!
+//! Evidence: `sections` (of each: `name`, `bytes` and `sha256` of what was read, `kept` bytes),
+//! `evidence_sha256` (of the sealed JSON document), `case_key`, and `sealed`.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+
+use protocol::action;
+use protocol::receipt::{Evidence, Failure, FailureKind};
+use runtime::Entropy;
+use serde_json::{Value, json};
+
+use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
+use crate::host::Host;
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes read for one section.
+const READ_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes of the whole document: twice base64url, beside the rest of a receipt.
+const DOCUMENT_BYTES: usize = 14 * 1024;
+/// Characters kept of what a process calls itself by.
+const COMMAND_CHARS: usize = 96;
+
+/// Bytes that each section may take as JSON, the most volatile first.
+const SECTIONS: [(&str, usize); 7] = [
+    ("processes", 6656),
+    ("sockets", 3072),
+    ("sessions", 768),
+    ("modules", 768),
+    ("mounts", 1024),
+    ("accounts", 768),
+    ("uptime", 128),
+];
+
+/// The executor of `collect_evidence`.
+#[derive(Debug)]
+pub struct CollectEvidence(action::CollectEvidence);
+
+impl CollectEvidence {
+    /// With those parameters.
+    pub fn new(params: action::CollectEvidence) -> Self {
+        Self(params)
+    }
+}
+
+impl Executor for CollectEvidence {
+    fn plan(&self, _host: &Host, _task: &Task) -> Result<Plan, Failure> {
+        let names = SECTIONS.map(|(name, _)| name);
+        let steps = vec![format!("read {}, and seal it to {}", names.join(", "), self.0.case_key)];
+        let facts = Evidence::new()
+            .with("sections", names.to_vec())
+            .with("case_key", self.0.case_key.to_string());
+        Ok(Plan { steps, facts })
+    }
+
+    fn apply(&self, _host: &Host, _task: &Task) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
+        let broken = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, "prove", error);
+        let (manifest, document) = collect(host);
+        let document = serde_json::to_vec(&document).map_err(|error| broken(&error))?;
+        if document.len() > DOCUMENT_BYTES {
+            return Err(broken(&"the sections are longer than they may be together"));
+        }
+        let about = task.command_id.to_string();
+        let sealed = self.0.case_key.seal(&document, about.as_bytes(), Entropy::system().bytes());
+        Ok(Evidence::new()
+            .with("sections", manifest)
+            .with("evidence_sha256", sha256_hex(&document))
+            .with("case_key", self.0.case_key.to_string())
+            .with("sealed", sealed.map_err(|error| broken(&error))?))
+    }
+
+    fn recover(&self, _host: &Host, _task: &Task) -> Recovery {
+        Recovery::Apply
+    }
+}
+
+/// What the sections are, for everybody, and what they say, for the case.
+fn collect(host: &Host) -> (Vec<Value>, Value) {
+    let (mut manifest, mut document) = (Vec::new(), serde_json::Map::new());
+    for (name, most) in SECTIONS {
+        let lines = match name {
+            "processes" => processes(host),
+            "sockets" => {
+                files(host, &["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp", "/proc/net/udp6"])
+            }
+            "sessions" => sessions(host),
+            "modules" => files(host, &["/proc/modules"]),
+            "mounts" => files(host, &["/proc/self/mounts"]),
+            "accounts" => files(host, &["/etc/passwd"]),
+            _ => files(host, &["/proc/uptime", "/proc/sys/kernel/random/boot_id"]),
+        };
+        let whole = lines.join("\n");
+        let kept = fitting(&lines, most);
+        let kept_bytes: usize = kept.iter().map(|line| line.len() + 1).sum();
+        manifest.push(json!({
+            "name": name,
+            "bytes": whole.len(),
+            "sha256": sha256_hex(whole.as_bytes()),
+            "kept": kept_bytes.saturating_sub(1),
+        }));
+        document.insert(name.to_owned(), kept.into());
+    }
+    (manifest, document.into())
+}
+
+/// The first lines that fit, as JSON spells them.
+fn fitting(lines: &[String], most: usize) -> Vec<String> {
+    let mut left = most.saturating_sub("\"processes\":[],".len());
+    let cost =
+        |line: &String| serde_json::to_string(line).map_or(usize::MAX, |text| text.len() + 1);
+    let fits = |line: &&String| match left.checked_sub(cost(line)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    lines.iter().take_while(fits).cloned().collect()
+}
+
+/// The lines of those files, the spaces that only align them taken out.
+fn files(host: &Host, paths: &[&str]) -> Vec<String> {
+    let lines = paths.iter().flat_map(|path| {
+        let text = read(host, path);
+        text.lines().map(squeezed).collect::<Vec<_>>()
+    });
+    lines.collect()
+}
+
+/// Who is logged in, as the login manager writes it down: user, seat, remote host.
+fn sessions(host: &Host) -> Vec<String> {
+    let entries = fs::read_dir(host.path("/run/systemd/sessions")).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| !name.ends_with(".ref")).collect();
+    names.sort();
+    let told = ["USER=", "REMOTE_HOST=", "TTY=", "SERVICE=", "REALTIME="];
+    let line = |name: &String| {
+        let text = read(host, &format!("/run/systemd/sessions/{name}"));
+        let said = text.lines().filter(|line| told.iter().any(|word| line.starts_with(word)));
+        format!("{name} {}", said.collect::<Vec<_>>().join(" "))
+    };
+    names.iter().map(line).collect()
+}
+
+/// One line per process, the youngest first: id, parent, user, start (ticks after the boot), program
+/// (a deleted one says so), command line. Threads of the kernel, which have no program, come last.
+fn processes(host: &Host) -> Vec<String> {
+    let entries = fs::read_dir(host.path("/proc")).into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut found: Vec<(bool, u64, String)> = pids.filter_map(|pid| process(host, pid)).collect();
+    found.sort_by_key(|(is_kernel, start, _)| (*is_kernel, u64::MAX - start));
+    found.into_iter().map(|(_, _, line)| line).collect()
+}
+
+/// Source: proc_pid_stat(5).
+fn process(host: &Host, pid: u32) -> Option<(bool, u64, String)> {
+    let stat = read(host, &format!("/proc/{pid}/stat"));
+    let (begin, fields) = stat.rsplit_once(')')?;
+    let name = begin.split_once('(')?.1.to_owned();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let (parent, start) = (fields.get(1)?, fields.get(19)?.parse().ok()?);
+    let status = read(host, &format!("/proc/{pid}/status"));
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let uid = uid.and_then(|uids| uids.split_whitespace().next()).unwrap_or("?");
+    let program = fs::read_link(host.path(format!("/proc/{pid}/exe")));
+    let program = program.map(|path| path.to_string_lossy().into_owned()).ok();
+    let command = read(host, &format!("/proc/{pid}/cmdline")).replace('\0', " ");
+    let command: String = command.trim().chars().take(COMMAND_CHARS).collect();
+    let shown = program.clone().unwrap_or(format!("[{name}]"));
+    Some((
+        program.is_none() && command.is_empty(),
+        start,
+        format!("{pid} {parent} {uid} {start} {shown} {command}"),
+    ))
+}
+
+fn squeezed(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn read(host: &Host, path: &str) -> String {
+    let mut bytes = Vec::new();
+    let file = File::open(host.path(path));
+    let _ = file.and_then(|file| file.take(READ_BYTES).read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,111 @@
+//! `tocsin collect-evidence` and `tocsin evidence`: a first look at devices, sealed to a case.
+//!
+//! Owns the case's key file and the opening. What devices collected is opened only after the receipt
+//! that carries it was verified, and goes into a file: it is hostile, and nothing for a terminal.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use protocol::action::{Action, CollectEvidence};
+use protocol::id::CommandId;
+use protocol::receipt::Outcome;
+use protocol::sealed::{CaseKey, CaseSecret};
+use runtime::files::{PRIVATE, read_bounded, write_atomic};
+use serde_json::json;
+
+use super::order::{OrderArgs, give};
+use super::{Context, Exit, Failure, proof};
+
+/// Bytes of a key file.
+const KEY_FILE_BYTES: usize = 1024;
+
+/// Arguments of `tocsin collect-evidence`.
+#[derive(Debug, Args)]
+pub struct CollectArgs {
+    /// The public half of the case's key, as `tocsin evidence new-key` prints it
+    #[arg(long, value_name = "KEY")]
+    pub case_key: CaseKey,
+    /// Targets and the rest.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// The verbs of `tocsin evidence`.
+#[derive(Debug, Subcommand)]
+pub enum EvidenceVerb {
+    /// Make the key of a case; whoever has the file reads the evidence
+    NewKey {
+        /// Where to
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Verify what a device collected, and open it into a file
+    Open {
+        /// A command's id, or a file that `tocsin proof ID --json` wrote
+        #[arg(value_name = "COMMAND|FILE")]
+        what: String,
+        /// The case's key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Where to, as JSON
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// Has devices collect evidence.
+pub async fn collect(context: &Context, args: CollectArgs) -> Result<Exit, Failure> {
+    let collect = CollectEvidence { case_key: args.case_key };
+    give(context, Action::CollectEvidence(collect), args.order).await
+}
+
+/// Carries out a verb on evidence.
+pub async fn run(context: &Context, verb: EvidenceVerb) -> Result<Exit, Failure> {
+    match verb {
+        EvidenceVerb::NewKey { out } => new_key(context, &out),
+        EvidenceVerb::Open { what, key, out } => open(context, &what, &key, &out).await,
+    }
+}
+
+fn new_key(context: &Context, file: &Path) -> Result<Exit, Failure> {
+    if file.exists() {
+        return Err(Failure::new(format!("{} is there already", file.display())));
+    }
+    let secret = CaseSecret::new(context.entropy.bytes());
+    let public = secret.public().map_err(Failure::of)?;
+    write_atomic(file, secret.reveal().as_bytes(), PRIVATE).map_err(Failure::of)?;
+    context.out.object(&json!({ "case_key": public }));
+    context.out.line(&public.to_string());
+    Ok(Exit::Success)
+}
+
+async fn open(context: &Context, what: &str, key: &Path, file: &Path) -> Result<Exit, Failure> {
+    let secret = read_bounded(key, KEY_FILE_BYTES).map_err(Failure::of)?;
+    let secret = String::from_utf8_lossy(&secret)
+        .trim()
+        .parse::<CaseSecret>()
+        .map_err(|error| Failure::new(format!("{} is no case's key: {error}", key.display())))?;
+    let found = match what.parse::<CommandId>() {
+        Ok(id) => proof::fetch(&context.client()?, id).await?,
+        Err(_) => proof::read(Path::new(what))?,
+    };
+    let receipt = found.verify().map_err(|error| Failure::new(format!("NOT PROVEN: {error}")))?;
+    let nothing = || Failure::new("the device has collected nothing by this command");
+    let Outcome::Succeeded { evidence } = &receipt.outcome else { return Err(nothing()) };
+    let sealed = evidence.get("sealed").and_then(|sealed| sealed.as_str()).ok_or_else(nothing)?;
+    let about = receipt.command_id.to_string();
+    let opened = secret
+        .open(sealed, about.as_bytes())
+        .map_err(|error| Failure::new(format!("the evidence does not open: {error}")))?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &opened);
+    let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    if evidence.get("evidence_sha256").and_then(|signed| signed.as_str()) != Some(&sha256) {
+        return Err(Failure::new("NOT PROVEN: the evidence is not what the device signed for"));
+    }
+    write_atomic(file, &opened, PRIVATE).map_err(Failure::of)?;
+    let said = json!({ "command_id": receipt.command_id, "evidence_sha256": sha256 });
+    context.out.object(&said);
+    let line = format!("evidence in {}: verified, sha-256 {sha256}", file.display());
+    context.out.line(&line);
+    Ok(Exit::Success)
+}
