@@ -14,6 +14,7 @@ use protocol::time::Timestamp;
 use runtime::{Clock, Drain, Entropy};
 use uuid::Uuid;
 
+use crate::commands::{Intake, Sent};
 use crate::config::Config;
 use crate::db::Db;
 use crate::deliver::Places;
@@ -51,8 +52,12 @@ pub struct Inner {
     pub checkpoint: ArcSwapOption<CompactJws>,
     /// Where devices were a moment ago.
     pub places: Places,
+    /// Orders on their way into the store.
+    pub intake: Intake,
     /// Deliveries on their way to the broker.
     pub outbox: Outbox,
+    /// What was sent and is not written down.
+    pub sent: Sent,
     /// Which jobs this node does.
     pub leases: Leases,
     /// The end.

@@ -4,6 +4,7 @@
 //! predecessor's, so that nobody alters, removes or inserts one without breaking every later one.
 //! Appending happens in the transaction of the change itself, never beside it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -138,6 +139,19 @@ pub(crate) async fn count_about(
         .fetch_one(conn)
         .await?;
     row.try_get(0)
+}
+
+/// How many events of that kind there are about each of some things; those with none are left out.
+pub(crate) async fn count_about_each<T: ToString>(
+    conn: &mut Conn,
+    subjects: &[T],
+    kind: Kind,
+) -> Result<BTreeMap<String, i64>, DbError> {
+    let mut select = sql("SELECT subject, COUNT(*) FROM events WHERE kind = ");
+    select.push_bind(kind.as_str()).push(" AND subject IN ");
+    select.push_list(subjects.iter().map(ToString::to_string)).push(" GROUP BY subject");
+    let rows = select.fetch_all(conn).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 /// The particulars of the newest event of that kind about something.

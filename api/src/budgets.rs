@@ -87,6 +87,12 @@ struct Bound {
 }
 
 impl Budgets {
+    /// Whether there is any bound for a verb that disrupts.
+    pub(crate) fn concern_disruptive(&self, verb: Verb) -> bool {
+        let of_verb = self.verbs.get(&verb).copied().unwrap_or(0);
+        self.disruptive_per_operator > 0 || self.disruptive_per_group > 0 || of_verb > 0
+    }
+
     /// Whether any bound needs to know the groups of devices for that verb.
     pub(crate) const fn concerns_groups(&self, verb: Verb) -> bool {
         match verb.class() {

@@ -29,7 +29,7 @@ pub use self::list::DeviceQuery;
 pub(crate) use self::store::{
     Device, Enrolling, Key, add_to_group, behind_on_trust, enroll_again, enroll_new, find,
     find_by_key, groups_of, in_group, keys, record_certificate, record_facts, revoke,
-    revoked_with_certificate, with_ids, with_names,
+    revoked_with_certificate, standing_generations, with_ids, with_names,
 };
 
 /// The routes.

@@ -24,6 +24,7 @@ pub fn describe() {
     describe_counter!("tocsin_api_over_budget_total", "Orders refused by a budget");
     describe_counter!("tocsin_api_lockdowns_total", "Lockdowns begun by this node");
     describe_counter!("tocsin_api_break_glass_total", "Orders that left on break-glass");
+    describe_histogram!("tocsin_api_orders_per_commit", "Orders written in one transaction");
     describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
 }
 
@@ -37,6 +38,12 @@ pub(crate) fn request_answered(status: StatusCode, took: Duration) {
     };
     counter!("tocsin_api_requests_total", "status" => class).increment(1);
     histogram!("tocsin_api_request_seconds").record(took.as_secs_f64());
+}
+
+/// Orders were committed together.
+pub(crate) fn orders_committed(count: usize) {
+    histogram!("tocsin_api_orders_per_commit")
+        .record(cast(u64::try_from(count).unwrap_or(u64::MAX)));
 }
 
 /// Commands were or were not handed to a session.

@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use crate::app::{Addresses, App, Inner};
 use crate::audit::{Actor, Kind};
 use crate::auth::Secret;
+use crate::commands::{Intake, Sent};
 use crate::config::{Config, ConfigError};
 use crate::db::{Db, DbError};
 use crate::deliver::Places;
@@ -245,7 +246,9 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         addresses: ArcSwap::from_pointee(addresses),
         checkpoint: ArcSwapOption::empty(),
         places: Places::default(),
+        intake: Intake::new(),
         outbox: Outbox::new(),
+        sent: Sent::default(),
         leases,
         drain: deps.drain.child(),
     }))
@@ -353,8 +356,11 @@ fn finish(app: &App, router: axum::Router<App>) -> axum::Router {
 
 fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     let period = app.config.job_period;
+    tasks.spawn("urgent orders", commands::write_orders(app.clone(), Lane::Urgent));
+    tasks.spawn("bulk orders", commands::write_orders(app.clone(), Lane::Bulk));
     tasks.spawn("urgent dispatch", commands::dispatch(app.clone(), Lane::Urgent));
     tasks.spawn("bulk dispatch", commands::dispatch(app.clone(), Lane::Bulk));
+    tasks.spawn("sent", commands::write_sent(app.clone()));
     tasks.spawn("upstream", commands::read_upstream(app.clone()));
     let events = app.db.clone().follow_head(app.drain.clone(), app.entropy.clone());
     tasks.spawn("events of other nodes", events);

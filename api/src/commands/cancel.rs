@@ -10,7 +10,7 @@ use protocol::limits;
 use protocol::state::CommandState;
 use serde_json::json;
 
-use super::create;
+use super::intake::{self, Asked};
 use super::model::{Happening, Step, step};
 use super::plan::Plan;
 use super::store::{self, Standing};
@@ -142,7 +142,8 @@ async fn call_back(
     let now = tx.now();
     let order_id = OrderId::new(now, app.random());
     let plan = Plan::new(tx.conn(), &permit, &asked, order_id, now).await?;
-    Ok(Some(create::write(app, tx, &permit, &plan).await?))
+    let asked = Asked { person: permit.person().clone(), planned_at: now, claim: None, plan };
+    Ok(Some(intake::write_within(app, tx, &asked).await?))
 }
 
 /// Commits, and sends what calls back.

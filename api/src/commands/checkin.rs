@@ -8,8 +8,8 @@ use protocol::id::SessionId;
 use protocol::limits;
 use runtime::http::ConnectionInfo;
 
-use super::dispatch::mark_sent;
 use super::exchange::{Inbound, exchange};
+use super::sent;
 use crate::app::App;
 use crate::devices;
 use crate::http::{Problem, ProblemKind, body};
@@ -35,7 +35,7 @@ pub(super) async fn check_in(
         return Err(Problem::new(ProblemKind::Unauthenticated, detail));
     }
     // The answer is the delivery: written down before it leaves, so that it is never unknown.
-    mark_sent(&app, &answer.commands).await?;
+    sent::write(&app, app.now(), &answer.commands).await?;
     let mut frames = vec![HubFrame::Welcome(welcome(&app))];
     frames.extend(answer.frames);
     Ok(Json(Exchange { frames }))

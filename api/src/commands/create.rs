@@ -1,30 +1,22 @@
 //! `POST /v1/orders`
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use protocol::action::Verb;
-use protocol::id::{CommandId, OrderId};
-use protocol::limits::DESTRUCTIVE_DEVICES;
-use protocol::state::{CommandState, VerbClass};
+use protocol::id::OrderId;
 use protocol::trust::{Forbidden, Needs, TrustRoot};
 
-use super::halt::halt;
+use super::intake::{self, Asked};
 use super::plan::Plan;
-use super::queue::{self, Fresh};
-use super::store;
-use super::wire::{CommandSummary, CreateOrder, CreatedOrder, DryRun, DryRunDevice, Warning};
+use super::wire::{CreateOrder, CreatedOrder, DryRun, DryRunDevice, Warning};
 use crate::app::App;
 use crate::auth::{Permit, Principal, ability};
-use crate::budgets::{self, Spending};
-use crate::db::Tx;
 use crate::devices::{self, Device};
+use crate::http::idempotency::Claim;
 use crate::http::problem::ProblemBody;
-use crate::http::{Begun, Body, Once, Problem};
-use crate::lockdown::{self, Level};
-use crate::outbox::Delivery;
+use crate::http::{Body, Problem};
 use crate::trust;
 
 /// The capability word of an agent that found an encrypted volume to wipe.
@@ -44,106 +36,19 @@ pub(super) async fn create(
     if body.value.dry_run {
         return dry_run(&app, &permit, &body.value).await;
     }
+    let claim = Claim::of(&principal, body.ticket);
+    let mut conn = app.db.read().await?;
+    if let Some(claim) = &claim
+        && let Some(response) = claim.former(&mut conn).await?
+    {
+        return Ok(response);
+    }
     let now = app.now();
-    let mut once = match Once::begin(&app.db, &principal, body.ticket, now).await? {
-        Begun::Fresh(once) => once,
-        Begun::Replay(response) => return Ok(response),
-    };
     let order_id = OrderId::new(now, app.random());
-    let plan = Plan::new(once.tx().conn(), &permit, &body.value, order_id, now).await?;
-    if let Some(why) = guard(&app, once.tx(), &permit, &plan).await? {
-        drop(once);
-        halt(&app.db, now, Level::Destructive, &why).await?;
-        return Err(lockdown::refusal(&why));
-    }
-    let (created, deliveries) = write(&app, once.tx(), &permit, &plan).await?;
-    let response = once.finish(StatusCode::CREATED, &created).await?;
-    app.outbox.push(deliveries);
-    Ok(response)
-}
-
-/// Lockdowns, budgets and the brake, in the transaction of the order. Answers why the brake is
-/// tripped, if it is.
-async fn guard(
-    app: &App,
-    tx: &mut Tx,
-    permit: &Permit<ability::Order>,
-    plan: &Plan,
-) -> Result<Option<String>, Problem> {
-    let (verb, budgets) = (plan.manifest().action.verb(), &app.config.budgets);
-    let is_destructive = match verb.class() {
-        // Who stops must not run out of it.
-        VerbClass::Routine | VerbClass::Stop => return Ok(None),
-        VerbClass::Disruptive => false,
-        VerbClass::Destructive => true,
-    };
-    let devices = plan.manifest().device_count;
-    if is_destructive {
-        lockdown::admit(tx.conn(), VerbClass::Destructive).await?;
-        if devices > DESTRUCTIVE_DEVICES {
-            // The people of the mass role see how many, each on their own machine.
-            return Ok(None);
-        }
-    }
-    let mut groups: BTreeMap<_, u32> = BTreeMap::new();
-    if budgets.concerns_groups(verb) {
-        let ids: Vec<_> = plan.devices().iter().map(|device| device.id).collect();
-        let of_devices = devices::groups_of(tx.conn(), &ids).await?;
-        for group in of_devices.into_values().flatten() {
-            *groups.entry(group).or_default() += 1;
-        }
-    }
-    let spending = Spending { operator: permit.person(), verb, devices, groups };
-    budgets::spend(tx, budgets, &spending).await?;
-    if is_destructive {
-        return Ok(budgets::trips_brake(tx, budgets, devices).await?);
-    }
-    Ok(None)
-}
-
-/// Writes an order with its commands; those that wait for nobody are queued.
-pub(super) async fn write(
-    app: &App,
-    tx: &mut Tx,
-    permit: &Permit<ability::Order>,
-    plan: &Plan,
-) -> Result<(CreatedOrder, Vec<Delivery>), Problem> {
-    let trust = trust::current(tx.conn()).await?.root;
-    plan.check(&trust)?;
-    let order = store::orders::insert(tx, permit.person(), plan).await?;
-    let (mut waiting, mut free) = (Vec::new(), Vec::new());
-    let mut commands = Vec::with_capacity(plan.devices().len());
-    for device in plan.devices() {
-        let needed = trust.approvals_needed(plan.manifest(), &device.id);
-        let fresh = fresh(app, tx, plan, device, needed)?;
-        let is_free = needed == 0;
-        let state = if is_free { CommandState::Queued } else { CommandState::AwaitingApproval };
-        commands.push(CommandSummary { id: fresh.id, device_id: device.id, state });
-        if is_free { free.push(fresh) } else { waiting.push(fresh) }
-    }
-    store::orders::insert_waiting(tx, &order, &waiting).await?;
-    let signed = queue::number_and_sign(app, tx, &order, &[], free).await?;
-    store::orders::insert_queued(tx, &order, &signed).await?;
-    let deliveries = signed.into_iter().map(Into::into).collect();
-    let order = store::orders::order_view(tx.conn(), &order).await?;
-    Ok((CreatedOrder { order, commands }, deliveries))
-}
-
-fn fresh(
-    app: &App,
-    tx: &Tx,
-    plan: &Plan,
-    device: &Device,
-    approvals_needed: u8,
-) -> Result<Fresh, Problem> {
-    let missing = || Problem::field("/targets", "changed meanwhile");
-    Ok(Fresh {
-        id: CommandId::new(tx.now(), app.random()),
-        device: device.id,
-        generation: device.generation,
-        approvals_needed,
-        proof: plan.tree().proof(&device.id).ok_or_else(missing)?,
-    })
+    let plan = Plan::new(&mut conn, &permit, &body.value, order_id, now).await?;
+    drop(conn);
+    intake::take(&app, Asked { person: permit.person().clone(), planned_at: now, claim, plan })
+        .await
 }
 
 async fn dry_run(

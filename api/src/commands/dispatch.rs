@@ -9,12 +9,8 @@ use broker::Downstream;
 use protocol::frame::HubFrame;
 use protocol::id::CommandId;
 use protocol::state::Lane;
-use serde_json::json;
 
-use super::store::delivery;
 use crate::app::App;
-use crate::audit::{Actor, Kind};
-use crate::db::{DbError, Tx};
 use crate::deliver::{self, Look, Reached};
 use crate::outbox::Delivery;
 
@@ -28,17 +24,9 @@ pub(crate) async fn dispatch(app: App, lane: Lane) -> Result<(), Infallible> {
             batch = app.outbox.next(lane) => batch,
         };
         let Some(batch) = batch else { return Ok(()) };
-        if let Err(error) = send(&app, batch).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "sending was not written down");
-        }
+        let (_, sent) = publish(&app, batch, Look::Guess).await;
+        app.sent.note(app.now(), sent);
     }
-}
-
-/// Sends commands to the sessions of their devices, and writes down which were taken.
-async fn send(app: &App, batch: Vec<Delivery>) -> Result<(), DbError> {
-    let (_, sent) = publish(app, batch, Look::Guess).await;
-    mark_sent(app, &sent).await
 }
 
 /// Sends commands to the sessions of their devices, and says which were taken.
@@ -59,22 +47,4 @@ pub(super) async fn publish(
         .map(|(_, command)| *command)
         .collect();
     (reached, sent)
-}
-
-/// Writes that sessions took those commands.
-pub(super) async fn mark_sent(app: &App, ids: &[CommandId]) -> Result<(), DbError> {
-    if ids.is_empty() {
-        return Ok(());
-    }
-    let mut tx = app.db.write(Actor::System, app.now()).await?;
-    record_sent(&mut tx, ids).await?;
-    tx.commit().await
-}
-
-/// The same, in a transaction of the caller.
-pub(super) async fn record_sent(tx: &mut Tx, ids: &[CommandId]) -> Result<(), DbError> {
-    for id in delivery::mark_sent(tx, ids).await? {
-        tx.append(Kind::CommandSent, id, json!({}));
-    }
-    Ok(())
 }

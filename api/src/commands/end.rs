@@ -18,27 +18,25 @@ pub(crate) async fn end_enrollment(
     device: DeviceId,
     why: &'static str,
 ) -> Result<(), DbError> {
-    for mut known in store::open_of_device(tx.conn(), device).await? {
-        end(tx, &mut known, why).await?;
+    let mut open = store::open_of_device(tx.conn(), device).await?;
+    for known in &mut open {
+        end(tx, known, why);
     }
-    Ok(())
+    store::save(tx, &open).await
 }
 
 /// Ends a command that its device was heard of late: nothing more can be proven of it.
-pub(super) async fn end_if_over(tx: &mut Tx, known: &mut Standing) -> Result<(), DbError> {
+pub(super) fn end_if_over(tx: &mut Tx, known: &mut Standing) {
     if known.is_enrollment_over {
-        end(tx, known, "its enrollment had ended").await?;
+        end(tx, known, "its enrollment had ended");
     }
-    Ok(())
 }
 
-async fn end(tx: &mut Tx, known: &mut Standing, why: &'static str) -> Result<(), DbError> {
-    let Step::To(state) = step(known.state, Happening::EnrollmentEnded) else { return Ok(()) };
-    store::end(tx, known.id, state, why).await?;
-    known.state = state;
+fn end(tx: &mut Tx, known: &mut Standing, why: &'static str) {
+    let Step::To(state) = step(known.state, Happening::EnrollmentEnded) else { return };
+    known.end(state, why, tx.now());
     let is_in_doubt = state == CommandState::InDoubt;
     let kind = if is_in_doubt { Kind::CommandInDoubt } else { Kind::CommandCancelled };
     let payload = json!({ "order_id": known.order, "device_id": known.device, "why": why });
     tx.append(kind, known.id, payload);
-    Ok(())
 }

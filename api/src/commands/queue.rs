@@ -9,6 +9,7 @@ use protocol::id::{CommandId, DeviceId};
 use protocol::jws::CompactJws;
 use protocol::limits;
 use protocol::manifest::InclusionProof;
+use protocol::state::Lane;
 use protocol::trust::{Authority, Tally, TrustRoot};
 use serde_json::json;
 
@@ -16,7 +17,7 @@ use super::store::orders::Order;
 use super::store::{lanes, orders};
 use crate::app::App;
 use crate::audit::Kind;
-use crate::db::Tx;
+use crate::db::{DbError, Tx};
 use crate::http::Problem;
 use crate::metrics;
 use crate::outbox::Delivery;
@@ -45,46 +46,60 @@ impl From<Signed> for Delivery {
     }
 }
 
-/// Numbers and signs commands of one order.
+/// Commands of one order that are ready for their numbers.
+#[derive(Debug)]
+pub(super) struct Ready<'a> {
+    pub(super) order: &'a Order,
+    pub(super) approvals: &'a [CompactJws],
+    pub(super) fresh: Vec<Fresh>,
+}
+
+/// Numbers and signs commands of orders of one lane, order by order.
 pub(super) async fn number_and_sign(
     app: &App,
     tx: &mut Tx,
-    order: &Order,
-    approvals: &[CompactJws],
-    fresh: Vec<Fresh>,
-) -> Result<Vec<Signed>, Problem> {
-    let lane = order.manifest.action.verb().lane();
+    lane: Lane,
+    ready: Vec<Ready<'_>>,
+) -> Result<Vec<Vec<Signed>>, Problem> {
+    let fresh: Vec<_> = ready.iter().flat_map(|ready| &ready.fresh).collect();
+    let mut lines = lanes::draw(tx, lane, &fresh).await?;
     let now = tx.now().whole_secs();
-    let before = lanes::newest_open(tx, lane, &fresh).await?;
-    let numbers = lanes::draw(tx, lane, &fresh).await?;
-    let mut signed = Vec::with_capacity(fresh.len());
-    for fresh in fresh {
-        let seq = numbers.get(&fresh.device).copied();
-        let seq = seq.ok_or(crate::db::DbError::Unreadable("sequence number"))?;
-        let envelope = Envelope {
-            jti: fresh.id,
-            aud: fresh.device,
-            generation: fresh.generation,
-            iat: now,
-            nbf: now,
-            exp: order.manifest.expires_at,
-            lane,
-            seq,
-            manifest: order.manifest.clone(),
-            proof: fresh.proof.clone(),
-            approvals: approvals.to_vec(),
-            script: order.script.clone(),
-        };
-        let jws = envelope::sign(&envelope, &app.command_key)
-            .map_err(|error| Problem::internal(&error))?;
-        if jws.as_str().len() > limits::ENVELOPE_BYTES {
-            return Err(Problem::field("/action", "makes an envelope that is too long"));
+    let mut orders = Vec::with_capacity(ready.len());
+    for Ready { order, approvals, fresh } in ready {
+        let mut signed = Vec::with_capacity(fresh.len());
+        for fresh in fresh {
+            let line = lines.get_mut(&fresh.device);
+            let (seq, after_seq) = line.ok_or(DbError::Unreadable("sequence number"))?.take();
+            let envelope = Envelope {
+                jti: fresh.id,
+                aud: fresh.device,
+                generation: fresh.generation,
+                iat: now,
+                nbf: now,
+                exp: order.manifest.expires_at,
+                lane,
+                seq,
+                manifest: order.manifest.clone(),
+                proof: fresh.proof.clone(),
+                approvals: approvals.to_vec(),
+                script: order.script.clone(),
+            };
+            let jws = sign(app, &envelope)?;
+            let frame = CommandFrame { command_id: fresh.id, lane, after_seq, jws };
+            signed.push(Signed { fresh, seq, frame });
         }
-        let after_seq = before.get(&fresh.device).copied().unwrap_or(0);
-        let frame = CommandFrame { command_id: fresh.id, lane, after_seq, jws };
-        signed.push(Signed { fresh, seq, frame });
+        orders.push(signed);
     }
-    Ok(signed)
+    Ok(orders)
+}
+
+fn sign(app: &App, envelope: &Envelope) -> Result<CompactJws, Problem> {
+    let jws =
+        envelope::sign(envelope, &app.command_key).map_err(|error| Problem::internal(&error))?;
+    if jws.as_str().len() > limits::ENVELOPE_BYTES {
+        return Err(Problem::field("/action", "makes an envelope that is too long"));
+    }
+    Ok(jws)
 }
 
 /// Approvals that the caller checked against the present trust root, and who gave them.
@@ -106,9 +121,9 @@ pub(crate) async fn release(
         let needs = words.trust.needs(&order.manifest, &fresh.device).ok()?;
         words.tally.authority(needs)
     };
-    let mut ready = orders::waiting(tx, order.id).await?;
-    ready.retain(|fresh| authority(fresh).is_some());
-    let broken = ready.iter().filter(|f| authority(f) == Some(Authority::BreakGlass)).count();
+    let mut fresh = orders::waiting(tx, order.id).await?;
+    fresh.retain(|fresh| authority(fresh).is_some());
+    let broken = fresh.iter().filter(|f| authority(f) == Some(Authority::BreakGlass)).count();
     if broken > 0 {
         let persons: Vec<_> = words.tally.break_glass().collect();
         tracing::warn!(order.id = %order.id, devices = broken, ?persons, "break-glass was used");
@@ -117,7 +132,10 @@ pub(crate) async fn release(
         let payload = json!({ "persons": persons, "verb": verb, "devices": broken });
         tx.append(Kind::BreakGlassUsed, order.id, payload);
     }
-    let signed = number_and_sign(app, tx, order, words.approvals, ready).await?;
+    let lane = order.manifest.action.verb().lane();
+    let ready = vec![Ready { order, approvals: words.approvals, fresh }];
+    let signed: Vec<_> =
+        number_and_sign(app, tx, lane, ready).await?.into_iter().flatten().collect();
     orders::queue_waiting(tx, order, &signed).await?;
     Ok(signed.into_iter().map(Into::into).collect())
 }

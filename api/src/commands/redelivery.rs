@@ -12,7 +12,8 @@ use crate::http::Problem;
 use crate::jobs::Found;
 use crate::leases::Lease;
 
-use super::dispatch::{publish, record_sent};
+use super::dispatch::publish;
+use super::sent;
 use super::store::delivery;
 
 /// Commands in one run.
@@ -33,7 +34,7 @@ pub(crate) async fn redeliver(app: App, lease: Lease) -> Result<Found, Problem> 
     let is_full = due.len() == BATCH;
     let ids: Vec<_> = due.iter().map(|part| (part.device, part.frame.command_id)).collect();
     let deliveries = due.into_iter().map(Into::into).collect();
-    let (reached, sent) = publish(&app, deliveries, Look::Sure).await;
+    let (reached, taken) = publish(&app, deliveries, Look::Sure).await;
     let put_off = |devices: &dyn Fn(&protocol::id::DeviceId) -> bool| -> Vec<_> {
         ids.iter().filter(|(device, _)| devices(device)).map(|(_, command)| *command).collect()
     };
@@ -42,7 +43,7 @@ pub(crate) async fn redeliver(app: App, lease: Lease) -> Result<Found, Problem> 
     let failed_ids = put_off(&|device| !absent.contains(device) && !reached.taken.contains(device));
     let has_failed = !failed_ids.is_empty();
     let Some(mut tx) = lease.write(&app, now).await? else { return Ok(Found::Nothing) };
-    record_sent(&mut tx, &sent).await?;
+    sent::record(&mut tx, now, &taken).await?;
     delivery::put_off(&mut tx, &absent_ids, now.plus(ABSENT)).await?;
     delivery::put_off(&mut tx, &failed_ids, now.plus(FAILED)).await?;
     tx.commit().await?;

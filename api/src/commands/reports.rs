@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::end::end_if_over;
 use super::judge::{Finished, Noticed, Proved, Report, Said};
 use super::model::{Happening, Step, step};
+use super::sent;
 use super::store::{self, Standing};
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
@@ -38,8 +39,10 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
         return Ok(confirmed);
     }
     let mut tx = app.db.write(Actor::System, app.now()).await?;
+    // Before what came of it.
+    sent::record_waiting(app, &mut tx).await?;
     let mut known = standings(&mut tx, &reports).await?;
-    let mut told = Told::default();
+    let mut told = Told::of_stages(&mut tx, &reports).await?;
     for Report { identity, command, what } in reports {
         let known = known.get_mut(&command).filter(|known| {
             known.device == identity.device && known.generation == identity.generation
@@ -51,17 +54,17 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             }
             (Said::Acked, Some(known)) => {
                 ack(&mut tx, &mut told, known).await?;
-                end_if_over(&mut tx, known).await?;
+                end_if_over(&mut tx, known);
             }
             (Said::Progress(stage), Some(known)) => {
                 progress(&mut tx, &mut told, known, stage).await?;
-                end_if_over(&mut tx, known).await?;
+                end_if_over(&mut tx, known);
             }
             (Said::Proved(proved), Some(known))
                 if answers(&proved.proof.envelope_sha256, known) =>
             {
                 prove(&mut tx, &mut told, known, &proved).await?;
-                end_if_over(&mut tx, known).await?;
+                end_if_over(&mut tx, known);
                 confirmed.entry(identity.device).or_default().push(proved.jws.sha256());
             }
             (Said::Finished(receipt), Some(known)) if answers(&receipt.envelope_sha256, known) => {
@@ -78,10 +81,10 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             }
             (Said::Noticed(notice), known) => {
                 metrics::receipt("notice");
+                confirmed.entry(identity.device).or_default().push(notice.jws.sha256());
                 if let Some(known) = known {
                     notice_of(&mut tx, &mut told, known, &notice).await?;
                 }
-                confirmed.entry(identity.device).or_default().push(notice.jws.sha256());
             }
             (Said::Forged { why, jws }, Some(known)) => {
                 metrics::receipt("forged");
@@ -97,6 +100,7 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             }
         }
     }
+    store::save(&mut tx, known.values()).await?;
     tx.commit().await?;
     Ok(confirmed)
 }
@@ -133,9 +137,8 @@ fn stranger(tx: &mut Tx, device: DeviceId, command: CommandId, receipt: &Finishe
 
 async fn ack(tx: &mut Tx, told: &mut Told, known: &mut Standing) -> Result<(), DbError> {
     match step(known.state, Happening::Acked) {
-        Step::To(state) => {
-            store::ack(tx, known.id).await?;
-            known.state = state;
+        Step::To(_) => {
+            known.ack(tx.now());
             by_device(tx, known, Kind::CommandAcked, json!({}));
         }
         Step::Stay => {}
@@ -151,19 +154,15 @@ async fn progress(
     stage: String,
 ) -> Result<(), DbError> {
     let is_news = match step(known.state, Happening::Progressed) {
-        Step::To(state) => {
-            known.state = state;
-            true
-        }
+        Step::To(_) => true,
         Step::Stay => !known.state.is_terminal() && known.stage.as_ref() != Some(&stage),
         Step::Conflict => return conflict(tx, told, known, "progressed").await,
     };
     if is_news {
-        store::progress(tx, known.id, &stage).await?;
         if told.is_within(tx, known, Kind::CommandRunning, STAGES).await? {
             by_device(tx, known, Kind::CommandRunning, json!({ "stage": stage }));
         }
-        known.stage = Some(stage);
+        known.progress(stage, tx.now());
     }
     Ok(())
 }
@@ -177,7 +176,7 @@ async fn prove(
     proved: &Proved,
 ) -> Result<(), DbError> {
     progress(tx, told, known, "proved".to_owned()).await?;
-    if store::keep_proof(tx, known.id, &proved.jws).await? {
+    if known.keep_proof(&proved.jws) {
         metrics::receipt("proof");
         let grade = Grade::claimed(&proved.proof.evidence);
         let payload = json!({ "grade": grade, "proof_sha256": proved.jws.sha256() });
@@ -199,9 +198,7 @@ async fn finish(
     match step(known.state, Happening::Receipt { outcome: says, is_stored }) {
         Step::To(state) => {
             metrics::receipt("accepted");
-            store::finish(tx, known.id, state, &receipt.jws, &text).await?;
-            known.state = state;
-            known.receipt = Some(receipt.jws.as_str().to_owned());
+            known.finish(state, (&receipt.jws, text), tx.now());
             let payload = json!({ "state": state, "receipt_sha256": receipt.jws.sha256() });
             by_device(tx, known, Kind::CommandFinished, payload);
         }
@@ -217,8 +214,7 @@ async fn finish(
                 by_device(tx, known, Kind::ReceiptConflict, payload);
             }
             if known.receipt.is_none() {
-                store::keep_late_receipt(tx, known.id, &receipt.jws, &text).await?;
-                known.receipt = Some(receipt.jws.as_str().to_owned());
+                known.keep_receipt(&receipt.jws, text);
             }
         }
     }
@@ -263,6 +259,25 @@ async fn conflict(
 struct Told(BTreeMap<(CommandId, &'static str), i64>);
 
 impl Told {
+    /// Knows of the stages that these reports are about, with one statement.
+    async fn of_stages(tx: &mut Tx, reports: &[Report]) -> Result<Self, DbError> {
+        let has_stage = |said: &Said| matches!(said, Said::Progress(_) | Said::Proved(_));
+        let commands: BTreeSet<_> =
+            reports.iter().filter(|report| has_stage(&report.what)).map(|r| r.command).collect();
+        let commands: Vec<_> = commands.into_iter().collect();
+        let kind = Kind::CommandRunning;
+        let mut told = Self::default();
+        for commands in commands.chunks(CHUNK) {
+            let mut counts = audit::count_about_each(tx.conn(), commands, kind).await?;
+            told.0.extend(
+                commands
+                    .iter()
+                    .map(|id| ((*id, kind.as_str()), counts.remove(&id.to_string()).unwrap_or(0))),
+            );
+        }
+        Ok(told)
+    }
+
     /// Counts one more, and answers whether it is within the bound.
     async fn is_within(
         &mut self,

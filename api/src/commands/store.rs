@@ -9,19 +9,24 @@ use protocol::jws::{self, CompactJws};
 use protocol::limits;
 use protocol::proof::{self, Proof};
 use protocol::receipt::{Evidence, Outcome};
-use protocol::state::{CommandState, Lane, VerbClass};
+use protocol::state::{CommandState, Lane};
 use protocol::time::Timestamp;
 
 use super::list::CommandQuery;
 use super::wire::CommandView;
 use crate::auth::Reach;
-use crate::db::{Conn, DbError, Row, Sql, Tx, json, millis, sql, timestamp};
+use crate::db::{Conn, DbError, Row, Tx, json, millis, sql, timestamp};
 use crate::http::Page;
 use crate::time::Time;
 
 pub(super) mod delivery;
 pub(super) mod lanes;
 pub(super) mod orders;
+mod standing;
+
+pub(super) use self::standing::{
+    Standing, of_order, open_of_device, past_their_end, save, standings, undelivered_destructive,
+};
 
 /// After its validity and this, a command without a receipt is called overdue.
 const OVERDUE_AFTER: Duration = Duration::from_secs(15 * 60);
@@ -159,100 +164,6 @@ pub(super) async fn list(
     rows.iter().map(|row| view(row, now)).collect()
 }
 
-/// What a transition needs to know of a command.
-#[derive(Debug, Clone)]
-pub(super) struct Standing {
-    pub(super) id: CommandId,
-    pub(super) order: OrderId,
-    pub(super) device: DeviceId,
-    pub(super) generation: u32,
-    pub(super) state: CommandState,
-    pub(super) receipt: Option<String>,
-    pub(super) stage: Option<String>,
-    /// Names the envelope that left; a receipt answers exactly that or nothing.
-    pub(super) envelope_sha256: Option<String>,
-    /// Whether the enrollment that it was made for has ended.
-    pub(super) is_enrollment_over: bool,
-}
-
-const STANDING: &str = "SELECT c.id, c.order_id, c.device_id, c.generation, c.state, c.receipt, \
-     c.envelope_sha256, c.stage, d.generation, d.revoked_through \
-     FROM commands c JOIN devices d ON d.id = c.device_id WHERE ";
-
-fn standing(row: &Row) -> Result<Standing, DbError> {
-    let generation: u32 = row.number(3)?;
-    let (present, revoked_through): (u32, u32) = (row.number(8)?, row.number(9)?);
-    Ok(Standing {
-        id: CommandId::from_uuid(row.try_get(0)?),
-        order: OrderId::from_uuid(row.try_get(1)?),
-        device: DeviceId::from_uuid(row.try_get(2)?),
-        generation,
-        state: state(row.try_get(4)?)?,
-        receipt: row.try_get(5)?,
-        envelope_sha256: row.try_get(6)?,
-        stage: row.try_get(7)?,
-        is_enrollment_over: generation < present || generation <= revoked_through,
-    })
-}
-
-async fn fetch(select: Sql, conn: &mut Conn) -> Result<Vec<Standing>, DbError> {
-    select.fetch_all(conn).await?.iter().map(standing).collect()
-}
-
-/// Those of the commands that exist.
-pub(super) async fn standings(
-    conn: &mut Conn,
-    ids: &[CommandId],
-) -> Result<Vec<Standing>, DbError> {
-    let mut select = sql(STANDING);
-    select.push("c.id IN ");
-    select.push_list(ids.iter().map(|id| id.as_uuid()));
-    fetch(select, conn).await
-}
-
-/// The commands of an order.
-pub(super) async fn of_order(conn: &mut Conn, order: OrderId) -> Result<Vec<Standing>, DbError> {
-    let mut select = sql(STANDING);
-    select.push("c.order_id = ").push_bind(order.as_uuid()).push(" ORDER BY c.id");
-    fetch(select, conn).await
-}
-
-/// The commands that destroy and that no device is known to have.
-pub(super) async fn undelivered_destructive(conn: &mut Conn) -> Result<Vec<Standing>, DbError> {
-    let destroys = |verb: &Verb| verb.class() == VerbClass::Destructive;
-    let verbs = Verb::ALL.into_iter().filter(destroys).map(|verb| verb.as_str().to_owned());
-    let mut select = sql(STANDING);
-    select.push("c.state IN ('awaiting_approval', 'queued', 'sent') AND c.verb IN ");
-    select.push_list(verbs);
-    select.push(" ORDER BY c.id");
-    fetch(select, conn).await
-}
-
-/// The commands of a device that have not ended.
-pub(super) async fn open_of_device(
-    conn: &mut Conn,
-    device: DeviceId,
-) -> Result<Vec<Standing>, DbError> {
-    let mut select = sql(STANDING);
-    select.push("c.device_id = ").push_bind(device.as_uuid());
-    select.push(" AND c.state IN ('awaiting_approval', 'queued', 'sent', 'acked', 'running')");
-    fetch(select, conn).await
-}
-
-/// Commands that no device took, whose validity ended before those times.
-pub(super) async fn past_their_end(
-    conn: &mut Conn,
-    now: Timestamp,
-    grace: Duration,
-    limit: i64,
-) -> Result<Vec<Standing>, DbError> {
-    let mut select = sql(STANDING);
-    select.push("((c.state = 'awaiting_approval' AND c.expires_at <= ").push_bind(millis(now));
-    select.push(") OR (c.state IN ('queued', 'sent') AND c.expires_at <= ");
-    select.push_bind(millis(now.minus(grace))).push(")) LIMIT ").push_bind(limit);
-    fetch(select, conn).await
-}
-
 /// Moves a command to a state that no receipt brings.
 pub(super) async fn end(
     tx: &mut Tx,
@@ -265,85 +176,6 @@ pub(super) async fn end(
         .bind(state.as_str())
         .bind(now)
         .bind(why)
-        .bind(id.as_uuid())
-        .execute(tx.conn())
-        .await?;
-    Ok(())
-}
-
-/// Moves a command on because its device has it on disk.
-pub(super) async fn ack(tx: &mut Tx, id: CommandId) -> Result<(), DbError> {
-    let now = millis(tx.now());
-    sql("UPDATE commands SET state = 'acked', acked_at = $1, finished_at = NULL, ended_by = NULL \
-         WHERE id = $2")
-    .bind(now)
-    .bind(id.as_uuid())
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Writes the stage of a running command.
-pub(super) async fn progress(tx: &mut Tx, id: CommandId, stage: &str) -> Result<(), DbError> {
-    let now = millis(tx.now());
-    sql("UPDATE commands SET state = 'running', stage = $1, \
-         running_at = COALESCE(running_at, $2), acked_at = COALESCE(acked_at, $3), \
-         finished_at = NULL, ended_by = NULL WHERE id = $4")
-    .bind(stage)
-    .bind(now)
-    .bind(now)
-    .bind(id.as_uuid())
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Keeps a proof of a stage, unless there is one. Whether there was none.
-pub(super) async fn keep_proof(
-    tx: &mut Tx,
-    id: CommandId,
-    proof: &CompactJws,
-) -> Result<bool, DbError> {
-    let rows = sql("UPDATE commands SET stage_proof = $1 WHERE id = $2 AND stage_proof IS NULL")
-        .bind(proof.as_str())
-        .bind(id.as_uuid())
-        .execute(tx.conn())
-        .await?;
-    Ok(rows == 1)
-}
-
-/// Ends a command by its receipt.
-pub(super) async fn finish(
-    tx: &mut Tx,
-    id: CommandId,
-    state: CommandState,
-    receipt: &CompactJws,
-    outcome: &str,
-) -> Result<(), DbError> {
-    let now = millis(tx.now());
-    sql("UPDATE commands SET state = $1, finished_at = $2, acked_at = COALESCE(acked_at, $3), \
-         receipt = $4, outcome = $5, ended_by = NULL WHERE id = $6")
-    .bind(state.as_str())
-    .bind(now)
-    .bind(now)
-    .bind(receipt.as_str())
-    .bind(outcome)
-    .bind(id.as_uuid())
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Keeps a receipt that came after the end as what the device says; the state stays.
-pub(super) async fn keep_late_receipt(
-    tx: &mut Tx,
-    id: CommandId,
-    receipt: &CompactJws,
-    outcome: &str,
-) -> Result<(), DbError> {
-    sql("UPDATE commands SET receipt = $1, outcome = $2 WHERE id = $3 AND receipt IS NULL")
-        .bind(receipt.as_str())
-        .bind(outcome)
         .bind(id.as_uuid())
         .execute(tx.conn())
         .await?;

@@ -12,12 +12,16 @@ use protocol::enrollment::DeviceIdentity;
 use protocol::frame::Frame as _;
 use protocol::id::{DeviceId, HubId};
 use runtime::Backoff;
+use tokio::time::MissedTickBehavior;
 
-use super::dispatch::mark_sent;
 use super::exchange::{Inbound, exchange};
 use crate::app::App;
 use crate::db::DbError;
 use crate::deliver;
+
+/// Batches begin this far apart: what comes meanwhile is in the next one. Nobody waits for it but
+/// the device that has acted already.
+const PACE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, thiserror::Error)]
 enum UpstreamError {
@@ -50,7 +54,10 @@ pub(crate) async fn read_upstream(app: App) -> Result<(), Infallible> {
 
 async fn read(app: &App, backoff: &mut Backoff) -> Result<(), UpstreamError> {
     let mut reader: Box<dyn UpstreamReader> = app.broker.read_upstream().await?;
+    let mut pace = tokio::time::interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        pace.tick().await;
         let batch = reader.next().await?;
         answer(app, batch).await?;
         reader.acknowledge().await?;
@@ -85,11 +92,10 @@ async fn answer(app: &App, batch: Vec<Upstream>) -> Result<(), DbError> {
             parts.push(Downstream::Deliver { device, frames: answer.frames });
         }
     }
-    let mut sent = Vec::new();
     for (hub, parts) in by_hub {
         for device in deliver::to_hub(app, &hub, parts).await {
-            sent.extend(commands.remove(&device).unwrap_or_default());
+            app.sent.note(app.now(), commands.remove(&device).unwrap_or_default());
         }
     }
-    mark_sent(app, &sent).await
+    Ok(())
 }

@@ -4,15 +4,14 @@
 
 use std::path::Path;
 
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Sqlite, SqliteConnection};
+use sqlx::{ConnectOptions as _, SqliteConnection};
 use tokio::time::timeout;
 
 use super::DbError;
 use super::postgres::Session;
 use super::sql::{Row, Sql};
-use super::sqlite::Write;
+use super::sqlite::{Read, Write};
 
 /// A connection. Stores of features take it, and neither know nor ask which database it is.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub struct Conn(pub(super) Link);
 #[derive(Debug)]
 pub(super) enum Link {
     /// Reads.
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(Read),
     /// Nobody's: a tool's own.
     File(SqliteConnection),
     /// Inside the one write transaction.
@@ -44,7 +43,7 @@ impl Conn {
 
     fn raw(&mut self) -> Raw<'_> {
         match &mut self.0 {
-            Link::Sqlite(conn) => Raw::Sqlite(conn),
+            Link::Sqlite(read) => Raw::Sqlite(read.conn()),
             Link::File(conn) => Raw::Sqlite(conn),
             Link::SqliteTx(write) => Raw::Sqlite(write.conn()),
             Link::Postgres(session) => Raw::Postgres(session),

@@ -1,31 +1,54 @@
 //! SQLite: one file, one writer, several readers.
 //!
-//! Owns the connections to the file and what is set on each.
+//! Owns the connections to the file and what is set on each. They are not the driver's pool: that
+//! one asks a connection whether it lives whenever it is lent and whenever it is given back, and
+//! here each question costs as much as a statement.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Executor as _, Sqlite, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{DbError, migrate};
 
 /// Connections that read. More than there are cores does not help SQLite.
 const READERS: u32 = 4;
-/// How long a statement waits for a lock, and a caller for a connection.
+/// How long a statement waits for a lock, and a caller for a connection that reads.
 const BUSY: Duration = Duration::from_secs(5);
+/// How long a caller waits for its turn to write.
+const TURN: Duration = BUSY.saturating_mul(2);
+/// Pages in the write-ahead log before they are folded into the file: 16 MiB. The pages of the
+/// indexes come in it again and again, and go into the file once.
+const LOG_PAGES: &str = "4000";
+/// KiB of pages that the writer keeps, as SQLite spells it.
+const WRITER_CACHE: &str = "-16000";
 
 /// The file. Cloning is cheap, and clones are the same one.
 #[derive(Debug, Clone)]
 pub(super) struct File {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Arc<tokio::sync::Mutex<Slot>>,
+    readers: Arc<Readers>,
     rollbacks: TaskTracker,
+}
+
+/// The place of the connection that writes.
+#[derive(Debug)]
+struct Slot {
+    options: SqliteConnectOptions,
+    conn: Option<SqliteConnection>,
+}
+
+#[derive(Debug)]
+struct Readers {
+    free: Arc<Semaphore>,
+    options: SqliteConnectOptions,
+    idle: Mutex<Vec<SqliteConnection>>,
 }
 
 /// What every connection to a store's file has set.
@@ -36,34 +59,51 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY)
+        .pragma("wal_autocheckpoint", LOG_PAGES)
 }
 
 impl File {
     /// Opens the file, creating it if need be, and applies the migrations.
     pub(super) async fn open(path: &Path) -> Result<Self, DbError> {
         let options = options(path);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(BUSY * 2)
-            .connect_with(options.clone().create_if_missing(true))
-            .await?;
-        migrate::sqlite(&mut *writer.acquire().await?).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(BUSY)
-            .connect_with(options.pragma("query_only", "ON"))
-            .await?;
-        Ok(Self { writer, readers, rollbacks: TaskTracker::new() })
+        let mut conn = options.clone().create_if_missing(true).connect().await?;
+        migrate::sqlite(&mut conn).await?;
+        conn.close().await?;
+        let writer = options.clone().pragma("cache_size", WRITER_CACHE);
+        let readers = Readers {
+            free: Arc::new(Semaphore::new(READERS as usize)),
+            options: options.pragma("query_only", "ON"),
+            idle: Mutex::default(),
+        };
+        Ok(Self {
+            writer: Arc::new(tokio::sync::Mutex::new(Slot { options: writer, conn: None })),
+            readers: Arc::new(readers),
+            rollbacks: TaskTracker::new(),
+        })
     }
 
-    pub(super) async fn read(&self) -> Result<PoolConnection<Sqlite>, DbError> {
-        Ok(self.readers.acquire().await?)
+    pub(super) async fn read(&self) -> Result<Read, DbError> {
+        let free = self.readers.free.clone();
+        let permit = timeout(BUSY, free.acquire_owned()).await.map_err(|_| late())?;
+        let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
+        let idle = self.readers.idle().pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => self.readers.options.connect().await?,
+        };
+        Ok(Read { conn: Some(conn), home: self.readers.clone(), _permit: permit })
     }
 
     pub(super) async fn write(&self) -> Result<Write, DbError> {
-        let conn = Some(self.writer.acquire().await?);
+        let turn = timeout(TURN, self.writer.clone().lock_owned()).await;
+        let mut slot = turn.map_err(|_| late())?;
+        let conn = match slot.conn.take() {
+            Some(conn) => conn,
+            None => slot.options.connect().await?,
+        };
         // Made before it begins: a caller that goes away meanwhile must leave nothing open.
-        let mut write = Write { conn, is_failed: false, rollbacks: self.rollbacks.clone() };
+        let rollbacks = self.rollbacks.clone();
+        let mut write = Write { held: Some((conn, slot)), is_failed: false, rollbacks };
         write.conn().execute("BEGIN IMMEDIATE").await?;
         Ok(write)
     }
@@ -71,8 +111,55 @@ impl File {
     pub(super) async fn close(&self) {
         self.rollbacks.close();
         self.rollbacks.wait().await;
-        self.readers.close().await;
-        self.writer.close().await;
+        // Whoever reads now is waited for, and nobody reads after.
+        let _all = timeout(BUSY, self.readers.free.acquire_many(READERS)).await;
+        self.readers.free.close();
+        let idle = std::mem::take(&mut *self.readers.idle());
+        for conn in idle {
+            close(conn).await;
+        }
+        if let Some(conn) = self.writer.lock().await.conn.take() {
+            close(conn).await;
+        }
+    }
+}
+
+impl Readers {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The last one that is closed folds the write-ahead log into the file; the next start does it
+/// otherwise.
+async fn close(conn: SqliteConnection) {
+    if let Err(error) = conn.close().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the store was not closed");
+    }
+}
+
+fn late() -> DbError {
+    sqlx::Error::PoolTimedOut.into()
+}
+
+/// A connection that reads. It may be given back in the middle of a statement: its thread takes
+/// one statement after the other, and drops one that nobody listens to.
+#[derive(Debug)]
+pub(super) struct Read {
+    conn: Option<SqliteConnection>,
+    home: Arc<Readers>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Read {
+    pub(super) fn conn(&mut self) -> &mut SqliteConnection {
+        self.conn.as_mut().expect("only its end takes the connection")
+    }
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.home.idle().extend(self.conn.take());
     }
 }
 
@@ -80,14 +167,14 @@ impl File {
 /// itself, and the driver's count of transactions would never be right again on that connection.
 #[derive(Debug)]
 pub(super) struct Write {
-    conn: Option<PoolConnection<Sqlite>>,
+    held: Option<(SqliteConnection, OwnedMutexGuard<Slot>)>,
     is_failed: bool,
     rollbacks: TaskTracker,
 }
 
 impl Write {
     pub(super) fn conn(&mut self) -> &mut SqliteConnection {
-        self.conn.as_mut().expect("only its end takes the connection")
+        &mut self.held.as_mut().expect("only its end takes the connection").0
     }
 
     /// A statement failed: nothing of this transaction may be committed any more.
@@ -100,20 +187,21 @@ impl Write {
             return Err(DbError::Failed);
         }
         self.conn().execute("COMMIT").await?;
-        // Back into the pool.
-        drop(self.conn.take());
+        if let Some((conn, mut slot)) = self.held.take() {
+            slot.conn = Some(conn);
+        }
         Ok(())
     }
 }
 
 impl Drop for Write {
     fn drop(&mut self) {
-        let Some(mut conn) = self.conn.take() else { return };
-        let Ok(runtime) = Handle::try_current() else { return drop(conn.detach()) };
+        let Some((mut conn, mut slot)) = self.held.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
         let rollback = async move {
-            if conn.execute("ROLLBACK").await.is_err() {
-                // Rolled back already, or in no state to say: the next write takes another.
-                drop(conn.detach());
+            // Rolled back already, or in no state to say: the next write takes another.
+            if conn.execute("ROLLBACK").await.is_ok() {
+                slot.conn = Some(conn);
             }
         };
         self.rollbacks.spawn_on(rollback, &runtime);

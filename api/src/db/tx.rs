@@ -30,9 +30,19 @@ impl Tx {
         Self { conn, actor, now, drafts: Vec::new(), head }
     }
 
-    /// When the transaction began; every time it stores is this one.
+    /// When the transaction was asked for; every time it stores is this one.
     pub const fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// Has it store another time: it waited for its turn, and what it writes is newer than it.
+    pub(crate) const fn restamp(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
+    /// Whose transaction it is.
+    pub const fn actor(&self) -> &Actor {
+        &self.actor
     }
 
     /// The connection, for the statements of a store.

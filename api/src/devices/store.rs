@@ -154,6 +154,23 @@ pub(crate) async fn with_ids(conn: &mut Conn, ids: &[DeviceId]) -> Result<Vec<De
     Ok(found)
 }
 
+/// The generations of those of the devices whose enrollment stands.
+pub(crate) async fn standing_generations(
+    conn: &mut Conn,
+    ids: &[DeviceId],
+) -> Result<BTreeMap<DeviceId, u32>, DbError> {
+    let mut found = BTreeMap::new();
+    for ids in ids.chunks(CHUNK) {
+        let mut select =
+            sql("SELECT id, generation FROM devices WHERE revoked_through < generation");
+        push_ids(&mut select, " AND id IN ", ids);
+        for row in select.fetch_all(conn).await? {
+            found.insert(DeviceId::from_uuid(row.try_get(0)?), row.number(1)?);
+        }
+    }
+    Ok(found)
+}
+
 /// The devices with those names, whoever may see them: the caller checks.
 pub(crate) async fn with_names(conn: &mut Conn, names: &[String]) -> Result<Vec<Device>, DbError> {
     let mut found = Vec::with_capacity(names.len());

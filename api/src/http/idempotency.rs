@@ -1,7 +1,10 @@
 //! Creating things at most once, however often the client asks.
 //!
-//! Owns the table of answers. Claim, effect and remembered answer are one transaction: of
-//! concurrent duplicates one has the effect and the others get its answer.
+//! Owns the table of answers. The look at it, the effect and the remembered answer are one write
+//! transaction, and only one of those runs at a time: of concurrent duplicates one has the effect and
+//! the others get its answer.
+
+use std::collections::BTreeMap;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -11,20 +14,124 @@ use serde::Serialize;
 use super::body::Ticket;
 use super::{Problem, ProblemKind};
 use crate::auth::Principal;
-use crate::db::{Db, DbError, Tx, millis, sql};
+use crate::db::{CHUNK, Conn, Db, DbError, Tx, millis, sql};
+
+/// A request that has its effect once.
+#[derive(Debug)]
+pub struct Claim {
+    place: Place,
+    request_hash: Vec<u8>,
+}
+
+/// Whose repetitions of what are one request.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    principal: String,
+    route: String,
+    key: String,
+}
+
+/// An answer that is remembered.
+#[derive(Debug)]
+pub struct Answered {
+    request_hash: Vec<u8>,
+    status: StatusCode,
+    body: String,
+}
+
+impl Claim {
+    /// What that request claims, if it has a key.
+    pub fn of(principal: &Principal, ticket: Ticket) -> Option<Self> {
+        let Ticket { route, key, request_hash } = ticket;
+        let place = Place { principal: principal.token_id(), route, key: key? };
+        Some(Self { place, request_hash })
+    }
+
+    /// Whose repetitions are this request.
+    pub const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// This request's answer, to be remembered.
+    pub fn answer(&self, status: StatusCode, body: String) -> Answered {
+        Answered { request_hash: self.request_hash.clone(), status, body }
+    }
+
+    /// The answer that this request got before.
+    pub async fn former(&self, conn: &mut Conn) -> Result<Option<Response>, Problem> {
+        let answered = answered(conn, &[self]).await?.remove(&self.place);
+        answered.map(|former| former.replay(self)).transpose()
+    }
+}
+
+impl Answered {
+    /// Answers a repetition, which must be one.
+    pub fn replay(&self, claim: &Claim) -> Result<Response, Problem> {
+        if self.request_hash != claim.request_hash {
+            let detail = "this Idempotency-Key came with another body before";
+            return Err(Problem::new(ProblemKind::KeyReused, detail));
+        }
+        let mut response = respond(self.status, self.body.clone());
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+        Ok(response)
+    }
+}
+
+/// Those of the requests that were answered before.
+pub(crate) async fn answered(
+    conn: &mut Conn,
+    claims: &[&Claim],
+) -> Result<BTreeMap<Place, Answered>, DbError> {
+    let mut found = BTreeMap::new();
+    for claims in claims.chunks(CHUNK) {
+        let mut select = sql("SELECT principal, route, key, request_hash, status, body \
+             FROM idempotency WHERE (principal, route, key) IN (");
+        select.push_rows(claims, |row, claim| {
+            let Place { principal, route, key } = &claim.place;
+            row.push_bind(principal).push_bind(route).push_bind(key);
+        });
+        select.push(")");
+        for row in select.fetch_all(conn).await? {
+            let (principal, route, key) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let status = StatusCode::from_u16(row.number(4)?)
+                .map_err(|_| DbError::Unreadable("status of an answer"))?;
+            let answer = Answered { request_hash: row.try_get(3)?, status, body: row.try_get(5)? };
+            found.insert(Place { principal, route, key }, answer);
+        }
+    }
+    Ok(found)
+}
+
+/// Remembers answers of requests that had none: the caller looked, in this transaction.
+pub(crate) async fn remember(
+    tx: &mut Tx,
+    answers: &BTreeMap<Place, Answered>,
+) -> Result<(), DbError> {
+    if answers.is_empty() {
+        return Ok(());
+    }
+    let now = millis(tx.now());
+    let mut insert = sql(
+        "INSERT INTO idempotency (principal, route, key, request_hash, status, body, created_at) ",
+    );
+    insert.push_rows(answers, |row, (place, answer)| {
+        row.push_bind(&place.principal)
+            .push_bind(&place.route)
+            .push_bind(&place.key)
+            .push_bind(answer.request_hash.as_slice())
+            .push_bind(i64::from(answer.status.as_u16()))
+            .push_bind(&answer.body)
+            .push_bind(now);
+    });
+    insert.execute(tx.conn()).await?;
+    Ok(())
+}
 
 /// A write that is remembered.
 #[derive(Debug)]
 pub struct Once {
     tx: Tx,
     claim: Option<Claim>,
-}
-
-#[derive(Debug)]
-struct Claim {
-    principal: String,
-    route: String,
-    key: String,
 }
 
 /// What comes of a request that may be a repetition.
@@ -45,12 +152,13 @@ impl Once {
         now: Timestamp,
     ) -> Result<Begun, Problem> {
         let mut tx = db.write(principal.actor(), now).await?;
-        let Some(key) = ticket.key else { return Ok(Begun::Fresh(Self { tx, claim: None })) };
-        let claim = Claim { principal: principal.token_id(), route: ticket.route, key };
-        if claim.insert(&mut tx, &ticket.request_hash).await? {
-            return Ok(Begun::Fresh(Self { tx, claim: Some(claim) }));
+        let claim = Claim::of(principal, ticket);
+        if let Some(claim) = &claim
+            && let Some(response) = claim.former(tx.conn()).await?
+        {
+            return Ok(Begun::Replay(response));
         }
-        claim.replay(&mut tx, &ticket.request_hash).await.map(Begun::Replay)
+        Ok(Begun::Fresh(Self { tx, claim }))
     }
 
     /// The transaction.
@@ -75,68 +183,23 @@ impl Once {
         answer: &T,
         remembered: &T,
     ) -> Result<Response, Problem> {
-        let encode = |value: &T| serde_json::to_string(value).map_err(|e| Problem::internal(&e));
         let body = encode(answer)?;
         if let Some(claim) = &self.claim {
-            claim.remember(&mut self.tx, status, &encode(remembered)?).await?;
+            let remembered = claim.answer(status, encode(remembered)?);
+            remember(&mut self.tx, &BTreeMap::from([(claim.place.clone(), remembered)])).await?;
         }
         self.tx.commit().await?;
         Ok(respond(status, body))
     }
 }
 
-impl Claim {
-    /// Whether the claim is new.
-    async fn insert(&self, tx: &mut Tx, request_hash: &[u8]) -> Result<bool, DbError> {
-        let now = millis(tx.now());
-        let done = sql("INSERT INTO idempotency \
-             (principal, route, key, request_hash, status, body, created_at) \
-             VALUES ($1, $2, $3, $4, 0, '', $5) ON CONFLICT DO NOTHING")
-        .bind(&self.principal)
-        .bind(&self.route)
-        .bind(&self.key)
-        .bind(request_hash)
-        .bind(now)
-        .execute(tx.conn())
-        .await?;
-        Ok(done == 1)
-    }
-
-    async fn replay(&self, tx: &mut Tx, request_hash: &[u8]) -> Result<Response, Problem> {
-        let row = sql("SELECT request_hash, status, body FROM idempotency \
-             WHERE principal = $1 AND route = $2 AND key = $3")
-        .bind(&self.principal)
-        .bind(&self.route)
-        .bind(&self.key)
-        .fetch_one(tx.conn())
-        .await?;
-        let former: Vec<u8> = row.try_get(0)?;
-        if former != request_hash {
-            let detail = "this Idempotency-Key came with another body before";
-            return Err(Problem::new(ProblemKind::KeyReused, detail));
-        }
-        let status = u16::try_from(row.try_get::<i64>(1)?).unwrap_or(500);
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = respond(status, row.try_get(2)?);
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-        Ok(response)
-    }
-
-    async fn remember(&self, tx: &mut Tx, status: StatusCode, body: &str) -> Result<(), DbError> {
-        sql("UPDATE idempotency SET status = $1, body = $2 \
-             WHERE principal = $3 AND route = $4 AND key = $5")
-        .bind(i64::from(status.as_u16()))
-        .bind(body)
-        .bind(&self.principal)
-        .bind(&self.route)
-        .bind(&self.key)
-        .execute(tx.conn())
-        .await?;
-        Ok(())
-    }
+/// An answer as it is sent and remembered.
+pub(crate) fn encode<T: Serialize>(answer: &T) -> Result<String, Problem> {
+    serde_json::to_string(answer).map_err(|error| Problem::internal(&error))
 }
 
-fn respond(status: StatusCode, body: String) -> Response {
+/// An answer with a body of [`encode`].
+pub(crate) fn respond(status: StatusCode, body: String) -> Response {
     let json = HeaderValue::from_static("application/json");
     (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }

@@ -1,7 +1,10 @@
 //! From the order to the receipt, and what happens on the way when things fail.
 
+use std::time::Duration;
+
+use api::app::App;
 use protocol::frame::AgentFrame;
-use protocol::state::PerLane;
+use protocol::state::{Lane, PerLane};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -68,6 +71,81 @@ async fn concurrent_duplicates_have_one_effect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn orders_that_are_written_together_are_answered_one_by_one() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let leaver = bench.agent("b", None).await;
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+
+    // While somebody else writes, everything that comes waits for the same transaction.
+    let app = bench.api.app();
+    let mut tx = app.db.write(api::audit::Actor::System, bench.now()).await.unwrap();
+    let revoke = "UPDATE devices SET revoked_through = generation WHERE name = 'b'";
+    api::fixture::execute(&mut tx, revoke).await.unwrap();
+    tx.append(api::audit::Kind::DeviceRevoked, leaver.id, json!({}));
+    let send = |key: usize, devices: &[_]| {
+        let request = bench.http.post(bench.url("/v1/orders")).bearer_auth(&bench.token);
+        let request = request.header("idempotency-key", format!("k{key}"));
+        request.json(&order_body("refresh", devices)).send()
+    };
+    let mut requests: Vec<_> = (0..12).map(|key| send(key, &[agent.id])).collect();
+    requests.push(send(3, &[agent.id]));
+    requests.push(send(12, &[agent.id, leaver.id]));
+    requests.push(send(5, &[leaver.id, agent.id]));
+    // The first of them is not in the queue any more: it waits for its turn to write, and the others
+    // are planned later than it asked for that.
+    let others = requests.split_off(2);
+    let all = requests.len() + others.len();
+    let (first, rest) = tokio::join!(futures_util::future::join_all(requests), async {
+        waiting(app, 1).await;
+        bench.hand.advance(Duration::from_secs(5));
+        let let_go = async {
+            waiting(app, all - 1).await;
+            tx.commit().await.unwrap();
+        };
+        tokio::join!(futures_util::future::join_all(others), let_go).0
+    },);
+    let answers = first.into_iter().chain(rest);
+
+    let mut answers: Vec<_> = answers.map(Result::unwrap).collect();
+    // Whichever of two came first, they cannot both have had one key.
+    let [refused, other] = [answers.remove(13), answers.remove(13)];
+    assert_eq!(other.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let refused = json_of(refused, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(refused["errors"][0]["detail"], "changed meanwhile");
+    let mut orders = Vec::new();
+    for answer in answers {
+        let created = json_of(answer, StatusCode::CREATED).await;
+        assert_eq!(created["order"]["states"], json!({ "queued": 1 }));
+        orders.push(created["order"]["id"].to_string());
+    }
+    assert_eq!(orders.pop(), Some(orders[3].clone()), "one key, one order");
+
+    let mut follows = 0;
+    for number in 1..=12 {
+        let command = hub.command_for(agent.id).await;
+        // A refresh is valid for a day at most, and that is what it is given.
+        assert_eq!(agent.verify(&bench, &command.jws).envelope().seq, number);
+        assert_eq!(command.after_seq, follows);
+        follows = number;
+    }
+    let all = bench.get("/v1/commands").await;
+    assert_eq!(all["items"].as_array().unwrap().len(), 12);
+    api::audit::verify_db(&app.db).await.unwrap();
+}
+
+/// Waits until that many orders wait to be written.
+async fn waiting(app: &App, count: usize) {
+    let waiting = async {
+        while app.intake.waiting(Lane::Bulk) < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(GUARD, waiting).await.expect("they wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn order_for_one_device_out_of_scope_is_no_order() {
     let bench = Bench::start().await;
     let mine = bench.agent("mine", Some("a")).await;
@@ -107,7 +185,7 @@ async fn kill_between_commit_and_publish_only_delays() {
     assert_eq!(bench.command(&id).await["state"], "queued");
     let bench = bench.kill_and_restart().await;
     let mut hub = bench.hub("hub-1").await;
-    bench.hand.advance(std::time::Duration::from_secs(400));
+    bench.hand.advance(Duration::from_secs(400));
     bench.broker_lease(&mut hub).await;
     hub.arrive(agent.id, bench.session()).await;
     let command = hub.command_for(agent.id).await;
@@ -124,7 +202,7 @@ async fn unacked_commands_are_sent_again_and_acked_ones_are_not() {
     bench.order("lock", &[agent.id]).await;
     let first = hub.command_for(agent.id).await;
     bench.until_state(&id_of(&first), "sent").await;
-    bench.hand.advance(std::time::Duration::from_secs(3));
+    bench.hand.advance(Duration::from_secs(3));
     let again = hub.command_for(agent.id).await;
     assert_eq!(first, again);
     hub.say(&agent, vec![ack(&first)]).await;
@@ -222,8 +300,8 @@ async fn what_an_answer_has_no_room_for_follows_soon() {
         bench.order("lock", &[agent.id]).await;
     }
     // Nobody is there: the redelivery job puts all of them off for minutes.
-    bench.hand.advance(std::time::Duration::from_secs(3));
-    let soon = bench.now().plus(std::time::Duration::from_secs(60));
+    bench.hand.advance(Duration::from_secs(3));
+    let soon = bench.now().plus(Duration::from_secs(60));
     let later = async || {
         let mut conn = bench.api.app().db.read().await.unwrap();
         let count = "SELECT COUNT(*) FROM commands WHERE redeliver_at >";
@@ -240,7 +318,7 @@ async fn what_an_answer_has_no_room_for_follows_soon() {
     hub.say(&agent, vec![agent.hello()]).await;
     let told = commands(&hub.frames_for(agent.id).await);
     hub.arrive(agent.id, bench.session()).await;
-    bench.hand.advance(std::time::Duration::from_secs(3));
+    bench.hand.advance(Duration::from_secs(3));
     let mut seen: std::collections::BTreeSet<_> = told.iter().map(|c| c.command_id).collect();
     assert!(seen.len() < 66);
     while seen.len() < 66 {
@@ -270,7 +348,7 @@ async fn validity_ends_what_no_device_took_and_spares_what_one_has() {
     let created = bench.order("lock", &[taken.id, missed.id]).await;
     let told = commands(&taken.check_in(&bench, Vec::new()).await);
     taken.check_in(&bench, told.iter().map(ack).collect()).await;
-    bench.hand.advance(std::time::Duration::from_secs(25 * 60 * 60));
+    bench.hand.advance(Duration::from_secs(25 * 60 * 60));
     let commands = created["commands"].as_array().unwrap();
     let of = |id: protocol::id::DeviceId| {
         commands.iter().find(|c| c["device_id"] == json!(id)).unwrap()["id"].clone()
@@ -327,7 +405,7 @@ async fn pages_cover_everything_once() {
     for _ in 0..7 {
         let created = bench.order("refresh", &[agent.id]).await;
         expected.push(created["commands"][0]["id"].clone());
-        bench.hand.advance(std::time::Duration::from_millis(2));
+        bench.hand.advance(Duration::from_millis(2));
     }
     let mut seen = Vec::new();
     let mut path = "/v1/commands?limit=3".to_owned();

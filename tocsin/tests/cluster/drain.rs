@@ -19,7 +19,8 @@ fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
         |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
     let orders = setting("TOCSIN_ROLLING_ORDERS", ORDERS);
     let rate = setting("TOCSIN_ROLLING_RATE", RATE);
-    let options = [("--agents", "50"), ("--orders", &*orders), ("--rate", &*rate)];
+    let options =
+        [("--agents", "50"), ("--connections", "64"), ("--orders", &*orders), ("--rate", &*rate)];
     let most = setting("TOCSIN_ROLLING_RESTARTS", "1000").parse().expect("a number of restarts");
     let load = site.load("order-to-ack", &options);
     let mut rounds = 0;

@@ -156,12 +156,13 @@ pub(in crate::commands) async fn due(
         .collect()
 }
 
-/// Writes that sessions took those commands, and answers the ones that were not sent before.
+/// Writes that sessions took those commands then, and answers the ones that were not sent before.
 pub(in crate::commands) async fn mark_sent(
     tx: &mut Tx,
+    at: Timestamp,
     ids: &[CommandId],
 ) -> Result<Vec<CommandId>, DbError> {
-    let now = millis(tx.now());
+    let now = millis(at);
     let mut first = Vec::new();
     for ids in ids.chunks(CHUNK) {
         let mut update = sql("UPDATE commands SET sends = sends + 1, redeliver_at = ");

@@ -11,7 +11,7 @@ use protocol::time::Timestamp;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::audit::Kind;
+use crate::audit::{Actor, Kind};
 use crate::auth::Reach;
 use crate::commands::plan::Plan;
 use crate::commands::queue::{Fresh, Signed};
@@ -37,78 +37,57 @@ fn encode<T: Serialize>(value: &T) -> Result<String, DbError> {
     serde_json::to_string(value).map_err(|_| DbError::Unreadable("manifest"))
 }
 
-pub(in crate::commands) async fn insert(
-    tx: &mut Tx,
-    operator: &PersonName,
-    plan: &Plan,
-) -> Result<Order, DbError> {
-    let order = Order {
-        id: plan.manifest().order_id,
-        operator: operator.clone(),
-        manifest: plan.manifest().clone(),
-        reason: plan.reason().map(str::to_owned),
-        script: plan.script().map(str::to_owned),
-        created_at: tx.now(),
-    };
-    let now = millis(tx.now());
-    sql("INSERT INTO orders \
-         (id, operator, verb, manifest, reason, device_count, created_at, expires_at, script) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
-    .bind(order.id.as_uuid())
-    .bind(operator.as_str())
-    .bind(order.manifest.action.verb().as_str())
-    .bind(encode(&order.manifest)?)
-    .bind(&order.reason)
-    .bind(order.manifest.device_count)
-    .bind(now)
-    .bind(millis(order.manifest.expires_at))
-    .bind(&order.script)
-    .execute(tx.conn())
-    .await?;
-    let payload = json!({ "manifest": order.manifest, "reason": order.reason });
-    tx.append(Kind::OrderCreated, order.id, payload);
-    let loud = match &order.manifest.action {
-        Action::Freeze(freeze) => Some((Kind::FreezeOrdered, Some(Time(freeze.until)))),
-        Action::Thaw(_) => Some((Kind::ThawOrdered, None)),
-        Action::Lock(_)
-        | Action::Unlock(_)
-        | Action::Quarantine(_)
-        | Action::Release(_)
-        | Action::Wipe(_)
-        | Action::SelectiveWipe(_)
-        | Action::Plan(_)
-        | Action::Reboot(_)
-        | Action::RunScript(_)
-        | Action::CollectEvidence(_)
-        | Action::Refresh(_)
-        | Action::Cancel(_) => None,
-    };
-    if let Some((kind, until)) = loud {
-        let payload = json!({
-            "until": until,
-            "devices": order.manifest.device_count,
-            "reason": order.reason,
-        });
-        tracing::warn!(order.id = %order.id, kind = kind.as_str(), "freeze changes");
-        tx.append(kind, order.id, payload);
+impl Order {
+    /// The order that a plan becomes, now.
+    pub(in crate::commands) fn new(plan: &Plan, operator: &PersonName, now: Timestamp) -> Self {
+        Self {
+            id: plan.manifest().order_id,
+            operator: operator.clone(),
+            manifest: plan.manifest().clone(),
+            reason: plan.reason().map(str::to_owned),
+            script: plan.script().map(str::to_owned),
+            created_at: now,
+        }
     }
-    Ok(order)
+}
+
+/// Writes orders.
+pub(in crate::commands) async fn insert(tx: &mut Tx, orders: &[&Order]) -> Result<(), DbError> {
+    for chunk in orders.chunks(CHUNK) {
+        let manifests = chunk.iter().map(|order| encode(&order.manifest));
+        let manifests = manifests.collect::<Result<Vec<_>, _>>()?;
+        let mut insert = sql("INSERT INTO orders \
+             (id, operator, verb, manifest, reason, device_count, created_at, expires_at, script) ");
+        insert.push_rows(chunk.iter().zip(manifests), |row, (order, manifest)| {
+            row.push_bind(order.id.as_uuid())
+                .push_bind(order.operator.as_str())
+                .push_bind(order.manifest.action.verb().as_str())
+                .push_bind(manifest)
+                .push_bind(&order.reason)
+                .push_bind(order.manifest.device_count)
+                .push_bind(millis(order.created_at))
+                .push_bind(millis(order.manifest.expires_at))
+                .push_bind(&order.script);
+        });
+        insert.execute(tx.conn()).await?;
+    }
+    Ok(())
 }
 
 /// Writes commands that wait for approvals.
 pub(in crate::commands) async fn insert_waiting(
     tx: &mut Tx,
-    order: &Order,
-    waiting: &[Fresh],
+    waiting: &[(&Order, &Fresh)],
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
     for chunk in waiting.chunks(CHUNK) {
-        let proofs = chunk.iter().map(|f| encode(&f.proof)).collect::<Result<Vec<_>, _>>()?;
+        let proofs = chunk.iter().map(|(_, fresh)| encode(&fresh.proof));
+        let proofs = proofs.collect::<Result<Vec<_>, _>>()?;
         let mut insert =
             sql("INSERT INTO commands (id, order_id, device_id, generation, verb, lane, \
              approvals_needed, proof, state, created_at, expires_at) ");
-        let verb = order.manifest.action.verb();
-        insert.push_rows(chunk.iter().zip(proofs), |row, (fresh, proof)| {
+        insert.push_rows(chunk.iter().zip(proofs), |row, ((order, fresh), proof)| {
+            let verb = order.manifest.action.verb();
             row.push_bind(fresh.id.as_uuid())
                 .push_bind(order.id.as_uuid())
                 .push_bind(fresh.device.as_uuid())
@@ -123,32 +102,23 @@ pub(in crate::commands) async fn insert_waiting(
         });
         insert.execute(tx.conn()).await?;
     }
-    for fresh in waiting {
-        let payload = json!({
-            "order_id": order.id,
-            "device_id": fresh.device,
-            "approvals_needed": fresh.approvals_needed,
-        });
-        tx.append(Kind::CommandAwaitsApproval, fresh.id, payload);
-    }
     Ok(())
 }
 
 /// Writes commands that need no approval, already numbered and signed.
 pub(in crate::commands) async fn insert_queued(
     tx: &mut Tx,
-    order: &Order,
-    signed: &[Signed],
+    signed: &[(&Order, &Signed)],
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
     let redeliver_at = millis(tx.now().plus(FIRST_REDELIVERY));
-    let verb = order.manifest.action.verb();
     for chunk in signed.chunks(CHUNK) {
         let mut insert =
             sql("INSERT INTO commands (id, order_id, device_id, generation, verb, lane, \
              approvals_needed, proof, state, seq, envelope, envelope_sha256, created_at, \
              expires_at, queued_at, redeliver_at) ");
-        insert.push_rows(chunk, |row, signed| {
+        insert.push_rows(chunk, |row, (order, signed)| {
+            let verb = order.manifest.action.verb();
             row.push_bind(signed.fresh.id.as_uuid())
                 .push_bind(order.id.as_uuid())
                 .push_bind(signed.fresh.device.as_uuid())
@@ -167,11 +137,58 @@ pub(in crate::commands) async fn insert_queued(
         });
         insert.execute(tx.conn()).await?;
     }
-    append_queued(tx, order, signed);
     Ok(())
 }
 
-fn append_queued(tx: &mut Tx, order: &Order, signed: &[Signed]) {
+/// The events of an order: that it was given, what waits, and what is on its way.
+pub(in crate::commands) fn append(
+    tx: &mut Tx,
+    actor: &Actor,
+    order: &Order,
+    (waiting, signed): (&[Fresh], &[Signed]),
+) {
+    let payload = json!({ "manifest": order.manifest, "reason": order.reason });
+    tx.append_by(actor.clone(), Kind::OrderCreated, order.id, payload);
+    append_loud(tx, actor, order);
+    for fresh in waiting {
+        let payload = json!({
+            "order_id": order.id,
+            "device_id": fresh.device,
+            "approvals_needed": fresh.approvals_needed,
+        });
+        tx.append_by(actor.clone(), Kind::CommandAwaitsApproval, fresh.id, payload);
+    }
+    append_queued(tx, actor, order, signed);
+}
+
+/// What nobody should have to look for.
+fn append_loud(tx: &mut Tx, actor: &Actor, order: &Order) {
+    let (kind, until) = match &order.manifest.action {
+        Action::Freeze(freeze) => (Kind::FreezeOrdered, Some(Time(freeze.until))),
+        Action::Thaw(_) => (Kind::ThawOrdered, None),
+        Action::Lock(_)
+        | Action::Unlock(_)
+        | Action::Quarantine(_)
+        | Action::Release(_)
+        | Action::Wipe(_)
+        | Action::SelectiveWipe(_)
+        | Action::Plan(_)
+        | Action::Reboot(_)
+        | Action::RunScript(_)
+        | Action::CollectEvidence(_)
+        | Action::Refresh(_)
+        | Action::Cancel(_) => return,
+    };
+    let payload = json!({
+        "until": until,
+        "devices": order.manifest.device_count,
+        "reason": order.reason,
+    });
+    tracing::warn!(order.id = %order.id, kind = kind.as_str(), "freeze changes");
+    tx.append_by(actor.clone(), kind, order.id, payload);
+}
+
+fn append_queued(tx: &mut Tx, actor: &Actor, order: &Order, signed: &[Signed]) {
     for signed in signed {
         let payload = json!({
             "order_id": order.id,
@@ -179,7 +196,7 @@ fn append_queued(tx: &mut Tx, order: &Order, signed: &[Signed]) {
             "seq": signed.seq,
             "envelope_sha256": signed.frame.jws.sha256(),
         });
-        tx.append(Kind::CommandQueued, signed.fresh.id, payload);
+        tx.append_by(actor.clone(), Kind::CommandQueued, signed.fresh.id, payload);
     }
 }
 
@@ -227,7 +244,8 @@ pub(in crate::commands) async fn queue_waiting(
         .execute(tx.conn())
         .await?;
     }
-    append_queued(tx, order, signed);
+    let actor = tx.actor().clone();
+    append_queued(tx, &actor, order, signed);
     Ok(())
 }
 
@@ -271,6 +289,30 @@ pub(in crate::commands) async fn devices(
     select.push(" ORDER BY d.id");
     let rows = select.fetch_all(conn).await?;
     rows.iter().map(|row| Ok((DeviceId::from_uuid(row.try_get(0)?), row.try_get(1)?))).collect()
+}
+
+impl OrderView {
+    /// An order that was given just now.
+    pub(in crate::commands) fn of_new(order: &Order, waiting: &[Fresh], free: &[Fresh]) -> Self {
+        let counts =
+            [(CommandState::AwaitingApproval, waiting.len()), (CommandState::Queued, free.len())];
+        let states = counts.into_iter().filter(|(_, count)| *count > 0).map(|(state, count)| {
+            (state.as_str().to_owned(), u32::try_from(count).unwrap_or(u32::MAX))
+        });
+        let approvals_needed = waiting.iter().map(|fresh| fresh.approvals_needed).max();
+        Self {
+            id: order.id,
+            operator: order.operator.clone(),
+            action: order.manifest.action.clone(),
+            reason: order.reason.clone(),
+            created_at: order.created_at.into(),
+            expires_at: order.manifest.expires_at.into(),
+            device_count: order.manifest.device_count,
+            approvals_needed: approvals_needed.unwrap_or(0),
+            approvals: Vec::new(),
+            states: states.collect(),
+        }
+    }
 }
 
 /// An order as it is answered.

@@ -1,0 +1,374 @@
+//! From a plan to the store: orders that come together are written together.
+//!
+//! Owns the queues, urgent apart from bulk, and the one transaction of a batch. While a batch is
+//! being written the next one gathers, so that the more orders come, the less of a transaction each
+//! of them costs. What one order of a batch is refused for is no other's business.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use protocol::id::{CommandId, DeviceId, PersonName};
+use protocol::state::{CommandState, Lane, PerLane};
+use protocol::time::Timestamp;
+use protocol::trust::TrustRoot;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::halt::halt;
+use super::plan::Plan;
+use super::queue::{self, Fresh, Ready, Signed};
+use super::store::orders::{self, Order};
+use super::wire::{CommandSummary, CreatedOrder, OrderView};
+use crate::app::App;
+use crate::audit::Actor;
+use crate::db::{DbError, Tx};
+use crate::http::idempotency::{self, Answered, Claim, Place, encode, respond};
+use crate::http::{Problem, ProblemKind};
+use crate::lockdown::{self, Level};
+use crate::outbox::Delivery;
+use crate::{devices, metrics, trust};
+
+mod guard;
+
+/// Orders that wait in each lane; a further one waits for a place among them.
+const WAITING: usize = 256;
+/// Orders in one transaction.
+const ORDERS: usize = 64;
+/// Devices in one transaction, give or take one order.
+const DEVICES: usize = 2000;
+
+/// An order that was checked and is to be written.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) person: PersonName,
+    /// When its validity began.
+    pub(super) planned_at: Timestamp,
+    pub(super) claim: Option<Claim>,
+    pub(super) plan: Plan,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    asked: Asked,
+    reply: oneshot::Sender<Result<Response, Problem>>,
+}
+
+/// The queues.
+#[derive(Debug)]
+pub struct Intake {
+    queues: PerLane<mpsc::Sender<Waiting>>,
+    inboxes: PerLane<Mutex<mpsc::Receiver<Waiting>>>,
+}
+
+impl Intake {
+    /// Empty queues.
+    pub fn new() -> Self {
+        let (urgent, urgent_inbox) = mpsc::channel(WAITING);
+        let (bulk, bulk_inbox) = mpsc::channel(WAITING);
+        let inboxes = PerLane { urgent: Mutex::new(urgent_inbox), bulk: Mutex::new(bulk_inbox) };
+        Self { queues: PerLane { urgent, bulk }, inboxes }
+    }
+
+    /// How many orders wait in that lane.
+    pub fn waiting(&self, lane: Lane) -> usize {
+        let queue = self.queues.get(lane);
+        queue.max_capacity() - queue.capacity()
+    }
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Has an order written, and answers it after its commit. Who goes away meanwhile may have given the
+/// order all the same, and finds it by its idempotency key.
+pub(super) async fn take(app: &App, asked: Asked) -> Result<Response, Problem> {
+    let verb = asked.plan.manifest().action.verb();
+    let lane = verb.lane();
+    if guard::concerns(app, verb) {
+        return write_guarded(app, lane, &asked).await;
+    }
+    let (reply, answer) = oneshot::channel();
+    if let Err(closed) = app.intake.queues.get(lane).send(Waiting { asked, reply }).await {
+        // The drain has begun, and this request was there before: a batch of its own.
+        return write_alone(app, lane, &closed.0.asked).await;
+    }
+    let is_stopping = || Problem::new(ProblemKind::Unavailable, "this node is stopping");
+    answer.await.unwrap_or_else(|_| Err(is_stopping()))
+}
+
+/// Writes the orders of one lane until the drain begins.
+pub(crate) async fn write_orders(app: App, lane: Lane) -> Result<(), Infallible> {
+    let mut inbox = app.intake.inboxes.get(lane).lock().await;
+    loop {
+        let first = tokio::select! {
+            biased;
+            first = inbox.recv() => first,
+            () = app.drain.soft().cancelled(), if !inbox.is_closed() => {
+                inbox.close();
+                continue;
+            }
+        };
+        let Some(first) = first else { return Ok(()) };
+        // What comes while others write is in this batch.
+        match begin(&app, Actor::System).await {
+            Ok(tx) => write(&app, tx, lane, gather(first, &mut inbox)).await,
+            Err(problem) => {
+                // Those that came meanwhile as well: the store would let each wait as long again.
+                let _ = first.reply.send(Err(problem.clone()));
+                while let Ok(waiting) = inbox.try_recv() {
+                    let _ = waiting.reply.send(Err(problem.clone()));
+                }
+            }
+        }
+    }
+}
+
+async fn begin(app: &App, actor: Actor) -> Result<Tx, Problem> {
+    Ok(app.db.write(actor, app.now()).await?)
+}
+
+/// Those that wait already, up to about one batch.
+fn gather(first: Waiting, inbox: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
+    let devices = |waiting: &Waiting| waiting.asked.plan.devices().len();
+    let mut total = devices(&first);
+    let mut batch = vec![first];
+    while batch.len() < ORDERS && total < DEVICES {
+        let Ok(next) = inbox.try_recv() else { break };
+        total += devices(&next);
+        batch.push(next);
+    }
+    batch
+}
+
+/// Writes a batch and answers each of its orders. When the store is there and does not take them,
+/// each is tried alone, so that what is wrong with one is told to that one.
+async fn write(app: &App, tx: Tx, lane: Lane, batch: Vec<Waiting>) {
+    let (batch, replies): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|waiting| (waiting.asked, waiting.reply)).unzip();
+    let outcome = write_together(app, tx, lane, &batch).await;
+    // Whoever asked may be gone: then nobody is told.
+    match outcome {
+        Ok(answers) => {
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                let _ = reply.send(answer);
+            }
+        }
+        Err(problem) if problem.kind == ProblemKind::Unavailable || batch.len() == 1 => {
+            for reply in replies {
+                let _ = reply.send(Err(problem.clone()));
+            }
+        }
+        Err(_) => {
+            for (reply, asked) in replies.into_iter().zip(&batch) {
+                let _ = reply.send(write_alone(app, lane, asked).await);
+            }
+        }
+    }
+}
+
+async fn write_alone(app: &App, lane: Lane, asked: &Asked) -> Result<Response, Problem> {
+    let tx = begin(app, Actor::System).await?;
+    write_one(app, tx, lane, asked).await
+}
+
+async fn write_one(app: &App, tx: Tx, lane: Lane, asked: &Asked) -> Result<Response, Problem> {
+    let answers = write_together(app, tx, lane, std::slice::from_ref(asked)).await?;
+    let none = || Err(Problem::conflict("the order has no answer"));
+    answers.into_iter().next().unwrap_or_else(none)
+}
+
+/// Writes an order that budgets, lockdowns or the brake concern. It is alone in its transaction:
+/// when it is refused, nothing of it was spent.
+async fn write_guarded(app: &App, lane: Lane, asked: &Asked) -> Result<Response, Problem> {
+    let mut tx = begin(app, Actor::Operator(asked.person.clone())).await?;
+    if let Some(claim) = &asked.claim
+        && let Some(response) = claim.former(tx.conn()).await?
+    {
+        return Ok(response);
+    }
+    if let Some(why) = guard::pass(app, &mut tx, &asked.person, &asked.plan).await? {
+        drop(tx);
+        halt(&app.db, app.now(), Level::Destructive, &why).await?;
+        return Err(lockdown::refusal(&why));
+    }
+    write_one(app, tx, lane, asked).await
+}
+
+/// Writes an order in a transaction of the caller, who sends what is answered after its commit.
+pub(super) async fn write_within(
+    app: &App,
+    tx: &mut Tx,
+    asked: &Asked,
+) -> Result<(CreatedOrder, Vec<Delivery>), Problem> {
+    let lane = asked.plan.manifest().action.verb().lane();
+    let (verdicts, mut drafts) =
+        judge(app, tx, std::slice::from_ref(asked), &BTreeMap::new()).await?;
+    if let Some(Verdict::Refused(problem)) = verdicts.into_iter().next() {
+        return Err(problem);
+    }
+    let ready = drafts.iter_mut().map(Draft::ready).collect();
+    let signed = queue::number_and_sign(app, tx, lane, ready).await?;
+    insert(tx, &drafts, &signed).await?;
+    let none = || Problem::conflict("the order has no answer");
+    let created = drafts.into_iter().next().ok_or_else(none)?.created;
+    Ok((created, signed.into_iter().flatten().map(Delivery::from).collect()))
+}
+
+/// What becomes of one order of a batch.
+#[derive(Debug)]
+enum Verdict {
+    /// It is the next of the drafts.
+    Drafted,
+    /// It repeats one that was answered, or that stands before it in the batch.
+    Repeats,
+    /// It is not written.
+    Refused(Problem),
+}
+
+async fn write_together(
+    app: &App,
+    mut tx: Tx,
+    lane: Lane,
+    batch: &[Asked],
+) -> Result<Vec<Result<Response, Problem>>, Problem> {
+    // The transaction may have been asked for before the newest of them was planned, and no envelope
+    // is older than its order: it would be valid for too long.
+    tx.restamp(batch.iter().map(|asked| asked.planned_at).fold(app.now(), Timestamp::max));
+    let claims: Vec<_> = batch.iter().filter_map(|asked| asked.claim.as_ref()).collect();
+    let mut answered = idempotency::answered(tx.conn(), &claims).await?;
+    let (verdicts, mut drafts) = judge(app, &mut tx, batch, &answered).await?;
+    let ready = drafts.iter_mut().map(Draft::ready).collect();
+    let signed = queue::number_and_sign(app, &mut tx, lane, ready).await?;
+    insert(&mut tx, &drafts, &signed).await?;
+    let bodies =
+        drafts.iter().map(|draft| encode(&draft.created)).collect::<Result<Vec<_>, _>>()?;
+    let fresh = drafts.iter().zip(&bodies).filter_map(|(draft, body)| {
+        let claim = draft.asked.claim.as_ref()?;
+        Some((claim.place().clone(), claim.answer(StatusCode::CREATED, body.clone())))
+    });
+    let fresh: BTreeMap<Place, Answered> = fresh.collect();
+    idempotency::remember(&mut tx, &fresh).await?;
+    if !signed.is_empty() {
+        tx.commit().await?;
+        metrics::orders_committed(signed.len());
+    }
+    for signed in signed {
+        app.outbox.push(signed.into_iter().map(Delivery::from).collect());
+    }
+    answered.extend(fresh);
+    let mut bodies = bodies.into_iter();
+    let answers = batch.iter().zip(verdicts).map(|(asked, verdict)| match verdict {
+        Verdict::Drafted => Ok(respond(StatusCode::CREATED, bodies.next().unwrap_or_default())),
+        Verdict::Repeats => replay(asked, &answered),
+        Verdict::Refused(problem) => Err(problem),
+    });
+    Ok(answers.collect())
+}
+
+fn replay(asked: &Asked, answered: &BTreeMap<Place, Answered>) -> Result<Response, Problem> {
+    let known = asked.claim.as_ref().and_then(|claim| Some((claim, answered.get(claim.place())?)));
+    let (claim, former) = known.ok_or_else(|| Problem::conflict("repeats what has no answer"))?;
+    former.replay(claim)
+}
+
+/// Looks at each order as the store is now. Devices and trust root may have changed since it was
+/// planned.
+async fn judge<'a>(
+    app: &App,
+    tx: &mut Tx,
+    batch: &'a [Asked],
+    answered: &BTreeMap<Place, Answered>,
+) -> Result<(Vec<Verdict>, Vec<Draft<'a>>), DbError> {
+    let ids: BTreeSet<_> =
+        batch.iter().flat_map(|asked| asked.plan.devices()).map(|device| device.id).collect();
+    let ids: Vec<_> = ids.into_iter().collect();
+    let standing = devices::standing_generations(tx.conn(), &ids).await?;
+    let trust = trust::current(tx.conn()).await?.root;
+    let mut claimed: BTreeSet<&Place> = BTreeSet::new();
+    let mut drafts = Vec::with_capacity(batch.len());
+    let mut verdicts = Vec::with_capacity(batch.len());
+    for asked in batch {
+        let place = asked.claim.as_ref().map(Claim::place);
+        if place.is_some_and(|place| answered.contains_key(place) || claimed.contains(place)) {
+            verdicts.push(Verdict::Repeats);
+            continue;
+        }
+        verdicts.push(match Draft::new(app, tx.now(), asked, &standing, &trust) {
+            Ok(draft) => {
+                drafts.push(draft);
+                claimed.extend(place);
+                Verdict::Drafted
+            }
+            Err(problem) => Verdict::Refused(problem),
+        });
+    }
+    Ok((verdicts, drafts))
+}
+
+/// An order with its commands, before their numbers.
+#[derive(Debug)]
+struct Draft<'a> {
+    asked: &'a Asked,
+    order: Order,
+    waiting: Vec<Fresh>,
+    free: Vec<Fresh>,
+    created: CreatedOrder,
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        app: &App,
+        now: Timestamp,
+        asked: &'a Asked,
+        standing: &BTreeMap<DeviceId, u32>,
+        trust: &TrustRoot,
+    ) -> Result<Self, Problem> {
+        let plan = &asked.plan;
+        plan.check(trust)?;
+        let order = Order::new(plan, &asked.person, now);
+        let (mut waiting, mut free) = (Vec::new(), Vec::new());
+        let mut commands = Vec::with_capacity(plan.devices().len());
+        for device in plan.devices() {
+            let proof = plan.tree().proof(&device.id);
+            let proof = proof.filter(|_| standing.get(&device.id) == Some(&device.generation));
+            let proof = proof.ok_or_else(|| Problem::field("/targets", "changed meanwhile"))?;
+            let id = CommandId::new(now, app.random());
+            let (device, generation) = (device.id, device.generation);
+            let approvals_needed = trust.approvals_needed(plan.manifest(), &device);
+            let fresh = Fresh { id, device, generation, approvals_needed, proof };
+            let is_free = approvals_needed == 0;
+            let state = if is_free { CommandState::Queued } else { CommandState::AwaitingApproval };
+            commands.push(CommandSummary { id, device_id: device, state });
+            if is_free { free.push(fresh) } else { waiting.push(fresh) }
+        }
+        let created = CreatedOrder { order: OrderView::of_new(&order, &waiting, &free), commands };
+        Ok(Self { asked, order, waiting, free, created })
+    }
+
+    /// What of it may leave.
+    fn ready(&mut self) -> Ready<'_> {
+        Ready { order: &self.order, approvals: &[], fresh: std::mem::take(&mut self.free) }
+    }
+}
+
+async fn insert(tx: &mut Tx, drafts: &[Draft<'_>], signed: &[Vec<Signed>]) -> Result<(), DbError> {
+    let (mut orders, mut waiting, mut queued) = (Vec::new(), Vec::new(), Vec::new());
+    for (draft, signed) in drafts.iter().zip(signed) {
+        let order = &draft.order;
+        orders.push(order);
+        waiting.extend(draft.waiting.iter().map(|fresh| (order, fresh)));
+        queued.extend(signed.iter().map(|signed| (order, signed)));
+    }
+    orders::insert(tx, &orders).await?;
+    orders::insert_waiting(tx, &waiting).await?;
+    orders::insert_queued(tx, &queued).await?;
+    for (draft, signed) in drafts.iter().zip(signed) {
+        let actor = Actor::Operator(draft.asked.person.clone());
+        orders::append(tx, &actor, &draft.order, (&draft.waiting, signed));
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Which commands sessions took, on the way into the store.
+//!
+//! Owns what was sent and is not written down yet. It is written with what devices say next, or
+//! shortly after, whichever comes first: no sending waits for a commit. What is lost of it is sent
+//! again, which does no harm.
+
+use std::convert::Infallible;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use protocol::id::CommandId;
+use protocol::time::Timestamp;
+use serde_json::json;
+use tokio::sync::Notify;
+
+use super::store::delivery;
+use crate::app::App;
+use crate::audit::{Actor, Kind};
+use crate::db::{DbError, Tx};
+
+/// Commands that may wait to be written down. Beyond it they are sent again.
+const WAITING: usize = 100_000;
+/// How long they wait for something else to be written.
+const WAIT: Duration = Duration::from_millis(20);
+
+/// What was sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    waiting: Mutex<Batch>,
+    news: Notify,
+}
+
+/// Commands, and when the first of them was sent: they are sent again counting from there.
+#[derive(Debug, Default)]
+struct Batch {
+    at: Option<Timestamp>,
+    ids: Vec<CommandId>,
+}
+
+impl Sent {
+    /// Sessions took those.
+    pub(super) fn note(&self, now: Timestamp, ids: impl IntoIterator<Item = CommandId>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = WAITING.saturating_sub(waiting.ids.len());
+        waiting.ids.extend(ids.into_iter().take(room));
+        if waiting.ids.is_empty() {
+            return;
+        }
+        waiting.at.get_or_insert(now);
+        drop(waiting);
+        self.news.notify_one();
+    }
+
+    fn take(&self) -> Batch {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Writes down what was sent until the drain begins.
+pub(crate) async fn write_sent(app: App) -> Result<(), Infallible> {
+    loop {
+        tokio::select! {
+            biased;
+            () = app.drain.soft().cancelled() => return Ok(()),
+            () = app.sent.news.notified() => {}
+        }
+        tokio::time::sleep(WAIT).await;
+        let Batch { at: Some(at), ids } = app.sent.take() else { continue };
+        if let Err(error) = write(&app, at, &ids).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "sending was not written down");
+        }
+    }
+}
+
+/// Writes at once that sessions took those, then.
+pub(super) async fn write(app: &App, at: Timestamp, ids: &[CommandId]) -> Result<(), DbError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut tx = app.db.write(Actor::System, app.now()).await?;
+    record(&mut tx, at, ids).await?;
+    tx.commit().await
+}
+
+/// Writes what waits down in a transaction of the caller.
+pub(super) async fn record_waiting(app: &App, tx: &mut Tx) -> Result<(), DbError> {
+    let Batch { at: Some(at), ids } = app.sent.take() else { return Ok(()) };
+    record(tx, at, &ids).await
+}
+
+/// Writes in a transaction of the caller that sessions took those, then.
+pub(super) async fn record(tx: &mut Tx, at: Timestamp, ids: &[CommandId]) -> Result<(), DbError> {
+    for id in delivery::mark_sent(tx, at, ids).await? {
+        tx.append(Kind::CommandSent, id, json!({}));
+    }
+    Ok(())
+}

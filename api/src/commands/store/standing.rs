@@ -1,0 +1,234 @@
+//! Where commands stand, for their transitions: read at once, moved on in memory, written at once.
+//!
+//! Owns the columns that a transition writes. Whether a transition is allowed says `model`; this
+//! only does it. What was moved on and not saved is lost.
+
+use std::time::Duration;
+
+use protocol::action::Verb;
+use protocol::id::{CommandId, DeviceId, OrderId};
+use protocol::jws::CompactJws;
+use protocol::state::{CommandState, VerbClass};
+use protocol::time::Timestamp;
+
+use super::state;
+use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, millis, sql};
+
+/// What a transition needs to know of a command, and what came of it.
+#[derive(Debug, Clone)]
+pub(in crate::commands) struct Standing {
+    pub(in crate::commands) id: CommandId,
+    pub(in crate::commands) order: OrderId,
+    pub(in crate::commands) device: DeviceId,
+    pub(in crate::commands) generation: u32,
+    pub(in crate::commands) state: CommandState,
+    pub(in crate::commands) receipt: Option<String>,
+    pub(in crate::commands) stage: Option<String>,
+    /// Names the envelope that left; a receipt answers exactly that or nothing.
+    pub(in crate::commands) envelope_sha256: Option<String>,
+    /// Whether the enrollment that it was made for has ended.
+    pub(in crate::commands) is_enrollment_over: bool,
+    acked_at: Option<i64>,
+    running_at: Option<i64>,
+    finished_at: Option<i64>,
+    ended_by: Option<String>,
+    has_proof: bool,
+    news: News,
+}
+
+/// What is to be written of a command beside its state and times.
+#[derive(Debug, Clone, Default)]
+struct News {
+    is_any: bool,
+    receipt: Option<String>,
+    outcome: Option<String>,
+    proof: Option<String>,
+}
+
+impl Standing {
+    /// Its device has it on disk.
+    pub(in crate::commands) fn ack(&mut self, now: Timestamp) {
+        self.go_on(CommandState::Acked);
+        self.acked_at = Some(millis(now));
+    }
+
+    /// Its device is at that stage.
+    pub(in crate::commands) fn progress(&mut self, stage: String, now: Timestamp) {
+        self.go_on(CommandState::Running);
+        self.stage = Some(stage);
+        self.running_at.get_or_insert(millis(now));
+        self.acked_at.get_or_insert(millis(now));
+    }
+
+    /// Keeps a proof of a stage, unless there is one. Whether there was none.
+    pub(in crate::commands) fn keep_proof(&mut self, proof: &CompactJws) -> bool {
+        if self.has_proof {
+            return false;
+        }
+        self.has_proof = true;
+        self.news.is_any = true;
+        self.news.proof = Some(proof.as_str().to_owned());
+        true
+    }
+
+    /// Its receipt ends it.
+    pub(in crate::commands) fn finish(
+        &mut self,
+        state: CommandState,
+        (receipt, outcome): (&CompactJws, String),
+        now: Timestamp,
+    ) {
+        self.go_on(state);
+        self.finished_at = Some(millis(now));
+        self.acked_at.get_or_insert(millis(now));
+        self.keep_receipt(receipt, outcome);
+    }
+
+    /// Keeps a receipt that came after the end as what the device says; the state stays.
+    pub(in crate::commands) fn keep_receipt(&mut self, receipt: &CompactJws, outcome: String) {
+        self.news.is_any = true;
+        self.receipt = Some(receipt.as_str().to_owned());
+        self.news.receipt.clone_from(&self.receipt);
+        self.news.outcome = Some(outcome);
+    }
+
+    /// Something else than a receipt ends it.
+    pub(in crate::commands) fn end(&mut self, state: CommandState, why: &str, now: Timestamp) {
+        self.go_on(state);
+        self.finished_at = Some(millis(now));
+        self.ended_by = Some(why.to_owned());
+    }
+
+    /// Goes to a state, and is not over until its end is told.
+    fn go_on(&mut self, state: CommandState) {
+        self.state = state;
+        self.finished_at = None;
+        self.ended_by = None;
+        self.news.is_any = true;
+    }
+}
+
+const STANDING: &str = "SELECT c.id, c.order_id, c.device_id, c.generation, c.state, c.receipt, \
+     c.envelope_sha256, c.stage, d.generation, d.revoked_through, c.acked_at, c.running_at, \
+     c.finished_at, c.ended_by, c.stage_proof IS NOT NULL \
+     FROM commands c JOIN devices d ON d.id = c.device_id WHERE ";
+
+fn standing(row: &Row) -> Result<Standing, DbError> {
+    let generation: u32 = row.number(3)?;
+    let (present, revoked_through): (u32, u32) = (row.number(8)?, row.number(9)?);
+    Ok(Standing {
+        id: CommandId::from_uuid(row.try_get(0)?),
+        order: OrderId::from_uuid(row.try_get(1)?),
+        device: DeviceId::from_uuid(row.try_get(2)?),
+        generation,
+        state: state(row.try_get(4)?)?,
+        receipt: row.try_get(5)?,
+        envelope_sha256: row.try_get(6)?,
+        stage: row.try_get(7)?,
+        is_enrollment_over: generation < present || generation <= revoked_through,
+        acked_at: row.try_get(10)?,
+        running_at: row.try_get(11)?,
+        finished_at: row.try_get(12)?,
+        ended_by: row.try_get(13)?,
+        has_proof: row.try_get(14)?,
+        news: News::default(),
+    })
+}
+
+async fn fetch(select: Sql, conn: &mut Conn) -> Result<Vec<Standing>, DbError> {
+    select.fetch_all(conn).await?.iter().map(standing).collect()
+}
+
+/// Those of the commands that exist.
+pub(in crate::commands) async fn standings(
+    conn: &mut Conn,
+    ids: &[CommandId],
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = sql(STANDING);
+    select.push("c.id IN ");
+    select.push_list(ids.iter().map(|id| id.as_uuid()));
+    fetch(select, conn).await
+}
+
+/// The commands of an order.
+pub(in crate::commands) async fn of_order(
+    conn: &mut Conn,
+    order: OrderId,
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = sql(STANDING);
+    select.push("c.order_id = ").push_bind(order.as_uuid()).push(" ORDER BY c.id");
+    fetch(select, conn).await
+}
+
+/// The commands that destroy and that no device is known to have.
+pub(in crate::commands) async fn undelivered_destructive(
+    conn: &mut Conn,
+) -> Result<Vec<Standing>, DbError> {
+    let destroys = |verb: &Verb| verb.class() == VerbClass::Destructive;
+    let verbs = Verb::ALL.into_iter().filter(destroys).map(|verb| verb.as_str().to_owned());
+    let mut select = sql(STANDING);
+    select.push("c.state IN ('awaiting_approval', 'queued', 'sent') AND c.verb IN ");
+    select.push_list(verbs);
+    select.push(" ORDER BY c.id");
+    fetch(select, conn).await
+}
+
+/// The commands of a device that have not ended.
+pub(in crate::commands) async fn open_of_device(
+    conn: &mut Conn,
+    device: DeviceId,
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = sql(STANDING);
+    select.push("c.device_id = ").push_bind(device.as_uuid());
+    select.push(" AND c.state IN ('awaiting_approval', 'queued', 'sent', 'acked', 'running')");
+    fetch(select, conn).await
+}
+
+/// Commands that no device took, whose validity ended before those times.
+pub(in crate::commands) async fn past_their_end(
+    conn: &mut Conn,
+    now: Timestamp,
+    grace: Duration,
+    limit: i64,
+) -> Result<Vec<Standing>, DbError> {
+    let mut select = sql(STANDING);
+    select.push("((c.state = 'awaiting_approval' AND c.expires_at <= ").push_bind(millis(now));
+    select.push(") OR (c.state IN ('queued', 'sent') AND c.expires_at <= ");
+    select.push_bind(millis(now.minus(grace))).push(")) LIMIT ").push_bind(limit);
+    fetch(select, conn).await
+}
+
+/// Writes what came of commands.
+pub(in crate::commands) async fn save<'a>(
+    tx: &mut Tx,
+    standings: impl IntoIterator<Item = &'a Standing>,
+) -> Result<(), DbError> {
+    let changed: Vec<_> = standings.into_iter().filter(|known| known.news.is_any).collect();
+    for changed in changed.chunks(CHUNK) {
+        let mut update = sql("WITH news (id, state, stage, acked_at, running_at, finished_at, \
+             ended_by, receipt, outcome, stage_proof) AS (");
+        update.push_rows(changed, |row, known| {
+            row.push_bind(known.id.as_uuid())
+                .push_bind(known.state.as_str())
+                .push_bind(&known.stage)
+                .push_bind(known.acked_at)
+                .push_bind(known.running_at)
+                .push_bind(known.finished_at)
+                .push_bind(&known.ended_by)
+                .push_bind(&known.news.receipt)
+                .push_bind(&known.news.outcome)
+                .push_bind(&known.news.proof);
+        });
+        update.push(
+            ") UPDATE commands SET state = news.state, stage = news.stage, \
+             acked_at = news.acked_at, running_at = news.running_at, \
+             finished_at = news.finished_at, ended_by = news.ended_by, \
+             receipt = COALESCE(news.receipt, commands.receipt), \
+             outcome = COALESCE(news.outcome, commands.outcome), \
+             stage_proof = COALESCE(news.stage_proof, commands.stage_proof) \
+             FROM news WHERE commands.id = news.id",
+        );
+        update.execute(tx.conn()).await?;
+    }
+    Ok(())
+}
