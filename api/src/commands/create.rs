@@ -65,10 +65,14 @@ async fn dry_run(
     let ids: Vec<_> = plan.devices().iter().map(|device| device.id).collect();
     let mut places = devices::locate(app, &ids).await.map(Vec::into_iter);
     let mut warnings = order_warnings(&plan, &trust);
+    let window = trust.undo_window(plan.manifest());
     let mut rows = Vec::with_capacity(ids.len());
     for device in plan.devices() {
         let online = places.as_mut().map(|places| places.next().flatten().is_some());
         device_warnings(asked.action.verb(), device, online, &mut warnings);
+        if !window.is_zero() {
+            warnings.extend(no_undo_window(device));
+        }
         rows.push(DryRunDevice {
             id: device.id,
             name: device.name.clone(),
@@ -92,6 +96,13 @@ fn order_warnings(plan: &Plan, trust: &TrustRoot) -> Vec<Warning> {
     let mut warn = |kind: &str, detail: String| {
         warnings.push(Warning { kind: kind.to_owned(), device_id: None, detail });
     };
+    let window = trust.undo_window(plan.manifest()).as_secs();
+    if window > 0 {
+        warn(
+            "undo_window",
+            format!("each device waits {window} s, and can be called back so long"),
+        );
+    }
     let persons: BTreeSet<_> = trust.approvers.iter().map(|approver| &approver.person).collect();
     let mass = trust.mass.iter().flat_map(|mass| &mass.approvers);
     let with_mass: BTreeSet<_> = persons.iter().copied().chain(mass.map(|a| &a.person)).collect();
@@ -122,6 +133,17 @@ fn order_warnings(plan: &Plan, trust: &TrustRoot) -> Vec<Warning> {
         detail: format!("{} is protected: it will refuse, and so does the order", device.name),
     }));
     warnings
+}
+
+/// An agent that knows no cancel knows no undo window either, and begins at once.
+fn no_undo_window(device: &Device) -> Option<Warning> {
+    let reports = |verb: Verb| device.capabilities.iter().any(|word| word == verb.as_str());
+    let is_old = device.last_seen_at.is_some() && !reports(Verb::Cancel);
+    is_old.then(|| Warning {
+        kind: "no_undo_window".to_owned(),
+        device_id: Some(device.id),
+        detail: format!("{} knows no undo window: it begins at once", device.name),
+    })
 }
 
 fn device_warnings(verb: Verb, device: &Device, online: Option<bool>, warnings: &mut Vec<Warning>) {

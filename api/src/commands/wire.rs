@@ -97,7 +97,8 @@ pub struct DryRunDevice {
 /// What to think about before giving an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Warning {
-    /// The kind: `offline`, `no_encrypted_volume`, `verb_not_reported`, `too_many_devices`,
+    /// The kind: `offline`, `no_encrypted_volume`, `verb_not_reported`, `undo_window`,
+    /// `no_undo_window`, `too_many_devices`,
     /// `too_few_approvers`.
     pub kind: String,
     /// The device it concerns, if just one.

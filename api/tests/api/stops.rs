@@ -91,6 +91,14 @@ async fn what_has_no_undo_window_is_not_called_back() {
     body["undo_secs"] = json!(24 * 60 * 60 + 1);
     bench.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
     body["undo_secs"] = json!(600);
+    body["dry_run"] = json!(true);
+    let dry_run = bench.post("/v1/orders", &body, StatusCode::OK).await;
+    let kinds: Vec<_> =
+        dry_run["warnings"].as_array().unwrap().iter().map(|w| &w["kind"]).collect();
+    assert!(kinds.contains(&&json!("undo_window")), "{kinds:?}");
+    // This agent reports no `cancel`.
+    assert!(kinds.contains(&&json!("no_undo_window")), "{kinds:?}");
+    body["dry_run"] = json!(false);
     let created = bench.post("/v1/orders", &body, StatusCode::CREATED).await;
     let order = created["order"]["id"].as_str().unwrap();
     let manifest = bench.get(&format!("/v1/orders/{order}/manifest")).await;
