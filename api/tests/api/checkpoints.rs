@@ -60,11 +60,13 @@ async fn devices_are_shown_signed_checkpoints_that_name_earlier_ones() {
 async fn device_that_knows_another_log_is_an_event_once() {
     let bench = start().await;
     let agent = bench.agent("a", None).await;
-    for _ in 0..2 {
+    for other in ["x", "y"] {
         bench.hand.advance(Duration::from_secs(700));
-        let forked = |hello: &mut Hello| hello.capabilities.push("audit_forked".to_owned());
+        let words = ["audit_forked", other].map(str::to_owned);
+        let forked = |hello: &mut Hello| hello.capabilities.extend(words);
         agent.check_in_as(&bench, forked).await;
     }
+    assert_eq!(bench.events("device_reported").await.len(), 2);
     let events = bench.events("audit_forked").await;
     assert_eq!(events.len(), 1);
     assert_eq!(events[0]["subject"], json!(agent.id));
