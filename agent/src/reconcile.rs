@@ -211,6 +211,8 @@ impl Reconcile {
         self.uphold(now).await;
         self.follow_proofs(now);
         if !self.is_disk_back(now).await {
+            // Nobody can call anything back meanwhile.
+            self.windows.stand_still(now);
             return self.send_due(now);
         }
         self.observe_time().await;
@@ -246,6 +248,8 @@ impl Reconcile {
         match looking.await {
             Ok((standing, noticed, ends_in)) => {
                 self.standing = Some(standing);
+                // What is over and would not end waits for the next usual look.
+                let ends_in = ends_in.filter(|ends_in| !ends_in.is_zero());
                 let end = ends_in.and_then(|ends_in| now.checked_add(ends_in));
                 self.uphold_at = self.uphold_at.min(end.unwrap_or(self.uphold_at));
                 noticed.into_iter().for_each(|noticed| self.notice(noticed));

@@ -84,7 +84,11 @@ impl Standing {
                 return Some(Noticed { command_id, what: "quarantine_ended" });
             }
             Ok(None) => {}
-            Err(failure) => tracing::error!(detail = failure.detail, "quarantine not ended"),
+            Err(failure) => {
+                // Nothing is put up that should be down: it is tried again.
+                tracing::error!(detail = failure.detail, "quarantine not ended");
+                return None;
+            }
         }
         let recorded = quarantine::current(host).ok().flatten();
         let mut what = None;

@@ -48,12 +48,14 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Looks from one word on how long it has run to the next.
 const TOLD_EVERY: u128 = 10;
 /// What a script in a service may take of the machine.
-const SERVICE_LIMITS: [&str; 6] = [
+const SERVICE_LIMITS: [&str; 7] = [
     "MemoryMax=1G",
     "TasksMax=256",
     "CPUWeight=20",
     "IOWeight=20",
     "KillMode=control-group",
+    // What dies for want of memory is the script's, and not its supervisor.
+    "OOMPolicy=continue",
     "TimeoutStopSec=5s",
 ];
 
@@ -132,22 +134,22 @@ impl Executor for RunScript {
             Standing::Running | Standing::Ended => None,
             Standing::Unbegun | Standing::Lost => return Err(lost()),
         };
-        if !wait(&folder, child, task, self.patience()) {
-            return Err(failure(
-                FailureKind::NotProven,
-                "apply",
-                "the supervisor of the script does not end",
-            ));
+        let too_long = || {
+            let detail = "the supervisor of the script does not end";
+            Err(failure(FailureKind::NotProven, "apply", detail))
+        };
+        if !wait(&folder, child, task, self.patience()) && task.course.is_left() {
+            return too_long();
         }
-        match folder.standing().map_err(|error| io("apply", &error))? {
+        // Whoever was to begin it may still be on its way: it comes too late, or has begun.
+        match folder.abandon().map_err(|error| io("apply", &error))? {
             Standing::Ended => {}
+            Standing::Running => return too_long(),
             Standing::Unbegun => {
-                // Whoever was to begin it may still be on its way.
-                folder.abandon().map_err(|error| io("apply", &error))?;
                 let detail = format!("the supervisor did not begin: {}", folder.complaint());
                 return Err(failure(FailureKind::Tool, "apply", detail));
             }
-            Standing::Absent | Standing::Running | Standing::Lost => return Err(lost()),
+            Standing::Absent | Standing::Lost => return Err(lost()),
         }
         let (order, ended) = Self::ended(&folder, "apply")?;
         match ended.end {
@@ -184,17 +186,15 @@ impl Executor for RunScript {
 
     fn recover(&self, host: &Host, task: &Task) -> Recovery {
         let folder = Folder::of(host, task.command_id);
-        match folder.standing() {
+        // Nobody begins it any more when it is said to be in doubt.
+        match folder.abandon() {
             Ok(Standing::Ended) => Recovery::Applied,
             Ok(Standing::Running) => Recovery::Apply,
-            Ok(Standing::Unbegun | Standing::Lost) => {
-                // Nobody begins it now that it is said to be in doubt.
-                if let Err(error) = folder.abandon() {
-                    tracing::error!(%error, "script was not given up");
-                }
+            Ok(Standing::Unbegun | Standing::Lost | Standing::Absent) => Recovery::InDoubt,
+            Err(error) => {
+                tracing::error!(%error, "script was not given up");
                 Recovery::InDoubt
             }
-            Ok(Standing::Absent) | Err(_) => Recovery::InDoubt,
         }
     }
 

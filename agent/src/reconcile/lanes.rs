@@ -97,7 +97,7 @@ impl Reconcile {
             match self.running.get_mut(lane).take() {
                 None => {
                     let Some(work) = self.ledger.next_work(lane) else { return };
-                    if self.storage().trust.is_rolled_back() && !work.is_begun {
+                    if self.is_deaf() && !work.is_begun {
                         return;
                     }
                     let Some(running) = self.begin(work) else { return };
@@ -122,6 +122,10 @@ impl Reconcile {
                     }
                 }
                 Some(Running::Intending(job)) => {
+                    if self.ledger.next_about_orders().is_some() {
+                        *self.running.get_mut(lane) = Some(Running::Intending(job));
+                        return;
+                    }
                     let intent = Record::Intent { command_id: job.task.command_id };
                     if self.commit(vec![intent]).await.is_err() {
                         *self.running.get_mut(lane) = Some(Running::Intending(job));
@@ -163,11 +167,14 @@ impl Reconcile {
     }
 
     /// Whether a command counts as begun that may still have been waiting for the end of its undo
-    /// window, or have been called back in it: the journal lost what came after.
+    /// window, have been called back in it, or have been refused: the journal lost what came after.
     fn is_unsure(&self, work: &Work, envelope: &Envelope) -> bool {
         let window = self.storage().trust.in_force().undo_window(&envelope.manifest);
-        let is_over = work.held.is_some_and(|held| held.left_ms == 0);
-        work.is_begun && !window.is_zero() && !is_over
+        let was_held = work.held.map_or(!window.is_zero(), |held| held.left_ms > 0);
+        let destroys = envelope.manifest.action.verb().class() == VerbClass::Destructive;
+        // Or have ended in any other way: of what destroys, only its own record says that it began.
+        let is_older = self.storage().floor.distrust_before().is_some_and(|at| envelope.iat < at);
+        work.is_begun && (was_held || destroys && is_older)
     }
 
     /// Verifies a command as of now; one that was held in its undo window, as of the time when it

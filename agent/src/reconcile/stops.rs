@@ -23,6 +23,12 @@ use crate::execute::failure;
 type Heeded = (Outcome, Vec<Record>);
 
 impl Reconcile {
+    /// Whether something that was ordered about other orders is not carried out yet, or would not be
+    /// taken: nothing begins before it, and no window ends.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.ledger.next_about_orders().is_some() || self.storage().trust.is_rolled_back()
+    }
+
     /// Carries out what is ordered about other orders.
     pub(super) async fn heed_orders(&mut self) {
         while let Some(work) = self.ledger.next_about_orders() {

@@ -3,6 +3,7 @@
 //! Owns journal, trust chain and lower bound of time together, and the opening of the journal
 //! with its consequences: which records the ledger is built from, and what damage costs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use protocol::checkpoint::Fork;
@@ -151,6 +152,24 @@ fn after_damage(ledger: &Ledger, damage: &Damage) -> Vec<Record> {
         *last_seq.get_mut(lane) = *beyond.last_seq().get(lane);
     }
     let mut records = vec![Record::Sequence { last_seq }];
-    records.extend(ledger.open_commands().map(|command_id| Record::Intent { command_id }));
+    let mut open: BTreeSet<_> = ledger.open_commands().collect();
+    // What stops and ends something counts, wherever it stood.
+    for record in &damage.beyond {
+        match record {
+            Record::Done { command_id, .. } if open.remove(command_id) => {}
+            Record::Frozen(_) | Record::Barred { .. } => {}
+            Record::Done { .. }
+            | Record::Received(_)
+            | Record::Intent { .. }
+            | Record::Refused(_)
+            | Record::Confirmed { .. }
+            | Record::Order { .. }
+            | Record::Sequence { .. }
+            | Record::Held(_)
+            | Record::Thawed => continue,
+        }
+        records.push(record.clone());
+    }
+    records.extend(open.into_iter().map(|command_id| Record::Intent { command_id }));
     records
 }

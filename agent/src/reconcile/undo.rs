@@ -74,6 +74,11 @@ impl Windows {
         self.0.values().map(Window::due).min()
     }
 
+    /// Goes on from what is on disk, as if no time had passed since.
+    pub(super) fn stand_still(&mut self, now: Instant) {
+        self.0.values_mut().for_each(|window| window.counted_at = now);
+    }
+
     /// What is to be written down now.
     fn counted(&self, now: Instant) -> Vec<Held> {
         let due = self.0.values().filter(|window| window.due() <= now);
@@ -141,6 +146,9 @@ impl Reconcile {
 
     /// Counts what is due. A window that is over lets its command begin.
     pub(super) async fn count_windows(&mut self, now: Instant) {
+        if self.is_deaf() {
+            return self.windows.stand_still(now);
+        }
         let counted = self.windows.counted(now);
         self.write_windows(counted, now).await;
     }

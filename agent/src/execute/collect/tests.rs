@@ -5,7 +5,7 @@ use protocol::limits;
 use protocol::sealed::CaseSecret;
 use serde_json::Value;
 
-use super::{CollectEvidence, DOCUMENT_BYTES};
+use super::{CollectEvidence, DOCUMENT_BYTES, fitting, short};
 use crate::execute::fixtures::{Sandbox, task};
 use crate::execute::{Executor as _, Task, sha256_hex};
 use crate::host::Host;
@@ -82,4 +82,11 @@ fn this_very_machine_is_read() {
     let (_, document) = collected(&sandbox.host, &task(1));
     assert!(!document["processes"].as_array().unwrap().is_empty());
     assert!(!document["mounts"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn one_endless_line_hides_no_other() {
+    let lines = ["\u{1}".repeat(5000), "an honest line".to_owned()].map(|line| short(&line));
+    assert_eq!(fitting(&lines, 2000), ["an honest line"]);
+    assert_eq!(fitting(&lines, 6000).len(), 2);
 }

@@ -82,7 +82,10 @@ impl Folder {
         for entry in fs::read_dir(place)? {
             let former = entry?.path();
             if !matches!(Self::at(&former).standing(), Ok(Standing::Running)) {
-                fs::remove_dir_all(former)?;
+                // What cannot be removed is in nobody's way: names are never used again.
+                if let Err(error) = fs::remove_dir_all(&former) {
+                    tracing::warn!(path = %former.display(), %error, "former script was not cleared");
+                }
             }
         }
         DirBuilder::new().mode(PASSAGE).create(&self.here)?;
@@ -134,17 +137,20 @@ impl Folder {
         self.write("ended", ended)
     }
 
-    /// From now on nobody begins it.
-    pub(super) fn abandon(&self) -> io::Result<()> {
-        let lock = self.lock()?;
-        lock.lock()?;
-        match self.create("abandoned") {
+    /// From now on nobody begins it, unless somebody has: says how it stands.
+    pub(super) fn abandon(&self) -> io::Result<Standing> {
+        self.look(|| match self.create("abandoned") {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             Ok(_) | Err(_) => Ok(()),
-        }
+        })
     }
 
     pub(super) fn standing(&self) -> io::Result<Standing> {
+        self.look(|| Ok(()))
+    }
+
+    /// How it stands; what nobody has begun is dealt with while nobody can begin it.
+    fn look(&self, unbegun: impl FnOnce() -> io::Result<()>) -> io::Result<Standing> {
         let lock = match self.lock() {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Absent),
@@ -159,7 +165,10 @@ impl Folder {
         Ok(match (has("ended"), has("begun")) {
             (true, _) => Standing::Ended,
             (false, true) => Standing::Lost,
-            (false, false) => Standing::Unbegun,
+            (false, false) => {
+                unbegun()?;
+                Standing::Unbegun
+            }
         })
     }
 

@@ -65,7 +65,7 @@ fn script_that_was_given_up_never_begins_and_none_begins_twice() {
     let other = Folder::of(&sandbox.host, task(2).command_id);
     other.prepare(&order(), "#!/bin/sh\n").unwrap();
     assert_eq!(folder.standing().unwrap(), Standing::Absent, "what ended is cleared away");
-    other.abandon().unwrap();
+    assert_eq!(other.abandon().unwrap(), Standing::Unbegun);
     assert!(!other.begin().unwrap());
 }
 
@@ -77,8 +77,11 @@ fn somebody_who_holds_the_lock_watches() {
     let held = folder.lock().unwrap();
     held.lock().unwrap();
     assert_eq!(folder.standing().unwrap(), Standing::Running);
+    assert_eq!(folder.abandon().unwrap(), Standing::Running, "what is watched is not given up");
     // Not cleared away by whoever comes next.
     Folder::of(&sandbox.host, task(2).command_id).prepare(&order(), "#!/bin/sh\n").unwrap();
     drop(held);
     assert_eq!(folder.standing().unwrap(), Standing::Unbegun);
+    assert!(folder.begin().unwrap());
+    assert_eq!(folder.abandon().unwrap(), Standing::Lost, "what has begun is not said to have not");
 }

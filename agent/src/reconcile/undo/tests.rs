@@ -38,6 +38,18 @@ fn clock_that_is_set_forward_shortens_no_window() {
 }
 
 #[test]
+fn time_in_which_nobody_can_call_back_does_not_count() {
+    let (clock, hand) = Clock::manual();
+    let mut windows = Windows::default();
+    windows.open(held(HOUR), clock.now(), NOW);
+    hand.advance(HOUR * 2);
+    windows.stand_still(clock.now());
+    assert_eq!(written(&mut windows, clock.now(), NOW), None);
+    hand.advance(HOUR - Duration::from_millis(1));
+    assert_eq!(written(&mut windows, clock.now(), NOW), Some(1));
+}
+
+#[test]
 fn restart_goes_on_where_the_disk_says() {
     let (clock, hand) = Clock::manual();
     let mut windows = Windows::default();
