@@ -44,7 +44,7 @@ pub(crate) use self::intake::write_orders;
 pub(crate) use self::queue::{Words, release};
 pub(crate) use self::redelivery::redeliver;
 pub use self::sent::Sent;
-pub(crate) use self::sent::write_sent;
+pub(crate) use self::sent::{flush_sent, record_waiting, write_sent};
 pub(crate) use self::store::orders::{Order, find_order, order_view};
 pub(crate) use self::upstream::read_upstream;
 

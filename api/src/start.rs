@@ -194,6 +194,7 @@ impl Api {
     /// The first failure of a task.
     pub async fn wait(self) -> Result<(), TaskError> {
         let outcome = self.tasks.wait().await;
+        commands::flush_sent(&self.app).await;
         self.app.db.close().await;
         outcome
     }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::intake::{self, Asked};
 use super::model::{Happening, Step, step};
 use super::plan::Plan;
+use super::sent::record_waiting;
 use super::store::{self, Standing};
 use super::wire::{CancelledCommand, CancelledOrder, CreateOrder, CreatedOrder, Targets, Withdraw};
 use crate::app::App;
@@ -45,6 +46,7 @@ pub(super) async fn cancel(
     let why = why(&permit, &body.value)?;
     let now = app.now();
     let mut tx = app.db.write(principal.actor(), now).await?;
+    record_waiting(&app, &mut tx).await?;
     let missing = || Problem::not_found("command");
     store::find(tx.conn(), permit.reach(), id, now).await?.ok_or_else(missing)?;
     let known = store::standings(tx.conn(), &[id]).await?.into_iter().next();
@@ -78,6 +80,7 @@ pub(super) async fn cancel_order(
     let permit: Permit<ability::Stop> = principal.permit()?;
     let why = why(&permit, &body.value)?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    record_waiting(&app, &mut tx).await?;
     let order = store::orders::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
     let known = store::of_order(tx.conn(), id).await?;

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use axum::http::StatusCode;
 use axum::response::Response;
 use protocol::id::{CommandId, DeviceId, PersonName};
-use protocol::state::{CommandState, Lane, PerLane};
+use protocol::state::{CommandState, Lane, PerLane, VerbClass};
 use protocol::time::Timestamp;
 use protocol::trust::TrustRoot;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -32,7 +32,7 @@ use crate::{devices, metrics, trust};
 mod guard;
 
 /// Orders that wait in each lane; a further one waits for a place among them.
-const WAITING: usize = 256;
+const WAITING: usize = 64;
 /// Orders in one transaction.
 const ORDERS: usize = 64;
 /// Devices in one transaction, give or take one order.
@@ -240,6 +240,8 @@ async fn write_together(
     tx.restamp(batch.iter().map(|asked| asked.planned_at).fold(app.now(), Timestamp::max));
     let claims: Vec<_> = batch.iter().filter_map(|asked| asked.claim.as_ref()).collect();
     let mut answered = idempotency::answered(tx.conn(), &claims).await?;
+    // It may have begun since they were planned.
+    lockdown::admit(tx.conn(), VerbClass::Routine).await?;
     let (verdicts, mut drafts) = judge(app, &mut tx, batch, &answered).await?;
     let ready = drafts.iter_mut().map(Draft::ready).collect();
     let signed = queue::number_and_sign(app, &mut tx, lane, ready).await?;
@@ -329,6 +331,9 @@ impl<'a> Draft<'a> {
     ) -> Result<Self, Problem> {
         let plan = &asked.plan;
         plan.check(trust)?;
+        if plan.manifest().expires_at <= now {
+            return Err(Problem::field("/expires_in_secs", "is over before the order was written"));
+        }
         let order = Order::new(plan, &asked.person, now);
         let (mut waiting, mut free) = (Vec::new(), Vec::new());
         let mut commands = Vec::with_capacity(plan.devices().len());

@@ -30,7 +30,7 @@ pub struct Sent {
     news: Notify,
 }
 
-/// Commands, and when the first of them was sent: they are sent again counting from there.
+/// Commands, and when the last of them was sent: they are sent again counting from there.
 #[derive(Debug, Default)]
 struct Batch {
     at: Option<Timestamp>,
@@ -46,7 +46,7 @@ impl Sent {
         if waiting.ids.is_empty() {
             return;
         }
-        waiting.at.get_or_insert(now);
+        waiting.at = Some(now);
         drop(waiting);
         self.news.notify_one();
     }
@@ -65,11 +65,7 @@ pub(crate) async fn write_sent(app: App) -> Result<(), Infallible> {
             () = app.sent.news.notified() => {}
         }
         tokio::time::sleep(WAIT).await;
-        let Batch { at: Some(at), ids } = app.sent.take() else { continue };
-        if let Err(error) = write(&app, at, &ids).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "sending was not written down");
-        }
+        flush_sent(&app).await;
     }
 }
 
@@ -83,8 +79,18 @@ pub(super) async fn write(app: &App, at: Timestamp, ids: &[CommandId]) -> Result
     tx.commit().await
 }
 
-/// Writes what waits down in a transaction of the caller.
-pub(super) async fn record_waiting(app: &App, tx: &mut Tx) -> Result<(), DbError> {
+/// Writes down what waits, at the end.
+pub(crate) async fn flush_sent(app: &App) {
+    let Batch { at: Some(at), ids } = app.sent.take() else { return };
+    if let Err(error) = write(app, at, &ids).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "sending was not written down");
+    }
+}
+
+/// Writes what waits down in a transaction of the caller, who ends or withdraws commands: one that
+/// has left is not taken for one that has not.
+pub(crate) async fn record_waiting(app: &App, tx: &mut Tx) -> Result<(), DbError> {
     let Batch { at: Some(at), ids } = app.sent.take() else { return Ok(()) };
     record(tx, at, &ids).await
 }

@@ -53,10 +53,12 @@ impl Conn {
 
 /// Has the connection know of a failure, before it is passed on.
 fn settle<T>(conn: &mut Conn, outcome: Result<T, DbError>) -> Result<T, DbError> {
-    if outcome.is_err()
-        && let Link::SqliteTx(write) = &mut conn.0
-    {
-        write.fail();
+    if let Err(error) = &outcome {
+        match &mut conn.0 {
+            Link::SqliteTx(write) => write.fail(),
+            Link::Sqlite(read) => read.fail(error),
+            Link::File(_) | Link::Postgres(_) => {}
+        }
     }
     outcome
 }

@@ -4,6 +4,7 @@
 //! one asks a connection whether it lives whenever it is lent and whenever it is given back, and
 //! here each question costs as much as a statement.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -48,7 +49,7 @@ struct Slot {
 struct Readers {
     free: Arc<Semaphore>,
     options: SqliteConnectOptions,
-    idle: Mutex<Vec<SqliteConnection>>,
+    idle: Mutex<VecDeque<SqliteConnection>>,
 }
 
 /// What every connection to a store's file has set.
@@ -86,12 +87,13 @@ impl File {
         let free = self.readers.free.clone();
         let permit = timeout(BUSY, free.acquire_owned()).await.map_err(|_| late())?;
         let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-        let idle = self.readers.idle().pop();
+        // The one that was lent longest ago: another may still be at what nobody waits for any more.
+        let idle = self.readers.idle().pop_front();
         let conn = match idle {
             Some(conn) => conn,
             None => self.readers.options.connect().await?,
         };
-        Ok(Read { conn: Some(conn), home: self.readers.clone(), _permit: permit })
+        Ok(Read { conn: Some(conn), home: self.readers.clone(), is_broken: false, _permit: permit })
     }
 
     pub(super) async fn write(&self) -> Result<Write, DbError> {
@@ -125,7 +127,7 @@ impl File {
 }
 
 impl Readers {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<SqliteConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -148,6 +150,7 @@ fn late() -> DbError {
 pub(super) struct Read {
     conn: Option<SqliteConnection>,
     home: Arc<Readers>,
+    is_broken: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -155,11 +158,19 @@ impl Read {
     pub(super) fn conn(&mut self) -> &mut SqliteConnection {
         self.conn.as_mut().expect("only its end takes the connection")
     }
+
+    /// A statement failed: a connection that did not get an answer of the database is not lent again.
+    pub(super) fn fail(&mut self, error: &DbError) {
+        let answered = |error: &sqlx::Error| error.as_database_error().is_some();
+        self.is_broken |= !matches!(error, DbError::Unavailable(error) if answered(error));
+    }
 }
 
 impl Drop for Read {
     fn drop(&mut self) {
-        self.home.idle().extend(self.conn.take());
+        if !self.is_broken {
+            self.home.idle().extend(self.conn.take());
+        }
     }
 }
 

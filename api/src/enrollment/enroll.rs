@@ -47,6 +47,7 @@ pub(super) async fn enroll(
         let used = token.and_then(|token| token.used).ok_or_else(refused)?;
         return repeat(&app, used, &csr).await;
     };
+    commands::record_waiting(&app, &mut tx).await?;
     let (response, ended) = give_identity(&app, &mut tx, &asked.name, &csr).await?;
     store::record_user(&mut tx, claimed.id, response.device_id).await?;
     if let Some(group) = &claimed.group {

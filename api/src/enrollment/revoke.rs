@@ -23,6 +23,7 @@ pub(super) async fn revoke(
 ) -> Result<StatusCode, Problem> {
     let permit: Permit<ability::Devices> = principal.permit()?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    commands::record_waiting(&app, &mut tx).await?;
     let device = devices::find(tx.conn(), permit.reach(), id).await?;
     let device = device.ok_or_else(|| Problem::not_found("device"))?;
     if !device.is_revoked() {
