@@ -2,8 +2,8 @@
 //!
 //! Owns a run: round after round something breaks, orders go on, everything is mended, and an
 //! order must reach every device before the next round. `TOCSIN_CHAOS_SEED`,
-//! `TOCSIN_CHAOS_ROUNDS`, `TOCSIN_CHAOS_ORDERS` and `TOCSIN_CHAOS_AGENTS` make a run longer or
-//! another one.
+//! `TOCSIN_CHAOS_ROUNDS`, `TOCSIN_CHAOS_ORDERS`, `TOCSIN_CHAOS_PAUSE_MS` and `TOCSIN_CHAOS_AGENTS`
+//! make a run longer or another one.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use crate::checker::judge;
 use crate::fault::{Chance, Fault, Parts, Round};
 
 /// Between two orders of one run.
-const PAUSE: Duration = Duration::from_millis(40);
+const PAUSE_MS: u64 = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_behind_sentinel_loses_nothing_and_repeats_nothing() {
@@ -90,6 +90,7 @@ struct Giver {
     accepted: BTreeSet<String>,
     orders: usize,
     refused: usize,
+    pause: Duration,
 }
 
 impl Giver {
@@ -101,7 +102,8 @@ impl Giver {
         let clients =
             cluster.operators.iter().map(|one| client(one.path("profile.toml"))).collect();
         let devices = cluster.devices.iter().map(|device| device.name.clone()).collect();
-        Self { clients, devices, accepted: BTreeSet::new(), orders: 0, refused: 0 }
+        let pause = Duration::from_millis(setting("TOCSIN_CHAOS_PAUSE_MS", PAUSE_MS));
+        Self { clients, devices, accepted: BTreeSet::new(), orders: 0, refused: 0, pause }
     }
 
     /// One order for every device; `None` when it was not accepted.
@@ -147,7 +149,7 @@ impl Giver {
                 () = &mut lasts => return,
                 _ = self.give() => {}
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(self.pause).await;
         }
         lasts.await;
     }
