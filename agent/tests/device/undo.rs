@@ -10,12 +10,14 @@ use protocol::envelope::Envelope;
 use protocol::fixture::{command, lock, order, wipe};
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::id::OrderId;
+use protocol::ledger::{Held, Record};
 use protocol::receipt::{Outcome, Receipt, RefusalReason};
 use protocol::trust::{SignedTrustRoot, TrustRoot};
 
 use runtime::{Clock, Drain, Entropy};
 
 use crate::bench::{Bench, confirmed, now, reason, until};
+use crate::disk::{Disk, bytes, in_mount_namespace, received};
 use crate::power::scene_of;
 use crate::server::HubSide;
 
@@ -117,6 +119,38 @@ async fn wipe_is_called_back_in_its_window_and_both_receipts_say_so() {
     assert_eq!(reason(&receipt), RefusalReason::Cancelled);
     assert_eq!(fs::read(&volume).unwrap(), before);
     agent.drain().await.unwrap();
+}
+
+#[test]
+fn acked_cancel_whose_outcome_does_not_fit_the_disk_is_overtaken_by_nothing() {
+    in_mount_namespace(|| async {
+        let mut bench = Bench::new();
+        let mut server = bench.server().await;
+        let wipe = held(&bench, 1, 1, 1);
+        let back = cancel(&bench, 2, 2, order(1));
+        let open = Held { command_id: wipe.command_id, since: now(), left_ms: 1000 };
+        let both = bytes(&received(&bench, &wipe, 1)) + bytes(&received(&bench, &back, 2));
+        // Then there is room for the end of the window and for an intent, and for no receipt.
+        let room = both + bytes(&Record::Held(open)) + 300;
+        let disk = Disk::with_room(&bench, room);
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        hub.send(HubFrame::Command(wipe.clone())).await;
+        held_told(&mut hub, &wipe).await;
+        hub.send(HubFrame::Command(back.clone())).await;
+        let is_acked =
+            |frame: &AgentFrame| *frame == AgentFrame::Ack { command_id: back.command_id };
+        hub.wait_for(is_acked).await;
+        until(|| agent.status().commands.journal_failing).await;
+        let after_the_window = now().plus(Duration::from_secs(2));
+        until(|| now() > after_the_window).await;
+        assert!(bench.effects().is_empty(), "it was acked that nothing is destroyed");
+        disk.free();
+        let receipt = bench.receipt(&hub.receipt_of(wipe.command_id).await);
+        assert_eq!(reason(&receipt), RefusalReason::Cancelled);
+        assert!(bench.effects().is_empty());
+        agent.drain().await.unwrap();
+    });
 }
 
 #[tokio::test]
