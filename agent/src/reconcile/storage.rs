@@ -18,6 +18,9 @@ use crate::epoch::Epochs;
 use crate::journal::{Damage, Journal, JournalError};
 use crate::state::{Enrollment, StateDir, StateError, TimeFloor, TrustChain};
 
+#[cfg(test)]
+mod tests;
+
 /// The journal is compacted when it is longer than this and four times what it was last.
 const COMPACT_BYTES: u64 = 1024 * 1024;
 
