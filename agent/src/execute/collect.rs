@@ -5,11 +5,15 @@
 //! bounded, and so is the whole, since it travels in the receipt: what does not fit is left out, and its
 //! section says so. Not a forensic image.
 //!
-//! Evidence: `sections` (of each: `name`, `bytes` and `sha256` of what was read, `kept` bytes),
+//! Evidence: `sections` (of each: `name`, `bytes` and `sha256` of what was read, `kept` bytes, whether
+//! it `timed_out`),
 //! `evidence_sha256` (of the sealed JSON document), `case_key`, and `sealed`.
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
 
 use protocol::action;
 use protocol::receipt::{Evidence, Failure, FailureKind};
@@ -26,9 +30,12 @@ mod tests;
 const READ_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of the whole document: twice base64url, beside the rest of a receipt.
 const DOCUMENT_BYTES: usize = 14 * 1024;
-/// Characters kept of what a process calls itself by.
+/// Characters of one line: a few must not fill a section.
 const LINE_CHARS: usize = 512;
+/// Characters kept of what a process calls itself by.
 const COMMAND_CHARS: usize = 96;
+/// How long a section may take. Reading about a process waits for locks that it may hold for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes that each section may take as JSON, the most volatile first.
 const SECTIONS: [(&str, usize); 7] = [
@@ -68,7 +75,7 @@ impl Executor for CollectEvidence {
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
         let broken = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, "prove", error);
-        let (manifest, document) = collect(host);
+        let (manifest, document) = collect(host, PATIENCE);
         let document = serde_json::to_vec(&document).map_err(|error| broken(&error))?;
         if document.len() > DOCUMENT_BYTES {
             return Err(broken(&"the sections are longer than they may be together"));
@@ -88,20 +95,13 @@ impl Executor for CollectEvidence {
 }
 
 /// What the sections are, for everybody, and what they say, for the case.
-fn collect(host: &Host) -> (Vec<Value>, Value) {
+fn collect(host: &Host, patience: Duration) -> (Vec<Value>, Value) {
     let (mut manifest, mut document) = (Vec::new(), serde_json::Map::new());
     for (name, most) in SECTIONS {
-        let lines = match name {
-            "processes" => processes(host),
-            "sockets" => {
-                files(host, &["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp", "/proc/net/udp6"])
-            }
-            "sessions" => sessions(host),
-            "modules" => files(host, &["/proc/modules"]),
-            "mounts" => files(host, &["/proc/self/mounts"]),
-            "accounts" => files(host, &["/etc/passwd"]),
-            _ => files(host, &["/proc/uptime", "/proc/sys/kernel/random/boot_id"]),
-        };
+        let there = host.clone();
+        let read = within(patience, move || lines(&there, name));
+        let timed_out = read.is_none();
+        let lines = read.unwrap_or_default();
         let whole = lines.join("\n");
         let shortened: Vec<String> = lines.iter().map(|line| short(line)).collect();
         let kept = fitting(&shortened, most);
@@ -111,13 +111,42 @@ fn collect(host: &Host) -> (Vec<Value>, Value) {
             "bytes": whole.len(),
             "sha256": sha256_hex(whole.as_bytes()),
             "kept": kept_bytes.saturating_sub(1),
+            "timed_out": timed_out,
         }));
         document.insert(name.to_owned(), kept.into());
     }
     (manifest, document.into())
 }
 
-/// The first lines that fit, as JSON spells them.
+/// What came of work in that time; what takes longer is left behind, to end when it can.
+fn within<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, ended) = sync_channel(1);
+    let spawned = thread::Builder::new().name("evidence".to_owned()).spawn(move || {
+        // Whoever waited may have gone.
+        let _ = done.send(work());
+    });
+    spawned.ok().and_then(|_| ended.recv_timeout(patience).ok())
+}
+
+/// What a section is made of.
+fn lines(host: &Host, section: &str) -> Vec<String> {
+    match section {
+        "processes" => processes(host),
+        "sockets" => {
+            files(host, &["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp", "/proc/net/udp6"])
+        }
+        "sessions" => sessions(host),
+        "modules" => files(host, &["/proc/modules"]),
+        "mounts" => files(host, &["/proc/self/mounts"]),
+        "accounts" => files(host, &["/etc/passwd"]),
+        _ => files(host, &["/proc/uptime", "/proc/sys/kernel/random/boot_id"]),
+    }
+}
+
+/// The lines that fit, the first first, as JSON spells them.
 fn fitting(lines: &[String], most: usize) -> Vec<String> {
     let mut left = most.saturating_sub("\"processes\":[],".len());
     let cost =

@@ -11,6 +11,10 @@ use uuid::Uuid;
 
 use super::DbError;
 
+/// Values of a statement that connections keep prepared. Each number of rows is a text of its own, and
+/// a wide one takes a megabyte where it is kept.
+const KEPT_VALUES: usize = 200;
+
 /// A value that both databases store alike. `None` is NULL, of that type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
@@ -145,7 +149,8 @@ impl Sql {
     /// For SQLite, or nothing when a value cannot be stored.
     pub(super) fn for_sqlite(self) -> Result<Query<'static, Sqlite, SqliteArguments>, DbError> {
         self.check()?;
-        let query = sqlx::query(AssertSqlSafe(self.text));
+        let is_kept = self.values.len() <= KEPT_VALUES;
+        let query = sqlx::query(AssertSqlSafe(self.text)).persistent(is_kept);
         Ok(self.values.into_iter().fold(query, |query, value| match value {
             Value::Int(value) => query.bind(value),
             Value::Text(value) => query.bind(value),
@@ -157,7 +162,8 @@ impl Sql {
     /// For PostgreSQL, or nothing when a value cannot be stored.
     pub(super) fn for_postgres(self) -> Result<Query<'static, Postgres, PgArguments>, DbError> {
         self.check()?;
-        let query = sqlx::query(AssertSqlSafe(self.text));
+        let is_kept = self.values.len() <= KEPT_VALUES;
+        let query = sqlx::query(AssertSqlSafe(self.text)).persistent(is_kept);
         Ok(self.values.into_iter().fold(query, |query, value| match value {
             Value::Int(value) => query.bind(value),
             Value::Text(value) => query.bind(value),

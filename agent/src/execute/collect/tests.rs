@@ -1,11 +1,14 @@
 //! What is collected of a made-up endpoint and of this very machine, and that only the case reads it.
 
+use std::time::Duration;
+
+use nix::sys::stat::Mode;
 use protocol::action;
 use protocol::limits;
 use protocol::sealed::CaseSecret;
 use serde_json::Value;
 
-use super::{CollectEvidence, DOCUMENT_BYTES, fitting, short};
+use super::{CollectEvidence, DOCUMENT_BYTES, collect, fitting, short};
 use crate::execute::fixtures::{Sandbox, task};
 use crate::execute::{Executor as _, Task, sha256_hex};
 use crate::host::Host;
@@ -89,4 +92,19 @@ fn one_endless_line_hides_no_other() {
     let lines = ["\u{1}".repeat(5000), "an honest line".to_owned()].map(|line| short(&line));
     assert_eq!(fitting(&lines, 2000), ["an honest line"]);
     assert_eq!(fitting(&lines, 6000).len(), 2);
+}
+
+#[test]
+fn what_cannot_be_read_costs_its_own_section_and_says_so() {
+    let sandbox = Sandbox::new();
+    sandbox.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
+    sandbox.write("/proc/net/udp", "");
+    // Whoever opens it waits for somebody who writes.
+    let path = sandbox.host.path("/proc/net/tcp");
+    nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let (sections, document) = collect(&sandbox.host, Duration::from_millis(200));
+    let late: Vec<_> = sections.iter().filter(|section| section["timed_out"] == true).collect();
+    assert_eq!(late.len(), 1);
+    assert_eq!((&late[0]["name"], &late[0]["bytes"]), (&"sockets".into(), &0.into()));
+    assert_eq!(document["accounts"][0], "root:x:0:0::/root:/bin/sh");
 }
