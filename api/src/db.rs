@@ -79,6 +79,13 @@ enum Base {
     Postgres(Arc<Server>),
 }
 
+impl DbError {
+    /// Whether the database is there and answered with it: a constraint, a limit, a full disk.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if error.as_database_error().is_some())
+    }
+}
+
 impl Db {
     /// Opens the store, making the file if it is one, and applies the migrations.
     pub async fn open(config: &DatabaseConfig, data_dir: &Path) -> Result<Self, DbError> {

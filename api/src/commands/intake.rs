@@ -157,16 +157,47 @@ async fn write(app: &App, tx: Tx, lane: Lane, batch: Vec<Waiting>) {
                 let _ = reply.send(answer);
             }
         }
-        Err(problem) if problem.kind == ProblemKind::Unavailable || batch.len() == 1 => {
-            for reply in replies {
-                let _ = reply.send(Err(problem.clone()));
-            }
-        }
-        Err(_) => {
+        Err(Failed::Refused(_)) if batch.len() > 1 => {
             for (reply, asked) in replies.into_iter().zip(&batch) {
                 let _ = reply.send(write_alone(app, lane, asked).await);
             }
         }
+        Err(Failed::Away(problem) | Failed::Refused(problem)) => {
+            for reply in replies {
+                let _ = reply.send(Err(problem.clone()));
+            }
+        }
+    }
+}
+
+/// Why a batch was not written.
+#[derive(Debug)]
+enum Failed {
+    /// The store does not answer, or nobody knows whether it took the batch.
+    Away(Problem),
+    /// Something about the batch is refused, before its commit: nothing of it is written.
+    Refused(Problem),
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        let is_away = problem.kind == ProblemKind::Unavailable;
+        if is_away { Self::Away(problem) } else { Self::Refused(problem) }
+    }
+}
+
+impl From<DbError> for Failed {
+    fn from(error: DbError) -> Self {
+        let is_answer = error.is_answer();
+        let problem = error.into();
+        if is_answer { Self::Refused(problem) } else { Self::from(problem) }
+    }
+}
+
+impl From<Failed> for Problem {
+    fn from(failed: Failed) -> Self {
+        let (Failed::Away(problem) | Failed::Refused(problem)) = failed;
+        problem
     }
 }
 
@@ -234,7 +265,7 @@ async fn write_together(
     mut tx: Tx,
     lane: Lane,
     batch: &[Asked],
-) -> Result<Vec<Result<Response, Problem>>, Problem> {
+) -> Result<Vec<Result<Response, Problem>>, Failed> {
     // The transaction may have been asked for before the newest of them was planned, and no envelope
     // is older than its order: it would be valid for too long.
     tx.restamp(batch.iter().map(|asked| asked.planned_at).fold(app.now(), Timestamp::max));
@@ -255,7 +286,8 @@ async fn write_together(
     let fresh: BTreeMap<Place, Answered> = fresh.collect();
     idempotency::remember(&mut tx, &fresh).await?;
     if !signed.is_empty() {
-        tx.commit().await?;
+        // Whether a commit that failed is one nobody knows: it is not tried again.
+        tx.commit().await.map_err(|error| Failed::Away(error.into()))?;
         metrics::orders_committed(signed.len());
     }
     for signed in signed {

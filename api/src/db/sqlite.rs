@@ -161,8 +161,7 @@ impl Read {
 
     /// A statement failed: a connection that did not get an answer of the database is not lent again.
     pub(super) fn fail(&mut self, error: &DbError) {
-        let answered = |error: &sqlx::Error| error.as_database_error().is_some();
-        self.is_broken |= !matches!(error, DbError::Unavailable(error) if answered(error));
+        self.is_broken |= !error.is_answer();
     }
 }
 

@@ -135,6 +135,33 @@ async fn orders_that_are_written_together_are_answered_one_by_one() {
     api::audit::verify_db(&app.db).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn order_that_the_store_does_not_take_harms_no_other_of_its_batch() {
+    let bench = Bench::start().await;
+    let good = bench.agent("good", None).await;
+    let odd = bench.agent("odd", None).await;
+    bench.order("refresh", &[odd.id]).await;
+    let app = bench.api.app();
+    // Numbers that were put back by hand: the next command of the device gets one that exists.
+    let mut tx = app.db.write(api::audit::Actor::System, bench.now()).await.unwrap();
+    let put_back = "UPDATE lane_seqs SET last_seq = 0 WHERE lane = 'bulk'";
+    api::fixture::execute(&mut tx, put_back).await.unwrap();
+    tx.append(api::audit::Kind::SequenceRaised, odd.id, json!({}));
+    let send = |device| {
+        let request = bench.http.post(bench.url("/v1/orders")).bearer_auth(&bench.token);
+        request.json(&order_body("refresh", &[device])).send()
+    };
+    let orders = futures_util::future::join_all([good.id, odd.id, good.id].map(send));
+    let let_go = async {
+        waiting(app, 2).await;
+        tx.commit().await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(orders, let_go);
+    let statuses: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().status()).collect();
+    let taken = StatusCode::CREATED;
+    assert_eq!(statuses, [taken, StatusCode::SERVICE_UNAVAILABLE, taken]);
+}
+
 /// Waits until that many orders wait to be written.
 async fn waiting(app: &App, count: usize) {
     let waiting = async {
