@@ -36,6 +36,7 @@ pub(super) async fn create(
     if body.value.dry_run {
         return dry_run(&app, &permit, &body.value).await;
     }
+    let room = app.intake.room(body.value.action.verb().lane()).await;
     let claim = Claim::of(&principal, body.ticket);
     let mut conn = app.db.read().await?;
     if let Some(claim) = &claim
@@ -47,8 +48,8 @@ pub(super) async fn create(
     let order_id = OrderId::new(now, app.random());
     let plan = Plan::new(&mut conn, &permit, &body.value, order_id, now).await?;
     drop(conn);
-    intake::take(&app, Asked { person: permit.person().clone(), planned_at: now, claim, plan })
-        .await
+    let asked = Asked { person: permit.person().clone(), planned_at: now, claim, plan };
+    intake::take(&app, room, asked).await
 }
 
 async fn dry_run(

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -13,7 +14,7 @@ use protocol::id::{CommandId, DeviceId, PersonName};
 use protocol::state::{CommandState, Lane, PerLane, VerbClass};
 use protocol::time::Timestamp;
 use protocol::trust::TrustRoot;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::halt::halt;
 use super::plan::Plan;
@@ -31,7 +32,8 @@ use crate::{devices, metrics, trust};
 
 mod guard;
 
-/// Orders that wait in each lane; a further one waits for a place among them.
+/// Orders that are planned or wait in each lane. A further one waits for its place before it is
+/// planned: a plan may be of megabytes.
 const WAITING: usize = 64;
 /// Orders in one transaction.
 const ORDERS: usize = 64;
@@ -48,8 +50,12 @@ pub(super) struct Asked {
     pub(super) plan: Plan,
 }
 
+/// A place among the orders that wait in a lane, while it is held.
+pub(super) type Room = Option<OwnedSemaphorePermit>;
+
 #[derive(Debug)]
 struct Waiting {
+    _room: Room,
     asked: Asked,
     reply: oneshot::Sender<Result<Response, Problem>>,
 }
@@ -57,6 +63,7 @@ struct Waiting {
 /// The queues.
 #[derive(Debug)]
 pub struct Intake {
+    rooms: PerLane<Arc<Semaphore>>,
     queues: PerLane<mpsc::Sender<Waiting>>,
     inboxes: PerLane<Mutex<mpsc::Receiver<Waiting>>>,
 }
@@ -67,7 +74,15 @@ impl Intake {
         let (urgent, urgent_inbox) = mpsc::channel(WAITING);
         let (bulk, bulk_inbox) = mpsc::channel(WAITING);
         let inboxes = PerLane { urgent: Mutex::new(urgent_inbox), bulk: Mutex::new(bulk_inbox) };
-        Self { queues: PerLane { urgent, bulk }, inboxes }
+        let room = || Arc::new(Semaphore::new(WAITING));
+        let rooms = PerLane { urgent: room(), bulk: room() };
+        Self { rooms, queues: PerLane { urgent, bulk }, inboxes }
+    }
+
+    /// Waits for a place in that lane.
+    pub(super) async fn room(&self, lane: Lane) -> Room {
+        // Nobody closes it.
+        self.rooms.get(lane).clone().acquire_owned().await.ok()
     }
 
     /// How many orders wait in that lane.
@@ -85,14 +100,15 @@ impl Default for Intake {
 
 /// Has an order written, and answers it after its commit. Who goes away meanwhile may have given the
 /// order all the same, and finds it by its idempotency key.
-pub(super) async fn take(app: &App, asked: Asked) -> Result<Response, Problem> {
+pub(super) async fn take(app: &App, room: Room, asked: Asked) -> Result<Response, Problem> {
     let verb = asked.plan.manifest().action.verb();
     let lane = verb.lane();
     if guard::concerns(app, verb) {
         return write_guarded(app, lane, &asked).await;
     }
     let (reply, answer) = oneshot::channel();
-    if let Err(closed) = app.intake.queues.get(lane).send(Waiting { asked, reply }).await {
+    let waiting = Waiting { _room: room, asked, reply };
+    if let Err(closed) = app.intake.queues.get(lane).send(waiting).await {
         // The drain has begun, and this request was there before: a batch of its own.
         return write_alone(app, lane, &closed.0.asked).await;
     }
