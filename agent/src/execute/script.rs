@@ -12,7 +12,7 @@
 //! Evidence, also beside a failure: `script_sha256`, `account`, `confinement` (`service`, `session`),
 //! `took_ms`, `exit_status` or `signal`, `killed_processes` (those that were left when it ended; `null`:
 //! not known), and of `stdout` and `stderr` each the SHA-256 and the length of the whole, and its first lines
-//! without what would not print as it reads.
+//! without what would not print as it reads (`null`: not known).
 
 use std::fs::File;
 use std::path::Path;
@@ -141,8 +141,10 @@ impl Executor for RunScript {
         if !wait(&folder, child, task, self.patience()) && task.course.is_left() {
             return too_long();
         }
-        // Whoever was to begin it may still be on its way: it comes too late, or has begun.
-        match folder.abandon().map_err(|error| io("apply", &error))? {
+        // Whoever was to begin it may still be on its way: it comes too late, or has begun. From here on
+        // it was started, and what cannot be read leaves it in doubt.
+        let unknown = |error: std::io::Error| failure(FailureKind::NotProven, "apply", error);
+        match folder.abandon().map_err(unknown)? {
             Standing::Ended => {}
             Standing::Running => return too_long(),
             Standing::Unbegun => {
@@ -263,13 +265,16 @@ fn confinement(host: &Host) -> Confinement {
 fn wait(folder: &Folder, child: Option<Child>, task: &Task, patience: Duration) -> bool {
     let (done, ended) = sync_channel(1);
     let lock = folder.lock();
-    thread::spawn(move || {
+    let waiting = thread::Builder::new().name("script".to_owned()).spawn(move || {
         if let Some(mut child) = child {
             let _ = child.wait();
         }
         let _ = lock.and_then(|file: File| file.lock());
         let _ = done.send(());
     });
+    if waiting.is_err() {
+        return false;
+    }
     let rounds = patience.as_millis() / LOOK.as_millis();
     (1..=rounds).any(|round| match ended.recv_timeout(LOOK) {
         Err(RecvTimeoutError::Timeout) => {

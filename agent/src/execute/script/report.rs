@@ -28,8 +28,9 @@ pub(super) struct Ended {
     pub(super) took_ms: u64,
     /// Processes that were left and killed; `None`: nobody could look.
     pub(super) killed_processes: Option<u32>,
-    pub(super) stdout: Output,
-    pub(super) stderr: Output,
+    /// `None`: somebody holds it open still, so that nobody knows the whole.
+    pub(super) stdout: Option<Output>,
+    pub(super) stderr: Option<Output>,
 }
 
 /// How a script ended.
@@ -43,7 +44,7 @@ pub(super) enum End {
 }
 
 /// One of its outputs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Output {
     pub(super) sha256: String,
     pub(super) bytes: u64,
@@ -67,13 +68,14 @@ impl Output {
         }
         Self { sha256: hex(context.finish().as_ref()), bytes, lines: printable(&shown) }
     }
+}
 
-    fn as_evidence(&self, name: &str) -> Evidence {
-        Evidence::new()
-            .with(name, self.lines.clone())
-            .with(&format!("{name}_bytes"), self.bytes)
-            .with(&format!("{name}_sha256"), self.sha256.clone())
-    }
+/// What a receipt says of an output; null: it is not known.
+fn as_evidence(output: Option<&Output>, name: &str) -> Evidence {
+    Evidence::new()
+        .with(name, output.map(|output| output.lines.clone()))
+        .with(&format!("{name}_bytes"), output.map(|output| output.bytes))
+        .with(&format!("{name}_sha256"), output.map(|output| output.sha256.clone()))
 }
 
 /// Lines that print as they read, within the bound that they have together.
@@ -105,8 +107,8 @@ impl Ended {
             .with("confinement", order.confinement.as_str())
             .with("took_ms", self.took_ms)
             .with("killed_processes", self.killed_processes)
-            .merged(self.stdout.as_evidence("stdout"))
-            .merged(self.stderr.as_evidence("stderr"));
+            .merged(as_evidence(self.stdout.as_ref(), "stdout"))
+            .merged(as_evidence(self.stderr.as_ref(), "stderr"));
         match &self.end {
             End::Exited { status } => evidence.with("exit_status", *status),
             End::Killed { signal } => evidence.with("signal", *signal),

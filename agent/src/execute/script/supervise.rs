@@ -72,8 +72,8 @@ pub fn run(folder: &Path, root: &Path) -> io::Result<()> {
             end: End::NotStarted { why: format!("{:?}: {error}", order.interpreter) },
             took_ms: 0,
             killed_processes: Some(0),
-            stdout: Output::default(),
-            stderr: Output::default(),
+            stdout: None,
+            stderr: None,
         },
     };
     let took = clock.now().saturating_duration_since(began);
@@ -177,8 +177,8 @@ fn collect(pipe: impl io::Read + Send + 'static) -> Receiver<Output> {
     collected
 }
 
-fn collected(from: Option<&Receiver<Output>>) -> Output {
-    from.and_then(|output| output.recv_timeout(OUTPUT_LAG).ok()).unwrap_or_default()
+fn collected(from: Option<&Receiver<Output>>) -> Option<Output> {
+    from?.recv_timeout(OUTPUT_LAG).ok()
 }
 
 /// Kills whoever is left of the script, also those that left its group and session: they are this

@@ -6,7 +6,7 @@ use protocol::fixture;
 
 use super::folder::{Folder, Standing};
 use super::order::{Confinement, Order, interpreter};
-use super::report::Output;
+use super::report::{End, Ended, Output};
 use crate::execute::fixtures::{Sandbox, task};
 use crate::execute::sha256_hex;
 
@@ -43,6 +43,22 @@ fn output_is_hashed_whole_and_shown_as_bounded_lines_that_print_as_they_read() {
     assert_eq!(&output.lines[..3], shown);
     assert_eq!(output.lines[3].len(), 200);
     assert_eq!(output.lines.len(), 4);
+}
+
+#[test]
+fn output_that_nobody_knows_is_not_said_to_be_empty() {
+    let ended = Ended {
+        end: End::Exited { status: 0 },
+        took_ms: 1,
+        killed_processes: None,
+        stdout: None,
+        stderr: Some(Output::read(&b""[..], &AtomicU64::new(0))),
+    };
+    let evidence = serde_json::to_value(ended.evidence(&order())).unwrap();
+    for name in ["stdout", "stdout_bytes", "stdout_sha256"] {
+        assert!(evidence[name].is_null(), "{name}");
+    }
+    assert_eq!(evidence["stderr_bytes"], 0);
 }
 
 #[test]
