@@ -142,7 +142,12 @@ impl Reconcile {
             let reason = RefusalReason::Expired;
             return Some((Outcome::Refused { reason, detail }, Vec::new()));
         }
-        let mut records = vec![Record::Frozen(frozen)];
+        let mut records = Vec::new();
+        if self.frozen().is_none() {
+            // One that is over, by the trust root's word as well, lends its end to no other.
+            records.push(Record::Thawed);
+        }
+        records.push(Record::Frozen(frozen));
         let mut stopped = Vec::new();
         for work in self.ledger.waiting() {
             if claims(&work.envelope).is_some_and(|envelope| destroys(&envelope)) {

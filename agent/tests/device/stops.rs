@@ -109,6 +109,16 @@ async fn trust_root_ends_the_freezes_of_before() {
     hub.send(HubFrame::Trust { root }).await;
     until(|| agent.status().commands.frozen_until.is_none()).await;
     assert!(succeeded(&order(&bench, &mut hub, held(&bench, 2, 2, 0)).await));
+
+    // A later one that is shorter ends when it says.
+    until(|| Some(now()) > thawed_at.map(|at| at.plus(Duration::from_secs(1)))).await;
+    let soon = now().plus(Duration::from_secs(600));
+    assert!(succeeded(&order(&bench, &mut hub, freeze(&bench, 3, 3, soon)).await));
+    let refused = order(&bench, &mut hub, held(&bench, 4, 4, 0)).await;
+    let Outcome::Refused { reason: RefusalReason::Frozen, detail } = &refused.outcome else {
+        panic!("{refused:?}")
+    };
+    assert!(detail.contains(&soon.rfc3339()), "{detail}");
     agent.drain().await.unwrap();
 }
 
