@@ -1,14 +1,16 @@
 //! Who asks, and how far they reach.
 //!
-//! Owns API tokens, scopes and permits. A guarded function takes a [`Permit`], which only a
-//! [`Principal`] makes: forgetting the check does not compile. What a token may do never
+//! Owns API tokens, scopes and permits, and the gate before all routes. A guarded function takes a
+//! [`Permit`], which only a [`Principal`] makes: forgetting the check does not compile. What a token may do never
 //! includes a destructive effect by itself: that takes approvals, which are keys.
 
+pub use self::gate::{Gate, guard};
 pub use self::permit::{Ability, Permit, Reach, ability};
 pub use self::principal::{Principal, TOKEN_PREFIX};
 pub use self::scope::{ParseScopeError, Scope};
 pub use self::secret::{Secret, SecretHash};
 
+mod gate;
 mod permit;
 mod principal;
 mod scope;

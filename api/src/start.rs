@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use axum::response::IntoResponse as _;
 use broker::Broker;
 use protocol::action::Verb;
 use protocol::id::{HubId, SessionId};
@@ -27,7 +28,7 @@ use tokio::net::TcpListener;
 
 use crate::app::{Addresses, App, Inner};
 use crate::audit::{Actor, Kind};
-use crate::auth::Secret;
+use crate::auth::{Gate, Secret, guard};
 use crate::commands::{Intake, Sent};
 use crate::config::{Config, ConfigError};
 use crate::db::{Db, DbError};
@@ -319,13 +320,15 @@ fn serve(
     operator_listener: TcpListener,
     agent_listener: TcpListener,
 ) {
-    let (routes, _) = openapi::operator_routes();
-    let operator = finish(app, routes);
+    let (routes, document) = openapi::operator_routes();
+    let gate = axum::middleware::from_fn_with_state((app.clone(), Gate::new(&document)), guard);
+    let operator = finish(app, routes.layer(gate));
     let agent = finish(app, enrollment::agent_router().merge(commands::agent_router()));
     let limits = HttpLimits {
         name: "operator",
         max_connections: app.config.operator_connections,
         max_body_bytes: body::MAX_BODY,
+        too_large: || body::too_large().into_response(),
         ..HttpLimits::default()
     };
     let (tls, drain) = (listeners.operator.clone(), app.drain.clone());

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use axum::response::Response;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use hyper::Request;
 use metrics::{counter, gauge};
 use rustls::ServerConfig;
@@ -59,6 +60,8 @@ pub struct HttpLimits {
     pub max_header_bytes: usize,
     /// A request's body, in bytes.
     pub max_body_bytes: usize,
+    /// What is answered to a request that announces a larger one.
+    pub too_large: fn() -> Response,
 }
 
 impl Default for HttpLimits {
@@ -73,6 +76,7 @@ impl Default for HttpLimits {
             max_age: Duration::from_secs(3600),
             max_header_bytes: 8 * 1024,
             max_body_bytes: 1024 * 1024,
+            too_large: || StatusCode::PAYLOAD_TOO_LARGE.into_response(),
         }
     }
 }

@@ -4,8 +4,8 @@
 //! forwarded-for and similar headers are not read anywhere.
 
 use axum::extract::FromRequestParts;
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Uri, header};
 use protocol::id::PersonName;
 use uuid::Uuid;
 
@@ -36,6 +36,11 @@ impl Principal {
     /// The scopes of the token.
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes
+    }
+
+    /// Whether any scope gives that ability anywhere; `order` is to order anything.
+    pub(super) fn knocks(&self, ability: &str) -> bool {
+        self.scopes.iter().any(|scope| scope.knocks(ability))
     }
 
     /// The operator as the actor of events.
@@ -70,13 +75,28 @@ impl Principal {
     }
 }
 
+/// Who asks without a valid token.
+fn refused() -> Problem {
+    Problem::new(ProblemKind::Unauthenticated, "a valid API token is needed")
+}
+
+/// The gate has found them out.
 impl FromRequestParts<App> for Principal {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let refused = || Problem::new(ProblemKind::Unauthenticated, "a valid API token is needed");
-        let token = parts
-            .headers
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(refused)
+    }
+}
+
+impl Principal {
+    /// Finds out who asks, and whether a lockdown spares the request.
+    pub(super) async fn authenticate(
+        app: &App,
+        (method, uri): (&Method, &Uri),
+        headers: &HeaderMap,
+    ) -> Result<Self, Problem> {
+        let token = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
@@ -84,7 +104,7 @@ impl FromRequestParts<App> for Principal {
             .ok_or_else(refused)?;
         let (principal, lockdown) = find(app, &SecretHash::of(token)).await?.ok_or_else(refused)?;
         match lockdown {
-            Some(reason) if !lockdown::spares(&parts.method, parts.uri.path()) => {
+            Some(reason) if !lockdown::spares(method, uri.path()) => {
                 Err(lockdown::refusal(&reason))
             }
             Some(_) | None => Ok(principal),

@@ -51,6 +51,14 @@ impl Scope {
         }
     }
 
+    /// The same for a door: `order` is the ability to order anything.
+    pub fn knocks(&self, ability: &str) -> bool {
+        match self.what {
+            What::EveryOrder | What::Order(_) => ability == "order",
+            What::Everything | What::Ability(_) => self.allows(ability),
+        }
+    }
+
     /// Whether a token with this scope may hand `other` on.
     pub fn includes(&self, other: &Self) -> bool {
         let is_wide_enough = self.group.is_none() || self.group == other.group;

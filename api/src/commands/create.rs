@@ -23,7 +23,8 @@ use crate::trust;
 const ENCRYPTED_VOLUME: &str = "encrypted_volume";
 
 /// Gives an order, or says what it would do.
-#[utoipa::path(post, path = "/v1/orders", tag = "orders", security(("token" = ["order"])),
+#[utoipa::path(post, path = "/v1/orders", tag = "orders", 
+    security(("token" = ["order"]), ("token" = ["stop"])),
     request_body = CreateOrder,
     responses((status = 201, body = CreatedOrder), (status = 200, body = DryRun),
         (status = "4XX", body = ProblemBody)))]

@@ -35,14 +35,17 @@ pub struct Ticket {
     pub request_hash: Vec<u8>,
 }
 
+/// What is answered to a longer one, whoever notices.
+pub fn too_large() -> Problem {
+    Problem::new(ProblemKind::TooLarge, format!("a body has at most {MAX_BODY} bytes"))
+}
+
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| {
-            Problem::new(ProblemKind::TooLarge, format!("a body has at most {MAX_BODY} bytes"))
-        })?;
+        let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| too_large())?;
         if !is_json(&parts.headers) && !bytes.is_empty() {
             let detail = "the content type must be application/json";
             return Err(Problem::new(ProblemKind::UnsupportedMediaType, detail));

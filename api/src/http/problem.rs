@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::DbError;
 
+/// Media type of problems.
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+/// Characters of one text in an answer.
+const TEXT_CHARS: usize = 1000;
+
 /// The kinds of problems. Each has one status code and one type URI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProblemKind {
@@ -22,6 +28,8 @@ pub enum ProblemKind {
     Forbidden,
     /// No such thing, or not visible with this token.
     NotFound,
+    /// No such method at this route; `Allow` names those that there are.
+    MethodNotAllowed,
     /// The state of the thing does not allow it.
     Conflict,
     /// Larger than a request may be.
@@ -53,6 +61,9 @@ impl ProblemKind {
             }
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not permitted"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            }
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "Conflict"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request too large"),
             Self::UnsupportedMediaType => {
@@ -166,17 +177,28 @@ impl Problem {
             kind: format!("urn:tocsin:problem:{name}"),
             title: title.to_owned(),
             status: status.as_u16(),
-            detail: self.detail.clone(),
-            errors: self.errors.clone(),
+            detail: short(&self.detail),
+            errors: self.errors.iter().map(FieldError::short).collect(),
         }
     }
+}
+
+impl FieldError {
+    fn short(&self) -> Self {
+        Self { pointer: short(&self.pointer), detail: short(&self.detail) }
+    }
+}
+
+/// What is wrong often quotes what was sent, and that may be long.
+fn short(text: &str) -> String {
+    text.chars().take(TEXT_CHARS).collect()
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.kind.http_status(), axum::Json(self.body())).into_response();
         let headers = response.headers_mut();
-        let media_type = HeaderValue::from_static("application/problem+json");
+        let media_type = HeaderValue::from_static(PROBLEM_TYPE);
         headers.insert(header::CONTENT_TYPE, media_type);
         if self.kind == ProblemKind::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -17,6 +17,8 @@ mod gate;
 mod grades;
 mod hostile;
 mod lanes;
+mod malformed;
+mod matrix;
 mod numbers;
 mod orders;
 mod places;

@@ -28,6 +28,8 @@ mod grades;
 mod hostile;
 #[path = "../api/lanes.rs"]
 mod lanes;
+#[path = "../api/malformed.rs"]
+mod malformed;
 #[path = "../api/numbers.rs"]
 mod numbers;
 #[path = "../api/orders.rs"]

@@ -5,8 +5,7 @@
 use std::pin::pin;
 
 use axum::body::Body;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use hyper::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -130,7 +129,7 @@ async fn respond<S: HttpService>(
 ) -> Result<Response, S::Error> {
     let announced = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limits.max_body_bytes {
-        return Ok(StatusCode::PAYLOAD_TOO_LARGE.into_response());
+        return Ok((limits.too_large)());
     }
     let mut request = request
         .map(|body| Body::new(TimedBody::new(body, limits.max_body_bytes, limits.body_timeout)));
