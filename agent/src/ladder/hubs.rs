@@ -1,4 +1,4 @@
-//! Which hub to try next for a session.
+//! Which hub to try next, for a session and for a long-poll.
 //!
 //! Owns the order: hubs that another one named come first, those that asked to be left alone come
 //! last, and the one in use is left for others. Every hub that it answers is one of those given to

@@ -9,7 +9,7 @@ use runtime::Backoff;
 
 use super::Shared;
 use super::exchange::{ExchangeError, Outgoing, exchange};
-use super::rotation::Rotation;
+use super::hubs::Hubs;
 use crate::status::Rung;
 
 /// What a request may take beyond the hold.
@@ -18,17 +18,19 @@ const MARGIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Polls until as many requests in a row failed as `attempts` says.
-pub(super) async fn run(shared: &Shared, rotation: &mut Rotation) -> ExchangeError {
+pub(super) async fn run(shared: &Shared, hubs: &mut Hubs) -> ExchangeError {
     let config = &shared.config;
     let (_keep, frames) = shared.link().await;
     let mut outgoing = Outgoing::new(frames);
     let mut backoff = Backoff::new(config.backoff_base, config.backoff_cap);
     loop {
-        let hubs = shared.places.borrow().hubs.clone();
-        let Some(address) = rotation.current(&hubs) else { return ExchangeError::NoAddress };
+        let known = shared.places.borrow().hubs.clone();
+        let began = shared.clock.now();
+        let Some(address) = hubs.next(&known, None, began) else {
+            return ExchangeError::NoAddress;
+        };
         let batch = outgoing.batch();
         let count = batch.len();
-        let began = shared.clock.now();
         let asking = exchange(shared, (&address, POLL_PATH), batch, config.long_poll_hold + MARGIN);
         let outcome = tokio::select! {
             biased;
@@ -53,12 +55,13 @@ pub(super) async fn run(shared: &Shared, rotation: &mut Rotation) -> ExchangeErr
                 }
             }
             Err(error) => {
-                rotation.next();
                 shared.falls(Rung::LongPoll, &error);
-                if let Some(delay) = error.retry_after() {
-                    backoff.retry_after(delay);
-                }
-                let delay = backoff.next(shared.entropy.next_u64());
+                let now = shared.clock.now();
+                hubs.tried(&address, &known, (error.retry_after(), now));
+                // A hub that asked to be left alone holds nobody up who can go to another one.
+                let next = hubs.next(&known, None, now);
+                let left_alone = next.map_or(Duration::ZERO, |next| hubs.wait(&next, now));
+                let delay = left_alone + backoff.next(shared.entropy.next_u64());
                 if backoff.attempts() >= config.attempts {
                     return error;
                 }

@@ -7,6 +7,7 @@ use runtime::Backoff;
 use runtime::lifecycle::CancellationToken;
 use tokio::sync::{Notify, watch};
 
+use super::hubs::Hubs;
 use super::rotation::Rotation;
 use super::{Obstacle, PushState, Shared, check_in, long_poll};
 
@@ -29,7 +30,7 @@ pub(crate) async fn run(
     reached: &Notify,
     stop: CancellationToken,
 ) {
-    let mut hubs = Rotation::starting(shared.entropy.next_u64());
+    let mut hubs = Hubs::starting(shared.entropy.next_u64());
     let mut api = Rotation::starting(shared.entropy.next_u64());
     let mut no_poll_before: Option<Instant> = None;
     let mut polls = Backoff::new(shared.config.backoff_base, shared.config.backoff_cap);

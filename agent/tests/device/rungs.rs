@@ -9,7 +9,7 @@ use protocol::fixture::lock;
 use protocol::frame::{AgentFrame, CHECK_IN_PATH, HubFrame, Mode, POLL_PATH};
 
 use crate::bench::{Bench, until};
-use crate::server::greeting;
+use crate::server::{Room, greeting};
 
 #[tokio::test]
 async fn long_poll_delivers_when_the_websocket_is_refused() {
@@ -27,6 +27,25 @@ async fn long_poll_delivers_when_the_websocket_is_refused() {
     let _hub = server.session().await;
     until(|| agent.status().ladder.rung == Rung::Push).await;
     agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn hub_that_asks_to_be_left_alone_does_not_hold_up_a_long_poll_at_another() {
+    let mut bench = Bench::new();
+    let full = bench.server().await;
+    let mut free = bench.server_at("127.0.0.1:0".parse().unwrap()).await;
+    for hub in [&full, &free] {
+        hub.refuses_sockets.store(true, Ordering::SeqCst);
+    }
+    let room = Room { retry_after_secs: 3600, other: full.address };
+    full.says.lock().unwrap().room = Some(room);
+    bench.config.addresses.hubs = [full.address, free.address].map(|a| a.to_string()).into();
+    // Agents begin somewhere: until one has begun at the hub that has no room.
+    while full.says.lock().unwrap().turned_away == 0 {
+        let agent = bench.start();
+        drop(free.exchange(POLL_PATH).await);
+        agent.drain().await.unwrap();
+    }
 }
 
 #[tokio::test]

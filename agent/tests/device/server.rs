@@ -9,7 +9,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use protocol::close::CloseCode;
 use protocol::enrollment::{RENEW_PATH, RenewRequest};
 use protocol::fixture::session;
-use protocol::frame::{AgentFrame, Exchange, Frame as _, Hello, HubFrame};
+use protocol::frame::{AgentFrame, Exchange, Frame as _, Hello, HubFrame, POLL_PATH};
 use protocol::id::CommandId;
 use protocol::session::Output;
 use protocol::session::hub::{HubHandshake, HubSession, Pace, welcome};
@@ -44,6 +44,8 @@ pub(crate) struct Says {
     pub(crate) server_time: Option<Timestamp>,
     /// It has no room for a session.
     pub(crate) room: Option<Room>,
+    /// Long-polls that it turned away, having no room for them either.
+    pub(crate) turned_away: usize,
 }
 
 /// How a hub without room turns devices away.
@@ -266,13 +268,8 @@ async fn serve(
             return stream.shutdown().await;
         }
         let says = *says.lock().unwrap();
-        if let Some(Room { retry_after_secs, other }) = says.room {
-            let refusal = format!(
-                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\ntocsin-close: 4009\r\n\
-                 retry-after: {retry_after_secs}\r\ntocsin-hubs: https://{other}\r\n\r\n"
-            );
-            stream.write_all(refusal.as_bytes()).await?;
-            return stream.shutdown().await;
+        if let Some(room) = says.room {
+            return turn_away(stream, room).await;
         }
         let accept = derive_accept_key(header("sec-websocket-key").unwrap().as_bytes());
         let upgrade = format!(
@@ -284,6 +281,11 @@ async fn serve(
             drop(told.send(Call::Socket(Box::new(hub))).await);
         }
         return Ok(());
+    }
+    let room = says.lock().unwrap().room.filter(|_| path == POLL_PATH);
+    if let Some(room) = room {
+        says.lock().unwrap().turned_away += 1;
+        return turn_away(stream, room).await;
     }
     let mut body = vec![0; header("content-length").unwrap().parse().unwrap()];
     stream.read_exact(&mut body).await?;
@@ -302,6 +304,16 @@ async fn serve(
     let Ok(frames) = answered.await else { return Ok(()) };
     let body = serde_json::to_string(&Exchange { frames }).unwrap();
     reply(stream, &body).await
+}
+
+async fn turn_away(mut stream: TlsStream<TcpStream>, room: Room) -> std::io::Result<()> {
+    let Room { retry_after_secs, other } = room;
+    let refusal = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\ntocsin-close: 4009\r\n\
+         retry-after: {retry_after_secs}\r\ntocsin-hubs: https://{other}\r\n\r\n"
+    );
+    stream.write_all(refusal.as_bytes()).await?;
+    stream.shutdown().await
 }
 
 async fn reply(mut stream: TlsStream<TcpStream>, body: &str) -> std::io::Result<()> {
