@@ -3,7 +3,6 @@
 //! Owns the order of starting: lock and quarantine are re-asserted before any network, and the
 //! journal is read before any frame.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use crate::http::Dialer;
 use crate::identity::{Identity, IdentityError, KeyPair, certificates};
 use crate::ladder::suspend::Watch;
 use crate::ladder::{self, Obstacle, Places, PushState, Shared};
+use crate::offline::{self, Asked, Desk};
 use crate::reconcile::{Core, Event, Reconcile, Storage, StorageError};
 use crate::renew::{Renewal, places};
 use crate::standing::Standing;
@@ -117,7 +117,9 @@ impl Agent {
         };
         let who = (enrollment.device_id, enrollment.generation);
         let identity = Identity::new(who, &key, &enrollment.certificate, &authorities)?;
-        let start = Start { machine, config, deps, state, enrollment, host, places, standing };
+        let desk = Desk::open(standing.as_ref().map(|_| host.state_dir.as_path()));
+        let start =
+            Start { machine, config, deps, state, enrollment, host, places, standing, desk };
         start.run(key, identity, (fixed, fixed_authorities))
     }
 
@@ -158,6 +160,7 @@ struct Start {
     host: Host,
     places: Places,
     standing: Option<Standing>,
+    desk: (Option<Desk>, mpsc::Receiver<Asked>),
 }
 
 impl Start {
@@ -167,7 +170,7 @@ impl Start {
         identity: Identity,
         (fixed, fixed_authorities): Fixed,
     ) -> Result<Agent, StartError> {
-        let Self { machine, config, deps, state, enrollment, host, places, standing } = self;
+        let Self { machine, config, deps, state, enrollment, host, places, standing, desk } = self;
         let Deps { clock, entropy, drain } = deps;
         let (state, wall) = (Arc::new(state), Timestamp::from_millis(clock.unix_millis()));
         let (storage, ledger, records) = Storage::open(state.clone(), &enrollment, wall)?;
@@ -192,6 +195,7 @@ impl Start {
             config: config.ladder.clone(),
             epochs: epochs.clone(),
             status: core_status,
+            asked: desk.1,
         };
         let mut reconcile = Reconcile::new(core, storage, ledger, standing);
         reconcile.resume(&records);
@@ -233,9 +237,8 @@ impl Start {
             ladder: ladder_now,
             core: core_now,
         });
-        let (mut tasks, stop) = climb(&drain, shared, sources.host.path("/proc/uptime"));
+        let (mut tasks, stop) = climb(&drain, shared, (renewal, desk.0), &sources.host);
         tasks.spawn("reconcile", ok(reconcile.run(taken, stop.clone())));
-        tasks.spawn("renewal", ok(renewal.run(stop.clone())));
         tasks.spawn("status", ok(Sources::keep(sources.clone(), stop)));
         Ok(Agent { tasks, drain, sources })
     }
@@ -249,8 +252,13 @@ const LADDER_AT_START: LadderStatus = LadderStatus {
     last_error: None,
 };
 
-/// Starts the two loops of the ladder. Answers them with what ends them and all that joins them.
-fn climb(drain: &Drain, shared: Shared, uptime: PathBuf) -> (Tasks, CancellationToken) {
+/// Starts the two loops of the ladder, and what looks after the way to them. Answers them with what ends them and all that joins them.
+fn climb(
+    drain: &Drain,
+    shared: Shared,
+    (renewal, desk): (Renewal, Option<Desk>),
+    host: &Host,
+) -> (Tasks, CancellationToken) {
     let mut tasks = Tasks::new(drain.clone(), GRACE);
     let start = PushState::Down { failures: 0, obstacle: Obstacle::Unreachable };
     let (state, fares) = watch::channel(start);
@@ -258,11 +266,13 @@ fn climb(drain: &Drain, shared: Shared, uptime: PathBuf) -> (Tasks, Cancellation
     let stop = drain.soft().clone();
     let (told, tells) = (reached.clone(), reached);
     let (end, ended) = (stop.clone(), stop.clone());
-    let sleep = Watch::new(shared.clock.clone(), uptime);
+    let sleep = Watch::new(shared.clock.clone(), host.path("/proc/uptime"));
     let (push, lower) = (shared.clone(), shared);
     let push = async move { ladder::push::run(push, state, &told, sleep, end).await };
     tasks.spawn("push", ok(push));
     tasks.spawn("lower", ok(async move { ladder::lower::run(lower, fares, &tells, ended).await }));
+    tasks.spawn("renewal", ok(renewal.run(stop.clone())));
+    tasks.spawn("offline", ok(offline::serve(desk, stop.clone())));
     (tasks, stop)
 }
 
@@ -279,7 +289,7 @@ fn literal_addresses(places: &Places) -> Vec<std::net::SocketAddr> {
     parsed.collect::<Result<_, _>>().unwrap_or_default()
 }
 
-fn this_boot(entropy: &Entropy) -> BootId {
+pub(crate) fn this_boot(entropy: &Entropy) -> BootId {
     boot_id(std::path::Path::new(BOOT_ID_PATH), entropy)
         .parse()
         .unwrap_or_else(|_| BootId::new(Timestamp::default(), entropy.bytes()))

@@ -6,6 +6,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::offline::Effect;
+
 #[cfg(test)]
 mod tests;
 
@@ -17,10 +19,14 @@ usage: tocsin-agent run    [--config FILE] [--state DIR]
        tocsin-agent reassert [--config FILE] [--state DIR]
        tocsin-agent enroll TOKEN [--config FILE] [--state DIR] [--name NAME] [--force]
        tocsin-agent status [--config FILE] [--state DIR] [--json]
+       tocsin-agent unlock --code CODE [--config FILE] [--state DIR]
+       tocsin-agent release --code CODE [--config FILE] [--state DIR]
        tocsin-agent manage PATH… [--config FILE] [--state DIR]
 
 reassert puts up a lock and a quarantine that stand, and ends: the boot's first step, before the
 network and before anybody can log in.
+unlock and release end a lock or a quarantine with the code that whoever ordered it reads out,
+whether the agent runs or not. `-` reads the code from standard input.
 PATH is a file that belongs to the company: a selective wipe removes it. Files are
 listed before they are written.
 TOKEN is what `tocsin enroll-token` printed; `-` reads it from standard input,
@@ -60,6 +66,13 @@ pub enum Verb {
         /// As JSON.
         json: bool,
     },
+    /// Ends a lock or a quarantine with its offline code.
+    EndOffline {
+        /// Which.
+        effect: Effect,
+        /// The code, or `-`.
+        code: String,
+    },
     /// Puts files on the list of those that a selective wipe removes.
     Manage {
         /// Absolute paths, as the endpoint names them.
@@ -90,6 +103,9 @@ pub enum UsageError {
     /// Files to be listed, without any, or not by absolute paths.
     #[error("manage needs absolute paths")]
     NoPath,
+    /// Unlocking or releasing without a code.
+    #[error("unlock and release need --code")]
+    NoCode,
     /// Enrollment without a token.
     #[error("enroll needs a token")]
     NoToken,
@@ -113,6 +129,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             ("--name", Verb::Enroll { name, .. }) => {
                 *name = Some(value("--name")?.to_string_lossy().into_owned());
             }
+            ("--code", Verb::EndOffline { code, .. }) => {
+                *code = value("--code")?.to_string_lossy().into_owned();
+            }
             ("--force", Verb::Enroll { force, .. }) => *force = true,
             ("--root", Verb::Supervise { root, .. }) => *root = value("--root")?.into(),
             (path, Verb::Supervise { folder, .. }) if path.starts_with('/') => {
@@ -135,7 +154,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     match &invocation.verb {
         Verb::Enroll { token, .. } if token.is_empty() => Err(UsageError::NoToken),
         Verb::Manage { paths } if paths.is_empty() => Err(UsageError::NoPath),
+        Verb::EndOffline { code, .. } if code.is_empty() => Err(UsageError::NoCode),
         Verb::Enroll { .. }
+        | Verb::EndOffline { .. }
         | Verb::Manage { .. }
         | Verb::Supervise { .. }
         | Verb::Run
@@ -151,6 +172,8 @@ fn named(verb: &str) -> Result<Verb, UsageError> {
         "run" => Ok(Verb::Run),
         "reassert" => Ok(Verb::Reassert),
         "enroll" => Ok(Verb::Enroll { token: String::new(), name: None, force: false }),
+        "unlock" => Ok(Verb::EndOffline { effect: Effect::Lock, code: String::new() }),
+        "release" => Ok(Verb::EndOffline { effect: Effect::Quarantine, code: String::new() }),
         "manage" => Ok(Verb::Manage { paths: Vec::new() }),
         "status" => Ok(Verb::Status { json: false }),
         "supervise" => Ok(Verb::Supervise { folder: PathBuf::new(), root: "/".into() }),

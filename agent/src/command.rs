@@ -11,6 +11,7 @@ use runtime::{Clock, Drain, Entropy};
 use crate::cli::{HELP, Invocation, Verb};
 use crate::execute::script::supervise;
 use crate::execute::wipe::managed::Managed;
+use crate::offline::{self, Answer, Effect};
 use crate::state::StateDir;
 use crate::{Agent, Config, Deps, enroll, notify, standing, status};
 
@@ -31,6 +32,7 @@ pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
         Verb::Enroll { token, name, force } => {
             enroll_here(&config(&invocation)?, token, name, force).await
         }
+        Verb::EndOffline { effect, code } => end_offline(&config(&invocation)?, effect, code).await,
         Verb::Manage { paths } => manage(&config(&invocation)?, paths),
         Verb::Supervise { folder, root } => supervise(&folder, &root),
         Verb::Run => run(config(&invocation)?).await,
@@ -87,6 +89,46 @@ async fn reassert(config: Config) -> anyhow::Result<()> {
     match failures.into_iter().next() {
         Some(failure) => bail!("not everything stands again: {}", failure.detail),
         None => Ok(()),
+    }
+}
+
+/// Ends a lock or a quarantine with its offline code, and waits where somebody tried too often.
+async fn end_offline(config: &Config, effect: Effect, code: String) -> anyhow::Result<()> {
+    if !config.acts() {
+        bail!("nothing is locked or quarantined by an agent that is not armed");
+    }
+    let mut code = code;
+    if code == "-" {
+        code.clear();
+        std::io::stdin().take(1024).read_to_string(&mut code)?;
+    }
+    let (host, mut since) = (config.host(), Clock::system().now());
+    let answer = loop {
+        let (its, code) = (host.clone(), code.clone());
+        let judging = move || {
+            let answer = offline::carry_out(&its, effect, &code, &mut since);
+            (answer, since)
+        };
+        let (answer, tried) = tokio::task::spawn_blocking(judging).await?;
+        since = tried;
+        let answer = answer.context("the code was not judged")?;
+        let Answer::Wait { wait_secs } = answer else { break answer };
+        // Nobody has to type it again; and it waits here also when no agent counts.
+        let _ = writeln!(std::io::stderr(), "after a wrong code: waiting {wait_secs} s");
+        tokio::time::sleep(Duration::from_secs(wait_secs)).await;
+    };
+    match answer {
+        Answer::Ended { command_id } => print(&format!("the code ended command {command_id}\n")),
+        Answer::Absent => bail!("no such order stands on this device"),
+        Answer::NoCode => bail!("the order that stands has no offline code"),
+        Answer::Used => bail!("the code of this order was used before"),
+        Answer::Wrong { wait_secs, .. } => {
+            bail!("this is not the code of the order that stands; the next try waits {wait_secs} s")
+        }
+        Answer::Mistyped { detail } => bail!("the code is mistyped: {detail}"),
+        Answer::Wait { wait_secs } => bail!("too early; {wait_secs} s are to be waited"),
+        Answer::Busy => bail!("the agent carries out an order; try again"),
+        Answer::Failed { detail } => bail!("the code was not carried out: {detail}"),
     }
 }
 

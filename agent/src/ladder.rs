@@ -206,7 +206,8 @@ type Frames = mpsc::Receiver<protocol::frame::AgentFrame>;
 pub(crate) fn capabilities(arming: &str, is_wipe_provable: bool) -> Vec<String> {
     let verbs = Verb::ALL.iter().map(|verb| verb.as_str().to_owned());
     let volume = is_wipe_provable.then(|| "encrypted_volume".to_owned());
-    verbs.chain([arming.to_owned()]).chain(volume).collect()
+    let words = [arming, "offline_code"].map(str::to_owned);
+    verbs.chain(words).chain(volume).collect()
 }
 
 /// An error with its causes, on one line.

@@ -16,6 +16,7 @@ pub mod journal;
 pub mod mark;
 pub mod network;
 pub mod notify;
+pub mod offline;
 pub mod state;
 pub mod status;
 

@@ -24,6 +24,7 @@ use crate::execute::quarantine::Watch;
 use crate::host::Host;
 use crate::identity::{Identity, KeyPair};
 use crate::ladder::Places;
+use crate::offline::Asked;
 use crate::standing::Standing;
 use crate::status::CoreStatus;
 use crate::worker::{Word, Workers};
@@ -43,6 +44,7 @@ mod disk;
 mod lanes;
 mod link;
 mod notices;
+mod offline;
 mod outcome;
 mod stops;
 mod storage;
@@ -70,6 +72,8 @@ pub(crate) struct Core {
     pub(crate) config: LadderConfig,
     pub(crate) epochs: Epochs,
     pub(crate) status: watch::Sender<CoreStatus>,
+    /// Offline codes that somebody on the device hands in.
+    pub(crate) asked: mpsc::Receiver<Asked>,
 }
 
 /// The event loop's state.
@@ -98,6 +102,8 @@ pub(crate) struct Reconcile {
     _watch: Option<Watch>,
     /// What it saw.
     noticed: mpsc::Receiver<Noticed>,
+    /// When somebody last tried an offline code; the start at first.
+    code_tried_at: Instant,
     last_error: Option<String>,
 }
 
@@ -132,7 +138,8 @@ impl Reconcile {
         standing: Option<Standing>,
     ) -> Self {
         let backoff = Backoff::new(core.config.resend, RESEND_CAP);
-        let uphold_at = core.clock.now() + core.config.uphold;
+        let code_tried_at = core.clock.now();
+        let uphold_at = code_tried_at + core.config.uphold;
         let (tell, noticed) = mpsc::channel(notices::WAITING);
         let watch = standing.as_ref().and_then(|standing| standing.watch(&core.host, tell));
         let workers = Workers::new(core.blocking);
@@ -154,6 +161,7 @@ impl Reconcile {
             uphold_at,
             _watch: watch,
             noticed,
+            code_tried_at,
             last_error: None,
         }
     }
@@ -165,6 +173,7 @@ impl Reconcile {
             self.await_power_off(command_id);
         }
         self.resume_windows();
+        self.tell_uses();
         self.publish();
     }
 
@@ -185,6 +194,7 @@ impl Reconcile {
                 },
                 () = sleep(wake) => {}
                 Some(noticed) = self.noticed.recv() => self.notice(noticed),
+                Some(asked) = self.core.asked.recv() => self.end_offline(asked).await,
                 taken = events.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         break;
@@ -253,6 +263,7 @@ impl Reconcile {
                 let end = ends_in.and_then(|ends_in| now.checked_add(ends_in));
                 self.uphold_at = self.uphold_at.min(end.unwrap_or(self.uphold_at));
                 noticed.into_iter().for_each(|noticed| self.notice(noticed));
+                self.tell_uses();
             }
             Err(error) => self.fault("what should stand is not looked at any more", &error),
         }
@@ -333,7 +344,8 @@ impl Reconcile {
     }
 
     async fn confirm(&mut self, receipts: Vec<String>) {
-        self.notices.forget(&receipts);
+        let told = self.notices.forget(&receipts);
+        self.uses_told(told).await;
         self.proofs_confirmed(&receipts);
         let waiting: Vec<String> = self.ledger.unconfirmed().map(|(_, r)| r.sha256()).collect();
         let known = receipts.into_iter().filter(|sha256| waiting.contains(sha256));

@@ -11,11 +11,14 @@ use tokio::sync::mpsc;
 use crate::execute::quarantine::{Tampering, Upheld, Watch};
 use crate::execute::{lock, quarantine};
 use crate::host::Host;
+use crate::offline;
 use crate::reconcile::Noticed;
 
 /// Puts up again what a reboot took down. What went wrong with one does not keep the other down.
 pub(crate) fn put_up(host: &Host) -> Vec<Failure> {
     let mut failures = Vec::new();
+    // Before: what a code had begun to end is not put up.
+    failures.extend(offline::resume(host).err());
     match quarantine::reassert(host) {
         Ok(stands) => tracing::info!(stands, "quarantine looked at"),
         Err(failure) => failures.push(failure),
@@ -59,7 +62,8 @@ impl Standing {
             let Ok(Some(recorded)) = quarantine::current(&its) else { return };
             let what = noticed(tampering);
             // It may not wait: whoever reads waits for the watch when the agent ends.
-            if tell.try_send(Noticed { command_id: recorded.command_id, what }).is_err() {
+            if tell.try_send(Noticed { command_id: recorded.command_id, what, when: None }).is_err()
+            {
                 tracing::warn!(what, "too many notices wait; this one is not sent");
             }
         };
@@ -81,7 +85,7 @@ impl Standing {
         match quarantine::expire(host, now) {
             Ok(Some(command_id)) => {
                 tracing::warn!(command.id = %command_id, "quarantine has come to its end");
-                return Some(Noticed { command_id, what: "quarantine_ended" });
+                return Some(Noticed { command_id, what: "quarantine_ended", when: None });
             }
             Ok(None) => {}
             Err(failure) => {
@@ -89,6 +93,9 @@ impl Standing {
                 tracing::error!(detail = failure.detail, "quarantine not ended");
                 return None;
             }
+        }
+        if let Err(failure) = offline::resume(host) {
+            tracing::error!(detail = failure.detail, "what a code ended is not at its end");
         }
         let recorded = quarantine::current(host).ok().flatten();
         let mut what = None;
@@ -111,6 +118,6 @@ impl Standing {
             Err(failure) => tracing::error!(detail = failure.detail, "lock not upheld"),
         }
         let command_id = recorded?.command_id;
-        what.map(|what| Noticed { command_id, what })
+        what.map(|what| Noticed { command_id, what, when: None })
     }
 }

@@ -12,6 +12,8 @@ mod faults;
 mod login1;
 #[path = "support/namespaces.rs"]
 mod namespaces;
+#[path = "lock/offline.rs"]
+mod offline;
 #[path = "lock/sandbox.rs"]
 mod sandbox;
 #[path = "lock/sshd.rs"]

@@ -18,6 +18,7 @@ pub use self::script::RunScript;
 pub use self::stops::{Cancel, Freeze, Thaw};
 pub use self::text::{is_printable, is_script};
 
+mod ended;
 mod script;
 mod stops;
 mod text;

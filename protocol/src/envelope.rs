@@ -179,6 +179,9 @@ impl Verifying<'_> {
         if !key.may_order(verb) {
             return Err(Refusal::new(BadSignature, format!("this key may not order {verb}")));
         }
+        if let Some(end) = envelope.manifest.ended_offline().filter(|end| !key.may_order(*end)) {
+            return Err(Refusal::new(BadSignature, format!("this key may not order {end}")));
+        }
         envelope.action().check().map_err(|error| Refusal::new(Unsupported, error.to_string()))?;
         if envelope.lane != verb.lane() {
             return Err(Refusal::new(Unsupported, "the lane is not the verb's"));
@@ -251,6 +254,11 @@ impl Verifying<'_> {
         if manifest.undo_secs.is_some_and(|undo| u64::from(undo) > longest) {
             let detail = format!("an undo window of more than {longest} s");
             return Err(Refusal::new(RefusalReason::ValidityTooLong, detail));
+        }
+        let codes = manifest.offline_codes.len();
+        if codes > 0 && manifest.ended_offline().is_none() || codes > limits::OFFLINE_CODES {
+            let detail = "more offline codes than there can be of this action";
+            return Err(Refusal::new(RefusalReason::Unsupported, detail));
         }
         if !envelope.action().goes_with(envelope.script.as_deref()) {
             let detail = "the script is not the one that the manifest names";

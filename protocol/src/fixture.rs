@@ -168,6 +168,7 @@ impl Organisation {
             device_root: devices.root(),
             plans: BTreeMap::new(),
             undo_secs: None,
+            offline_codes: BTreeMap::new(),
         }
     }
 

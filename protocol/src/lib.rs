@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod limits;
 pub mod manifest;
 pub mod notice;
+pub mod offline;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 pub mod proof;

@@ -29,6 +29,8 @@ pub const MANIFEST_DEVICES: u32 = 1_000_000;
 pub const TEXT_CHARS: usize = 500;
 /// Entries of any list inside an action, such as the peers a quarantine still allows.
 pub const LIST_ENTRIES: usize = 64;
+/// Devices of one manifest that have an offline code: its commitments stand in every approval.
+pub const OFFLINE_CODES: usize = 50;
 /// Bytes of a script. It travels in an envelope, beside the manifest and its approvals.
 pub const SCRIPT_BYTES: usize = 16 * 1024;
 /// Seconds that a script may take at most.

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::action::Action;
+use crate::action::{Action, Verb};
 use crate::id::{DeviceId, OrderId};
 use crate::time::Timestamp;
 
@@ -40,9 +40,18 @@ pub struct Manifest {
     /// so long the order can be called back. A trust root may ask for longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo_secs: Option<u32>,
+    /// By what each device knows the code that ends the order's effect where nobody reaches it; see
+    /// [`crate::offline`]. Empty: only another order ends it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offline_codes: BTreeMap<DeviceId, Hash>,
 }
 
 impl Manifest {
+    /// What an offline code of this order does on a device; `None` when it has none.
+    pub fn ended_offline(&self) -> Option<Verb> {
+        if self.offline_codes.is_empty() { None } else { self.action.ended_by() }
+    }
+
     /// Whether the proof shows that the device is one of those ordered.
     pub fn includes(&self, device: &DeviceId, proof: &InclusionProof) -> bool {
         proof.leads_to(&self.device_root, self.device_count, device)

@@ -35,6 +35,7 @@ pub mod freeze;
 pub mod key;
 pub mod lockdown;
 pub mod login;
+pub mod offline;
 pub mod order;
 pub mod preview;
 pub mod proof;
@@ -118,6 +119,8 @@ pub enum Verb {
     Quarantine(order::QuarantineArgs),
     /// Undo `quarantine` exactly
     Release(order::PlainArgs),
+    /// Print the code that ends a lock or a quarantine of a device that nobody reaches
+    OfflineCode(offline::OfflineCodeArgs),
     /// Start devices again
     Reboot(order::PlainArgs),
     /// Run a script on devices: approved by its hash, as an account of its own
@@ -345,6 +348,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Plan(args) => order::plan(context, args).await,
         Verb::Quarantine(args) => order::quarantine(context, args).await,
         Verb::Release(args) => order::release(context, args).await,
+        Verb::OfflineCode(args) => offline::run(context, &args),
         Verb::Reboot(args) => order::reboot(context, args).await,
         Verb::RunScript(args) => script::run(context, args).await,
         Verb::CollectEvidence(args) => evidence::collect(context, args).await,

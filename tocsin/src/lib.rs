@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod codefile;
 pub mod demo;
 pub mod keyfile;
 pub mod output;
@@ -12,4 +13,5 @@ pub mod platform;
 pub mod profile;
 pub mod proof;
 pub mod roles;
+pub mod sealing;
 pub mod up;

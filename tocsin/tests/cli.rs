@@ -5,8 +5,13 @@
 #[path = "cli/bench.rs"]
 mod bench;
 
+use api::commands::wire::ManifestView;
 use bench::{Bench, Run};
+use protocol::offline::OfflineCode;
+use runtime::Entropy;
 use serde_json::Value;
+use tocsin::client::Client;
+use tocsin::profile::Overrides;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn login_writes_a_profile_that_works() {
@@ -181,6 +186,42 @@ async fn two_persons_approve_a_wipe_with_keys_of_their_own() {
     bench.run(&["approve", &order, "--key", &bob, "--yes", "--no-wait"]).await.expect(0);
     let commands = bench.json(&["commands", "--json", "--order", &order]).await;
     assert_eq!(commands["items"][0]["state"], "queued");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offline_code_comes_from_the_operators_file_and_the_order_commits_to_it() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    let (codes, passphrase) = (bench.path("case.codes"), bench.path("passphrase"));
+    std::fs::write(&passphrase, "correct horse battery\n").unwrap();
+    let order = ["lock", "web-17", "--reason", "INC-42", "--yes", "--no-wait"];
+    let with_codes = ["--offline-codes", &codes, "--passphrase-file", &passphrase];
+    let screen = [&order[..], &with_codes, &["--level", "screen"]].concat();
+    bench.run(&screen).await.expect(2);
+    bench.run(&[&order[..], &with_codes, &["--dry-run"]].concat()).await.expect(0);
+    assert!(!std::path::Path::new(&codes).exists(), "nothing is kept of what was not ordered");
+
+    let made = bench.run(&[&order[..], &with_codes, &["--json"]].concat()).await;
+    made.expect(0);
+    let id = serde_json::from_str::<Value>(&made.stdout).unwrap()["order"]["id"].clone();
+    let path = Some(bench.path("config/tocsin/profile.toml").into());
+    let profile = Overrides { path, ..Overrides::default() }.load().unwrap();
+    let client = Client::new(&profile, Entropy::system()).unwrap();
+    let path = format!("/v1/orders/{}/manifest", id.as_str().unwrap());
+    let shown: ManifestView = client.get(&path).await.unwrap();
+    let (device, commitment) = shown.manifest.offline_codes.first_key_value().unwrap();
+    assert!(made.stderr.contains("fingerprint"), "{made:?}");
+
+    let code = ["offline-code", &codes, "web-17", "--passphrase-file", &passphrase];
+    let said = bench.run(&[&["--url", "https://127.0.0.1:1"][..], &code].concat()).await;
+    said.expect(0);
+    let code: OfflineCode = said.stdout.trim().parse().unwrap();
+    assert!(code.opens(device, commitment), "no server was asked");
+    let other = ["offline-code", &codes, "web-18", "--passphrase-file", &passphrase];
+    bench.run(&other).await.expect(1);
+    let again = bench.run(&[&order[..], &with_codes].concat()).await;
+    again.expect(1);
+    assert!(again.stderr.contains("exists already"), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

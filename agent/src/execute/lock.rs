@@ -39,6 +39,7 @@ use self::room::Guests;
 use self::undo::UndoJournal;
 use super::{Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
+use crate::offline;
 
 pub use self::state::{LockState, Phase};
 
@@ -282,6 +283,7 @@ fn plan_session(host: &Host) -> Result<Plan, Failure> {
 }
 
 fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> {
+    offline::forbid(host, task.command_id)?;
     let ready = Ready::check(host)?;
     let state = LockState {
         phase: Phase::Locked,

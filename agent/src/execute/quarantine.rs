@@ -34,11 +34,14 @@ use self::kernel::Observed;
 use self::probe::Raw;
 use self::record::{Released, Standing};
 use self::ruleset::{INET, NETDEV, Peers, TABLE};
-pub use self::uphold::{Recorded, Tampering, Upheld, current, expire, reassert, uphold};
+pub use self::uphold::{
+    Recorded, Tampering, Upheld, current, expire, justification, reassert, uphold,
+};
 pub use self::watch::Watch;
 use super::state_file::StateFile as _;
 use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
 use crate::host::Host;
+use crate::offline;
 
 mod firewall;
 mod kernel;
@@ -151,6 +154,7 @@ impl Executor for Quarantine {
     }
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
+        offline::forbid(host, task.command_id)?;
         let mut turn = host.firewall.turn("apply");
         let previous = Standing::load(host, "apply")?.and_then(Standing::confirmed);
         let before = match &previous {

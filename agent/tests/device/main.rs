@@ -12,6 +12,7 @@ mod moves;
 #[expect(dead_code, reason = "shared with the tests of quarantine, which use the rest")]
 mod netns;
 mod notices;
+mod offline;
 mod plans;
 mod power;
 mod read_only;

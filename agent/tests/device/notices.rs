@@ -51,7 +51,7 @@ fn tampering_is_told_and_repeated_until_it_is_confirmed() {
 }
 
 /// Whether the tables of a quarantine stand.
-fn stands() -> bool {
+pub(crate) fn stands() -> bool {
     let listed =
         std::process::Command::new("nft").args(["list", "table", "inet", "tocsin"]).output();
     listed.unwrap().status.success()

@@ -1,5 +1,6 @@
 //! `POST /v1/commands/{id}/cancel` and `POST /v1/orders/{id}/cancel`
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -139,6 +140,7 @@ async fn call_back(
         expires_in_secs: Some(validity.as_secs()),
         plans: Vec::new(),
         undo_secs: None,
+        offline_codes: BTreeMap::new(),
         script: None,
         dry_run: false,
     };

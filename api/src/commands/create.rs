@@ -21,6 +21,8 @@ use crate::trust;
 
 /// The capability word of an agent that found an encrypted volume to wipe.
 const ENCRYPTED_VOLUME: &str = "encrypted_volume";
+/// The capability word of an agent that knows offline codes.
+const OFFLINE_CODE: &str = "offline_code";
 
 /// Gives an order, or says what it would do.
 #[utoipa::path(post, path = "/v1/orders", tag = "orders", 
@@ -74,6 +76,9 @@ async fn dry_run(
         device_warnings(asked.action.verb(), device, online, &mut warnings);
         if !window.is_zero() {
             warnings.extend(no_undo_window(device));
+        }
+        if plan.manifest().offline_codes.contains_key(&device.id) {
+            warnings.extend(no_offline_code(device));
         }
         rows.push(DryRunDevice {
             id: device.id,
@@ -145,6 +150,17 @@ fn no_undo_window(device: &Device) -> Option<Warning> {
         kind: "no_undo_window".to_owned(),
         device_id: Some(device.id),
         detail: format!("{} knows no undo window: it begins at once", device.name),
+    })
+}
+
+/// An agent that knows no offline codes obeys the order, and no code ends it.
+fn no_offline_code(device: &Device) -> Option<Warning> {
+    let knows = device.capabilities.iter().any(|word| word == OFFLINE_CODE);
+    let is_old = device.last_seen_at.is_some() && !knows;
+    is_old.then(|| Warning {
+        kind: "no_offline_code".to_owned(),
+        device_id: Some(device.id),
+        detail: format!("{} knows no offline codes: none will open it", device.name),
     })
 }
 

@@ -78,6 +78,7 @@ impl Plan {
             device_count,
             device_root: tree.root(),
             undo_secs: undo_secs(asked)?,
+            offline_codes: offline_codes(asked, &devices)?,
         };
         let (devices, script) = (devices.into_values().collect(), asked.script.clone());
         Ok(Self { manifest, tree, devices, reason, script })
@@ -191,6 +192,26 @@ fn undo_secs(asked: &CreateOrder) -> Result<Option<u32>, Problem> {
     } else {
         Err(wrong(format!("must be at most {most}")))
     }
+}
+
+/// The commitments to offline codes that the order brings.
+fn offline_codes(
+    asked: &CreateOrder,
+    devices: &BTreeMap<DeviceId, Device>,
+) -> Result<BTreeMap<DeviceId, Hash>, Problem> {
+    let codes = &asked.offline_codes;
+    let wrong = |detail: String| Err(Problem::field("/offline_codes", detail));
+    if !codes.is_empty() && asked.action.ended_by().is_none() {
+        return wrong("end only a lock of sessions and a quarantine".to_owned());
+    }
+    if codes.len() > limits::OFFLINE_CODES {
+        let most = limits::OFFLINE_CODES;
+        return wrong(format!("must be of at most {most} devices; split the order"));
+    }
+    if let Some(stranger) = codes.keys().find(|device| !devices.contains_key(device)) {
+        return wrong(format!("name {stranger}, which is no device of the order"));
+    }
+    Ok(codes.clone())
 }
 
 fn plan_hash(outcome: &Outcome) -> Option<Hash> {

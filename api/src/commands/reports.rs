@@ -229,7 +229,7 @@ async fn notice_of(
     notice: &Noticed,
 ) -> Result<(), DbError> {
     let kind = match notice.what.as_str() {
-        "quarantine_ended" => Kind::EffectEnded,
+        "quarantine_ended" | "unlocked_offline" | "released_offline" => Kind::EffectEnded,
         _ => Kind::DeviceTampered,
     };
     if told.is_within(tx, known, kind, NOTICES).await? {

@@ -8,7 +8,7 @@ use protocol::action::{Action, Verb};
 use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId, GroupName, OrderId, PersonName};
 use protocol::jws::CompactJws;
-use protocol::manifest::Manifest;
+use protocol::manifest::{Hash, Manifest};
 use protocol::receipt::Outcome;
 use protocol::state::{CommandState, Lane};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,11 @@ pub struct CreateOrder {
     /// the order can be called back. The trust root may ask for longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo_secs: Option<u32>,
+    /// By what each device knows the code that ends the order where nobody reaches it: hashes of
+    /// codes that only whoever gives the order has. With `lock` and `quarantine`, for devices of the order.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub offline_codes: BTreeMap<DeviceId, Hash>,
     /// Only says what would happen.
     #[serde(default)]
     pub dry_run: bool,
@@ -98,7 +103,7 @@ pub struct DryRunDevice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Warning {
     /// The kind: `offline`, `no_encrypted_volume`, `verb_not_reported`, `undo_window`,
-    /// `no_undo_window`, `too_many_devices`,
+    /// `no_undo_window`, `no_offline_code`, `too_many_devices`,
     /// `too_few_approvers`.
     pub kind: String,
     /// The device it concerns, if just one.

@@ -3,6 +3,8 @@
 
 use protocol::action::Action;
 use protocol::frame::{AgentFrame, CommandFrame};
+use protocol::id::DeviceId;
+use protocol::offline::OfflineSecret;
 use protocol::receipt::{Evidence, Outcome, RefusalReason};
 use protocol::trust::TrustRoot;
 use reqwest::StatusCode;
@@ -150,4 +152,46 @@ async fn quarantine_that_came_to_its_signed_end_is_no_alarm() {
     assert_eq!(told.len(), 1);
     assert_eq!(told[0]["payload"]["what"], "quarantine_ended");
     assert_eq!(bench.events("device_tampered").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_codes_need_who_may_end_the_order_and_their_use_is_no_alarm() {
+    let bench = Bench::start().await;
+    bench.change_trust(|root| root.approvals = [("unlock".to_owned(), 1)].into()).await;
+    let agent = bench.agent("a", None).await;
+    let other = bench.agent("b", None).await;
+    agent.check_in(&bench, Vec::new()).await;
+    let secret = OfflineSecret::new([1; 32]);
+    let commit = |device: &DeviceId| secret.code(device).commitment(device).to_string();
+    let with_code = |verb: &str, device: &DeviceId| {
+        let mut body = order_body(verb, &[agent.id]);
+        body["offline_codes"] = json!({ device.to_string(): commit(device) });
+        body
+    };
+    for body in [with_code("lock", &other.id), with_code("reboot", &agent.id)] {
+        let refused = bench.post("/v1/orders", &body, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert!(refused.to_string().contains("/offline_codes"), "{refused}");
+    }
+    let mut body = with_code("lock", &agent.id);
+    body["dry_run"] = json!(true);
+    let dry_run = bench.post("/v1/orders", &body, StatusCode::OK).await;
+    let kinds: Vec<_> =
+        dry_run["warnings"].as_array().unwrap().iter().map(|w| &w["kind"]).collect();
+    assert!(kinds.contains(&&json!("no_offline_code")), "this agent reports none: {kinds:?}");
+    assert_eq!(dry_run["approvals_needed"], 1, "as many as to unlock");
+    body["dry_run"] = json!(false);
+    let created = bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    assert_eq!(created["commands"][0]["state"], "awaiting_approval");
+    let order = created["order"]["id"].as_str().unwrap();
+    let manifest = bench.get(&format!("/v1/orders/{order}/manifest")).await;
+    assert_eq!(manifest["manifest"]["offline_codes"], body["offline_codes"]);
+
+    bench.post("/v1/orders", &order_body("lock", &[agent.id]), StatusCode::CREATED).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let used = agent.notice(&command, |claims| claims.what = "unlocked_offline".to_owned());
+    let wrong = agent.notice(&command, |claims| claims.what = "offline_code_wrong".to_owned());
+    agent.check_in(&bench, vec![ack(&command), used, wrong]).await;
+    assert_eq!(bench.events("effect_ended").await[0]["payload"]["what"], "unlocked_offline");
+    let alarm = &bench.events("device_tampered").await[0];
+    assert_eq!(alarm["payload"]["what"], "offline_code_wrong");
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::fixture::{self, NOW, Organisation, device};
 use crate::manifest::{DeviceTree, Hash};
+use crate::offline::OfflineSecret;
 
 /// Verifies on device 1 what `change` made of a good, twice approved wipe of devices 1 and 2.
 fn reason(change: impl FnOnce(&Organisation, &mut Envelope)) -> Result<(), RefusalReason> {
@@ -247,4 +248,69 @@ fn a_refusal_names_the_claims_only_when_they_are_authentic_and_ours() {
     assert_eq!(ours.authentic.as_deref(), Some(&wipe));
     let theirs = organisation.verifying(device(2)).verify(&jws).expect_err("not addressed");
     assert_eq!(theirs.authentic, None);
+}
+
+/// Verifies on device 1 a lock with a code, which needs one person, as unlocking does; after
+/// `change`, signed by a key that may order these verbs.
+fn reason_with_code(
+    verbs: &[Verb],
+    change: impl FnOnce(&Organisation, &mut Envelope),
+) -> Result<(), RefusalReason> {
+    let mut organisation = Organisation::new();
+    organisation.trust.approvals.insert("unlock".to_owned(), 1);
+    organisation.trust.command_keys[0].verbs =
+        verbs.iter().map(|verb| verb.as_str().to_owned()).collect();
+    let mut envelope = organisation.envelope(1, fixture::lock(), device(1), 1);
+    let code = OfflineSecret::new([1; 32]).code(&device(1));
+    envelope.manifest.offline_codes.insert(device(1), code.commitment(&device(1)));
+    let mut envelope = organisation.approved(envelope, &[&organisation.alice]);
+    change(&organisation, &mut envelope);
+    let jws = sign(&envelope, &organisation.command_key).expect("signs");
+    organisation.verifying(device(1)).verify(&jws).map(|_| ()).map_err(|refusal| refusal.reason)
+}
+
+#[test]
+fn order_with_an_offline_code_needs_who_may_end_it() {
+    let both = [Verb::Lock, Verb::Unlock];
+    assert_eq!(reason_with_code(&both, |_, _| ()), Ok(()));
+    let unapproved = reason_with_code(&both, |_, envelope| envelope.approvals.clear());
+    assert_eq!(unapproved, Err(RefusalReason::MissingApproval));
+    let without_code = reason_with_code(&both, |_, envelope| {
+        envelope.approvals.clear();
+        envelope.manifest.offline_codes.clear();
+    });
+    assert_eq!(without_code, Ok(()), "a lock alone needs nobody here");
+    assert_eq!(reason_with_code(&[Verb::Lock], |_, _| ()), Err(RefusalReason::BadSignature));
+}
+
+#[test]
+fn server_cannot_put_a_code_of_its_own_into_an_order() {
+    let both = [Verb::Lock, Verb::Unlock];
+    let own = OfflineSecret::new([2; 32]).code(&device(1)).commitment(&device(1));
+    let replaced = reason_with_code(&both, |_, envelope| {
+        envelope.manifest.offline_codes.insert(device(1), own);
+    });
+    assert_eq!(replaced, Err(RefusalReason::WidenedManifest));
+    let added = reason_with_code(&both, |organisation, envelope| {
+        envelope.manifest.offline_codes.clear();
+        *envelope = organisation.approved(envelope.clone(), &[&organisation.alice]);
+        envelope.manifest.offline_codes.insert(device(1), own);
+    });
+    assert_eq!(added, Err(RefusalReason::WidenedManifest));
+}
+
+#[test]
+fn code_for_what_nothing_ends_or_for_too_many_is_refused() {
+    let own = OfflineSecret::new([2; 32]).code(&device(1)).commitment(&device(1));
+    let wipe = reason(|organisation, envelope| {
+        envelope.manifest.offline_codes.insert(device(1), own);
+        *envelope =
+            organisation.approved(envelope.clone(), &[&organisation.alice, &organisation.bob]);
+    });
+    assert_eq!(wipe, Err(RefusalReason::Unsupported));
+    let many = reason_with_code(&[Verb::Lock, Verb::Unlock], |organisation, envelope| {
+        envelope.manifest.offline_codes = (0..=50).map(|number| (device(number), own)).collect();
+        *envelope = organisation.approved(envelope.clone(), &[&organisation.alice]);
+    });
+    assert_eq!(many, Err(RefusalReason::Unsupported));
 }

@@ -168,7 +168,9 @@ impl TrustRoot {
         let verb = manifest.action.verb();
         let count = manifest.device_count;
         let is_protected = self.protected_devices.contains(device);
-        let persons = self.threshold(verb, device);
+        // Whoever holds the code could end it alone: so many must agree as must to end it.
+        let end = manifest.ended_offline().map_or(0, |end| self.threshold(end, device));
+        let persons = self.threshold(verb, device).max(end);
         match verb.class() {
             // Who stops must not have to look for somebody else.
             VerbClass::Routine | VerbClass::Stop => Ok(Needs { persons, ..Needs::default() }),

@@ -21,7 +21,7 @@ use serde_json::json;
 use super::ask::{self, Demand};
 use super::follow::{self, Waiting};
 use super::order::WaitArgs;
-use super::{Context, Exit, Failure};
+use super::{Context, Exit, Failure, offline};
 use crate::client::Client;
 use crate::keyfile;
 use crate::output::{Table, Tone, outcome, text, time};
@@ -181,6 +181,12 @@ fn show(context: &Context, order: &OrderView, shown: &ManifestView) {
     if let Some(undo_secs) = manifest.undo_secs {
         let undo = time::duration(Duration::from_secs(undo_secs.into()));
         out.note(&format!("  {:<12} {undo} on each device, where it can be called back", "waits"));
+    }
+    if !manifest.offline_codes.is_empty() {
+        let codes = text::count(manifest.offline_codes.len(), "device");
+        out.note(&format!("  {:<12} by codes of whoever gave it, on {codes};", "can be ended"));
+        let fingerprint = offline::fingerprint(&manifest.offline_codes);
+        out.note(&format!("  {:<12} fingerprint {fingerprint}", ""));
     }
     for (device, plan) in &manifest.plans {
         out.note(&format!("  {:<12} {plan} of {device}", "only by plan"));

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use protocol::state::CommandState;
 
 use crate::client::ClientError;
+use crate::codefile::CodeFileError;
 use crate::keyfile::KeyFileError;
 use crate::profile::ProfileError;
 
@@ -214,6 +215,19 @@ impl From<KeyFileError> for Failure {
             | KeyFileError::Sealing
             | KeyFileError::Key(_)
             | KeyFileError::Plain(_) => None,
+        };
+        Self { next: next.map(str::to_owned), ..Self::of(error) }
+    }
+}
+
+impl From<CodeFileError> for Failure {
+    fn from(error: CodeFileError) -> Self {
+        let next = match &error {
+            CodeFileError::Exists(_) => Some("the codes of an order are never overwritten"),
+            CodeFileError::Device(_) => Some("look at the devices in the file, and give the id"),
+            CodeFileError::File(_) | CodeFileError::Malformed(_) | CodeFileError::Sealing(_) => {
+                None
+            }
         };
         Self { next: next.map(str::to_owned), ..Self::of(error) }
     }

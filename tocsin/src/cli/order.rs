@@ -17,6 +17,7 @@ use protocol::state::{CommandState, VerbClass};
 
 use super::ask::{self, Demand};
 use super::follow::{self, Waiting};
+use super::offline::{Codes, OfflineArgs};
 use super::{Context, Exit, Failure, approve, preview, targets};
 use crate::client::{Client, ClientError};
 use crate::output::text;
@@ -76,6 +77,9 @@ pub struct LockArgs {
     /// What the screen says: whom to call, the case number
     #[arg(long, value_name = "TEXT")]
     pub message: Option<String>,
+    /// Codes that end it.
+    #[command(flatten)]
+    pub offline: OfflineArgs,
     /// Targets and the rest.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -102,6 +106,9 @@ pub struct QuarantineArgs {
     /// Until then only, such as 8h: each device releases itself. Without it a release is needed
     #[arg(long = "for", value_parser = duration, value_name = "DURATION")]
     pub lasts: Option<Duration>,
+    /// Codes that end it.
+    #[command(flatten)]
+    pub offline: OfflineArgs,
     /// Targets and the rest.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -185,7 +192,8 @@ pub async fn lock(context: &Context, args: LockArgs) -> Result<Exit, Failure> {
         Level::Screen => LockLevel::Screen,
         Level::Session => LockLevel::Session,
     };
-    give(context, Action::Lock(Lock { level, message: args.message }), args.order).await
+    let action = Action::Lock(Lock { level, message: args.message });
+    give_all(context, Wish { offline: args.offline, ..Wish::of(action) }, args.order).await
 }
 
 /// Unlocks devices.
@@ -228,7 +236,8 @@ pub async fn selective_wipe(context: &Context, args: SelectiveWipeArgs) -> Resul
 pub async fn quarantine(context: &Context, args: QuarantineArgs) -> Result<Exit, Failure> {
     let until = args.lasts.map(|lasts| context.now().plus(lasts).whole_secs());
     let quarantine = Quarantine { allow: args.allow, resolver: args.allow_resolver, until };
-    give(context, Action::Quarantine(quarantine), args.order).await
+    let action = Action::Quarantine(quarantine);
+    give_all(context, Wish { offline: args.offline, ..Wish::of(action) }, args.order).await
 }
 
 /// Releases devices from quarantine.
@@ -252,7 +261,7 @@ pub(super) async fn give(
     action: Action,
     args: OrderArgs,
 ) -> Result<Exit, Failure> {
-    give_bound(context, action, (Vec::new(), None), args).await
+    give_all(context, Wish::of(action), args).await
 }
 
 /// Gives an order that may be bound to plans.
@@ -262,7 +271,7 @@ async fn give_bound(
     (plans, undo): (Vec<CommandId>, Option<Duration>),
     args: OrderArgs,
 ) -> Result<Exit, Failure> {
-    give_all(context, Wish { action, plans, undo, script: None }, args).await
+    give_all(context, Wish { plans, undo, ..Wish::of(action) }, args).await
 }
 
 /// What is ordered, and what belongs to it.
@@ -272,6 +281,15 @@ pub(super) struct Wish {
     pub(super) plans: Vec<CommandId>,
     pub(super) undo: Option<Duration>,
     pub(super) script: Option<String>,
+    pub(super) offline: OfflineArgs,
+}
+
+impl Wish {
+    /// An action with nothing beside it.
+    pub(super) fn of(action: Action) -> Self {
+        let offline = OfflineArgs::default();
+        Self { action, plans: Vec::new(), undo: None, script: None, offline }
+    }
 }
 
 /// Shows, asks, orders, and follows.
@@ -280,7 +298,7 @@ pub(super) async fn give_all(
     wish: Wish,
     args: OrderArgs,
 ) -> Result<Exit, Failure> {
-    let Wish { action, plans, undo, script } = wish;
+    let Wish { action, plans, undo, script, offline } = wish;
     action.check().map_err(|error| Failure::usage(error.to_string()))?;
     let (out, client) = (context.out, context.client()?);
     let targets = targets::parse(&client, &args.devices, args.group.clone()).await?;
@@ -293,16 +311,22 @@ pub(super) async fn give_all(
         plans,
         undo_secs,
         script,
+        offline_codes: BTreeMap::new(),
         dry_run: true,
     };
     if order.reason.is_none() && args.dry_run {
         // Nothing is ordered, but the control plane judges the request as a whole.
         order.reason = Some("dry run".to_owned());
     }
-    let plan: DryRun = match client.post("/v1/orders", &order).await {
+    let mut plan: DryRun = match client.post("/v1/orders", &order).await {
         Ok(plan) => plan,
         Err(error) => return Err(targets::explain(&client, &order.targets, error).await),
     };
+    let codes = Codes::draw(context, offline, &mut order, &plan)?;
+    if codes.is_some() {
+        // Codes may take more approvals, and not every agent knows them.
+        plan = client.post("/v1/orders", &order).await?;
+    }
     let lines = preview::lines(context, &client, &order.action, &plan).await;
     if args.dry_run {
         out.object(&plan);
@@ -323,7 +347,20 @@ pub(super) async fn give_all(
     }
     order.targets = Targets::Devices(plan.devices.iter().map(|device| device.id).collect());
     order.dry_run = false;
-    let created: CreatedOrder = client.create("/v1/orders", &order).await.map_err(perhaps_given)?;
+    let kept = codes.map(|codes| codes.keep(context, &order)).transpose()?;
+    let created: CreatedOrder = match (client.create("/v1/orders", &order).await, kept) {
+        (Ok(created), None) => created,
+        (Ok(created), Some(kept)) => {
+            kept.accepted(context, &client, &created).await?;
+            created
+        }
+        (Err(error), kept) => {
+            if let Some(kept) = kept.filter(|_| !error.is_transient()) {
+                kept.discard();
+            }
+            return Err(perhaps_given(error));
+        }
+    };
     after(context, &client, &created, &plan, &args.wait).await
 }
 

@@ -39,7 +39,7 @@ pub async fn run(context: &Context, args: RunScriptArgs) -> Result<Exit, Failure
     let budget_secs = u32::try_from(args.budget.as_secs()).unwrap_or(u32::MAX);
     let run = RunScript { as_root: args.as_root, ..RunScript::of(&script, args.args, budget_secs) };
     let (action, script) = (Action::RunScript(run), Some(script));
-    let wish = Wish { action, plans: Vec::new(), undo: None, script };
+    let wish = Wish { script, ..Wish::of(action) };
     give_all(context, wish, args.order).await
 }
 

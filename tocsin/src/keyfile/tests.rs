@@ -1,5 +1,8 @@
 //! Tests of sealed key files.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+
 use super::*;
 
 /// As cheap as argon2 allows: these tests are not about its strength.

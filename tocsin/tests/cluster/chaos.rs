@@ -5,7 +5,7 @@
 //! `TOCSIN_CHAOS_ROUNDS`, `TOCSIN_CHAOS_ORDERS`, `TOCSIN_CHAOS_PAUSE_MS` and `TOCSIN_CHAOS_AGENTS`
 //! make a run longer or another one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -117,6 +117,7 @@ impl Giver {
         let order = CreateOrder {
             plans: Vec::new(),
             undo_secs: None,
+            offline_codes: BTreeMap::new(),
             script: None,
             action,
             targets: Targets::Names(self.devices.clone()),

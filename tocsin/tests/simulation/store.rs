@@ -114,6 +114,7 @@ impl Store {
             device_root: tree.root(),
             plans: std::collections::BTreeMap::new(),
             undo_secs: None,
+            offline_codes: BTreeMap::new(),
         };
         let trust = &scene.organisation.trust;
         let needed = usize::from(trust.approvals_needed(&manifest, &device_id(device)));

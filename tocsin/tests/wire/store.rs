@@ -90,6 +90,7 @@ impl Store {
             device_root: devices.root(),
             plans: std::collections::BTreeMap::new(),
             undo_secs: None,
+            offline_codes: BTreeMap::new(),
         };
         let claims = Envelope {
             jti: CommandId::new(iat, chance.bytes()),

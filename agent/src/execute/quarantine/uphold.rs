@@ -80,6 +80,15 @@ pub fn current(host: &Host) -> Result<Option<Recorded>, Failure> {
     }))
 }
 
+/// The command of the quarantine that stands, or is tried, and its envelope.
+///
+/// # Errors
+/// As [`current`].
+pub fn justification(host: &Host) -> Result<Option<(CommandId, String)>, Failure> {
+    let standing = Standing::load(host, "state")?;
+    Ok(standing.map(|Standing { command_id, envelope, .. }| (command_id, envelope)))
+}
+
 /// Puts the recorded quarantine up again, for boot. Answers whether one stands.
 ///
 /// Addresses of the control plane are the host's of now, in case a signed configuration moved

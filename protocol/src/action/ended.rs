@@ -1,0 +1,27 @@
+//! Which verb undoes what an action leaves on a device.
+
+use super::{Action, Lock, LockLevel, Verb};
+
+impl Action {
+    /// The verb that undoes it, where the device keeps its effect until then. A lock of screens only
+    /// is undone by whoever has the password.
+    pub const fn ended_by(&self) -> Option<Verb> {
+        match self {
+            Self::Lock(Lock { level: LockLevel::Session, .. }) => Some(Verb::Unlock),
+            Self::Quarantine(_) => Some(Verb::Release),
+            Self::Lock(Lock { level: LockLevel::Screen, .. })
+            | Self::Unlock(_)
+            | Self::Release(_)
+            | Self::Wipe(_)
+            | Self::SelectiveWipe(_)
+            | Self::Plan(_)
+            | Self::Reboot(_)
+            | Self::RunScript(_)
+            | Self::CollectEvidence(_)
+            | Self::Refresh(_)
+            | Self::Cancel(_)
+            | Self::Freeze(_)
+            | Self::Thaw(_) => None,
+        }
+    }
+}
