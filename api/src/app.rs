@@ -14,6 +14,7 @@ use protocol::time::Timestamp;
 use runtime::{Clock, Drain, Entropy};
 use uuid::Uuid;
 
+use crate::auth::Usage;
 use crate::commands::{Intake, Sent};
 use crate::config::Config;
 use crate::db::Db;
@@ -46,6 +47,8 @@ pub struct Inner {
     pub config: Config,
     /// How often devices and addresses may ask.
     pub limits: Limits,
+    /// How tokens of operators are used.
+    pub usage: Usage,
     /// Where agents are told to connect.
     pub addresses: ArcSwap<Addresses>,
     /// The newest checkpoint of the audit log that this node knows of.

@@ -7,13 +7,18 @@
 pub use self::gate::{Gate, guard};
 pub use self::permit::{Ability, Permit, Reach, ability};
 pub use self::principal::{Principal, TOKEN_PREFIX};
+pub use self::role::{ParseRoleError, Role, RoleGrant};
 pub use self::scope::{ParseScopeError, Scope};
 pub use self::secret::{Secret, SecretHash};
+pub use self::usage::Usage;
+pub(crate) use self::usage::write_down;
 
 mod gate;
 mod permit;
 mod principal;
+mod role;
 mod scope;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod usage;

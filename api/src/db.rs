@@ -5,6 +5,7 @@
 //! cannot end without saying which events it appends, and only one runs at a time, on whichever
 //! node.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -144,6 +145,12 @@ pub(crate) fn millis(time: Timestamp) -> i64 {
 /// A stored time.
 pub(crate) fn timestamp(millis: i64) -> Timestamp {
     Timestamp::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// A stored rate.
+pub(crate) fn rate(stored: Option<i64>) -> Result<Option<NonZeroU32>, DbError> {
+    let rate = |rate| u32::try_from(rate).ok().and_then(NonZeroU32::new);
+    stored.map(|stored| rate(stored).ok_or(DbError::Unreadable("rate"))).transpose()
 }
 
 /// A stored JSON text.

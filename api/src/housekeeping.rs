@@ -10,6 +10,7 @@ use runtime::tls::{self, ClientAuth};
 use rustls::ServerConfig;
 
 use crate::app::App;
+use crate::auth;
 use crate::budgets;
 use crate::http::{Problem, idempotency};
 use crate::jobs::Found;
@@ -68,6 +69,12 @@ fn configs(app: &App) -> Result<(ServerConfig, ServerConfig), ListenerError> {
 pub(crate) fn tidy_limits(app: &App) -> Found {
     app.limits.tidy();
     Found::Nothing
+}
+
+/// Writes down when tokens were used last: each node knows of its own requests.
+pub(crate) async fn write_usage(app: App) -> Result<Found, Problem> {
+    auth::write_down(&app).await?;
+    Ok(Found::Nothing)
 }
 
 /// Forgets answers that nobody repeats any more.

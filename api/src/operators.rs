@@ -3,6 +3,7 @@
 //! Owns who exists and which tokens they hold. A token's secret is shown once and kept as a
 //! hash; nobody hands on more than their own token allows.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::audit::Kind;
-use crate::auth::{Permit, Principal, Scope, Secret, TOKEN_PREFIX, ability};
+use crate::auth::{Permit, Principal, RoleGrant, Scope, Secret, TOKEN_PREFIX, ability};
 use crate::db::{DbError, Tx};
 use crate::http::problem::ProblemBody;
 use crate::http::{Begun, Body, Once, PageQuery, Paged, Path, Problem, ProblemKind, Query};
@@ -78,6 +79,17 @@ pub struct ApiTokenView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Time>,
+    /// The role that its scopes are of, `<role>@<group>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub role: Option<RoleGrant>,
+    /// Requests per minute; absent: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_per_min: Option<u32>,
+    /// When it was used last, within a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_used_at: Option<Time>,
 }
 
 /// A token to be made.
@@ -91,9 +103,20 @@ pub struct CreateApiToken {
     pub operator: Option<PersonName>,
     /// What it is for.
     pub label: String,
-    /// What it may do: `<ability>@<group>`, at most what one's own token allows.
+    /// What it may do: `<ability>@<group>`, at most what one's own token allows. None with a role.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub scopes: Vec<Scope>,
+    /// In place of scopes: `viewer`, `responder`, `approver`, `administrator` or `auditor`, with
+    /// `@<group>` for one group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub role: Option<RoleGrant>,
+    /// Requests per minute, at most as one's own token. Absent: that of the role or of one's own
+    /// token, if they have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    pub rate_per_min: Option<NonZeroU32>,
     /// How long it lasts, in seconds; 30 days by default, a year at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_secs: Option<u64>,
@@ -125,6 +148,9 @@ pub(crate) async fn create_owner_token(app: &App, tx: &mut Tx) -> Result<Secret,
         created_at: now.into(),
         expires_at: now.plus(MAX_TTL).into(),
         revoked_at: None,
+        role: None,
+        rate_per_min: None,
+        last_used_at: None,
     };
     store::insert_token(tx, &token, &secret.hash()).await?;
     Ok(secret)
@@ -164,7 +190,12 @@ async fn list_tokens(
     Query(page): Query<PageQuery>,
 ) -> Result<axum::Json<Paged<ApiTokenView>>, Problem> {
     let page = page.page::<Uuid>()?;
-    let items = store::tokens(&mut app.db.read().await?, &page, whose(&principal)).await?;
+    let mut items = store::tokens(&mut app.db.read().await?, &page, whose(&principal)).await?;
+    for token in &mut items {
+        // What this node knows is newer than what is written.
+        let known = app.usage.last(token.id).map(Time);
+        token.last_used_at = known.max(token.last_used_at);
+    }
     Ok(axum::Json(page.cut(items, |token| token.id.to_string())))
 }
 
@@ -184,7 +215,9 @@ async fn create_token(
         // Whoever is bound to groups must not act under another name.
         permit.everywhere()?;
     }
-    let expires_at = check(&principal, &asked, now)?;
+    let expires_at = check(&asked, now)?;
+    let scopes = scopes(&principal, &asked)?;
+    let rate_per_min = rate(&principal, &asked)?;
     let mut once = match Once::begin(&app.db, &principal, body.ticket, now).await? {
         Begun::Fresh(once) => once,
         Begun::Replay(response) => return Ok(response),
@@ -193,10 +226,13 @@ async fn create_token(
         id: app.uuid(now),
         operator: asked.operator.unwrap_or_else(|| principal.operator().clone()),
         label: asked.label,
-        scopes: asked.scopes,
+        scopes,
         created_at: now.into(),
         expires_at: expires_at.into(),
         revoked_at: None,
+        role: asked.role,
+        rate_per_min,
+        last_used_at: None,
     };
     let secret = Secret::draw(TOKEN_PREFIX, &app.entropy);
     store::ensure_operator(once.tx(), &token.operator).await?;
@@ -206,22 +242,9 @@ async fn create_token(
     once.finish_secret(StatusCode::CREATED, &answer, &remembered).await
 }
 
-fn check(
-    principal: &Principal,
-    asked: &CreateApiToken,
-    now: Timestamp,
-) -> Result<Timestamp, Problem> {
+fn check(asked: &CreateApiToken, now: Timestamp) -> Result<Timestamp, Problem> {
     if asked.label.trim().is_empty() || !is_printable(&asked.label) {
         return Err(Problem::field("/label", "must be printable and not empty"));
-    }
-    if asked.scopes.is_empty() || asked.scopes.len() > MAX_SCOPES {
-        return Err(Problem::field("/scopes", format!("must have 1 to {MAX_SCOPES} entries")));
-    }
-    for (index, scope) in asked.scopes.iter().enumerate() {
-        if !principal.scopes().iter().any(|mine| mine.includes(scope)) {
-            let problem = Problem::field(format!("/scopes/{index}"), "is more than your own");
-            return Err(Problem { kind: ProblemKind::Forbidden, ..problem });
-        }
     }
     let ttl = asked.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
     if ttl.is_zero() || ttl > MAX_TTL {
@@ -229,6 +252,42 @@ fn check(
         return Err(Problem::field("/ttl_secs", format!("must be 1 s to {days} days")));
     }
     Ok(now.plus(ttl))
+}
+
+/// The scopes asked for, which must be one's own.
+fn scopes(principal: &Principal, asked: &CreateApiToken) -> Result<Vec<Scope>, Problem> {
+    let (field, scopes) = match &asked.role {
+        Some(_) if !asked.scopes.is_empty() => {
+            return Err(Problem::field("/role", "has scopes of its own: give one or the other"));
+        }
+        Some(role) => ("/role".to_owned(), role.scopes()),
+        None => ("/scopes".to_owned(), asked.scopes.clone()),
+    };
+    if scopes.is_empty() || scopes.len() > MAX_SCOPES {
+        return Err(Problem::field(field, format!("must have 1 to {MAX_SCOPES} entries")));
+    }
+    let is_mine = |scope: &Scope| principal.scopes().iter().any(|mine| mine.includes(scope));
+    match scopes.iter().position(|scope| !is_mine(scope)) {
+        None => Ok(scopes),
+        Some(at) => {
+            let place = if asked.role.is_some() { field } else { format!("{field}/{at}") };
+            let problem = Problem::field(place, format!("{} is more than your own", scopes[at]));
+            Err(Problem { kind: ProblemKind::Forbidden, ..problem })
+        }
+    }
+}
+
+/// The rate asked for, or that of the role, at most one's own.
+fn rate(principal: &Principal, asked: &CreateApiToken) -> Result<Option<u32>, Problem> {
+    let (mine, wanted) = (principal.rate_per_min(), asked.rate_per_min.map(NonZeroU32::get));
+    if let (Some(mine), Some(wanted)) = (mine, wanted)
+        && wanted > mine
+    {
+        let problem = Problem::field("/rate_per_min", "is more than your own");
+        return Err(Problem { kind: ProblemKind::Forbidden, ..problem });
+    }
+    let of_role = asked.role.as_ref().map(|role| role.role().rate_per_min());
+    Ok(wanted.or_else(|| [of_role, mine].into_iter().flatten().min()))
 }
 
 /// Revokes an API token: one's own, or anybody's with the scope `tokens@*`.

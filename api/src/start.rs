@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 
 use crate::app::{Addresses, App, Inner};
 use crate::audit::{Actor, Kind};
-use crate::auth::{Gate, Secret, guard};
+use crate::auth::{self, Gate, Secret, Usage, guard};
 use crate::commands::{Intake, Sent};
 use crate::config::{Config, ConfigError};
 use crate::db::{Db, DbError};
@@ -51,6 +51,9 @@ use crate::{
 const FAILURE_GRACE: Duration = Duration::from_secs(5);
 /// Rounds of the other jobs between two looks for revoked devices that are present.
 const EVICTION_PERIODS: u32 = 5;
+
+/// How often it is written down when tokens were used.
+const USAGE_PERIOD: Duration = Duration::from_secs(60);
 
 /// What the control plane does not make itself.
 #[derive(Debug, Clone)]
@@ -196,6 +199,9 @@ impl Api {
     pub async fn wait(self) -> Result<(), TaskError> {
         let outcome = self.tasks.wait().await;
         commands::flush_sent(&self.app).await;
+        if let Err(error) = auth::write_down(&self.app).await {
+            tracing::warn!(error = %error, "last uses of tokens were not written");
+        }
         self.app.db.close().await;
         outcome
     }
@@ -245,6 +251,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         command_key,
         config,
         limits,
+        usage: Usage::default(),
         addresses: ArcSwap::from_pointee(addresses),
         checkpoint: ArcSwapOption::empty(),
         places: Places::default(),
@@ -389,6 +396,8 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     let allowances = jobs::Job { name: "allowances", ..tidy };
     let tidy_limits = |app| std::future::ready(Ok(housekeeping::tidy_limits(&app)));
     tasks.spawn("allowances", jobs::run(app.clone(), allowances, tidy_limits));
+    let usage = jobs::Job { name: "use of tokens", period: USAGE_PERIOD };
+    tasks.spawn("use of tokens", jobs::run(app.clone(), usage, housekeeping::write_usage));
     let renewal = jobs::Job { name: "renewal", period: SERVER_LASTS / 3 };
     let renew = move |app: App| {
         let outcome = listeners.renew(&app).map_err(|error| Problem::internal(&error));

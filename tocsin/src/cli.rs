@@ -44,6 +44,7 @@ pub mod store;
 pub mod targets;
 #[cfg(test)]
 mod tests;
+pub mod token;
 pub mod trust;
 pub mod watch;
 
@@ -166,6 +167,9 @@ pub enum Verb {
     /// Show or change whom the devices trust
     #[command(subcommand)]
     Trust(trust::TrustVerb),
+    /// Make, list or revoke API tokens
+    #[command(subcommand)]
+    Token(token::TokenVerb),
     /// Stop orders from the server's console, whoever has which token
     #[command(subcommand)]
     Lockdown(lockdown::LockdownVerb),
@@ -369,6 +373,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Events(verb) => events::run(context, verb).await,
         Verb::Key(verb) => key::run(context, verb),
         Verb::Trust(verb) => trust::run(context, verb).await,
+        Verb::Token(verb) => token::run(context, verb).await,
         Verb::Lockdown(verb) => lockdown::run(context, verb).await,
         Verb::Check(args) => check::run(context, &args),
         Verb::Migrate(args) => store::migrate(context, args).await,

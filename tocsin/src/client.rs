@@ -146,6 +146,11 @@ impl Client {
         self.send(|| self.request(Method::POST, path)).await.map(drop)
     }
 
+    /// Takes something away.
+    pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(|| self.request(Method::DELETE, path)).await.map(drop)
+    }
+
     /// Reads an answer of any length, piece by piece.
     pub async fn download(
         &self,

@@ -339,3 +339,40 @@ async fn store_is_copied_into_an_empty_one_only() {
     assert!(again.stderr.contains("is not empty"), "{again:?}");
     bench.run(&["store", "copy", "--from", "nowhere", "--to", &new]).await.expect(2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_made_listed_and_revoked() {
+    let bench = Bench::logged_in().await;
+    let line = ["token", "create", "--label", "night shift", "--role", "responder@lab"];
+    let run = bench.run(&[&line[..], &["--operator", "nina", "--ttl", "8h"]].concat()).await;
+    run.expect(0);
+    let token = run.stdout.trim();
+    assert!(token.starts_with("tocsin_pat_"), "standard output is the token alone: {run:?}");
+    assert!(run.stderr.contains("responder@lab") && !run.stderr.contains(token), "{run:?}");
+    bench.run(&["--token", token, "devices"]).await.expect(0);
+    let wider = bench.run(&["--token", token, "enroll-token"]).await;
+    wider.expect(1);
+    assert!(wider.stderr.contains("no scope for `enroll`"), "{wider:?}");
+
+    let run = bench.run(&["token", "list"]).await;
+    for part in ["nina", "night shift", "responder@lab", "1200/min", "now", "in 7 h"] {
+        assert!(run.stdout.contains(part), "{part}: {run:?}");
+    }
+    let all = bench.json(&["token", "list", "--json"]).await;
+    let of_nina = all["items"].as_array().unwrap().iter().find(|t| t["operator"] == "nina");
+    let id = of_nina.unwrap()["id"].as_str().unwrap().to_owned();
+    bench.run(&["token", "revoke", &id]).await.expect(0);
+    bench.run(&["--token", token, "devices"]).await.expect(1);
+    let run = bench.run(&["token", "list"]).await;
+    assert!(!run.stdout.contains(&id), "{run:?}");
+    let run = bench.run(&["token", "list", "--all"]).await;
+    assert!(run.stdout.contains("revoked"), "{run:?}");
+    for (line, code) in [
+        (vec!["token", "create", "--label", "x"], 2),
+        (vec!["token", "create", "--label", "x", "--role", "owner"], 2),
+        (vec!["token", "create", "--label", "x", "--role", "viewer", "--scope", "read@*"], 2),
+        (vec!["token", "revoke", &id], 1),
+    ] {
+        bench.run(&line).await.expect(code);
+    }
+}

@@ -3,6 +3,8 @@
 //! Owns authentication of the operator port. Nothing about the client but its token counts:
 //! forwarded-for and similar headers are not read anywhere.
 
+use std::num::NonZeroU32;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
@@ -25,6 +27,8 @@ pub struct Principal {
     operator: PersonName,
     token: Uuid,
     scopes: Vec<Scope>,
+    /// Requests per minute; `None`: any number.
+    rate: Option<NonZeroU32>,
 }
 
 impl Principal {
@@ -60,6 +64,11 @@ impl Principal {
         Ok(row.is_some())
     }
 
+    /// How often the token may ask within a minute.
+    pub fn rate_per_min(&self) -> Option<u32> {
+        self.rate.map(NonZeroU32::get)
+    }
+
     /// The token's id, which separates idempotency keys.
     pub(crate) fn token_id(&self) -> String {
         self.token.to_string()
@@ -71,6 +80,7 @@ impl Principal {
             operator: "tester".parse().unwrap(),
             token: Uuid::nil(),
             scopes: scopes.iter().map(|scope| scope.parse().unwrap()).collect(),
+            rate: None,
         }
     }
 }
@@ -103,6 +113,10 @@ impl Principal {
             .filter(|token| token.starts_with(TOKEN_PREFIX))
             .ok_or_else(refused)?;
         let (principal, lockdown) = find(app, &SecretHash::of(token)).await?.ok_or_else(refused)?;
+        let now = (app.clock.now(), app.now());
+        app.usage
+            .count(principal.token, principal.rate, now)
+            .map_err(|wait| Problem::too_many("requests of this token", wait))?;
         match lockdown {
             Some(reason) if !lockdown::spares(method, uri.path()) => {
                 Err(lockdown::refusal(&reason))
@@ -118,7 +132,7 @@ async fn find(
     hash: &SecretHash,
 ) -> Result<Option<(Principal, Option<String>)>, DbError> {
     let row = sql("SELECT id, operator, secret_hash, scopes, \
-         (SELECT reason FROM lockdowns WHERE level = 'everything') FROM api_tokens \
+         (SELECT reason FROM lockdowns WHERE level = 'everything'), rate_per_min FROM api_tokens \
          WHERE secret_hash = $1 AND revoked_at IS NULL AND expires_at > $2")
     .bind(hash.as_bytes())
     .bind(millis(app.now()))
@@ -132,5 +146,6 @@ async fn find(
     let operator = operator.parse().map_err(|_| DbError::Unreadable("operator"))?;
     let scopes = db::json(row.try_get(3)?, "scope")?;
     let lockdown = row.try_get(4)?;
-    Ok(Some((Principal { operator, token: row.try_get(0)?, scopes }, lockdown)))
+    let rate = db::rate(row.try_get(5)?)?;
+    Ok(Some((Principal { operator, token: row.try_get(0)?, scopes, rate }, lockdown)))
 }

@@ -38,17 +38,18 @@ macro_rules! migrations {
                 "checkpoints",
                 include_str!(concat!("../../migrations/", $folder, "/0008_checkpoints.sql")),
             ),
+            (9, "roles", include_str!(concat!("../../migrations/", $folder, "/0009_roles.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 7];
+type Texts = [(i64, &'static str, &'static str); 8];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -52,6 +52,9 @@ pub(super) const TABLES: [Table; 17] = [
             ("created_at", Int),
             ("expires_at", Int),
             ("revoked_at", Int),
+            ("role", Text),
+            ("rate_per_min", Int),
+            ("last_used_at", Int),
         ],
     },
     Table {

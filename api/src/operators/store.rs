@@ -1,5 +1,7 @@
 //! Operators and API tokens in the store.
 
+use std::num::NonZeroU32;
+
 use protocol::id::PersonName;
 use serde_json::json;
 use uuid::Uuid;
@@ -10,6 +12,8 @@ use crate::auth::SecretHash;
 use crate::db::{self, Conn, DbError, Tx, millis, sql, timestamp};
 use crate::http::Page;
 use crate::time::Time;
+
+const UNREADABLE: DbError = DbError::Unreadable("role");
 
 pub(super) async fn ensure_operator(tx: &mut Tx, name: &PersonName) -> Result<(), DbError> {
     let now = millis(tx.now());
@@ -32,8 +36,8 @@ pub(super) async fn insert_token(
 ) -> Result<(), DbError> {
     let scopes = serde_json::to_string(&token.scopes).map_err(|_| DbError::Unreadable("scope"))?;
     sql("INSERT INTO api_tokens \
-         (id, operator, label, secret_hash, scopes, created_at, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)")
+         (id, operator, label, secret_hash, scopes, created_at, expires_at, role, rate_per_min) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
     .bind(token.id)
     .bind(token.operator.as_str())
     .bind(&token.label)
@@ -41,9 +45,16 @@ pub(super) async fn insert_token(
     .bind(scopes)
     .bind(millis(token.created_at.0))
     .bind(millis(token.expires_at.0))
+    .bind(token.role.as_ref().map(ToString::to_string))
+    .bind(token.rate_per_min.map(i64::from))
     .execute(tx.conn())
     .await?;
-    let payload = json!({ "operator": token.operator, "scopes": token.scopes });
+    let payload = json!({
+        "operator": token.operator,
+        "scopes": token.scopes,
+        "role": token.role,
+        "expires_at": token.expires_at,
+    });
     tx.append(Kind::ApiTokenCreated, token.id, payload);
     Ok(())
 }
@@ -73,8 +84,9 @@ pub(super) async fn tokens(
     page: &Page<Uuid>,
     whose: Option<&PersonName>,
 ) -> Result<Vec<ApiTokenView>, DbError> {
-    let mut select = sql("SELECT id, operator, label, scopes, created_at, expires_at, revoked_at \
-         FROM api_tokens WHERE id > ");
+    let mut select =
+        sql("SELECT id, operator, label, scopes, created_at, expires_at, revoked_at, \
+         role, rate_per_min, last_used_at FROM api_tokens WHERE id > ");
     select.push_bind(page.after.unwrap_or_default());
     if let Some(operator) = whose {
         select.push(" AND operator = ").push_bind(operator.as_str().to_owned());
@@ -84,6 +96,7 @@ pub(super) async fn tokens(
     rows.iter()
         .map(|row| {
             let operator: String = row.try_get(1)?;
+            let role: Option<String> = row.try_get(7)?;
             Ok(ApiTokenView {
                 id: row.try_get(0)?,
                 operator: operator.parse().map_err(|_| DbError::Unreadable("operator"))?,
@@ -92,6 +105,9 @@ pub(super) async fn tokens(
                 created_at: timestamp(row.try_get(4)?).into(),
                 expires_at: timestamp(row.try_get(5)?).into(),
                 revoked_at: row.try_get::<Option<i64>>(6)?.map(|at| Time(timestamp(at))),
+                role: role.map(|role| role.parse()).transpose().map_err(|_| UNREADABLE)?,
+                rate_per_min: db::rate(row.try_get(8)?)?.map(NonZeroU32::get),
+                last_used_at: row.try_get::<Option<i64>>(9)?.map(|at| Time(timestamp(at))),
             })
         })
         .collect()

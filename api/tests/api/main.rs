@@ -26,6 +26,7 @@ mod plans;
 mod receipts;
 mod refusals;
 mod renewal;
+mod roles;
 mod sinks;
 mod stops;
 mod streams;

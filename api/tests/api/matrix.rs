@@ -23,7 +23,7 @@ const NOTHING: &str = "0197a1b2-0000-7000-8000-000000000000";
 
 impl Route {
     /// Whether the document lets somebody with that ability in; `None`: whoever has any token.
-    fn admits(&self, ability: Option<&str>) -> bool {
+    pub(crate) fn admits(&self, ability: Option<&str>) -> bool {
         let alternatives = self.operation["security"].as_array().unwrap();
         alternatives.iter().any(|alternative| {
             let Some(named) = alternative.get("token") else { return alternative == &json!({}) };
@@ -37,7 +37,7 @@ impl Route {
         })
     }
 
-    async fn knock(&self, bench: &Bench, token: Option<&str>) -> Response {
+    pub(crate) async fn knock(&self, bench: &Bench, token: Option<&str>) -> Response {
         let path = self.path.replace("{id}", NOTHING);
         let mut request = bench.http.request(self.method.clone(), bench.url(&path));
         if self.operation.get("requestBody").is_some() {
