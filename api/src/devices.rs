@@ -28,8 +28,8 @@ pub use self::groups::SetGroups;
 pub use self::list::DeviceQuery;
 pub(crate) use self::store::{
     Device, Enrolling, Key, add_to_group, behind_on_trust, enroll_again, enroll_new, find,
-    find_by_key, groups_of, in_group, keys, record_certificate, record_facts, revoke,
-    revoked_with_certificate, standing_generations, with_ids, with_names,
+    find_by_key, groups_of, in_group, keys, record_boot, record_certificate, record_clone,
+    record_facts, revoke, revoked_with_certificate, standing_generations, with_ids, with_names,
 };
 
 /// The routes.
@@ -62,6 +62,10 @@ pub struct DeviceView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Time>,
+    /// Since when two machines are known to hold its identity, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub cloned_at: Option<Time>,
     /// When its certificate ends.
     #[schema(value_type = String, format = DateTime)]
     pub certificate_expires_at: Time,
@@ -113,6 +117,7 @@ fn view(
         public_key: BASE64.encode(device.public_key.as_point()),
         enrolled_at: device.enrolled_at.into(),
         revoked_at: device.revoked_at.map(Time),
+        cloned_at: device.cloned_at.map(Time),
         certificate_expires_at: device.certificate_expires_at.into(),
         trust_version: device.trust_version,
         agent_version: device.agent_version,

@@ -21,7 +21,14 @@ const STATE: [(&str, &[&str]); 11] = [
     ("trust_roots", &["signed"]),
     (
         "devices",
-        &["name", "generation", "revoked_through", "certificate_expires_at", "capabilities"],
+        &[
+            "name",
+            "generation",
+            "revoked_through",
+            "certificate_expires_at",
+            "capabilities",
+            "cloned_at",
+        ],
     ),
     ("device_groups", &["group_name"]),
     ("enrollment_tokens", &["used_at", "used_by"]),

@@ -104,6 +104,8 @@ kinds! {
     /// A device reports that somebody tampered with a command's effect, or that the effect went
     /// without an order.
     DeviceTampered = "device_tampered",
+    /// A boot of a device came back after a later one: two machines hold its identity.
+    DeviceCloned = "device_cloned",
     /// A command's effect came to the end that its order gave it.
     EffectEnded = "effect_ended",
     /// A device spoke of a command that had ended otherwise.

@@ -142,6 +142,7 @@ async fn call_back(
         undo_secs: None,
         offline_codes: BTreeMap::new(),
         script: None,
+        accept_cloned: false,
         dry_run: false,
     };
     let now = tx.now();

@@ -172,6 +172,10 @@ fn device_warnings(verb: Verb, device: &Device, online: Option<bool>, warnings: 
     if online == Some(false) {
         warn("offline", format!("{} has no session; it obeys when it comes back", device.name));
     }
+    if device.cloned_at.is_some() {
+        let detail = format!("two machines hold the identity of {}: one would obey", device.name);
+        warn("cloned", detail);
+    }
     if device.last_seen_at.is_some() && !reports(verb.as_str()) {
         warn("verb_not_reported", format!("{} does not report {verb}", device.name));
     }

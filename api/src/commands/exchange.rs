@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 
 use super::judge::{self, Report, printable};
 use super::reports::take_reports;
-use super::store::delivery::{self, Asking, Out};
+use super::store::delivery::{self, Asking, Boots, Out};
 use super::store::lanes;
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
-use crate::db::{Conn, DbError};
+use crate::db::{Conn, DbError, Tx};
 use crate::{checkpoints, devices, metrics, trust};
 
 /// Bytes of envelopes in one answer to one device: half of what its hub lets wait.
@@ -177,8 +177,7 @@ async fn answer_asks(
         if let Some(hello) = hello.map(tidied)
             && is_news(&asking, &hello, now)
         {
-            let (words, version) = (asking.capabilities.clone(), asking.agent_version.clone());
-            news.hellos.push((device, hello, words, version));
+            news.note_hello(device, hello, &asking);
             // Seldom enough to cost nothing, and often enough to be remembered.
             answer.frames.extend(checkpoints::frame(app));
         }
@@ -291,7 +290,7 @@ fn tidied(mut hello: Hello) -> Hello {
 
 fn is_news(asking: &Asking, hello: &Hello, now: protocol::time::Timestamp) -> bool {
     asking.agent_version.as_ref() != Some(&hello.agent)
-        || asking.boot_id != Some(hello.boot_id)
+        || asking.boots.present != Some(hello.boot_id)
         || asking.trust_version != hello.trust_version
         || asking.capabilities != hello.capabilities
         || asking.degraded_since != hello.degraded_since
@@ -301,14 +300,36 @@ fn is_news(asking: &Asking, hello: &Hello, now: protocol::time::Timestamp) -> bo
 /// What is worth writing down of those who asked.
 #[derive(Debug, Default)]
 struct News {
-    /// Hellos that say something new, with the capabilities and the version known before.
-    hellos: Vec<(DeviceId, Hello, Vec<String>, Option<String>)>,
+    hellos: Vec<Said>,
     /// Devices that lack what they had.
     rollbacks: Vec<(DeviceId, Rollback)>,
     /// Lanes in which a device has seen higher numbers than the store has given.
     raises: Vec<Raise>,
     /// Commands beyond what an answer takes, whose devices are here: they follow soon.
     left: Vec<CommandId>,
+}
+
+/// A hello that says something new, with what was known before.
+#[derive(Debug)]
+struct Said {
+    device: DeviceId,
+    hello: Hello,
+    capabilities: Vec<String>,
+    agent_version: Option<String>,
+    boots: Boots,
+}
+
+impl Said {
+    /// Whether its boot follows the one that was known.
+    fn is_other_boot(&self) -> bool {
+        self.boots.present.is_some_and(|present| present != self.hello.boot_id)
+    }
+
+    /// Whether its boot was followed by another before, and goes on all the same: no machine
+    /// returns to an earlier boot, so there are two of them, or one that was put back.
+    fn is_of_a_clone(&self) -> bool {
+        self.is_other_boot() && self.boots.former == Some(self.hello.boot_id)
+    }
 }
 
 /// A lane whose numbers go on from higher up.
@@ -326,6 +347,22 @@ impl News {
             && self.rollbacks.is_empty()
             && self.raises.is_empty()
             && self.left.is_empty()
+    }
+
+    /// A hello of a session that a later one has followed says nothing any more.
+    fn note_hello(&mut self, device: DeviceId, hello: Hello, asking: &Asking) {
+        let boots = &asking.boots;
+        let is_numbered = hello.epoch > 0 && boots.present.is_some();
+        if is_numbered && boots.present != Some(hello.boot_id) && hello.epoch <= boots.epoch {
+            return;
+        }
+        self.hellos.push(Said {
+            device,
+            hello,
+            capabilities: asking.capabilities.clone(),
+            agent_version: asking.agent_version.clone(),
+            boots: boots.clone(),
+        });
     }
 
     async fn note_rollback(
@@ -390,25 +427,41 @@ async fn record(app: &App, news: News) -> Result<(), DbError> {
         }
     }
     delivery::make_due(&mut tx, &news.left, now.plus(NEXT_ANSWER)).await?;
-    for (device, mut hello, capabilities, agent_version) in news.hellos {
-        let known = capabilities.clone();
-        let is_other =
-            hello.capabilities != capabilities || agent_version.as_ref() != Some(&hello.agent);
-        let is_told = is_other && app.limits.takes_facts(device);
-        if let Some(agent_version) = agent_version.filter(|_| is_other && !is_told) {
-            // No change without its event: what comes too soon is written at a later hello.
-            hello.agent = agent_version;
-            hello.capabilities = capabilities;
-        }
-        devices::record_facts(&mut tx, device, &hello).await?;
-        if is_told {
-            let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
-            tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);
-            if says(&hello.capabilities, FORKED) && !says(&known, FORKED) {
-                tracing::error!(device.id = %device, "device knows another audit log");
-                tx.append_by(Actor::Device(device), Kind::AuditForked, device, json!({}));
-            }
-        }
+    for said in news.hellos {
+        record_hello(app, &mut tx, said).await?;
     }
     tx.commit().await
+}
+
+async fn record_hello(app: &App, tx: &mut Tx, said: Said) -> Result<(), DbError> {
+    let device = said.device;
+    if said.is_other_boot() || said.boots.present.is_none() {
+        devices::record_boot(tx, device, said.boots.present, said.hello.epoch).await?;
+    }
+    if said.is_of_a_clone() && !said.boots.is_cloned {
+        tracing::error!(device.id = %device, "two machines hold the identity of a device");
+        devices::record_clone(tx, device).await?;
+        let payload = json!({ "boots": [said.hello.boot_id, said.boots.present] });
+        tx.append_by(Actor::Device(device), Kind::DeviceCloned, device, payload);
+    }
+    let Said { mut hello, capabilities, agent_version, .. } = said;
+    let known = capabilities.clone();
+    let is_other =
+        hello.capabilities != capabilities || agent_version.as_ref() != Some(&hello.agent);
+    let is_told = is_other && app.limits.takes_facts(device);
+    if let Some(agent_version) = agent_version.filter(|_| is_other && !is_told) {
+        // No change without its event: what comes too soon is written at a later hello.
+        hello.agent = agent_version;
+        hello.capabilities = capabilities;
+    }
+    devices::record_facts(tx, device, &hello).await?;
+    if is_told {
+        let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
+        tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);
+        if says(&hello.capabilities, FORKED) && !says(&known, FORKED) {
+            tracing::error!(device.id = %device, "device knows another audit log");
+            tx.append_by(Actor::Device(device), Kind::AuditForked, device, json!({}));
+        }
+    }
+    Ok(())
 }

@@ -40,6 +40,7 @@ pub(super) struct Plan {
     devices: Vec<Device>,
     reason: Option<String>,
     script: Option<String>,
+    accept_cloned: bool,
 }
 
 impl Plan {
@@ -81,7 +82,8 @@ impl Plan {
             offline_codes: offline_codes(asked, &devices)?,
         };
         let (devices, script) = (devices.into_values().collect(), asked.script.clone());
-        Ok(Self { manifest, tree, devices, reason, script })
+        let accept_cloned = asked.accept_cloned;
+        Ok(Self { manifest, tree, devices, reason, script, accept_cloned })
     }
 
     pub(super) const fn manifest(&self) -> &Manifest {
@@ -122,7 +124,28 @@ impl Plan {
                 Problem::field("/targets", detail)
             })?;
         }
-        Ok(())
+        self.check_cloned()
+    }
+
+    /// Of two machines with one identity one would obey, and nobody can say which: what changes a
+    /// device waits for somebody who knows.
+    fn check_cloned(&self) -> Result<(), Problem> {
+        let changes_a_device = match self.manifest.action.verb().class() {
+            VerbClass::Disruptive | VerbClass::Destructive => true,
+            VerbClass::Routine | VerbClass::Stop => false,
+        };
+        let mut cloned = self.devices.iter().filter(|device| device.cloned_at.is_some());
+        match cloned.next().filter(|_| changes_a_device && !self.accept_cloned) {
+            None => Ok(()),
+            Some(device) => {
+                let detail = format!(
+                    "name {}, whose identity two machines hold; revoke it and enroll it again, or \
+                     set accept_cloned",
+                    device.name
+                );
+                Err(Problem::field("/targets", detail))
+            }
+        }
     }
 }
 

@@ -47,6 +47,10 @@ pub struct CreateOrder {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub offline_codes: BTreeMap<DeviceId, Hash>,
+    /// Gives the order also to devices whose identity two machines are known to hold: one of the
+    /// two obeys, and nobody can say which.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_cloned: bool,
     /// Only says what would happen.
     #[serde(default)]
     pub dry_run: bool,
@@ -104,7 +108,7 @@ pub struct DryRunDevice {
 pub struct Warning {
     /// The kind: `offline`, `no_encrypted_volume`, `verb_not_reported`, `undo_window`,
     /// `no_undo_window`, `no_offline_code`, `too_many_devices`,
-    /// `too_few_approvers`.
+    /// `too_few_approvers`, `cloned`.
     pub kind: String,
     /// The device it concerns, if just one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

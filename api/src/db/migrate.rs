@@ -39,17 +39,18 @@ macro_rules! migrations {
                 include_str!(concat!("../../migrations/", $folder, "/0008_checkpoints.sql")),
             ),
             (9, "roles", include_str!(concat!("../../migrations/", $folder, "/0009_roles.sql"))),
+            (10, "clones", include_str!(concat!("../../migrations/", $folder, "/0010_clones.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 8];
+type Texts = [(i64, &'static str, &'static str); 9];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

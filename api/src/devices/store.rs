@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::enrollment::DeviceIdentity;
 use protocol::frame::Hello;
-use protocol::id::{DeviceId, GroupName};
+use protocol::id::{BootId, DeviceId, GroupName};
 use protocol::key::DevicePublicKey;
 use protocol::time::Timestamp;
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::http::Page;
 
 const COLUMNS: &str = "SELECT d.id, d.name, d.generation, d.revoked_through, d.enrolled_at, \
      d.revoked_at, d.certificate_expires_at, d.trust_version, d.agent_version, d.capabilities, \
-     d.degraded_since, d.last_seen_at, d.public_key FROM devices d WHERE 1 = 1";
+     d.degraded_since, d.last_seen_at, d.public_key, d.cloned_at FROM devices d WHERE 1 = 1";
 
 /// A device's row.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub(crate) struct Device {
     pub(crate) degraded_since: Option<Timestamp>,
     pub(crate) last_seen_at: Option<Timestamp>,
     pub(crate) public_key: DevicePublicKey,
+    /// Since when two machines are known to hold its identity.
+    pub(crate) cloned_at: Option<Timestamp>,
 }
 
 impl Device {
@@ -89,6 +91,7 @@ fn device(row: &Row) -> Result<Device, DbError> {
         last_seen_at: time(11)?,
         public_key: DevicePublicKey::from_point(row.try_get(12)?)
             .map_err(|_| DbError::Unreadable("device key"))?,
+        cloned_at: time(13)?,
     })
 }
 
@@ -296,7 +299,8 @@ pub(crate) async fn enroll_new(tx: &mut Tx, new: &Enrolling<'_>) -> Result<(), D
 pub(crate) async fn enroll_again(tx: &mut Tx, known: &Enrolling<'_>) -> Result<(), DbError> {
     let now = millis(tx.now());
     sql("UPDATE devices SET name = $1, generation = $2, certificate_expires_at = $3, \
-         enrolled_at = $4, revoked_at = NULL, trust_version = 0 WHERE id = $5")
+         enrolled_at = $4, revoked_at = NULL, trust_version = 0, boot_id = NULL, \
+         former_boot_id = NULL, boot_epoch = 0, cloned_at = NULL WHERE id = $5")
     .bind(known.name)
     .bind(known.generation)
     .bind(millis(known.certificate_expires_at))
@@ -349,6 +353,33 @@ pub(crate) async fn record_facts(tx: &mut Tx, id: DeviceId, hello: &Hello) -> Re
     .bind(id.as_uuid())
     .execute(tx.conn())
     .await?;
+    Ok(())
+}
+
+/// Writes that the boot before the present one was `former`, and since which session.
+pub(crate) async fn record_boot(
+    tx: &mut Tx,
+    id: DeviceId,
+    former: Option<BootId>,
+    epoch: u64,
+) -> Result<(), DbError> {
+    sql("UPDATE devices SET former_boot_id = $1, boot_epoch = $2 WHERE id = $3")
+        .bind(former.map(|boot| boot.as_uuid()))
+        .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// Writes that two machines hold the identity of a device.
+pub(crate) async fn record_clone(tx: &mut Tx, id: DeviceId) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    sql("UPDATE devices SET cloned_at = $1 WHERE id = $2 AND cloned_at IS NULL")
+        .bind(now)
+        .bind(id.as_uuid())
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod approvals;
 mod bench;
 mod budgets;
 mod checkpoints;
+mod clones;
 mod devices;
 mod documents;
 mod enrollment;

@@ -14,6 +14,8 @@ mod bench;
 mod budgets;
 #[path = "../api/checkpoints.rs"]
 mod checkpoints;
+#[path = "../api/clones.rs"]
+mod clones;
 #[path = "../api/devices.rs"]
 mod devices;
 #[path = "../api/documents.rs"]

@@ -77,6 +77,9 @@ pub fn seen(device: &DeviceView, now: Timestamp) -> (Tone, String) {
     if device.revoked_at.is_some() {
         return (Tone::Faint, "revoked".to_owned());
     }
+    if device.cloned_at.is_some() {
+        return (Tone::Bad, "cloned: two machines hold its identity".to_owned());
+    }
     let last = device.last_seen_at.map(|at| time::ago(at.0, now));
     match (device.online, last) {
         (Some(true), _) => (Tone::Good, "online".to_owned()),

@@ -97,6 +97,7 @@ async fn give(
             group: args.group.clone(),
             reason: args.reason.clone(),
             expires,
+            accept_cloned: false,
             dry_run: args.dry_run,
             yes: args.yes,
             wait: args.wait.clone(),

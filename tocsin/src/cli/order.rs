@@ -38,6 +38,9 @@ pub struct OrderArgs {
     /// How long the order is valid, such as 1h [default: a day]
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub expires: Option<Duration>,
+    /// Also on devices whose identity two machines are known to hold: one of the two obeys
+    #[arg(long)]
+    pub accept_cloned: bool,
     /// Show what would happen, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -312,6 +315,7 @@ pub(super) async fn give_all(
         undo_secs,
         script,
         offline_codes: BTreeMap::new(),
+        accept_cloned: args.accept_cloned,
         dry_run: true,
     };
     if order.reason.is_none() && args.dry_run {

@@ -123,6 +123,7 @@ impl Giver {
             targets: Targets::Names(self.devices.clone()),
             reason: Some("a test".to_owned()),
             expires_in_secs: None,
+            accept_cloned: false,
             dry_run: false,
         };
         let client = &self.clients[turn % self.clients.len()];

@@ -20,7 +20,7 @@ pub(in crate::commands) struct Asking {
     pub(in crate::commands) trust_version: u32,
     pub(in crate::commands) newest_trust: u32,
     pub(in crate::commands) agent_version: Option<String>,
-    pub(in crate::commands) boot_id: Option<BootId>,
+    pub(in crate::commands) boots: Boots,
     pub(in crate::commands) capabilities: Vec<String>,
     pub(in crate::commands) degraded_since: Option<Timestamp>,
     pub(in crate::commands) last_seen_at: Option<Timestamp>,
@@ -29,6 +29,19 @@ pub(in crate::commands) struct Asking {
     /// The newest numbers that it is said to have had on disk for a while.
     pub(in crate::commands) had_seq: PerLane<u64>,
     pub(in crate::commands) out: Vec<Out>,
+}
+
+/// The boots that a device was heard from, and whether two machines say they are it.
+#[derive(Debug, Clone, Default)]
+pub(in crate::commands) struct Boots {
+    /// The one it was in when it was heard of last.
+    pub(in crate::commands) present: Option<BootId>,
+    /// The one before.
+    pub(in crate::commands) former: Option<BootId>,
+    /// The epoch of the first session of the present one.
+    pub(in crate::commands) epoch: u64,
+    /// Whether it was found out already.
+    pub(in crate::commands) is_cloned: bool,
 }
 
 /// A command that left or may leave, and has not ended.
@@ -55,7 +68,8 @@ pub(in crate::commands) async fn asking(
          (SELECT s.last_seq FROM lane_seqs s WHERE s.device_id = d.id \
           AND s.generation = d.generation AND s.lane = 'urgent'), \
          (SELECT s.last_seq FROM lane_seqs s WHERE s.device_id = d.id \
-          AND s.generation = d.generation AND s.lane = 'bulk')");
+          AND s.generation = d.generation AND s.lane = 'bulk'), \
+         d.former_boot_id, d.boot_epoch, d.cloned_at IS NOT NULL");
     for lane in [Lane::Urgent, Lane::Bulk] {
         // Down the index of the lane, to the first that fits.
         select.push(
@@ -112,12 +126,17 @@ fn device(row: &Row) -> Result<Asking, DbError> {
         trust_version: row.number(3)?,
         newest_trust: row.number(4)?,
         agent_version: row.try_get(5)?,
-        boot_id: row.try_get::<Option<uuid::Uuid>>(6)?.map(BootId::from_uuid),
+        boots: Boots {
+            present: row.try_get::<Option<uuid::Uuid>>(6)?.map(BootId::from_uuid),
+            former: row.try_get::<Option<uuid::Uuid>>(17)?.map(BootId::from_uuid),
+            epoch: number(18)?,
+            is_cloned: row.try_get(19)?,
+        },
         capabilities: json(row.try_get(7)?, "capability")?,
         degraded_since: time(8)?,
         last_seen_at: time(9)?,
         last_seq: PerLane { urgent: number(15)?, bulk: number(16)? },
-        had_seq: PerLane { urgent: number(17)?, bulk: number(18)? },
+        had_seq: PerLane { urgent: number(20)?, bulk: number(21)? },
         out: Vec::new(),
     })
 }
