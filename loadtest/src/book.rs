@@ -1,70 +1,48 @@
 //! The book of a run: when each order was meant to leave, and when each stage was reached.
 //!
-//! Owns the accounting. Stages are written down as they happen, in any order: a command may
-//! reach its device before its order is answered. Latencies are computed in the end, always from
-//! the intended moment.
+//! Owns the accounting. Stages come in any order and from several processes: a command may reach
+//! its device before its order is answered. Latencies always count from the intended moment, so
+//! that a platform that stalls is charged for every order that was due meanwhile. What is confirmed
+//! is folded into histograms and forgotten: a run of days needs no more room than one of seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use protocol::id::CommandId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::report::Latency;
+use crate::latency::{Durations, Latency};
+use crate::moment::Moment;
+use crate::tally::{Notes, Stage};
 
 #[cfg(test)]
 mod tests;
 
-/// What is measured, each from the moment at which the order was meant to leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+/// Which orders a latency is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// The request was handed to an open connection: how late the load generator itself is.
-    Sent,
-    /// The api answered 201: the order is on disk.
-    Answered,
-    /// The agent read the command's frame.
-    Received,
-    /// The agent had verified it and the ack was written to the socket.
-    Acked,
-    /// The agent was told that the store has its receipt.
-    Confirmed,
+pub enum Stream {
+    /// Orders of one device each, at a rate.
+    Unicast,
+    /// Orders of many devices at once.
+    Group,
 }
 
-impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Sent, Self::Answered, Self::Received, Self::Acked, Self::Confirmed];
-
-    /// The stage as the report spells it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sent => "sent",
-            Self::Answered => "answered",
-            Self::Received => "received",
-            Self::Acked => "acked",
-            Self::Confirmed => "confirmed",
-        }
-    }
-
+impl Stream {
     const fn index(self) -> usize {
         match self {
-            Self::Sent => 0,
-            Self::Answered => 1,
-            Self::Received => 2,
-            Self::Acked => 3,
-            Self::Confirmed => 4,
+            Self::Unicast => 0,
+            Self::Group => 1,
         }
     }
 }
 
-/// What came of a run's orders.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// What came of a run's commands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Orders answered 201.
+    /// Commands of orders that were answered 201.
     pub ordered: u64,
     /// Orders without a 201.
     pub failed: u64,
@@ -84,33 +62,37 @@ pub struct Counts {
     pub unanswered: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Entry {
-    intended: Option<Instant>,
-    stages: [Option<Instant>; 5],
-    effects: u32,
+    intended: Option<(Stream, Moment)>,
+    stages: [Option<Moment>; 5],
 }
 
 #[derive(Debug, Default)]
 struct Pages {
-    entries: HashMap<CommandId, Entry>,
-    failed: u64,
-    redelivered: u64,
-    /// Ordered and confirmed.
-    done: u64,
+    open: HashMap<CommandId, Entry>,
+    streams: [[Durations; 5]; 2],
+    /// Acks since the last look, for the plot over time.
+    window: Durations,
+    connect: Durations,
+    reconnect: Durations,
+    counts: Counts,
+    modes: u64,
+    check_ins: u64,
     errors: BTreeMap<String, u64>,
 }
 
-/// The book. Shared by everybody who takes part; each entry is a moment that the writer took.
+/// The book. Each entry is a moment that the writer took.
 #[derive(Debug)]
 pub struct Book {
     pages: Mutex<Pages>,
-    done: watch::Sender<u64>,
+    /// Commands that were ordered and are not confirmed.
+    waiting: watch::Sender<u64>,
 }
 
 impl Default for Book {
     fn default() -> Self {
-        Self { pages: Mutex::default(), done: watch::Sender::new(0) }
+        Self { pages: Mutex::default(), waiting: watch::Sender::new(0) }
     }
 }
 
@@ -119,53 +101,62 @@ impl Book {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An order was answered 201: it was meant to leave at `intended`.
-    pub fn ordered(&self, command: CommandId, intended: Instant, [sent, answered]: [Instant; 2]) {
+    /// An order was answered 201 and made those commands: it was meant to leave at `intended`.
+    pub fn ordered(
+        &self,
+        stream: Stream,
+        commands: &[CommandId],
+        intended: Moment,
+        [sent, stored]: [Moment; 2],
+    ) {
         let mut pages = self.pages();
-        let entry = pages.entries.entry(command).or_default();
-        entry.intended = Some(intended);
-        entry.stages[Stage::Sent.index()] = Some(sent);
-        entry.stages[Stage::Answered.index()] = Some(answered);
-        if entry.stages[Stage::Confirmed.index()].is_some() {
-            pages.done += 1;
-            self.done.send_replace(pages.done);
+        for command in commands {
+            let entry = pages.open.entry(*command).or_default();
+            entry.intended = Some((stream, intended));
+            entry.stages[Stage::Sent.index()] = Some(sent);
+            entry.stages[Stage::Stored.index()] = Some(stored);
+            pages.counts.ordered += 1;
+            pages.fold(*command);
         }
+        self.waiting.send_replace(pages.waiting());
     }
 
     /// An order was not answered 201.
     pub fn failed(&self, kind: impl fmt::Display) {
-        self.pages().failed += 1;
+        self.pages().counts.failed += 1;
         self.error(kind);
     }
 
-    /// A command reached a stage. The first time counts.
-    pub fn reached(&self, command: CommandId, stage: Stage, at: Instant) {
-        let mut pages = self.pages();
-        let entry = pages.entries.entry(command).or_default();
-        let slot = &mut entry.stages[stage.index()];
-        if slot.is_some() {
-            return;
-        }
-        *slot = Some(at);
-        if stage == Stage::Confirmed && entry.intended.is_some() {
-            pages.done += 1;
-            self.done.send_replace(pages.done);
-        }
-    }
-
-    /// A device carried a command out.
-    pub fn took_effect(&self, command: CommandId) {
-        self.pages().entries.entry(command).or_default().effects += 1;
-    }
-
-    /// A device was sent a command that it knew.
-    pub fn redelivered(&self) {
-        self.pages().redelivered += 1;
-    }
-
-    /// Something went wrong. Kinds are few: they name no ids.
+    /// Something went wrong.
     pub fn error(&self, kind: impl fmt::Display) {
         *self.pages().errors.entry(kind.to_string()).or_default() += 1;
+    }
+
+    /// Takes in what a swarm noted.
+    pub fn take_in(&self, notes: Notes) {
+        let mut pages = self.pages();
+        for mark in notes.marks {
+            let entry = pages.open.entry(mark.command).or_default();
+            entry.stages[mark.stage.index()].get_or_insert(mark.at);
+            if let (Stage::Acked, Some((_, intended))) = (mark.stage, entry.intended) {
+                let took = mark.at.since(intended);
+                pages.window.record(took);
+            }
+            pages.fold(mark.command);
+        }
+        for opened in notes.opened {
+            let took = opened.at.since(opened.began);
+            let durations = if opened.again { &mut pages.reconnect } else { &mut pages.connect };
+            durations.record(took);
+        }
+        pages.counts.doubled += notes.doubled;
+        pages.counts.redelivered += notes.redelivered;
+        pages.modes += notes.modes;
+        pages.check_ins += notes.check_ins;
+        for (kind, count) in notes.errors {
+            *pages.errors.entry(kind).or_default() += count;
+        }
+        self.waiting.send_replace(pages.waiting());
     }
 
     /// What went wrong, by kind.
@@ -173,41 +164,88 @@ impl Book {
         self.pages().errors.clone()
     }
 
+    /// Frames that said how to behave, and check-ins that were answered.
+    pub fn modes_and_check_ins(&self) -> (u64, u64) {
+        let pages = self.pages();
+        (pages.modes, pages.check_ins)
+    }
+
     /// Waits until every command that was ordered so far is confirmed.
     pub async fn settled(&self) {
-        let ordered = self.counts().ordered;
         // The sender lives in self: waiting cannot fail.
-        let _ = self.done.subscribe().wait_for(|done| *done >= ordered).await;
+        let _ = self.waiting.subscribe().wait_for(|waiting| *waiting == 0).await;
     }
 
     /// What came of it so far.
     pub fn counts(&self) -> Counts {
         let pages = self.pages();
-        let mut counts =
-            Counts { failed: pages.failed, redelivered: pages.redelivered, ..Counts::default() };
-        for entry in pages.entries.values() {
-            counts.doubled += u64::from(entry.effects > 1);
+        let mut counts = pages.counts;
+        for entry in pages.open.values() {
             if entry.intended.is_none() {
                 counts.unanswered += 1;
                 continue;
             }
             let reached = |stage: Stage| u64::from(entry.stages[stage.index()].is_some());
-            counts.ordered += 1;
             counts.received += reached(Stage::Received);
             counts.acked += reached(Stage::Acked);
-            counts.confirmed += reached(Stage::Confirmed);
         }
         counts.lost = counts.ordered - counts.confirmed;
         counts
     }
 
-    /// The latencies of a stage, each from the intended moment.
-    pub fn latency(&self, stage: Stage) -> Latency {
+    /// The latencies of a stage, each from the intended moment; those of commands that are not
+    /// confirmed as well, as far as they came.
+    pub fn latency(&self, stream: Stream, stage: Stage) -> Latency {
         let pages = self.pages();
-        let taken = pages.entries.values().filter_map(|entry| {
-            let reached = entry.stages[stage.index()]?;
-            Some(reached.saturating_duration_since(entry.intended?))
-        });
-        Latency::of(taken)
+        let mut durations = pages.streams[stream.index()][stage.index()].clone();
+        for entry in pages.open.values() {
+            if let (Some((own, intended)), Some(at)) = (entry.intended, entry.stages[stage.index()])
+                && own == stream
+            {
+                durations.record(at.since(intended));
+            }
+        }
+        durations.latency()
+    }
+
+    /// How long first connections took, and later ones.
+    pub fn connections(&self) -> [Latency; 2] {
+        let pages = self.pages();
+        [pages.connect.latency(), pages.reconnect.latency()]
+    }
+
+    /// The acks since this was asked last.
+    pub fn take_window(&self) -> Latency {
+        let mut pages = self.pages();
+        let latency = pages.window.latency();
+        pages.window.clear();
+        latency
+    }
+}
+
+impl Pages {
+    const fn waiting(&self) -> u64 {
+        self.counts.ordered - self.counts.confirmed
+    }
+
+    /// Puts a command that is done into the histograms. A device acks before it confirms, and its
+    /// notes come in that order: nothing more is to come.
+    fn fold(&mut self, command: CommandId) {
+        let Some(entry) = self.open.get(&command) else { return };
+        let (Some((stream, intended)), Some(_)) =
+            (entry.intended, entry.stages[Stage::Confirmed.index()])
+        else {
+            return;
+        };
+        for (durations, at) in self.streams[stream.index()].iter_mut().zip(entry.stages) {
+            if let Some(at) = at {
+                durations.record(at.since(intended));
+            }
+        }
+        let reached = |stage: Stage| u64::from(entry.stages[stage.index()].is_some());
+        self.counts.received += reached(Stage::Received);
+        self.counts.acked += reached(Stage::Acked);
+        self.counts.confirmed += 1;
+        self.open.remove(&command);
     }
 }

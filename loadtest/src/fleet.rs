@@ -4,6 +4,7 @@
 //! remembered, however the enrollment of the rest ends, so that all of it can be revoked.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use protocol::enrollment::{AgentConfig, ENROLL_PATH, EnrollRequest, EnrollResponse};
@@ -16,13 +17,15 @@ use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer}
 use runtime::tls::{self, PinError, TlsError};
 use runtime::{Drain, Entropy};
 use rustls::ClientConfig;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::http::{HttpError, Line, Peer};
 use crate::operator::{self, Desk, Operator, OperatorError};
+use crate::swarm::Kind;
 
 /// Devices that are enrolled or revoked at the same time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 /// Why a device was not enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,8 @@ pub struct Enrolled {
     pub trust: TrustRoot,
     /// Addresses of hubs.
     pub hubs: Vec<String>,
+    /// Addresses of the control plane's agent port.
+    pub api: Vec<String>,
 }
 
 impl std::fmt::Debug for Enrolled {
@@ -94,43 +99,95 @@ impl std::fmt::Debug for Enrolled {
 #[derive(Debug)]
 pub struct Enrollment {
     /// Those that are devices now.
-    pub devices: Vec<Enrolled>,
+    pub devices: Vec<(Kind, Enrolled)>,
     /// What stopped it, if anything did.
     pub error: Option<FleetError>,
 }
 
-/// A group name of this run alone.
-pub fn group(entropy: &Entropy) -> GroupName {
-    let name = format!("loadtest-{:08x}", entropy.next_u64() >> 32);
-    name.parse().expect("letters, a dash and hex digits are a group name")
+/// The groups of one run, which no other has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Groups {
+    /// Of those that answer.
+    pub all: GroupName,
+    /// Of those that read nothing.
+    pub stalled: GroupName,
 }
 
-/// Enrolls `count` devices into a group. Stops at the first error, and when `drain` begins.
+impl Groups {
+    /// Names that are drawn.
+    pub fn draw(entropy: &Entropy) -> Self {
+        let name = format!("loadtest-{:08x}", entropy.next_u64() >> 32);
+        let group =
+            |name: &str| name.parse().expect("letters, dashes and hex digits are a group name");
+        Self { all: group(&name), stalled: group(&format!("{name}-stalled")) }
+    }
+
+    const fn of(&self, kind: Kind) -> &GroupName {
+        match kind {
+            Kind::Push | Kind::Polling => &self.all,
+            Kind::Stalled => &self.stalled,
+        }
+    }
+}
+
+/// How many of each kind a whole swarm has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kinds {
+    /// With a session.
+    pub push: u64,
+    /// That read nothing.
+    pub stalled: u64,
+    /// Without a session.
+    pub polling: u64,
+}
+
+impl Kinds {
+    /// How many there are.
+    pub const fn total(self) -> u64 {
+        self.push + self.stalled + self.polling
+    }
+
+    /// The kind of a device by its number: first those with a session, then the stalled, then
+    /// those that check in.
+    pub const fn of(self, number: u64) -> Kind {
+        if number < self.push {
+            Kind::Push
+        } else if number < self.push + self.stalled {
+            Kind::Stalled
+        } else {
+            Kind::Polling
+        }
+    }
+}
+
+/// Enrolls devices of those numbers. Stops at the first error, and when `drain` begins.
 pub async fn enroll(
     operator: &Operator,
-    count: usize,
-    group: &GroupName,
+    numbers: Range<u64>,
+    (kinds, groups): (Kinds, &Groups),
     drain: &Drain,
 ) -> Enrollment {
     let mut tasks = JoinSet::new();
     for worker in 0..AT_ONCE {
-        let (operator, group, soft) = (operator.clone(), group.clone(), drain.soft().clone());
+        let (operator, groups, soft) = (operator.clone(), groups.clone(), drain.soft().clone());
+        let numbers = numbers.clone();
         tasks.spawn(async move {
             let mut clerk = Clerk { desk: operator.desk(), door: None };
             let mut devices = Vec::new();
-            for number in (worker..count).step_by(AT_ONCE) {
+            for number in numbers.skip(worker).step_by(AT_ONCE) {
                 if soft.is_cancelled() {
                     break;
                 }
-                match Box::pin(clerk.enroll(&group, number)).await {
-                    Ok(device) => devices.push(device),
+                let kind = kinds.of(number);
+                match Box::pin(clerk.enroll(&groups, kind, number)).await {
+                    Ok(device) => devices.push((kind, device)),
                     Err(error) => return (devices, Some(error)),
                 }
             }
             (devices, None)
         });
     }
-    let mut enrollment = Enrollment { devices: Vec::with_capacity(count), error: None };
+    let mut enrollment = Enrollment { devices: Vec::new(), error: None };
     while let Some(ended) = tasks.join_next().await {
         let (devices, error) = ended.expect("enrolling does not panic");
         enrollment.devices.extend(devices);
@@ -169,8 +226,13 @@ struct Clerk {
 }
 
 impl Clerk {
-    async fn enroll(&mut self, group: &GroupName, number: usize) -> Result<Enrolled, FleetError> {
-        let token = self.desk.enrollment_token(group).await?;
+    async fn enroll(
+        &mut self,
+        groups: &Groups,
+        kind: Kind,
+        number: u64,
+    ) -> Result<Enrolled, FleetError> {
+        let token = self.desk.enrollment_token(groups.of(kind)).await?;
         if self.door.is_none() {
             let address = token.api.first().ok_or(FleetError::NoAddress)?;
             let config = tls::pinned_client_config(token.ca_spki_sha256.parse()?, &[b"http/1.1"])?;
@@ -179,7 +241,8 @@ impl Clerk {
         let door = self.door.as_mut().expect("it was made just now");
         let key = rcgen::KeyPair::generate()?;
         let csr = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
-        let name = format!("sim-{}-{number:05}", group.as_str().trim_start_matches("loadtest-"));
+        let run = groups.all.as_str().trim_start_matches("loadtest-");
+        let name = format!("sim-{run}-{number:05}");
         let request = EnrollRequest { secret: token.secret, name, csr };
         let answer = door.post(ENROLL_PATH, None, serde_json::to_vec(&request)?).await?;
         let answer = operator::success(answer).map_err(FleetError::Refused)?;
@@ -194,12 +257,12 @@ fn enrolled(answer: EnrollResponse, key: &rcgen::KeyPair) -> Result<Enrolled, Fl
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8));
     let tls = client(&authorities, &tls::Identity { chain, key })?;
     let trust = answer.trust.pin()?;
-    let hubs = AgentConfig::verify(&answer.config, &trust)?.hubs;
+    let AgentConfig { hubs, api, .. } = AgentConfig::verify(&answer.config, &trust)?;
     if hubs.is_empty() {
         return Err(FleetError::NoHub);
     }
     let EnrollResponse { device_id: id, generation, .. } = answer;
-    Ok(Enrolled { id, generation, key: device_key, tls, trust, hubs })
+    Ok(Enrolled { id, generation, key: device_key, tls, trust, hubs, api })
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {

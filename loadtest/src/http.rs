@@ -2,6 +2,7 @@
 //!
 //! Owns connecting (name, TCP, TLS) and the client side of HTTP/1.1. Knows no path.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use protocol::limits;
 use runtime::tls::TlsConnector;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
@@ -23,6 +23,8 @@ use tokio_rustls::client::TlsStream;
 pub const CONNECT: Duration = Duration::from_secs(10);
 /// For a request and its answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// Bytes of an answer: an order of a whole fleet names every command.
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,16 @@ pub struct Peer {
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
     authorization: Option<HeaderValue>,
+    socket: SocketSettings,
+}
+
+/// How a connection is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SocketSettings {
+    /// The address that it is bound to; `None`: what the system picks.
+    pub source: Option<IpAddr>,
+    /// Bytes that the kernel may hold for a reader that does not read; `None`: as usual.
+    pub receive_bytes: Option<u32>,
 }
 
 impl std::fmt::Debug for Peer {
@@ -80,7 +92,15 @@ impl Peer {
         port.parse::<u16>().map_err(|_| unusable())?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| unusable())?;
-        Ok(Self { address: address.to_owned(), name, tls, authorization: None })
+        let socket = SocketSettings::default();
+        Ok(Self { address: address.to_owned(), name, tls, authorization: None, socket })
+    }
+
+    /// The same, over connections that are made so.
+    #[must_use]
+    pub const fn with_socket(mut self, socket: SocketSettings) -> Self {
+        self.socket = socket;
+        self
     }
 
     /// The same, with a bearer token (RFC 6750) in every request.
@@ -106,7 +126,7 @@ impl Peer {
     /// [`HttpError::Connect`] or [`HttpError::TimedOut`].
     pub async fn connect(&self) -> Result<TlsStream<TcpStream>, HttpError> {
         let connecting = async {
-            let tcp = TcpStream::connect(&self.address).await?;
+            let tcp = self.socket.connect(&self.address).await?;
             tcp.set_nodelay(true)?;
             TlsConnector::from(self.tls.clone()).connect(self.name.clone(), tcp).await
         };
@@ -135,6 +155,36 @@ impl Peer {
             request = request.header("idempotency-key", key);
         }
         request.body(Full::new(body)).map_err(|_| HttpError::Address(self.address.clone()))
+    }
+}
+
+impl SocketSettings {
+    /// A TCP connection to `host:port`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn connect(self, address: &str) -> std::io::Result<TcpStream> {
+        if self.source.is_none() && self.receive_bytes.is_none() {
+            return TcpStream::connect(address).await;
+        }
+        let mut last = std::io::Error::other("the name has no address of the source's family");
+        for to in tokio::net::lookup_host(address).await? {
+            if self.source.is_some_and(|source| source.is_ipv4() != to.is_ipv4()) {
+                continue;
+            }
+            let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            if let Some(bytes) = self.receive_bytes {
+                socket.set_recv_buffer_size(bytes)?;
+            }
+            if let Some(source) = self.source {
+                socket.bind(SocketAddr::new(source, 0))?;
+            }
+            match socket.connect(to).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 }
 
@@ -223,7 +273,7 @@ impl Line {
             let open = self.open.as_mut().expect("a line that is ready is open");
             let response = open.sender.send_request(request).await?;
             let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), limits::EXCHANGE_BYTES).collect().await;
+            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
             let body = body.map_err(|error| HttpError::Body(error.to_string()))?.to_bytes();
             Ok(Answer { status, body })
         };

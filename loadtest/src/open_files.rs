@@ -5,38 +5,27 @@
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Files that are open besides sockets, with room to spare.
-const OTHERS: u64 = 128;
+/// Files that are open besides the sockets of devices, with room to spare.
+pub const OTHERS: u64 = 512;
 
-/// Why there may not be enough open files.
+/// Why the limit could not be raised.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenFilesError {
     /// The system does not let us look or raise.
     #[error("the limit of open files cannot be raised")]
     System(#[from] Errno),
-    /// The hard limit is too low.
-    #[error("{needed} open files are needed and the hard limit is {limit}; see ulimit -Hn")]
-    TooFew {
-        /// How many the run needs.
-        needed: u64,
-        /// The hard limit.
-        limit: u64,
-    },
 }
 
-/// Raises the soft limit to the hard one, says so, and checks that `sockets` fit.
+/// Raises the soft limit to the hard one, says so, and answers it. Processes that are started from
+/// then on have it too.
 ///
 /// # Errors
 /// [`OpenFilesError`].
-pub fn raise(sockets: u64) -> Result<(), OpenFilesError> {
+pub fn raise() -> Result<u64, OpenFilesError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         tracing::info!(from = soft, to = hard, "limit of open files raised");
     }
-    let needed = sockets + OTHERS;
-    if needed > hard {
-        return Err(OpenFilesError::TooFew { needed, limit: hard });
-    }
-    Ok(())
+    Ok(hard)
 }

@@ -3,14 +3,17 @@
 //! Owns the JSON of those three requests as it is on the wire (docs/openapi.json). Orders only
 //! name devices by id, and only those that the caller enrolled itself.
 
-use std::path::Path;
+use std::fmt;
 use std::sync::Arc;
 
 use protocol::action::{Action, Lock, LockLevel, Refresh};
 use protocol::enrollment::{EnrollmentToken, ParseTokenError};
 use protocol::id::{CommandId, DeviceId, GroupName};
+use protocol::limits;
 use runtime::Entropy;
-use runtime::tls::{self, PemError, TlsError};
+use runtime::tls::pki_types::CertificateDer;
+use runtime::tls::pki_types::pem::{Error as PemError, PemObject as _};
+use runtime::tls::{self, TlsError};
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Answer, HttpError, Line, Peer};
@@ -24,7 +27,7 @@ const TOKEN_SECS: u64 = 300;
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// The authority's certificate.
-    #[error("the authority's certificate cannot be used")]
+    #[error("the authority's certificate is not pem")]
     Authority(#[from] PemError),
     /// TLS could not be set up.
     #[error("tls cannot be set up")]
@@ -46,9 +49,9 @@ pub enum OperatorError {
     /// The answer holds no enrollment token.
     #[error("the enrollment token is not understood")]
     Token(#[from] ParseTokenError),
-    /// An order for one device made another number of commands than one.
-    #[error("an order for one device made {0} commands")]
-    Commands(usize),
+    /// An order made no command.
+    #[error("the order made no command")]
+    NoCommand,
 }
 
 impl OperatorError {
@@ -68,13 +71,14 @@ impl OperatorError {
             | Self::Tls(_)
             | Self::Answer(_)
             | Self::Token(_)
-            | Self::Commands(_) => "order answer".to_owned(),
+            | Self::NoCommand => "order answer".to_owned(),
         }
     }
 }
 
 /// What is ordered. Nothing that destroys: a slip must stay harmless.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ordered {
     /// `lock`, level `screen`: the urgent lane.
     Lock,
@@ -83,6 +87,14 @@ pub enum Ordered {
 }
 
 impl Ordered {
+    /// Devices of one order at most, so that it is carried out without an approval.
+    pub const fn devices_at_most(self) -> usize {
+        match self {
+            Self::Lock => DISRUPTIVE_DEVICES,
+            Self::Refresh => ORDER_DEVICES,
+        }
+    }
+
     /// The action with its parameters.
     pub const fn action(self) -> Action {
         match self {
@@ -92,6 +104,37 @@ impl Ordered {
     }
 }
 
+/// Where the operator's port is, how to recognise it, and the token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Access {
+    /// Its address.
+    pub api: String,
+    /// The authority's certificate, PEM.
+    pub ca_pem: String,
+    /// The API token.
+    pub token: String,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access").field("api", &self.api).finish_non_exhaustive()
+    }
+}
+
+/// Whom an order is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Targets<'a> {
+    /// One device.
+    Device(DeviceId),
+    /// These. A group's name is never ordered: somebody may have put another device into it.
+    Devices(&'a [DeviceId]),
+}
+
+/// Devices of one order at most (`ORDER_DEVICES` of the api).
+const ORDER_DEVICES: usize = 2000;
+/// Devices of one order that disrupts, before somebody must approve it.
+const DISRUPTIVE_DEVICES: usize = limits::DISRUPTIVE_DEVICES as usize;
+
 /// The operator's port.
 #[derive(Debug, Clone)]
 pub struct Operator {
@@ -100,13 +143,15 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// The one at that address, recognised by the authority in `ca` (PEM), with that API token.
+    /// The one that `access` names.
     ///
     /// # Errors
     /// [`OperatorError`] when one of the three is unusable. Does not connect.
-    pub fn new(url: &str, ca: &Path, token: &str, entropy: Entropy) -> Result<Self, OperatorError> {
-        let tls = tls::client_config(&tls::read_certificates(ca)?, None, &[b"http/1.1"])?;
-        let peer = Peer::new(url, Arc::new(tls))?.with_token(token)?;
+    pub fn new(access: &Access, entropy: Entropy) -> Result<Self, OperatorError> {
+        let authorities = CertificateDer::pem_slice_iter(access.ca_pem.as_bytes());
+        let authorities = authorities.collect::<Result<Vec<_>, _>>()?;
+        let tls = tls::client_config(&authorities, None, &[b"http/1.1"])?;
+        let peer = Peer::new(&access.api, Arc::new(tls))?.with_token(&access.token)?;
         Ok(Self { peer: Arc::new(peer), entropy })
     }
 
@@ -135,17 +180,17 @@ struct TokenMade {
 }
 
 #[derive(Serialize)]
-struct OrderAsked {
+struct OrderAsked<'a> {
     action: Action,
-    targets: Targets,
+    targets: TargetsAsked<'a>,
     reason: &'static str,
     expires_in_secs: u64,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Targets {
-    Devices([DeviceId; 1]),
+enum TargetsAsked<'a> {
+    Devices(&'a [DeviceId]),
 }
 
 #[derive(Deserialize)]
@@ -181,28 +226,29 @@ impl Desk {
         Ok(made.token.parse()?)
     }
 
-    /// Orders that of one device. Answers its command once it is on the store's disk.
+    /// Orders that. Answers its commands once they are on the store's disk.
     ///
     /// # Errors
     /// [`OperatorError`].
     pub async fn order(
         &mut self,
         ordered: Ordered,
-        device: DeviceId,
-    ) -> Result<CommandId, OperatorError> {
+        targets: Targets<'_>,
+    ) -> Result<Vec<CommandId>, OperatorError> {
         let body = serde_json::to_vec(&OrderAsked {
             action: ordered.action(),
-            targets: Targets::Devices([device]),
+            targets: match &targets {
+                Targets::Device(device) => TargetsAsked::Devices(std::slice::from_ref(device)),
+                Targets::Devices(devices) => TargetsAsked::Devices(devices),
+            },
             reason: "load test",
             expires_in_secs: VALID_SECS,
         })?;
         let key: String = self.entropy.bytes::<16>().iter().map(|b| format!("{b:02x}")).collect();
         let answer = success(self.line.post("/v1/orders", Some(&key), body).await?)?;
         let made: OrderMade = serde_json::from_slice(&answer.body)?;
-        match made.commands.as_slice() {
-            [command] => Ok(command.id),
-            commands => Err(OperatorError::Commands(commands.len())),
-        }
+        let commands: Vec<_> = made.commands.iter().map(|command| command.id).collect();
+        if commands.is_empty() { Err(OperatorError::NoCommand) } else { Ok(commands) }
     }
 
     /// Ends the enrollment of a device.

@@ -1,12 +1,12 @@
-//! What another process costs, read from `/proc` (`proc(5)`).
+//! What processes and the kernel cost, read from `/proc` (`proc(5)`).
 //!
 //! Only looks. Works for processes of the same user, or for root.
 
+use std::fs;
 use std::io;
-use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +28,7 @@ pub enum ProbeError {
 }
 
 /// What a process has used up to a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Proportional set size, in KiB: what is shared counts in parts.
     pub pss_kib: u64,
@@ -36,27 +36,56 @@ pub struct Usage {
     pub cpu_ms: u64,
 }
 
-/// Looks at a process.
+/// Looks at a process and those that it has started, such as a PostgreSQL's. What ended among
+/// them counts in the processor time.
+///
+/// # Errors
+/// [`ProbeError`], when the process itself cannot be looked at.
+pub fn family(pid: u32) -> Result<Usage, ProbeError> {
+    let mut sum = look(pid, true)?;
+    for child in children(pid) {
+        // It may have ended since.
+        let Ok(usage) = family(child) else { continue };
+        sum.pss_kib += usage.pss_kib;
+        sum.cpu_ms += usage.cpu_ms;
+    }
+    Ok(sum)
+}
+
+/// Looks at one process alone.
 ///
 /// # Errors
 /// [`ProbeError`].
-pub fn usage(pid: u32) -> Result<Usage, ProbeError> {
-    let read = |name: &str| {
-        let path = format!("/proc/{pid}/{name}");
-        std::fs::read_to_string(path).map_err(|source| ProbeError::Read { pid, source })
-    };
-    let pss_kib = pss(&read("smaps_rollup")?).ok_or(ProbeError::Content("smaps_rollup"))?;
-    let per_sec = sysconf(SysconfVar::CLK_TCK).ok().flatten();
-    let per_sec = per_sec.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100).max(1);
-    let ticks = ticks(&read("stat")?).ok_or(ProbeError::Content("stat"))?;
-    Ok(Usage { pss_kib, cpu_ms: ticks * 1000 / per_sec })
+pub fn alone(pid: u32) -> Result<Usage, ProbeError> {
+    look(pid, false)
 }
 
-impl Usage {
-    /// How much processor time went by since `earlier`.
-    pub const fn cpu_since(&self, earlier: &Self) -> Duration {
-        Duration::from_millis(self.cpu_ms.saturating_sub(earlier.cpu_ms))
-    }
+fn look(pid: u32, with_ended: bool) -> Result<Usage, ProbeError> {
+    let read = |name: &str| {
+        let path = format!("/proc/{pid}/{name}");
+        fs::read_to_string(path).map_err(|source| ProbeError::Read { pid, source })
+    };
+    let pss_kib = pss(&read("smaps_rollup")?).ok_or(ProbeError::Content("smaps_rollup"))?;
+    let [own, ended] = ticks(&read("stat")?).ok_or(ProbeError::Content("stat"))?;
+    let ticks = if with_ended { own + ended } else { own };
+    Ok(Usage { pss_kib, cpu_ms: ticks * 1000 / ticks_per_sec() })
+}
+
+fn ticks_per_sec() -> u64 {
+    let per_sec = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    per_sec.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100).max(1)
+}
+
+/// The processes that its threads have started.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let of_thread = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children"));
+    let lists = threads.flatten().filter_map(|thread| of_thread(thread).ok());
+    lists.flat_map(|list| numbers(&list)).collect()
+}
+
+fn numbers(text: &str) -> Vec<u32> {
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// The `Pss` line of `smaps_rollup`.
@@ -65,10 +94,62 @@ fn pss(text: &str) -> Option<u64> {
     rest.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// `utime` and `stime` of `stat`. The name before them may hold anything, even parentheses.
-fn ticks(text: &str) -> Option<u64> {
+/// Of `stat`: `utime` with `stime`, and the same of children that were waited for. The name before
+/// them may hold anything, even parentheses.
+fn ticks(text: &str) -> Option<[u64; 2]> {
     let (_, fields) = text.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let mut next = || fields.next()?.parse::<u64>().ok();
-    Some(next()? + next()?)
+    Some([next()? + next()?, next()? + next()?])
+}
+
+/// What the kernel holds for TCP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Buffers of all TCP sockets of the machine, in KiB.
+    pub socket_kib: u64,
+    /// TCP sockets that are in use.
+    pub sockets: u64,
+    /// Those that only wait for late packets.
+    pub time_wait: u64,
+}
+
+/// Looks at the kernel; all zero when it does not tell.
+pub fn kernel() -> Kernel {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    let page = page.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096);
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    sockets(&read("/proc/net/sockstat"), page / 1024).unwrap_or_default()
+}
+
+/// The `TCP` line of `sockstat`; `mem` counts pages.
+fn sockets(text: &str, page_kib: u64) -> Option<Kernel> {
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let value = |name: &str| {
+        let pair = words.chunks_exact(2).find(|pair| pair[0] == name)?;
+        pair[1].parse::<u64>().ok()
+    };
+    Some(Kernel {
+        socket_kib: value("mem")? * page_kib,
+        sockets: value("inuse")?,
+        time_wait: value("tw")?,
+    })
+}
+
+/// The load of the machine: processes that run or want to, averaged over a minute.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
+}
+
+/// The kernel's version.
+pub fn kernel_version() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+/// Processors of the machine.
+pub fn processors() -> u64 {
+    let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    online.and_then(|count| u64::try_from(count).ok()).unwrap_or(1)
 }

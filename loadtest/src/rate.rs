@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +16,8 @@ mod tests;
 const MAX_PER_SEC: u64 = 1_000_000;
 
 /// So many within so much time. As text `50/s`, `300/m` or `50`, which means per second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Rate {
     count: u32,
     per: Duration,
@@ -26,6 +29,20 @@ pub struct Rate {
 pub struct ParseRateError;
 
 impl Rate {
+    /// One of so many equal parts, at least one in the same time.
+    #[must_use]
+    pub fn share(self, parts: u64) -> Self {
+        let count = u64::from(self.count).div_ceil(parts.max(1));
+        Self { count: u32::try_from(count).unwrap_or(u32::MAX).max(1), per: self.per }
+    }
+
+    /// So many in that time, at least one.
+    pub fn count_in(self, time: Duration) -> u64 {
+        let nanos = self.per.as_nanos().max(1);
+        let count = u128::from(self.count) * time.as_nanos() / nanos;
+        u64::try_from(count).unwrap_or(u64::MAX).max(1)
+    }
+
     /// As a number per second.
     pub fn per_sec(self) -> f64 {
         f64::from(self.count) / self.per.as_secs_f64()
@@ -36,6 +53,20 @@ impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = if self.per == Duration::from_secs(1) { "s" } else { "m" };
         write!(f, "{}/{unit}", self.count)
+    }
+}
+
+impl From<Rate> for String {
+    fn from(rate: Rate) -> Self {
+        rate.to_string()
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = ParseRateError;
+
+    fn try_from(text: String) -> Result<Self, ParseRateError> {
+        text.parse()
     }
 }
 

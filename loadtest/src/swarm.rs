@@ -3,7 +3,8 @@
 //! Owns their tasks, how many connect at a time, and the switches that end or cut them. What one
 //! device does is the part of the modules below.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::close::Advice;
@@ -11,30 +12,54 @@ use protocol::id::BootId;
 use protocol::time::Timestamp;
 use runtime::lifecycle::CancellationToken;
 use runtime::{Backoff, Clock, Entropy};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::book::Book;
 use crate::fleet::Enrolled;
-use crate::http::{HttpError, Peer};
+use crate::http::{HttpError, Peer, SocketSettings};
 use crate::rate::{Rate, Schedule};
+use crate::tally::Tally;
 
 use self::device::Device;
 use self::socket::{Ended, Session};
 
+mod check_in;
 mod device;
+mod inbox;
+mod opening;
 mod socket;
 
 /// The pause after a failed connection: the first ceiling and the last.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+/// What the kernel may hold for a device that does not read: the least that Linux gives.
+const STALLED_BYTES: u32 = 2 * 1024;
+/// How long the goodbyes of a swarm may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How a device behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// As an agent with a session.
+    Push,
+    /// Opens a session and reads nothing from then on.
+    Stalled,
+    /// Has no session, and checks in with the control plane.
+    Polling,
+}
 
 /// How a swarm connects.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
+#[derive(Debug, Clone)]
+pub struct Settings {
     /// Connections that are being opened at the same time.
     pub at_once: usize,
     /// The rate at which the first connections begin; `None`: as fast as they come to stand.
     pub rate: Option<Rate>,
+    /// Addresses that connections are bound to in turn; empty: what the system picks.
+    pub sources: Vec<IpAddr>,
+    /// The interval of check-ins, give or take a fifth.
+    pub check_in: Duration,
 }
 
 /// What the devices of a swarm share.
@@ -42,13 +67,20 @@ pub struct Pace {
 pub(crate) struct Shared {
     clock: Clock,
     entropy: Entropy,
-    book: Arc<Book>,
+    tally: Arc<Tally>,
     connecting: Semaphore,
     stop: CancellationToken,
     connected: watch::Sender<usize>,
-    /// How long each connection took, since somebody looked last.
-    took: Mutex<Vec<Duration>>,
     dropped: watch::Sender<u64>,
+    check_in: Duration,
+}
+
+impl Shared {
+    /// An interval between check-ins: a fifth more or less than the usual one.
+    fn interval(&self) -> Duration {
+        let usual = u64::try_from(self.check_in.as_millis()).unwrap_or(u64::MAX / 8).max(5);
+        Duration::from_millis(usual * 4 / 5 + self.entropy.below(usual * 2 / 5))
+    }
 }
 
 /// A running swarm. Dropping it cuts every socket.
@@ -56,7 +88,8 @@ pub(crate) struct Shared {
 pub struct Swarm {
     shared: Arc<Shared>,
     size: usize,
-    cut: watch::Sender<u64>,
+    /// One for each device: it counts how often its socket was cut.
+    cuts: Vec<watch::Sender<u64>>,
     tasks: JoinSet<()>,
 }
 
@@ -66,41 +99,49 @@ impl Swarm {
     /// # Errors
     /// [`HttpError::Address`] when the address of a hub is none.
     pub fn start(
-        devices: Vec<Enrolled>,
-        pace: Pace,
-        book: Arc<Book>,
+        devices: Vec<(Kind, Enrolled)>,
+        settings: &Settings,
+        tally: Arc<Tally>,
         (clock, entropy): (Clock, Entropy),
     ) -> Result<Self, HttpError> {
         let boot_id = BootId::new(Timestamp::from_millis(clock.unix_millis()), entropy.bytes());
-        let schedule = pace.rate.map(|rate| Schedule::new(clock.now(), rate));
+        let schedule = settings.rate.map(|rate| Schedule::new(clock.now(), rate));
         let shared = Arc::new(Shared {
             clock,
             entropy,
-            book,
-            connecting: Semaphore::new(pace.at_once),
+            tally,
+            connecting: Semaphore::new(settings.at_once),
             stop: CancellationToken::new(),
             connected: watch::Sender::new(0),
-            took: Mutex::default(),
             dropped: watch::Sender::new(0),
+            check_in: settings.check_in,
         });
-        let (size, cut) = (devices.len(), watch::Sender::new(0));
-        let mut tasks = JoinSet::new();
-        for (number, enrolled) in (0..).zip(devices) {
-            let peers = enrolled.hubs.iter().map(|hub| Peer::new(hub, enrolled.tls.clone()));
-            let life = Life {
-                peers: peers.collect::<Result<_, _>>()?,
-                // Devices spread over the hubs by their number.
-                at: usize::try_from(number).unwrap_or(0),
-                device: Device::new(enrolled, boot_id),
-                shared: shared.clone(),
+        let size = devices.len();
+        let (mut tasks, mut cuts) = (JoinSet::new(), Vec::with_capacity(size));
+        for (number, (kind, enrolled)) in (0..).zip(devices) {
+            // Devices spread over the hubs, and over the addresses, by their number.
+            let at = usize::try_from(number).unwrap_or(0);
+            let source = at.checked_rem(settings.sources.len()).map(|at| settings.sources[at]);
+            let receive_bytes = (kind == Kind::Stalled).then_some(STALLED_BYTES);
+            let socket = SocketSettings { source, receive_bytes };
+            let peers = |addresses: &[String]| {
+                let peer = |url: &String| Peer::new(url, enrolled.tls.clone());
+                let peers = addresses.iter().map(peer);
+                let peers = peers.map(|peer| peer.map(|peer| peer.with_socket(socket)));
+                peers.collect::<Result<Vec<_>, _>>()
             };
+            let (hubs, api) = (peers(&enrolled.hubs)?, peers(&enrolled.api)?);
+            let device = Device::new(enrolled, boot_id);
+            let life = Life { hubs, api, at, device, shared: shared.clone(), had_session: false };
             let begin = schedule.map(|schedule| schedule.at(number));
-            tasks.spawn(life.run(begin, cut.subscribe()));
+            let cut = watch::Sender::new(0);
+            tasks.spawn(life.run(kind, begin, cut.subscribe()));
+            cuts.push(cut);
         }
-        Ok(Self { shared, size, cut, tasks })
+        Ok(Self { shared, size, cuts, tasks })
     }
 
-    /// How many have a session now.
+    /// How many have a session now, or have checked in.
     pub fn connected(&self) -> usize {
         *self.shared.connected.borrow()
     }
@@ -124,14 +165,16 @@ impl Swarm {
         // Nobody connects again before the last one is gone.
         let slots = u32::try_from(self.shared.connecting.available_permits()).unwrap_or(u32::MAX);
         let held = self.shared.connecting.acquire_many(slots).await;
-        self.cut.send_modify(|cut| *cut += 1);
+        self.cuts.iter().for_each(|cut| cut.send_modify(|cut| *cut += 1));
         let _ = connected.wait_for(|connected| *connected == 0).await;
         drop(held);
     }
 
-    /// How long each connection took that came to stand since this was asked last.
-    pub fn take_connect_times(&self) -> Vec<Duration> {
-        std::mem::take(&mut self.shared.took.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Cuts the socket of one device, in turn.
+    pub fn cut_one(&self, turn: u64) {
+        let count = u64::try_from(self.cuts.len()).unwrap_or(u64::MAX);
+        let Some(at) = turn.checked_rem(count) else { return };
+        self.cuts[usize::try_from(at).unwrap_or(0)].send_modify(|cut| *cut += 1);
     }
 
     /// Says goodbye on every session, and waits until all are gone.
@@ -143,27 +186,32 @@ impl Swarm {
 
 /// One device from its first connection to the end of the swarm.
 struct Life {
-    peers: Vec<Peer>,
+    hubs: Vec<Peer>,
+    api: Vec<Peer>,
     at: usize,
     device: Device,
     shared: Arc<Shared>,
+    had_session: bool,
 }
 
 impl Life {
-    async fn run(mut self, begin: Option<Instant>, mut cut: watch::Receiver<u64>) {
+    async fn run(mut self, kind: Kind, begin: Option<Instant>, mut cut: watch::Receiver<u64>) {
         let stop = self.shared.stop.clone();
         let living = async {
             if let Some(begin) = begin {
                 self.rest(begin.saturating_duration_since(self.shared.clock.now())).await;
             }
+            if kind == Kind::Polling {
+                return Box::pin(check_in::live(&mut self.device, &self.api, &self.shared)).await;
+            }
             let [base, cap] = BACKOFF;
             let mut backoff = Backoff::new(base, cap);
-            while let Some(next) = Box::pin(self.session(&mut cut)).await {
+            while let Some(next) = Box::pin(self.session(kind, &mut cut)).await {
                 match next {
                     Next::AtOnce => backoff.reset(),
                     Next::After(wait) => {
                         // Another hub was not asked to be left alone.
-                        if let Some(wait) = wait.filter(|_| self.peers.len() == 1) {
+                        if let Some(wait) = wait.filter(|_| self.hubs.len() == 1) {
                             backoff.retry_after(wait);
                         }
                         self.rest(backoff.next(self.shared.entropy.next_u64())).await;
@@ -185,7 +233,7 @@ impl Life {
     }
 
     /// One session. `None`: no further one.
-    async fn session(&mut self, cut: &mut watch::Receiver<u64>) -> Option<Next> {
+    async fn session(&mut self, kind: Kind, cut: &mut watch::Receiver<u64>) -> Option<Next> {
         let shared = self.shared.clone();
         let slot = shared.connecting.acquire().await.ok()?;
         if shared.stop.is_cancelled() {
@@ -194,29 +242,34 @@ impl Life {
         // What was cut before this connection began is no cut of this one.
         cut.mark_unchanged();
         let began = shared.clock.now();
-        let (peers, at) = (&self.peers, &mut self.at);
-        let peer = peers.get(at.checked_rem(peers.len())?)?;
+        let (hubs, at) = (&self.hubs, &mut self.at);
+        let peer = hubs.get(at.checked_rem(hubs.len())?)?;
         let hello = self.device.hello(Timestamp::from_millis(shared.clock.unix_millis()));
-        let opened = socket::open(peer, hello, &shared).await;
+        let opened = opening::open(peer, hello, &shared).await;
         drop(slot);
         let line = match opened {
             Ok(line) => line,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "no session");
-                shared.book.error(&error);
+                shared.tally.error(&error);
                 *at += 1;
                 return Some(Next::After(error.retry_after()));
             }
         };
-        let took = shared.clock.now().saturating_duration_since(began);
-        shared.took.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+        shared.tally.opened(began, shared.clock.now(), self.had_session);
+        self.had_session = true;
         shared.connected.send_modify(|connected| *connected += 1);
-        let session = Session::new(line, &mut self.device, &shared);
-        let next = || {
-            *at += 1;
-            &peers[*at % peers.len()]
+        let ended = match kind {
+            Kind::Stalled => line.hold(cut, &shared).await,
+            Kind::Push | Kind::Polling => {
+                let session = Session::new(line, &mut self.device, &shared);
+                let next = || {
+                    *at += 1;
+                    &hubs[*at % hubs.len()]
+                };
+                session.run(cut, next, &self.api).await
+            }
         };
-        let ended = session.run(cut, next).await;
         shared.connected.send_modify(|connected| *connected -= 1);
         match ended {
             Ended::Stopped => None,
@@ -224,7 +277,7 @@ impl Life {
             Ended::Closed(code) => {
                 shared.dropped.send_modify(|dropped| *dropped += 1);
                 let name = code.map_or("lost", protocol::close::CloseCode::as_str);
-                shared.book.error(format_args!("session closed, {name}"));
+                shared.tally.error(format_args!("session closed, {name}"));
                 self.at += 1;
                 (code.map(protocol::close::CloseCode::advice) != Some(Advice::Stop))
                     .then_some(Next::After(None))
@@ -239,6 +292,3 @@ enum Next {
     /// After its back-off, and what the hub asked for.
     After(Option<Duration>),
 }
-
-/// How long the goodbyes of a swarm may take.
-const GOODBYE: Duration = Duration::from_secs(5);

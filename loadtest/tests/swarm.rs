@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use loadtest::book::{Book, Counts, Stage};
+use loadtest::book::{Book, Counts, Stream};
 use loadtest::fleet::{self, Enrolled};
-use loadtest::swarm::{Pace, Swarm};
+use loadtest::moment::Timeline;
+use loadtest::swarm::{Kind, Settings, Swarm};
+use loadtest::tally::{Stage, Tally};
 use protocol::close::CloseCode;
 use protocol::fixture::{self, Organisation};
 use protocol::frame::{AgentFrame, CommandFrame, Hello, HubFrame, Reconnect, SUBPROTOCOL};
@@ -97,6 +99,7 @@ impl Hub {
             tls: fleet::client(&authorities, &identity).expect("sound settings"),
             trust: self.organisation.trust.clone(),
             hubs: vec![format!("https://{}", self.address)],
+            api: Vec::new(),
         }
     }
 
@@ -197,11 +200,23 @@ impl Conversation {
     }
 }
 
-fn swarm(devices: Vec<Enrolled>) -> (Swarm, Arc<Book>) {
-    let book = Arc::new(Book::default());
-    let pace = Pace { at_once: 64, rate: None };
+fn swarm(devices: Vec<Enrolled>) -> (Swarm, Arc<Tally>) {
+    let timeline = Timeline::new(Clock::system()).expect("a clock");
+    let tally = Arc::new(Tally::new(timeline));
+    let check_in = Duration::from_secs(60);
+    let settings = Settings { at_once: 64, rate: None, sources: Vec::new(), check_in };
     let sources = (Clock::system(), Entropy::system());
-    (Swarm::start(devices, pace, book.clone(), sources).expect("a sound address"), book)
+    let devices = devices.into_iter().map(|device| (Kind::Push, device)).collect();
+    let swarm = Swarm::start(devices, &settings, tally.clone(), sources);
+    (swarm.expect("a sound address"), tally)
+}
+
+/// Waits until the device has been told that its receipt is in the store.
+async fn confirmed(tally: &Tally, book: &Book) {
+    while book.counts().confirmed == 0 {
+        book.take_in(tally.take());
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -210,7 +225,7 @@ async fn order_runs_from_frame_to_confirmation() {
         let hub = Hub::start().await;
         let device = hub.device(1);
         let key = device.key.public();
-        let (swarm, book) = swarm(vec![device]);
+        let (swarm, tally) = swarm(vec![device]);
         let mut session = hub.accept().await;
         assert!(session.hello.capabilities.iter().any(|word| word == "simulated"));
 
@@ -223,14 +238,16 @@ async fn order_runs_from_frame_to_confirmation() {
         assert_eq!(evidence.get("simulated"), Some(&true.into()));
         session.say(HubFrame::Confirmed { receipts: vec![sha256] }).await;
 
-        book.ordered(command.command_id, intended, [intended; 2]);
-        book.settled().await;
+        let (book, timeline) = (Book::default(), Timeline::new(Clock::system()).expect("a clock"));
+        let intended = timeline.of(intended);
+        book.ordered(Stream::Unicast, &[command.command_id], intended, [intended; 2]);
+        confirmed(&tally, &book).await;
         let counts = book.counts();
         let expected =
             Counts { ordered: 1, received: 1, acked: 1, confirmed: 1, ..Counts::default() };
         assert_eq!(counts, expected);
-        let [received, acked, confirmed] =
-            [Stage::Received, Stage::Acked, Stage::Confirmed].map(|at| book.latency(at).max_ms);
+        let [received, acked, confirmed] = [Stage::Received, Stage::Acked, Stage::Confirmed]
+            .map(|at| book.latency(Stream::Unicast, at).max);
         assert!(received <= acked && acked <= confirmed, "{received} {acked} {confirmed}");
         tokio::join!(swarm.stop(), session.hear());
     })
@@ -243,7 +260,7 @@ async fn receipt_comes_again_on_the_next_session_and_nothing_is_done_twice() {
         let hub = Hub::start().await;
         let device = hub.device(1);
         let key = device.key.public();
-        let (swarm, book) = swarm(vec![device]);
+        let (swarm, tally) = swarm(vec![device]);
         let command = hub.command(1, 1, 0);
         let mut first = hub.accept().await;
         first.say(HubFrame::Command(command.clone())).await;
@@ -258,8 +275,8 @@ async fn receipt_comes_again_on_the_next_session_and_nothing_is_done_twice() {
         assert_eq!(second.receipt(&key).await.0, lost, "known: answered again, not done again");
         second.say(HubFrame::Confirmed { receipts: vec![lost] }).await;
         tokio::join!(swarm.stop(), second.hear());
-        let counts = book.counts();
-        assert_eq!((counts.redelivered, counts.doubled), (1, 0));
+        let notes = tally.take();
+        assert_eq!((notes.redelivered, notes.doubled), (1, 0));
     })
     .await;
 }
@@ -270,7 +287,7 @@ async fn gap_in_a_lane_is_asked_for() {
         let hub = Hub::start().await;
         let device = hub.device(1);
         let key = device.key.public();
-        let (swarm, book) = swarm(vec![device]);
+        let (swarm, tally) = swarm(vec![device]);
         let mut session = hub.accept().await;
         session.say(HubFrame::Command(hub.command(2, 2, 1))).await;
         let frame = session.hear().await;
@@ -283,7 +300,7 @@ async fn gap_in_a_lane_is_asked_for() {
             session.receipt(&key).await;
         }
         tokio::join!(swarm.stop(), session.hear());
-        assert_eq!(book.counts().doubled, 0);
+        assert_eq!(tally.take().doubled, 0);
     })
     .await;
 }
@@ -292,7 +309,7 @@ async fn gap_in_a_lane_is_asked_for() {
 async fn device_moves_when_asked_and_is_served_until_it_has_moved() {
     guarded(async {
         let hub = Hub::start().await;
-        let (swarm, book) = swarm(vec![hub.device(1)]);
+        let (swarm, tally) = swarm(vec![hub.device(1)]);
         let mut first = hub.accept().await;
         let reason = "drain".to_owned();
         first.say(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs: vec![], reason })).await;
@@ -313,7 +330,7 @@ async fn device_moves_when_asked_and_is_served_until_it_has_moved() {
         assert_eq!(swarm.dropped(), 0, "who was asked to move did not drop");
         tokio::join!(swarm.stop(), second.hear());
         assert_eq!(second.closed, Some(CloseCode::GoingAway.number()));
-        assert_eq!(book.counts().doubled, 0);
+        assert_eq!(tally.take().doubled, 0);
     })
     .await;
 }
@@ -322,7 +339,7 @@ async fn device_moves_when_asked_and_is_served_until_it_has_moved() {
 async fn device_that_cannot_move_stays_and_tries_again() {
     guarded(async {
         let hub = Hub::start().await;
-        let (swarm, book) = swarm(vec![hub.device(1)]);
+        let (swarm, tally) = swarm(vec![hub.device(1)]);
         let mut first = hub.accept().await;
         let reason = "drain".to_owned();
         first.say(HubFrame::Reconnect(Reconnect { after_ms: 0, hubs: vec![], reason })).await;
@@ -331,7 +348,8 @@ async fn device_that_cannot_move_stays_and_tries_again() {
         assert!(matches!(first.hear().await, Some(AgentFrame::Ack { .. })));
         let mut second = hub.accept().await;
         assert_eq!((swarm.connected(), swarm.dropped()), (1, 0));
-        assert_eq!(book.errors().len(), 1, "the attempt is told: {:?}", book.errors());
+        let errors = tally.take().errors;
+        assert_eq!(errors.len(), 1, "the attempt is told: {errors:?}");
         tokio::join!(swarm.stop(), second.hear());
     })
     .await;
@@ -342,7 +360,12 @@ async fn swarm_that_was_cut_comes_back_whole() {
     guarded(async {
         let hub = Hub::start().await;
         let devices: Vec<_> = (1..=20).map(|number| hub.device(number)).collect();
-        let (swarm, book) = swarm(devices);
+        let (swarm, tally) = swarm(devices);
+        let opened = || {
+            let notes = tally.take();
+            assert!(notes.errors.is_empty(), "{:?}", notes.errors);
+            notes.opened.len()
+        };
         let mut sessions = JoinSet::new();
         let accepting = async {
             loop {
@@ -353,10 +376,10 @@ async fn swarm_that_was_cut_comes_back_whole() {
         };
         let story = async {
             swarm.all_connected().await;
-            assert_eq!((swarm.connected(), swarm.take_connect_times().len()), (20, 20));
+            assert_eq!((swarm.connected(), opened()), (20, 20));
             swarm.cut().await;
             swarm.all_connected().await;
-            assert_eq!((swarm.connected(), swarm.take_connect_times().len()), (20, 20));
+            assert_eq!((swarm.connected(), opened()), (20, 20));
             assert_eq!(swarm.dropped(), 0, "a cut of our own is no drop");
             swarm.stop().await;
         };
@@ -364,7 +387,8 @@ async fn swarm_that_was_cut_comes_back_whole() {
             () = story => {}
             () = accepting => {}
         }
-        assert!(book.errors().is_empty(), "{:?}", book.errors());
+        let errors = tally.take().errors;
+        assert!(errors.is_empty(), "{errors:?}");
     })
     .await;
 }

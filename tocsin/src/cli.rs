@@ -33,6 +33,7 @@ pub mod failure;
 pub mod follow;
 pub mod freeze;
 pub mod key;
+pub mod load;
 pub mod lockdown;
 pub mod login;
 pub mod offline;
@@ -198,6 +199,9 @@ pub enum Verb {
     CommandKey(command_key::CommandKeyVerb),
     /// Run everything in sandboxes, and show what it can do
     Demo(demo::DemoArgs),
+    /// Measure a platform with a swarm of simulated devices
+    #[command(disable_help_flag = true)]
+    Load(load::LoadArgs),
     /// Run an agent
     #[command(hide = true, disable_help_flag = true)]
     Agent(AgentArgs),
@@ -386,6 +390,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Authority(verb) => authority::run(context, &verb),
         Verb::CommandKey(verb) => command_key::run(context, &verb),
         Verb::Demo(args) => role(Box::pin(demo::run(args, &context.out)).await),
+        Verb::Load(args) => load::run(args),
         Verb::Agent(args) => role(Box::pin(agent(args.args)).await),
         Verb::Supervise(AgentArgs { mut args }) => {
             args.insert(0, "supervise".into());

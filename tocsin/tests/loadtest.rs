@@ -2,10 +2,11 @@
 
 use clap::Parser as _;
 use loadtest::cli::Cli;
-use loadtest::report::Findings;
-use loadtest::scenario::{self, Verdict};
+use loadtest::live::Live;
+use loadtest::run;
 use runtime::Drain;
 use tocsin::platform::{Config, Platform};
+use tokio::sync::watch;
 
 /// A platform on free ports of loopback, in a folder that goes away with the test.
 fn config(folder: &tempfile::TempDir) -> Config {
@@ -29,27 +30,20 @@ async fn swarm_acks_and_proves_every_order_of_a_real_platform() {
     let first = platform.first_start.take().expect("the first start");
     let api = format!("https://{}", platform.operator_addr);
     let authority = authority.to_str().expect("a plain path");
-    let cli = Cli::parse_from([
-        "tocsin-loadtest",
-        "order-to-ack",
-        "--api",
-        &api,
-        "--ca",
-        authority,
-        "--token",
-        first.token.expose(),
-        "--agents",
-        "5",
-        "--orders",
-        "40",
-        "--rate",
-        "100/s",
-    ]);
-    let report = scenario::run(&cli, &Drain::new()).await.expect("the scenario runs");
-    assert!(matches!(report.verdict(), Verdict::Good), "{report}");
-    let Findings::OrderToAck(orders) = &report.findings else { panic!("not orders: {report}") };
-    let counts = &orders.counts;
+    let line =
+        ["tocsin-loadtest", "unicast", "--platform", "given", "--api", &api, "--ca", authority];
+    let size = ["--connections", "5", "--orders", "40", "--rate", "100/s", "--secs", "0"];
+    let token = ["--token", first.token.expose()];
+    let cli = Cli::parse_from([&line[..], &size, &token].concat());
+    let plan = cli.run.plan().expect("a sound plan");
+    let options = cli.run.options(&plan).expect("sound options");
+    let (live, load) = (watch::Sender::new(Live::default()), Drain::new());
+    let run = Box::pin(run::run(&plan, &options, &live, &load));
+    let report = run.await.expect("the scenario runs");
+    assert!(report.is_good(), "{report}");
+    let counts = &report.counts;
     assert_eq!((counts.ordered, counts.acked, counts.confirmed), (40, 40, 40), "{report}");
     assert_eq!((counts.lost, counts.doubled), (0, 0), "{report}");
+    assert!(report.hub.is_none(), "nobody said which process has the hub");
     platform.drain(std::time::Duration::from_secs(2)).await.expect("drains");
 }

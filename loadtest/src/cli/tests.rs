@@ -5,8 +5,11 @@ use clap::CommandFactory as _;
 use super::*;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
-    let common = "--ca authority.pem --token secret-token";
-    Cli::try_parse_from(format!("tocsin-loadtest {line} {common}").split_whitespace())
+    Cli::try_parse_from(format!("tocsin-loadtest {line}").split_whitespace())
+}
+
+fn plan(line: &str) -> Result<Plan, UsageError> {
+    parse(line).expect("a sound line").run.plan()
 }
 
 #[test]
@@ -15,30 +18,44 @@ fn options_are_consistent() {
 }
 
 #[test]
-fn orders_are_asked_for_as_in_the_readme() {
-    let line = "order-to-ack --agents 100 --orders 1000 --rate 50/s --thresholds p50=5,p99=25";
-    let cli = parse(line).expect("a sound line");
-    let Scenario::OrderToAck(args) = &cli.scenario else { panic!("another scenario: {cli:?}") };
-    assert_eq!((args.common.agents, args.orders), (100, 1000));
-    assert_eq!(args.verb, Ordered::Lock);
+fn options_change_the_scenario() {
+    let line = "unicast --connections 50 --rate 300/m --orders 9 --secs 1.5 --platform up \
+                --set platform.hub.heartbeat=5s --set phase.orders.orders.desks=4 \
+                --require latency_ms.acked.p99<=15";
+    let plan = plan(line).expect("a sound plan");
+    assert_eq!((plan.population.connections, plan.platform.start), (50, Start::Up));
+    assert_eq!(plan.platform.hub["heartbeat"].as_str(), Some("5s"));
+    let phase = plan.phases.iter().find(|phase| phase.name == "orders").expect("it is there");
+    let orders = phase.orders.as_ref().expect("it has orders");
+    assert_eq!((orders.rate.to_string(), orders.count, orders.desks), ("300/m".into(), Some(9), 4));
+    assert_eq!(phase.secs, Some(1.5));
+    let last = plan.require.last().expect("a requirement");
+    assert_eq!(last.to_string(), "latency_ms.acked.p99<=15");
 }
 
 #[test]
 fn token_does_not_print() {
-    let cli = parse("idle").expect("a sound line");
+    let cli = parse("idle --token secret-token").expect("a sound line");
     assert!(!format!("{cli:?}").contains("secret-token"));
 }
 
 #[test]
 fn what_is_beyond_its_bounds_is_refused() {
-    for line in [
-        "order-to-ack --agents 0",
-        "order-to-ack --orders 1000001",
-        "order-to-ack --rate 0/s",
-        "order-to-ack --verb wipe",
-        "idle --secs 0",
-        "connect --connecting 0",
-    ] {
+    for line in ["", "idle --workers 0", "idle --rate 0/s", "idle --require p99", "idle --watch 1"]
+    {
         assert!(parse(line).is_err(), "{line}");
     }
+}
+
+#[test]
+fn what_is_no_scenario_names_those_that_are() {
+    let error = plan("nonsense").expect_err("there is none").to_string();
+    assert!(error.contains("urgent-under-bulk"), "{error}");
+}
+
+#[test]
+fn other_verbs_need_no_scenario() {
+    let cli = parse("scenarios storm").expect("a sound line");
+    let Some(Verb::Scenarios(args)) = cli.verb else { panic!("another verb: {cli:?}") };
+    assert_eq!(args.name.as_deref(), Some("storm"));
 }

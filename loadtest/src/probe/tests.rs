@@ -4,8 +4,8 @@ use super::*;
 
 #[test]
 fn a_name_with_parentheses_does_not_shift_the_fields() {
-    let stat = "42 (a) R (b) S 1 42 42 0 -1 4194560 1 2 3 4 70 30 0 0 20 0 5 0 100 1 2";
-    assert_eq!(ticks(stat), Some(100));
+    let stat = "42 (a) R (b) S 1 42 42 0 -1 4194560 1 2 3 4 70 30 4 1 20 0 5 0 100 1 2";
+    assert_eq!(ticks(stat), Some([100, 5]));
     assert_eq!(ticks("42 nothing"), None);
 }
 
@@ -17,7 +17,28 @@ fn pss_is_the_line_of_that_name_only() {
 }
 
 #[test]
+fn buffers_of_sockets_are_counted_in_pages() {
+    let text = "sockets: used 9\nTCP: inuse 7 orphan 0 tw 3 alloc 8 mem 5\nUDP: inuse 1 mem 2\n";
+    let kernel = sockets(text, 4).expect("as the kernel writes it");
+    assert_eq!(kernel, Kernel { socket_kib: 20, sockets: 7, time_wait: 3 });
+    assert_eq!(sockets("UDP: inuse 1 mem 2\n", 4), None);
+}
+
+#[test]
 fn this_process_can_be_looked_at() {
-    let usage = usage(std::process::id()).expect("our own files are ours to read");
+    let usage = alone(std::process::id()).expect("our own files are ours to read");
     assert!(usage.pss_kib > 0);
+    assert!(processors() > 0 && !kernel_version().is_empty());
+}
+
+#[test]
+fn what_a_process_started_counts_with_it() {
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+    let (own, with_child) = (alone(std::process::id()), family(std::process::id()));
+    let is_known = children(std::process::id()).contains(&child.id());
+    child.kill().expect("it is ours");
+    child.wait().expect("it is ours");
+    assert!(is_known, "the child is found");
+    let (own, with_child) = (own.expect("ours"), with_child.expect("ours"));
+    assert!(with_child.pss_kib > own.pss_kib, "{with_child:?} is more than {own:?}");
 }

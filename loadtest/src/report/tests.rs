@@ -1,86 +1,154 @@
-//! Percentiles, thresholds, and both forms of a report.
+//! The JSON form and what is said of it.
+
+use serde_json::Value;
 
 use super::*;
+use crate::latency::Durations;
+use crate::plan::{load, shipped};
 
-fn latency() -> Latency {
-    Latency::of((1..=1000).map(Duration::from_millis))
-}
-
-fn report() -> Report {
-    let stages = Stage::ALL.map(|stage| (stage, latency())).into();
-    let orders = Orders {
-        verb: "lock",
-        rate_per_sec: 50.0,
-        achieved_per_sec: 49.9,
-        connections: 16,
-        counts: Counts { ordered: 1000, lost: 3, ..Counts::default() },
-        stages,
-        missed: vec!["p50 is 500.00 ms, at most 5 ms are allowed".to_owned()],
+/// A report of made-up numbers: each latency is `scale` times what it is at scale 1.
+pub(crate) fn made_up(label: &str, scale: u64) -> Report {
+    let latency = |base: u64| {
+        let durations = (1..=100).map(|n| std::time::Duration::from_micros(n * base * scale));
+        durations.collect::<Durations>().latency()
     };
+    let stages = |base| Stages {
+        sent: latency(base),
+        stored: latency(base * 10),
+        received: latency(base * 12),
+        acked: latency(base * 13),
+        confirmed: latency(base * 20),
+    };
+    let latency_ms =
+        Latencies { unicast: stages(10), connect: latency(500), ..Latencies::default() };
+    let sample = |second: u32| Sample {
+        at_secs: f64::from(second),
+        connected: 100,
+        acked_per_sec: 50.0,
+        acked_ms: [1.0, 5.0],
+        pss_kib: BTreeMap::from([("hub-1".to_owned(), 20_000 + u64::from(second))]),
+        cpu: BTreeMap::from([("hub-1".to_owned(), 0.1)]),
+        kernel: Kernel { socket_kib: 400, sockets: 200, time_wait: 0 },
+    };
+    let text = shipped("unicast").expect("it is shipped");
     Report {
-        schema: SCHEMA,
+        schema: SCHEMA.to_owned(),
+        scenario: "unicast".to_owned(),
+        label: label.to_owned(),
         started_at_ms: 1,
-        agents: 100,
+        secs: 20.0,
         interrupted: false,
-        findings: Findings::OrderToAck(orders),
-        errors: BTreeMap::from([("connect".to_owned(), 2)]),
+        machine: Machine {
+            processors: 2,
+            kernel: "6.1".to_owned(),
+            load_before: 0.5,
+            load_after: 1.5,
+        },
+        plan: load("unicast", text, &[]).expect("it is a scenario"),
+        latency_ms,
+        counts: Counts { ordered: 100, received: 100, acked: 100, ..Counts::default() },
+        sessions: Sessions { connected: 100, ..Sessions::default() },
+        rates: Rates { stored_per_sec: Some(49.9), ..Rates::default() },
+        hub: Some(Hub {
+            processes: vec!["hub-1".to_owned()],
+            kib_per_connection: Some(f64::from(u32::try_from(scale).expect("small")) * 12.0),
+            cpu_us_per_connection_second: Some(1.5),
+            cpu_us_per_connect: Some(600.0),
+            cpu_us_per_command: None,
+        }),
+        platform: Some(Cost { cpu_us_per_command: Some(900.0) }),
+        redis: None,
+        harness: Harness {
+            version: "0".to_owned(),
+            workers: 1,
+            sources: 1,
+            messages: 600,
+            cpu_us_per_message: Some(30.0),
+            cpu_ms: 18,
+        },
+        kernel: None,
+        processes: BTreeMap::from([("hub-1".to_owned(), Process::default())]),
+        phases: Vec::new(),
+        series: (0..20).map(sample).collect(),
+        errors: BTreeMap::from([("<b>connect</b>".to_owned(), 2)]),
+        missed: vec!["counts.lost==0: it is 3.000".to_owned()],
+        notes: vec!["started by the harness: redis, api, hub-1".to_owned()],
     }
 }
 
 #[test]
-fn percentiles_are_true_to_three_digits() {
-    let latency = latency();
-    let near = |found: f64, expected: f64| (found - expected).abs() <= expected / 1000.0;
-    assert_eq!(latency.count, 1000);
-    for (found, expected) in [
-        (latency.p50_ms, 500.0),
-        (latency.p90_ms, 900.0),
-        (latency.p99_ms, 990.0),
-        (latency.p999_ms, 999.0),
-        (latency.max_ms, 1000.0),
-    ] {
-        assert!(near(found, expected), "{found} is not {expected}");
+fn table_has_a_row_for_each_stage_that_was_measured() {
+    let text = made_up("a", 1).to_string();
+    for (stage, _) in Stages::default().named() {
+        assert!(text.lines().any(|line| line.starts_with(stage)), "{stage}: {text}");
     }
-    assert_eq!(Latency::of([]), Latency::default());
-}
-
-#[test]
-fn what_is_longer_than_an_hour_counts_as_an_hour() {
-    let latency = Latency::of([Duration::MAX]);
-    assert_eq!(latency.count, 1);
-    assert!(latency.max_ms >= 3_600_000.0);
-}
-
-#[test]
-fn thresholds_name_what_is_beyond_them() {
-    let thresholds: Thresholds = "p50=5, p99.9=2000,max=999.5".parse().expect("thresholds");
-    let missed = thresholds.missed(&latency());
-    let [first, second] = missed.as_slice() else { panic!("two are missed: {missed:?}") };
-    assert!(first.starts_with("p50 is 500"), "{first}");
-    assert!(second.starts_with("max is 1000"), "{second}");
-    assert_eq!(thresholds.missed(&Latency::default()).len(), 3, "nothing measured is no success");
-    for text in ["", "p50", "p51=1", "p50=x", "p50=NaN", "p50=1,,p99=2"] {
-        assert_eq!(text.parse::<Thresholds>(), Err(ParseThresholdsError), "{text}");
+    assert!(!text.contains("group"), "nothing was ordered of a group: {text}");
+    for part in ["2 × <b>connect</b>", "MISSED", "12.0 KiB per connection", "30 µs per message"] {
+        assert!(text.contains(part), "{part}: {text}");
     }
 }
 
 #[test]
-fn table_has_a_row_per_stage_and_every_count() {
-    let text = report().to_string();
-    for stage in Stage::ALL {
-        let is_row = |line: &str| line.starts_with(stage.as_str()) && line.contains("1000");
-        assert!(text.lines().any(is_row), "{text}");
-    }
-    assert!(text.contains("3 lost, 0 doubled") && text.contains("2 × connect"), "{text}");
+fn json_is_read_as_it_was_written() {
+    let report = made_up("a", 1);
+    let text = serde_json::to_string(&report).expect("a report is JSON");
+    assert_eq!(serde_json::from_str::<Report>(&text).expect("it is one"), report);
 }
 
+/// Every path of a document, with an `*` for the keys of maps and the places of lists.
+fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
+    let is_map = |at: &str| {
+        ["processes", "errors", "pss_kib", "cpu", "cpu_ms"].iter().any(|map| at.ends_with(map))
+    };
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let key = if is_map(at) { "*" } else { key };
+                paths(value, &format!("{at}.{key}"), found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| paths(item, &format!("{at}[]"), found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            found.push(at.trim_start_matches('.').to_owned());
+        }
+    }
+}
+
+/// Taking a field away or renaming one breaks those who read it: that is another schema.
 #[test]
-fn json_is_what_the_readme_says() {
-    let json = serde_json::to_value(report()).expect("a report is JSON");
+fn json_has_the_fields_of_its_schema() {
+    let mut report = made_up("a", 1);
+    report.kernel = Some(KernelCost { socket_kib_per_connection: 4.5, socket_kib_max: 900 });
+    report.redis = report.platform;
+    report.latency_ms.group = report.latency_ms.unicast.clone();
+    report.latency_ms.reconnect = report.latency_ms.connect.clone();
+    report.rates = Rates {
+        intended_per_sec: Some(50.0),
+        stored_per_sec: Some(50.0),
+        connects_per_sec: Some(50.0),
+        back_secs: Some(1.0),
+        last_ack_ms: Some(9.0),
+    };
+    let hub = report.hub.as_mut().expect("it has hubs");
+    hub.cpu_us_per_command = Some(100.0);
+    report.phases.push(PhaseReport {
+        name: "orders".to_owned(),
+        at_secs: 1.0,
+        secs: 20.0,
+        connected: 100,
+        ordered: 100,
+        acked: 100,
+        cpu_ms: BTreeMap::from([("hub-1".to_owned(), 90)]),
+    });
+    let json = report.json().expect("a report is JSON");
+    let mut found = Vec::new();
+    paths(&json, "", &mut found);
+    // The plan has the schema of scenario files.
+    found.retain(|path| !path.starts_with("plan."));
+    found.sort();
+    found.dedup();
+    let golden = include_str!("schema.txt");
+    let expected: Vec<_> = golden.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(found, expected, "\n{}", found.join("\n"));
     assert_eq!(json["schema"], SCHEMA);
-    assert_eq!(json["scenario"], "order-to-ack");
-    assert_eq!(json["counts"]["lost"], 3);
-    assert_eq!(json["stages"]["acked"]["count"], 1000);
-    assert!(json["stages"]["acked"]["p99.9_ms"].is_f64());
-    assert_eq!(json["errors"]["connect"], 2);
 }

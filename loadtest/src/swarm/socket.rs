@@ -8,28 +8,25 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use protocol::close::CloseCode;
-use protocol::frame::{AgentFrame, FrameError, Hello, HubFrame, SOCKET_PATH, SUBPROTOCOL};
+use protocol::frame::{AgentFrame, HubFrame, Mode};
 use protocol::id::CommandId;
 use protocol::limits;
 use protocol::session::Output;
-use protocol::session::agent::{AgentHandshake, AgentSession};
 use protocol::time::Timestamp;
 use runtime::Clock;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WireCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, ClientRequestBuilder, Message};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::Shared;
-use super::device::{Delivered, Device};
-use crate::book::Stage;
-use crate::http::{HttpError, Peer};
+use super::check_in::{self, CheckInError};
+use super::device::Device;
+use super::inbox::{self, Asked};
+use super::opening::{AttemptError, Line, WebSocket, code, open};
+use crate::http::Peer;
+use crate::tally::Stage;
 
-/// Bytes of the socket's own buffers: thousands of sessions share this process.
-const BUFFER_BYTES: usize = 2 * 1024;
 /// How long a receipt waits for its confirmation before it is sent again.
 const RESEND: Duration = Duration::from_secs(5);
 /// The shortest time between two `sync` frames.
@@ -40,54 +37,6 @@ const RECONNECT_MAX: Duration = Duration::from_secs(60);
 const MOVE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a close frame may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
-
-/// Why no session came to stand.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AttemptError {
-    /// The hub could not be reached.
-    #[error("connect")]
-    Connect(#[from] HttpError),
-    /// The hub answered the upgrade with something else.
-    #[error("upgrade status {status}")]
-    Status {
-        /// What it answered.
-        status: u16,
-        /// How long to stay away, if it said so.
-        retry_after: Option<Duration>,
-    },
-    /// The WebSocket broke.
-    #[error("websocket")]
-    WebSocket(#[from] Box<tungstenite::Error>),
-    /// The upgrade or `welcome` took too long.
-    #[error("welcome timeout")]
-    TimedOut,
-    /// The hub closed before `welcome`.
-    #[error("closed before welcome, {}", reason(*.0))]
-    Closed(Option<CloseCode>),
-    /// Our own `hello` is not sound.
-    #[error("hello")]
-    Hello(#[from] FrameError),
-}
-
-impl AttemptError {
-    /// How long the hub asked to be left alone.
-    pub(super) const fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Status { retry_after, .. } => *retry_after,
-            Self::Connect(_)
-            | Self::WebSocket(_)
-            | Self::TimedOut
-            | Self::Closed(_)
-            | Self::Hello(_) => None,
-        }
-    }
-}
-
-fn reason(code: Option<CloseCode>) -> &'static str {
-    code.map_or("no code", CloseCode::as_str)
-}
 
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,14 +49,12 @@ pub(super) enum Ended {
     Closed(Option<CloseCode>),
 }
 
-/// A connection whose greeting is done.
-pub(super) struct Line {
-    socket: WebSocket,
-    machine: AgentSession,
-}
-
 /// The connection that is to replace the one in use.
 type Opening<'a> = Pin<Box<dyn Future<Output = Result<Line, AttemptError>> + Send + 'a>>;
+
+/// A check-in that is under way, and the frames that it carries.
+type Checking = Pin<Box<dyn Future<Output = (Vec<AgentFrame>, Checked)> + Send>>;
+type Checked = Result<Vec<HubFrame>, CheckInError>;
 
 /// A session that stands.
 pub(super) struct Session<'a> {
@@ -120,57 +67,20 @@ pub(super) struct Session<'a> {
     sync_due: bool,
     sync_not_before: Option<Instant>,
     move_at: Option<Instant>,
+    /// While the hub says that its broker is away: when to check in next, and what to bring.
+    check_at: Option<Instant>,
+    bringing: Vec<AgentFrame>,
+    checking: Option<Checking>,
 }
 
-/// Opens a connection with the hub at that address, and greets it.
-pub(super) async fn open(peer: &Peer, hello: Hello, shared: &Shared) -> Result<Line, AttemptError> {
-    let stream = peer.connect().await?;
-    let mut socket = upgrade(stream, peer.address()).await?;
-    let (handshake, hello) = AgentHandshake::start(hello, shared.clock.now())?;
-    let greeting = async {
-        socket.send(Message::text(hello)).await.map_err(Box::new)?;
-        loop {
-            match socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(text),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(frame))) => return Err(AttemptError::Closed(code(frame))),
-                Some(Ok(Message::Binary(_) | Message::Frame(_))) | None => {
-                    return Err(AttemptError::Closed(None));
-                }
-                Some(Err(error)) => return Err(Box::new(error).into()),
-            }
+impl Line {
+    /// Keeps the connection and reads nothing from it, not even its end.
+    pub(super) async fn hold(self, cut: &mut watch::Receiver<u64>, shared: &Shared) -> Ended {
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => Ended::Stopped,
+            Ok(()) = cut.changed() => Ended::Cut,
         }
-    };
-    let text = tokio::time::timeout(limits::HELLO_TIMEOUT, greeting).await;
-    let text = text.map_err(|_| AttemptError::TimedOut)??;
-    let machine = handshake.receive(text.as_str(), shared.clock.now());
-    let machine = machine.map_err(|code| AttemptError::Closed(Some(code)))?;
-    Ok(Line { socket, machine })
-}
-
-async fn upgrade(stream: TlsStream<TcpStream>, address: &str) -> Result<WebSocket, AttemptError> {
-    let unusable = || AttemptError::Connect(HttpError::Address(address.to_owned()));
-    let uri = format!("wss://{address}{SOCKET_PATH}").parse().map_err(|_| unusable())?;
-    let request = ClientRequestBuilder::new(uri).with_sub_protocol(SUBPROTOCOL);
-    let config = WebSocketConfig::default()
-        .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(BUFFER_BYTES)
-        .max_write_buffer_size(limits::OUTBOX_BYTES + limits::FRAME_BYTES)
-        .max_message_size(Some(limits::FRAME_BYTES))
-        .max_frame_size(Some(limits::FRAME_BYTES));
-    let upgrading = client_async_with_config(request, stream, Some(config));
-    match tokio::time::timeout(limits::UPGRADE_TIMEOUT, upgrading).await {
-        Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(tungstenite::Error::Http(response))) => {
-            let header = response.headers().get("retry-after");
-            let secs = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            Err(AttemptError::Status {
-                status: response.status().as_u16(),
-                retry_after: secs.map(Duration::from_secs),
-            })
-        }
-        Ok(Err(error)) => Err(Box::new(error).into()),
-        Err(_) => Err(AttemptError::TimedOut),
     }
 }
 
@@ -185,15 +95,19 @@ impl<'a> Session<'a> {
             sync_due: false,
             sync_not_before: None,
             move_at: None,
+            check_at: None,
+            bringing: Vec::new(),
+            checking: None,
         }
     }
 
     /// Drives the session to its end, over one connection after the other when hubs ask for that.
-    /// `next` names the hub of the next one.
+    /// `next` names the hub of the next one; `api` is where it checks in meanwhile, if it must.
     pub(super) async fn run(
         mut self,
         cut: &mut watch::Receiver<u64>,
         mut next: impl FnMut() -> &'a Peer,
+        api: &[Peer],
     ) -> Ended {
         self.send_all(self.device.receipts());
         let mut opening: Option<Opening<'a>> = None;
@@ -216,10 +130,17 @@ impl<'a> Session<'a> {
                     if self.timers() && opening.is_none() {
                         opening = Some(self.leave_for(next()));
                     }
+                    if self.checking.is_none() {
+                        self.checking = self.check_in(api);
+                    }
                 }
                 opened = opened(&mut opening) => {
                     opening = None;
                     self.arrive(opened).await;
+                }
+                (carried, answer) = ended(&mut self.checking) => {
+                    self.checking = None;
+                    self.checked_in(carried, answer);
                 }
                 message = self.line.socket.next() => match self.take(message) {
                     Ok(()) => {}
@@ -250,7 +171,7 @@ impl<'a> Session<'a> {
                 self.send_all(self.device.receipts());
             }
             Err(error) => {
-                self.shared.book.error(&error);
+                self.shared.tally.error(&error);
                 let wait = error.retry_after().unwrap_or(MOVE_AGAIN).min(RECONNECT_MAX);
                 self.move_at = Some(self.shared.clock.now() + wait);
             }
@@ -260,7 +181,8 @@ impl<'a> Session<'a> {
     /// When something is due by itself.
     fn wake_at(&self) -> Instant {
         let sync = self.sync_not_before.filter(|_| self.sync_due);
-        let due = [self.resend_at, sync, self.move_at].into_iter().flatten().min();
+        let check = self.check_at.filter(|_| self.checking.is_none());
+        let due = [self.resend_at, sync, self.move_at, check].into_iter().flatten().min();
         due.map_or(self.line.machine.poll_timeout().0, |due| {
             due.min(self.line.machine.poll_timeout().0)
         })
@@ -272,7 +194,9 @@ impl<'a> Session<'a> {
         self.line.machine.handle_timeout(now);
         if self.resend_at.is_some_and(|at| at <= now) {
             self.resend_at = None;
-            self.send_all(self.device.receipts());
+            // What the next check-in brings is there already.
+            let is_with_check_in = self.check_at.is_some();
+            self.send_all(if is_with_check_in { Vec::new() } else { self.device.receipts() });
         }
         self.sync(now);
         self.move_at.is_some_and(|at| at <= now)
@@ -293,9 +217,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Over the session; while its hub cannot pass anything on, with the next check-in.
     fn send(&mut self, frame: &AgentFrame) {
+        if self.check_at.is_some() {
+            self.bringing.push(frame.clone());
+            return;
+        }
         if self.line.machine.send(frame).is_err() {
-            self.shared.book.error("frame too large to send");
+            self.shared.tally.error("frame too large to send");
         }
     }
 
@@ -339,70 +268,85 @@ impl<'a> Session<'a> {
             within(limits::WRITE_STALL, self.line.socket.flush()).await?;
             let acked_at = self.shared.clock.now();
             for command_id in self.acking.drain(..) {
-                self.shared.book.reached(command_id, Stage::Acked, acked_at);
+                self.shared.tally.reached(command_id, Stage::Acked, acked_at);
             }
-            let ended = self.device.work(self.wall());
-            if ended.is_empty() {
+            let wall = self.wall();
+            let receipts = inbox::work((self.device, &self.shared.tally), wall);
+            if receipts.is_empty() {
                 return Ok(None);
             }
-            for (command_id, _) in &ended {
-                self.shared.book.took_effect(*command_id);
-            }
-            self.send_all(ended.into_iter().map(|(_, frame)| frame).collect());
+            self.send_all(receipts);
         }
     }
 
     fn handle(&mut self, frame: HubFrame, read_at: Instant) {
-        match frame {
-            HubFrame::Command(command) => {
-                let command_id = command.command_id;
-                self.shared.book.reached(command_id, Stage::Received, read_at);
-                match self.device.deliver(&command, self.wall()) {
-                    Delivered::Taken => {
-                        self.acking.push(command_id);
-                        self.send(&AgentFrame::Ack { command_id });
-                    }
-                    Delivered::Known(answer) => {
-                        self.shared.book.redelivered();
-                        self.send(&answer);
-                    }
-                    Delivered::Dropped => self.shared.book.error("command dropped, ledger full"),
-                    Delivered::Gap => {
-                        self.sync_due = true;
-                        self.sync(read_at);
-                    }
-                    Delivered::Refused(reason, receipt) => {
-                        let reason = reason.as_str();
-                        self.shared.book.error(format_args!("command refused, {reason}"));
-                        self.send_all(receipt.into_iter().collect());
-                    }
-                }
-            }
-            HubFrame::Confirmed { receipts } => self.confirmed(receipts, read_at),
-            HubFrame::Trust { root } => {
-                if self.device.trust(&root).is_err() {
-                    self.shared.book.error("trust root not taken");
-                }
-            }
-            HubFrame::Reconnect(reconnect) => {
+        let wall = self.wall();
+        let heard = inbox::hear((self.device, &self.shared.tally), frame, read_at, wall);
+        if self.check_at.is_none() {
+            self.acking.extend(heard.acking);
+        }
+        self.send_all(heard.send);
+        if heard.is_gap {
+            self.sync_due = true;
+            self.sync(read_at);
+        }
+        match heard.asked {
+            Some(Asked::Move(reconnect)) => {
                 let after = Duration::from_millis(reconnect.after_ms).min(RECONNECT_MAX);
                 self.move_at.get_or_insert(read_at + after);
             }
-            HubFrame::Mode { .. } => self.shared.book.error("hub changed the mode"),
-            // The machine keeps both to itself.
-            HubFrame::Welcome(_) | HubFrame::Checkpoint { .. } | HubFrame::Unknown => {}
-        }
-    }
-
-    fn confirmed(&mut self, receipts: Vec<String>, at: Instant) {
-        let now = self.wall();
-        for receipt in receipts {
-            if let Some(command_id) = self.device.confirm(receipt, now) {
-                self.shared.book.reached(command_id, Stage::Confirmed, at);
+            Some(Asked::Mode(Mode::Poll)) => {
+                self.check_at.get_or_insert(read_at + self.shared.interval());
             }
+            Some(Asked::Mode(Mode::Push)) => {
+                self.check_at = None;
+                let brought = std::mem::take(&mut self.bringing);
+                self.acking.extend(brought.iter().filter_map(acked));
+                self.send_all(brought);
+            }
+            None => {}
         }
         if !self.device.is_waiting() {
             self.resend_at = None;
+        }
+    }
+
+    /// Begins a check-in, if one is due.
+    fn check_in(&mut self, api: &[Peer]) -> Option<Checking> {
+        let now = self.shared.clock.now();
+        self.check_at.filter(|at| *at <= now)?;
+        self.check_at = Some(now + self.shared.interval());
+        let at = usize::try_from(self.shared.entropy.below(api.len().max(1) as u64)).ok()?;
+        let peer = api.get(at)?.clone();
+        let hello = self.device.hello(self.wall());
+        let most = self.bringing.len().min(limits::EXCHANGE_FRAMES - 1);
+        let carried: Vec<_> = self.bringing.drain(..most).collect();
+        Some(Box::pin(async move {
+            let answer = check_in::exchange(peer, hello, &carried).await;
+            (carried, answer)
+        }))
+    }
+
+    /// Takes the answer of a check-in. What it brought in vain is brought again.
+    fn checked_in(&mut self, carried: Vec<AgentFrame>, answer: Checked) {
+        let now = self.shared.clock.now();
+        match answer {
+            Ok(frames) => {
+                self.shared.tally.checked_in();
+                check_in::acked(carried, now, self.shared);
+                frames.into_iter().for_each(|frame| self.handle(frame, now));
+                let wall = self.wall();
+                let receipts = inbox::work((self.device, &self.shared.tally), wall);
+                self.send_all(receipts);
+                if self.check_at.is_some() && !self.bringing.is_empty() {
+                    self.check_at = Some(now);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no check-in");
+                self.shared.tally.error(&error);
+                self.bringing.splice(..0, carried);
+            }
         }
     }
 
@@ -417,6 +361,19 @@ async fn opened(opening: &mut Option<Opening<'_>>) -> Result<Line, AttemptError>
         Some(opening) => opening.await,
         None => std::future::pending().await,
     }
+}
+
+/// The end of a check-in; never, while there is none.
+async fn ended(checking: &mut Option<Checking>) -> (Vec<AgentFrame>, Checked) {
+    match checking {
+        Some(checking) => checking.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The command that a frame acks.
+const fn acked(frame: &AgentFrame) -> Option<CommandId> {
+    if let AgentFrame::Ack { command_id } = frame { Some(*command_id) } else { None }
 }
 
 async fn until(clock: &Clock, at: Instant) {
@@ -437,8 +394,4 @@ async fn close(socket: &mut WebSocket, code: CloseCode) {
     let frame = CloseFrame { code: WireCode::from(code.number()), reason: code.as_str().into() };
     // The other end may be gone; it learns of the end either way.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, socket.close(Some(frame))).await;
-}
-
-fn code(frame: Option<CloseFrame>) -> Option<CloseCode> {
-    CloseCode::from_number(frame?.code.into())
 }

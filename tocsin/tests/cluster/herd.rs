@@ -1,7 +1,5 @@
 //! Everybody at once against a hub that lets few in at a time.
 
-use loadtest::report::Findings;
-
 use crate::site::Site;
 
 /// Devices of the herd.
@@ -20,10 +18,18 @@ fn herd_that_is_cut_all_at_once_gets_in_again_without_a_tight_loop() {
         || site.hubs[0].metric("tocsin_push_hub_admission_refusals_total", "\"handshakes\"");
     let herd = HERD.to_string();
     // It ends well only when every device has come to stand, twice.
-    let load = site.load("connect", &[("--agents", &*herd), ("--connecting", &*herd)]);
+    let at_once = format!("population.connecting={HERD}");
+    let options = [
+        ("--connections", &*herd),
+        ("--secs", "0"),
+        ("--orders", "1"),
+        ("--set", "phase.storm.cut_at_secs=0"),
+        ("--set", &*at_once),
+    ];
+    let load = site.load("storm", &options);
     let report = load.join().expect("the load ends");
-    let Findings::Connect(found) = &report.findings else { panic!("no waves: {report}") };
-    println!("{} devices back after {:.1} s", HERD, found.storm.secs);
+    let back = report.rates.back_secs.expect("all were cut, and all came back");
+    println!("{HERD} devices back after {back:.1} s");
     let attempts = connections() / f64::from(HERD) / 2.0;
     println!("{attempts:.1} attempts each, {} refused", refused());
     assert!(refused() > 0.0, "the limit was met");

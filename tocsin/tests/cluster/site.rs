@@ -7,9 +7,11 @@ use std::thread::JoinHandle;
 use broker::fixture::RedisServer;
 use clap::Parser as _;
 use loadtest::cli::Cli;
+use loadtest::live::Live;
 use loadtest::report::Report;
-use loadtest::scenario;
+use loadtest::run;
 use runtime::Drain;
+use tokio::sync::watch;
 
 use crate::operator::{Device, Operator, eventually};
 use crate::program::Program;
@@ -65,12 +67,15 @@ impl Site {
     pub(crate) fn load(&self, scenario: &str, options: &[(&str, &str)]) -> JoinHandle<Report> {
         let ca = self.path("data/authority.pem").display().to_string();
         let (api, token) = (self.api.said("operator_url"), self.token());
-        let own = [("--api", &*api), ("--ca", &*ca), ("--token", &*token)];
+        let own = [("--platform", "given"), ("--api", &*api), ("--ca", &*ca), ("--token", &*token)];
         let words = own.iter().chain(options).flat_map(|(name, value)| [*name, *value]);
         let cli = Cli::parse_from(["tocsin-loadtest", scenario].into_iter().chain(words));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-            let report = runtime.block_on(scenario::run(&cli, &Drain::new()));
+            let plan = cli.run.plan().unwrap_or_else(|error| panic!("{error}"));
+            let options = cli.run.options(&plan).unwrap_or_else(|error| panic!("{error}"));
+            let (live, drain) = (watch::Sender::new(Live::default()), Drain::new());
+            let report = runtime.block_on(Box::pin(run::run(&plan, &options, &live, &drain)));
             report.unwrap_or_else(|error| panic!("{error:?}"))
         })
     }

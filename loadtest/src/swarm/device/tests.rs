@@ -22,6 +22,7 @@ fn device(organisation: &Organisation) -> Device {
         tls: crate::fleet::client(&[certificate.der().clone()], &identity).expect("a client"),
         trust: organisation.trust.clone(),
         hubs: Vec::new(),
+        api: Vec::new(),
     };
     Device::new(enrolled, BootId::new(NOW, [1; 10]))
 }

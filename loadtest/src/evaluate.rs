@@ -1,0 +1,247 @@
+//! What a played run amounts to: the numbers of the report.
+//!
+//! Pure arithmetic over edges between phases and the book. What cannot be told apart is not told.
+
+use std::collections::BTreeMap;
+
+use crate::book::{Book, Stream};
+use crate::conductor::{Edge, Played, PlayedPhase};
+use crate::layout::Layout;
+use crate::meters::{self, is_harness, is_hub};
+use crate::plan::Plan;
+use crate::probe::Usage;
+use crate::report::{
+    Cost, Harness, Hub, KernelCost, Latencies, Machine, PhaseReport, Process, Rates, Report,
+    SCHEMA, Sessions, Stages,
+};
+use crate::run::Options;
+use crate::tally::Stage;
+
+/// What there is to say besides measurements.
+pub(crate) struct About<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) options: &'a Options,
+    pub(crate) layout: &'a Layout,
+    pub(crate) started_at_ms: u64,
+    pub(crate) machine: Machine,
+    pub(crate) notes: Vec<String>,
+}
+
+/// A count as a number to reckon with: true up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^53")]
+pub(crate) const fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// The report.
+pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Report {
+    let About { plan, options, layout, started_at_ms, machine, notes } = about;
+    let last = played.phases.last().map_or(&played.began, |phase| &phase.edges[1]);
+    let book = &played.book;
+    let (modes, check_ins) = book.modes_and_check_ins();
+    let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+    let [connect, reconnect] = book.connections();
+    let latency_ms = Latencies {
+        unicast: stages(book, Stream::Unicast),
+        group: stages(book, Stream::Group),
+        connect,
+        reconnect,
+    };
+    let mut report = Report {
+        schema: SCHEMA.to_owned(),
+        scenario: options.scenario.clone(),
+        label: options.label.clone(),
+        started_at_ms,
+        secs: last.at.since(played.began.at).as_secs_f64(),
+        interrupted,
+        machine,
+        plan: plan.clone(),
+        rates: rates(&played.phases, &latency_ms),
+        counts: book.counts(),
+        sessions: Sessions { connected: last.connected, dropped: last.dropped, modes, check_ins },
+        hub: hub(&played),
+        platform: cost(&played.phases, |role| !is_harness(role)),
+        redis: cost(&played.phases, |role| role == "redis"),
+        harness: Harness {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            workers: count(layout.shares.len()),
+            sources: count(layout.sources.len()).max(1),
+            messages: messages(&latency_ms),
+            cpu_us_per_message: harness_cost(&played.phases, &latency_ms),
+            cpu_ms: used(&played.began, last, is_harness),
+        },
+        latency_ms,
+        kernel: kernel(&played),
+        processes: processes(&played, last),
+        phases: played.phases.iter().map(|phase| phase_report(&played.began, phase)).collect(),
+        series: played.samples,
+        errors: book.errors(),
+        missed: Vec::new(),
+        notes,
+    };
+    if let Ok(json) = report.json() {
+        report.missed = plan.require.iter().filter_map(|require| require.missed(&json)).collect();
+    }
+    report
+}
+
+fn stages(book: &Book, stream: Stream) -> Stages {
+    let [sent, stored, received, acked, confirmed] =
+        Stage::ALL.map(|stage| book.latency(stream, stage));
+    Stages { sent, stored, received, acked, confirmed }
+}
+
+/// Processor time between two edges, in milliseconds.
+fn used(before: &Edge, after: &Edge, is_meant: impl Fn(&str) -> bool) -> u64 {
+    let sum = |edge: &Edge| meters::sum(&edge.readings, &is_meant).cpu_ms;
+    sum(after).saturating_sub(sum(before))
+}
+
+fn rates(phases: &[PlayedPhase], latencies: &Latencies) -> Rates {
+    let seconds = |phase: &PlayedPhase| phase.edges[1].at.since(phase.edges[0].at).as_secs_f64();
+    let mut rates = Rates::default();
+    let ordering: Vec<_> = phases.iter().filter_map(|phase| phase.ordering).collect();
+    let wanted: u64 = ordering.iter().map(|(_, count)| count).sum();
+    if wanted > 0 {
+        let took: f64 = ordering.iter().map(|(took, _)| took.as_secs_f64()).sum();
+        rates.stored_per_sec = Some(float(latencies.unicast.stored.count) / took.max(1e-3));
+        let intended = phases.iter().filter_map(|phase| phase.phase.orders.as_ref());
+        rates.intended_per_sec = intended.map(|orders| orders.rate.per_sec()).reduce(f64::max);
+    }
+    let connecting: f64 = phases.iter().filter(|phase| phase.phase.connect).map(seconds).sum();
+    if latencies.connect.count > 0 && connecting > 0.0 {
+        rates.connects_per_sec = Some(float(latencies.connect.count) / connecting);
+    }
+    let back = phases.iter().filter_map(|phase| phase.back);
+    rates.back_secs = back.map(|back| back.as_secs_f64()).reduce(f64::max);
+    let last_ack = &latencies.group.acked;
+    rates.last_ack_ms = (last_ack.count > 0).then_some(last_ack.max);
+    rates
+}
+
+fn hub(played: &Played) -> Option<Hub> {
+    let roles = played.began.readings.keys().filter(|role| is_hub(role));
+    let processes: Vec<_> = roles.cloned().collect();
+    if processes.is_empty() {
+        return None;
+    }
+    let pss = |edge: &Edge| float(meters::sum(&edge.readings, is_hub).pss_kib);
+    let memory = settled(played).filter(|edge| edge.connected > 0);
+    let kib_per_connection =
+        memory.map(|edge| (pss(edge) - pss(&played.began)) / float(edge.connected));
+    let quiet = played.phases.iter().filter(|phase| phase.phase.is_quiet());
+    let (mut cpu_ms, mut connection_secs) = (0, 0.0);
+    for PlayedPhase { edges: [before, after], .. } in quiet {
+        cpu_ms += used(before, after, is_hub);
+        connection_secs += after.at.since(before.at).as_secs_f64() * float(after.connected);
+    }
+    let cpu_us_per_connection_second =
+        (connection_secs > 0.0).then(|| float(cpu_ms) * 1e3 / connection_secs);
+    let connecting = played.phases.iter().find(|phase| {
+        let phase = &phase.phase;
+        phase.connect && phase.orders.is_none() && phase.group.is_none()
+    });
+    let cpu_us_per_connect =
+        connecting.and_then(|PlayedPhase { edges: [before, after], .. }| {
+            let came = after.connected.saturating_sub(before.connected);
+            (came > 0).then(|| float(used(before, after, is_hub)) * 1e3 / float(came))
+        });
+    let cpu_us_per_command = per_command(&played.phases, is_hub);
+    Some(Hub {
+        processes,
+        kib_per_connection,
+        cpu_us_per_connection_second,
+        cpu_us_per_connect,
+        cpu_us_per_command,
+    })
+}
+
+/// The edge at which everybody is there and nothing has been ordered yet: after the last quiet
+/// phase before orders, else after connecting.
+fn settled(played: &Played) -> Option<&Edge> {
+    let calm = |phase: &&PlayedPhase| phase.phase.is_quiet() || phase.phase.connect;
+    let calm = played.phases.iter().take_while(calm).filter(|phase| phase.edges[1].connected > 0);
+    calm.last().map(|phase| &phase.edges[1])
+}
+
+/// Processor time of a command in phases with orders, in microseconds.
+fn per_command(phases: &[PlayedPhase], is_meant: impl Fn(&str) -> bool + Copy) -> Option<f64> {
+    let (mut cpu_ms, mut acked) = (0, 0);
+    // Handshakes would count as the commands' where sockets are cut.
+    let is_calm =
+        |phase: &&PlayedPhase| phase.phase.cut_at_secs.is_none() && phase.phase.churn.is_none();
+    for PlayedPhase { edges: [before, after], .. } in with_orders(phases).filter(is_calm) {
+        cpu_ms += used(before, after, is_meant);
+        acked += after.counts.acked.saturating_sub(before.counts.acked);
+    }
+    (acked > 0).then(|| float(cpu_ms) * 1e3 / float(acked))
+}
+
+fn with_orders(phases: &[PlayedPhase]) -> impl Iterator<Item = &PlayedPhase> {
+    phases.iter().filter(|phase| phase.phase.orders.is_some() || phase.phase.group.is_some())
+}
+
+fn cost(phases: &[PlayedPhase], is_meant: impl Fn(&str) -> bool + Copy) -> Option<Cost> {
+    let is_known = phases.first()?.edges[0].readings.keys().any(|role| is_meant(role));
+    let cpu_us_per_command = per_command(phases, is_meant).filter(|_| is_known)?;
+    Some(Cost { cpu_us_per_command: Some(cpu_us_per_command) })
+}
+
+/// What the harness wrote and read: an order and its answer; a command, its ack, its receipt and
+/// the confirmation.
+const fn messages(latencies: &Latencies) -> u64 {
+    let (one, many) = (&latencies.unicast, &latencies.group);
+    2 * one.sent.count
+        + one.received.count
+        + one.acked.count
+        + 2 * one.confirmed.count
+        + many.received.count
+        + many.acked.count
+        + 2 * many.confirmed.count
+}
+
+fn harness_cost(phases: &[PlayedPhase], latencies: &Latencies) -> Option<f64> {
+    let cpu_ms: u64 = with_orders(phases)
+        .map(|PlayedPhase { edges: [before, after], .. }| used(before, after, is_harness))
+        .sum();
+    let messages = messages(latencies);
+    (messages > 0).then(|| float(cpu_ms) * 1e3 / float(messages))
+}
+
+fn kernel(played: &Played) -> Option<KernelCost> {
+    let edge = settled(played)?;
+    let more = float(edge.socket_kib) - float(played.began.socket_kib);
+    let most = played.samples.iter().map(|sample| sample.kernel.socket_kib).max();
+    Some(KernelCost {
+        socket_kib_per_connection: more / float(edge.connected),
+        socket_kib_max: most.unwrap_or(edge.socket_kib),
+    })
+}
+
+fn processes(played: &Played, last: &Edge) -> BTreeMap<String, Process> {
+    let of = |(role, usage): (&String, &Usage)| {
+        let before = played.began.readings.get(role).copied().unwrap_or_default();
+        let seen = played.samples.iter().filter_map(|sample| sample.pss_kib.get(role)).max();
+        let process = Process {
+            cpu_ms: usage.cpu_ms.saturating_sub(before.cpu_ms),
+            pss_before_kib: before.pss_kib,
+            pss_max_kib: seen.copied().unwrap_or(0).max(usage.pss_kib),
+        };
+        (role.clone(), process)
+    };
+    last.readings.iter().map(of).collect()
+}
+
+fn phase_report(began: &Edge, played: &PlayedPhase) -> PhaseReport {
+    let [before, after] = &played.edges;
+    let roles = after.readings.keys();
+    PhaseReport {
+        name: played.phase.name.clone(),
+        at_secs: before.at.since(began.at).as_secs_f64(),
+        secs: after.at.since(before.at).as_secs_f64(),
+        connected: after.connected,
+        ordered: after.counts.ordered - before.counts.ordered,
+        acked: after.counts.acked.saturating_sub(before.counts.acked),
+        cpu_ms: roles.map(|role| (role.clone(), used(before, after, |own| own == role))).collect(),
+    }
+}

@@ -1,0 +1,90 @@
+//! The meters of a run: what every process that takes part has used.
+//!
+//! Owns the list of those processes by role, also across restarts: what a role used before it was
+//! started again stays counted.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::probe::{self, Usage};
+
+#[cfg(test)]
+mod tests;
+
+/// The role of the harness itself, and the beginning of those of its workers.
+pub const HARNESS: &str = "harness";
+
+#[derive(Debug, Clone, Copy)]
+struct Meter {
+    pid: u32,
+    /// What earlier processes of the role used.
+    carried_ms: u64,
+    last: Usage,
+}
+
+impl Meter {
+    const fn usage(&self) -> Usage {
+        Usage { pss_kib: self.last.pss_kib, cpu_ms: self.carried_ms + self.last.cpu_ms }
+    }
+}
+
+/// The meters.
+#[derive(Debug, Default)]
+pub struct Meters {
+    roles: Mutex<BTreeMap<String, Meter>>,
+}
+
+/// What each role has used up to a moment.
+pub type Readings = BTreeMap<String, Usage>;
+
+/// Whether a role has hubs in it.
+pub fn is_hub(role: &str) -> bool {
+    role == "up" || role.starts_with("hub")
+}
+
+/// Whether a role is the harness or a part of it.
+pub fn is_harness(role: &str) -> bool {
+    role.starts_with(HARNESS)
+}
+
+impl Meters {
+    fn roles(&self) -> MutexGuard<'_, BTreeMap<String, Meter>> {
+        self.roles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on these processes have those roles.
+    pub fn follow(&self, processes: impl IntoIterator<Item = (String, u32)>) {
+        let mut roles = self.roles();
+        for (role, pid) in processes {
+            let fresh = Meter { pid, carried_ms: 0, last: Usage::default() };
+            let meter = roles.entry(role).or_insert(fresh);
+            if meter.pid != pid {
+                let carried_ms = meter.usage().cpu_ms;
+                *meter = Meter { pid, carried_ms, last: Usage::default() };
+            }
+        }
+    }
+
+    /// Reads all of them. A process that is gone shows what it last did, and no memory.
+    pub fn read(&self) -> Readings {
+        let mut roles = self.roles();
+        for (role, meter) in roles.iter_mut() {
+            let look = if is_harness(role) { probe::alone } else { probe::family };
+            match look(meter.pid) {
+                Ok(usage) => meter.last = usage,
+                Err(_) => meter.last.pss_kib = 0,
+            }
+        }
+        roles.iter().map(|(role, meter)| (role.clone(), meter.usage())).collect()
+    }
+}
+
+/// The sum over the roles that are meant.
+pub fn sum(readings: &Readings, is_meant: impl Fn(&str) -> bool) -> Usage {
+    let mut sum = Usage::default();
+    for usage in readings.iter().filter(|(role, _)| is_meant(role)).map(|(_, usage)| usage) {
+        sum.pss_kib += usage.pss_kib;
+        sum.cpu_ms += usage.cpu_ms;
+    }
+    sum
+}

@@ -1,0 +1,298 @@
+//! The same load against other servers, from Debian's packages: NATS, nchan and mosquitto.
+//!
+//! Owns the comparison: which server is measured when, and the ratios. All of them run in one
+//! interleaved run on one machine, over the same TLS stack of the client. None of the others
+//! stores, signs or acknowledges what Tocsin does, and the table says so.
+
+use std::time::Duration;
+
+use runtime::{Clock, Drain};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::evaluate::float;
+use crate::latency::Durations;
+use crate::live::Live;
+use crate::moment::Timeline;
+use crate::plan::{self, PlanError};
+use crate::rate::Rate;
+use crate::report::Report;
+use crate::run::{self, Options, RunError};
+use crate::site::process::ProcessError;
+
+use self::bench::Stand;
+use self::wire::Wire;
+
+mod authority;
+mod bench;
+mod table;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+/// What the JSON form calls itself.
+pub const SCHEMA: &str = "tocsin-loadtest-peers-1";
+/// What is done with Tocsin.
+const SCENARIO: &str = include_str!("../peers/tocsin.toml");
+
+/// A server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[derive(clap::ValueEnum)]
+pub enum Server {
+    /// Redis, control plane and one hub.
+    Tocsin,
+    /// nats-server.
+    Nats,
+    /// nginx with libnginx-mod-nchan.
+    Nchan,
+    /// mosquitto.
+    Mosquitto,
+}
+
+impl Server {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 4] = [Self::Tocsin, Self::Nats, Self::Nchan, Self::Mosquitto];
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tocsin => "tocsin",
+            Self::Nats => "nats",
+            Self::Nchan => "nchan",
+            Self::Mosquitto => "mosquitto",
+        }
+    }
+
+    /// What it promises of a message that it took, in few words.
+    pub const fn promises(self) -> &'static str {
+        match self {
+            Self::Tocsin => "written to disk, signed per device, acked and proven by the device",
+            Self::Nats => "core NATS: not written, not signed, not acked",
+            Self::Nchan => "kept in memory, not signed, not acked",
+            Self::Mosquitto => "QoS 0: not written, not signed, not acked",
+        }
+    }
+}
+
+/// Why there is no comparison.
+#[derive(Debug, thiserror::Error)]
+pub enum PeersError {
+    /// A server does not start.
+    #[error("{server} does not start; is its Debian package installed?")]
+    Start {
+        /// Which.
+        server: &'static str,
+        /// Why.
+        source: ProcessError,
+    },
+    /// A file of it.
+    #[error("its files cannot be written")]
+    Files(#[source] std::io::Error),
+    /// Certificates.
+    #[error("no certificate could be made")]
+    Certificates(#[from] rcgen::Error),
+    /// TLS.
+    #[error("tls cannot be set up")]
+    Tls(#[from] runtime::tls::TlsError),
+    /// A client.
+    #[error("{server}: a client could not connect: {why}")]
+    Client {
+        /// Which server.
+        server: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// Messages did not come.
+    #[error("{server}: {came} of {wanted} messages came")]
+    Lost {
+        /// Which server.
+        server: &'static str,
+        /// How many came.
+        came: u64,
+        /// How many were to.
+        wanted: u64,
+    },
+    /// The machine's clock.
+    #[error("the machine's clock cannot be read")]
+    Clock(#[from] nix::errno::Errno),
+    /// Tocsin's own run.
+    #[error("tocsin could not be measured")]
+    Run(#[from] RunError),
+    /// Tocsin's own scenario.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// How much of it.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Which servers.
+    pub servers: Vec<Server>,
+    /// Sessions.
+    pub connections: u32,
+    /// How often each server is measured.
+    pub rounds: u32,
+    /// Messages per second.
+    pub rate: Rate,
+    /// Messages of one device each, in a round.
+    pub messages: u32,
+    /// How long quiet sessions are watched, in seconds.
+    pub idle_secs: u32,
+    /// Broadcasts in a round.
+    pub broadcasts: u32,
+    /// The program `tocsin`, if not the one beside this.
+    pub program: Option<std::path::PathBuf>,
+}
+
+/// What one server came to in one round. What was not measured is left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// Memory (PSS) of a quiet session, in KiB.
+    pub kib_per_connection: f64,
+    /// Connections per second with full handshakes.
+    pub connects_per_sec: f64,
+    /// Processor time of the server for a connection, in microseconds.
+    pub cpu_us_per_connect: f64,
+    /// From the intended moment to the client, in milliseconds.
+    pub unicast_p50_ms: f64,
+    /// The same.
+    pub unicast_p99_ms: f64,
+    /// Processor time of the server for a message, in microseconds.
+    pub cpu_us_per_message: f64,
+    /// Processor time of the client for a message, in microseconds.
+    pub client_cpu_us_per_message: f64,
+    /// Until the last client had a broadcast, in milliseconds.
+    pub broadcast_last_ms: f64,
+    /// Until all were back after a cut, in seconds.
+    pub storm_secs: f64,
+}
+
+/// The comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The form of this document: [`SCHEMA`].
+    pub schema: String,
+    /// Sessions.
+    pub connections: u32,
+    /// Messages per second.
+    pub rate: Rate,
+    /// Processes that wanted to run before, averaged over a minute.
+    pub load_before: f64,
+    /// Each server with its rounds.
+    pub servers: Vec<(Server, Vec<Round>)>,
+}
+
+/// Measures every server as often as asked, in turn.
+///
+/// # Errors
+/// [`PeersError`]. Nothing keeps running then.
+pub async fn compare(load: &Load, drain: &Drain) -> Result<Comparison, PeersError> {
+    let load_before = crate::probe::load();
+    let mut servers: Vec<_> = load.servers.iter().map(|server| (*server, Vec::new())).collect();
+    for round in 1..=load.rounds {
+        for (server, rounds) in &mut servers {
+            if drain.is_draining() {
+                return Err(PeersError::Interrupted);
+            }
+            tracing::info!(server = server.as_str(), round, "measuring");
+            let found = match server {
+                Server::Tocsin => Box::pin(tocsin(load, drain)).await?,
+                Server::Nats => Box::pin(peer(Wire::Nats, load, drain)).await?,
+                Server::Nchan => Box::pin(peer(Wire::Nchan, load, drain)).await?,
+                Server::Mosquitto => Box::pin(peer(Wire::Mqtt, load, drain)).await?,
+            };
+            rounds.push(found);
+        }
+    }
+    let Load { connections, rate, .. } = *load;
+    Ok(Comparison { schema: SCHEMA.to_owned(), connections, rate, load_before, servers })
+}
+
+/// Tocsin is measured by its own harness.
+async fn tocsin(load: &Load, drain: &Drain) -> Result<Round, PeersError> {
+    let changes = [
+        format!("population.connections={}", load.connections),
+        format!("population.connecting={}", bench::AT_ONCE),
+        format!("phase.idle.secs={}", load.idle_secs),
+        format!("phase.unicast.orders.rate={}", load.rate),
+        format!("phase.unicast.orders.count={}", load.messages),
+        format!("phase.broadcast.group.times={}", load.broadcasts),
+    ];
+    let plan = plan::load("peers/tocsin.toml", SCENARIO, &changes)?;
+    let options = Options {
+        scenario: "peers".to_owned(),
+        label: "tocsin".to_owned(),
+        program: load.program.clone(),
+        ..Options::default()
+    };
+    let live = watch::Sender::new(Live::default());
+    let report = Box::pin(run::run(&plan, &options, &live, drain)).await?;
+    if drain.is_draining() {
+        return Err(PeersError::Interrupted);
+    }
+    Ok(of_report(&report))
+}
+
+/// The same numbers of Tocsin's own report. All of its processes count, Redis too.
+fn of_report(report: &Report) -> Round {
+    let hub = report.hub.as_ref();
+    let orders = report.phases.iter().find(|phase| phase.name == "unicast");
+    let per_message = |is_meant: &dyn Fn(&str) -> bool| {
+        orders.map_or(0.0, |phase| {
+            let cpu = phase.cpu_ms.iter().filter(|(role, _)| is_meant(role));
+            float(cpu.map(|(_, ms)| ms).sum()) * 1e3 / float(phase.acked.max(1))
+        })
+    };
+    Round {
+        kib_per_connection: hub.and_then(|hub| hub.kib_per_connection).unwrap_or_default(),
+        connects_per_sec: report.rates.connects_per_sec.unwrap_or_default(),
+        cpu_us_per_connect: hub.and_then(|hub| hub.cpu_us_per_connect).unwrap_or_default(),
+        unicast_p50_ms: report.latency_ms.unicast.received.p50,
+        unicast_p99_ms: report.latency_ms.unicast.received.p99,
+        cpu_us_per_message: per_message(&|role| !crate::meters::is_harness(role)),
+        client_cpu_us_per_message: per_message(&crate::meters::is_harness),
+        broadcast_last_ms: report.latency_ms.group.received.max,
+        storm_secs: report.rates.back_secs.unwrap_or_default(),
+    }
+}
+
+/// A peer is measured with a client of our own.
+async fn peer(wire: Wire, load: &Load, drain: &Drain) -> Result<Round, PeersError> {
+    let timeline = Timeline::new(Clock::system())?;
+    let stand = Stand::start(wire, load.connections, timeline).await?;
+    let measuring = async {
+        let (links, connects) = stand.connect_all().await?;
+        let idle = stand.idle(Duration::from_secs(load.idle_secs.into()), drain).await;
+        let messages = stand.unicast(load.rate, load.messages).await?;
+        let mut last = Durations::default();
+        for _ in 0..load.broadcasts {
+            last.record(stand.broadcast().await?);
+        }
+        drop(links);
+        let (links, storm) = stand.connect_all().await?;
+        drop(links);
+        Ok(Round {
+            kib_per_connection: idle,
+            connects_per_sec: connects.per_sec,
+            cpu_us_per_connect: connects.cpu_us,
+            unicast_p50_ms: messages.latency.p50,
+            unicast_p99_ms: messages.latency.p99,
+            cpu_us_per_message: messages.cpu_us,
+            client_cpu_us_per_message: messages.client_cpu_us,
+            broadcast_last_ms: last.latency().max,
+            storm_secs: storm.secs,
+        })
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = drain.soft().cancelled() => Err(PeersError::Interrupted),
+        outcome = Box::pin(measuring) => outcome,
+    };
+    stand.stop().await;
+    outcome
+}

@@ -1,0 +1,274 @@
+//! One process that the harness starts: a role of Tocsin, a Redis, or a peer.
+//!
+//! Owns the child, and kills it when it is dropped. Signals nobody else.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+/// How long a process may take to come up.
+const START: Duration = Duration::from_secs(60);
+/// How long one may take to drain.
+const DRAIN: Duration = Duration::from_secs(60);
+/// Between two looks whether something is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often a free port may turn out to be taken before it is used.
+const ATTEMPTS: usize = 20;
+
+/// Why a process cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It does not start at all.
+    #[error("the program does not start")]
+    Start(#[source] io::Error),
+    /// It ended instead of coming up.
+    #[error("it ended at once: {0}")]
+    Ended(String),
+    /// It does not come up or down.
+    #[error("nothing within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// It cannot be signalled.
+    #[error("it cannot be signalled")]
+    Signal(#[from] Errno),
+    /// No port is free.
+    #[error("no port is free")]
+    Port(#[source] io::Error),
+}
+
+/// How to know that it is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// It prints one line of JSON.
+    Line,
+    /// It accepts connections on its port.
+    Port,
+}
+
+/// A process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    role: String,
+    program: OsString,
+    args: Vec<OsString>,
+    sign: Sign,
+    /// Where its standard error goes.
+    log: PathBuf,
+    child: Option<Child>,
+    /// Kept open: a process that prints more must not meet a closed pipe.
+    output: Option<BufReader<ChildStdout>>,
+    /// What it said of itself when it came up.
+    said: Value,
+}
+
+impl Process {
+    /// A role of Tocsin, with a configuration file.
+    pub(crate) fn role_of(program: &Path, verb: &str, role: &str, config: &Path) -> Self {
+        let args = [verb.into(), "--json".into(), "--config".into(), config.into()];
+        let log = config.with_extension("log");
+        Self {
+            role: role.to_owned(),
+            program: program.into(),
+            args: args.into(),
+            sign: Sign::Line,
+            log,
+            child: None,
+            output: None,
+            said: Value::Null,
+        }
+    }
+
+    /// A Redis that keeps nothing on disk. It gets a free port with its first start.
+    pub(crate) fn redis(folder: &Path) -> Self {
+        let words = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir"];
+        let mut args: Vec<OsString> = words.map(OsString::from).into();
+        args.push(folder.into());
+        args.push("--port".into());
+        Self::server("redis", "redis-server", args, folder)
+    }
+
+    /// Some server that accepts connections when it is up. Its last argument is to be a port: a
+    /// free one is put there with the first start.
+    pub(crate) fn server(role: &str, program: &str, args: Vec<OsString>, folder: &Path) -> Self {
+        Self {
+            role: role.to_owned(),
+            program: program.into(),
+            args,
+            sign: Sign::Port,
+            log: folder.join(format!("{role}.log")),
+            child: None,
+            output: None,
+            said: Value::Null,
+        }
+    }
+
+    /// The same, on that address, which its arguments name already.
+    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
+        self.said = json!({ "address": address });
+        self
+    }
+
+    /// Its role.
+    pub(crate) fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// What it said under that key.
+    pub(crate) fn said(&self, key: &str) -> Option<String> {
+        self.said.get(key)?.as_str().map(str::to_owned)
+    }
+
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref()?.id()
+    }
+
+    /// Starts it, and waits until it is up. One that runs is left alone.
+    pub(crate) async fn start(&mut self) -> Result<(), ProcessError> {
+        if self.child.is_some() {
+            return Ok(());
+        }
+        match self.sign {
+            Sign::Line => self.start_and_listen().await,
+            Sign::Port if self.said.is_null() => self.start_on_free_port().await,
+            Sign::Port => self.start_on_port().await,
+        }
+    }
+
+    async fn start_and_listen(&mut self) -> Result<(), ProcessError> {
+        let mut child = self.spawn()?;
+        let output = child.stdout.take().ok_or_else(|| self.ended())?;
+        let (mut output, mut line) = (BufReader::new(output), String::new());
+        let read = timeout(START, output.read_line(&mut line)).await;
+        read.map_err(|_| ProcessError::TimedOut(START))?.map_err(ProcessError::Start)?;
+        self.said = serde_json::from_str(&line).map_err(|_| self.ended())?;
+        (self.child, self.output) = (Some(child), Some(output));
+        Ok(())
+    }
+
+    async fn start_on_free_port(&mut self) -> Result<(), ProcessError> {
+        let mut last = ProcessError::TimedOut(START);
+        for _ in 0..ATTEMPTS {
+            let address = free_address().await?;
+            self.said = json!({ "address": address });
+            self.args.push(address.port().to_string().into());
+            match self.start_on_port().await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+            self.args.pop();
+        }
+        self.said = Value::Null;
+        Err(last)
+    }
+
+    async fn start_on_port(&mut self) -> Result<(), ProcessError> {
+        let mut child = self.spawn()?;
+        let address = self.said("address").unwrap_or_default();
+        let coming_up = async {
+            while TcpStream::connect(&address).await.is_err() {
+                if !matches!(child.try_wait(), Ok(None)) {
+                    return Err(self.ended());
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+            Ok(())
+        };
+        timeout(START, coming_up).await.map_err(|_| ProcessError::TimedOut(START))??;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn spawn(&self) -> Result<Child, ProcessError> {
+        let log = File::create(&self.log).map_err(ProcessError::Start)?;
+        let mut command = Command::new(&self.program);
+        let command = command.args(&self.args).stdin(Stdio::null()).stderr(log);
+        // Ctrl-C is for whoever tidies up.
+        let command = command.kill_on_drop(true).process_group(0);
+        let command = match self.sign {
+            Sign::Line => command.stdout(Stdio::piped()),
+            Sign::Port => command.stdout(Stdio::null()),
+        };
+        command.spawn().map_err(ProcessError::Start)
+    }
+
+    /// That it ended, with the last it said.
+    fn ended(&self) -> ProcessError {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        ProcessError::Ended(log.lines().last().unwrap_or("without a word").to_owned())
+    }
+
+    /// kill -9, and waits until it is dead.
+    pub(crate) async fn kill(&mut self) -> Result<(), ProcessError> {
+        self.output = None;
+        match self.child.take() {
+            Some(mut child) => child.kill().await.map_err(ProcessError::Start),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM, and waits until it has drained.
+    pub(crate) async fn drain(&mut self) -> Result<(), ProcessError> {
+        self.signal(Signal::SIGTERM)?;
+        if let Some(mut child) = self.child.take() {
+            let waited = timeout(DRAIN, child.wait()).await;
+            waited.map_err(|_| ProcessError::TimedOut(DRAIN))?.map_err(ProcessError::Start)?;
+        }
+        self.output = None;
+        Ok(())
+    }
+
+    /// Stops it in its tracks; its sockets stay.
+    pub(crate) fn freeze(&self) -> Result<(), ProcessError> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) -> Result<(), ProcessError> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// One that does not run needs no signal.
+    fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+        let Some(pid) = self.pid().and_then(|pid| i32::try_from(pid).ok()) else { return Ok(()) };
+        Ok(kill(Pid::from_raw(pid), signal)?)
+    }
+
+    /// Waits until its admin port says that it is ready.
+    pub(crate) async fn ready(&self, within: Duration) -> Result<(), ProcessError> {
+        let address = self.said("admin_url").unwrap_or_default().replace("http://", "");
+        let asking = async {
+            while !is_ready(&address).await.unwrap_or(false) {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        timeout(within, asking).await.map_err(|_| ProcessError::TimedOut(within))
+    }
+}
+
+async fn is_ready(address: &str) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await?;
+    Ok(head.ends_with(b"200"))
+}
+
+/// An address of loopback whose port was free a moment ago.
+pub(crate) async fn free_address() -> Result<SocketAddr, ProcessError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(ProcessError::Port)?;
+    listener.local_addr().map_err(ProcessError::Port)
+}
