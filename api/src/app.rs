@@ -23,6 +23,7 @@ use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::Authority;
+use crate::sign_in::Provider;
 
 /// The shared state. Dereferences to [`Inner`].
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct Inner {
     pub limits: Limits,
     /// How tokens of operators are used.
     pub usage: Usage,
+    /// By whom people sign in, as it was read last.
+    pub provider: Provider,
     /// Where agents are told to connect.
     pub addresses: ArcSwap<Addresses>,
     /// The newest checkpoint of the audit log that this node knows of.

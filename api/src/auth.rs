@@ -6,7 +6,7 @@
 
 pub use self::gate::{Gate, guard};
 pub use self::permit::{Ability, Permit, Reach, ability};
-pub use self::principal::{Principal, TOKEN_PREFIX};
+pub use self::principal::{Principal, SIGN_IN_PREFIX, TOKEN_PREFIX};
 pub use self::role::{ParseRoleError, Role, RoleGrant};
 pub use self::scope::{ParseScopeError, Scope};
 pub use self::secret::{Secret, SecretHash};

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::budgets::Budgets;
 use crate::db::DatabaseConfig;
+use crate::sign_in::Oidc;
 use crate::sinks::Sinks;
 
 /// How the control plane runs. Every setting has a default that suits one machine.
@@ -47,6 +48,8 @@ pub struct Config {
     pub enrolls_per_min: u32,
     /// Enrollments that a source address may make at once.
     pub enroll_burst: u32,
+    /// Sign-ins per source address and minute; 0: no limit.
+    pub sign_ins_per_min: u32,
     /// How often jobs look for work.
     #[serde(with = "runtime::config::duration")]
     pub job_period: Duration,
@@ -62,6 +65,8 @@ pub struct Config {
     pub budgets: Budgets,
     /// Where the audit log goes on to.
     pub sinks: Sinks,
+    /// By whom people sign in.
+    pub oidc: Oidc,
 }
 
 impl Default for Config {
@@ -81,12 +86,14 @@ impl Default for Config {
             check_in_burst: 10,
             enrolls_per_min: 1200,
             enroll_burst: 2000,
+            sign_ins_per_min: 60,
             job_period: Duration::from_secs(1),
             checkpoint_every: Duration::from_secs(60),
             node: String::new(),
             database: DatabaseConfig::default(),
             budgets: Budgets::default(),
             sinks: Sinks::default(),
+            oidc: Oidc::default(),
         }
     }
 }
@@ -120,6 +127,8 @@ impl Config {
         let within = (Duration::from_secs(60)..=hour * 24 * 31).contains(&self.budgets.within);
         ensure(within, "budgets.within", "must be one minute to 31 days")?;
         ensure(self.budgets.brake_times > 0, "budgets.brake_times", "must be at least 1")?;
+        let oidc = self.oidc.problem();
+        oidc.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         let sinks = self.sinks.problem();
         sinks.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         self.database.problem().map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))

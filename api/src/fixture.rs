@@ -14,10 +14,11 @@ mod postgres;
 
 /// What is state and not bookkeeping: tables, with the columns whose change is a change of state.
 /// Numbers of deliveries, claims on jobs and remembered answers are bookkeeping.
-const STATE: [(&str, &[&str]); 11] = [
+const STATE: [(&str, &[&str]); 12] = [
     ("installation", &["value"]),
     ("operators", &["name"]),
     ("api_tokens", &["scopes", "expires_at", "revoked_at"]),
+    ("identities", &["operator"]),
     ("trust_roots", &["signed"]),
     (
         "devices",

@@ -15,6 +15,7 @@ pub mod budgets;
 mod checkpoints;
 pub mod db;
 mod deliver;
+mod dial;
 #[cfg(feature = "fixture")]
 pub mod fixture;
 mod housekeeping;
@@ -37,6 +38,7 @@ pub mod devices;
 pub mod enrollment;
 pub mod events;
 pub mod operators;
+pub mod sign_in;
 pub mod sinks;
 pub mod trust;
 

@@ -66,6 +66,7 @@ type Keyed<K> = RateLimiter<K, DashMapStateStore<K>, Time, NoOpMiddleware<Instan
 pub struct Limits {
     check_ins: Option<Keyed<DeviceId>>,
     enrolls: Option<Keyed<IpAddr>>,
+    sign_ins: Option<Keyed<IpAddr>>,
     facts: Keyed<DeviceId>,
     rollbacks: Keyed<DeviceId>,
     raises: Keyed<DeviceId>,
@@ -82,11 +83,13 @@ impl Limits {
         let time = Time(clock.clone());
         let check_ins = quota(config.check_ins_per_min, config.check_in_burst);
         let enrolls = quota(config.enrolls_per_min, config.enroll_burst);
+        let sign_ins = quota(config.sign_ins_per_min, config.sign_ins_per_min);
         let once = || keyed(per_minute(NonZeroU32::MIN, NonZeroU32::MIN), &time);
         let strangers = NonZeroU32::new(STRANGERS).unwrap_or(NonZeroU32::MIN);
         Self {
             check_ins: check_ins.map(|quota| keyed(quota, &time)),
             enrolls: enrolls.map(|quota| keyed(quota, &time)),
+            sign_ins: sign_ins.map(|quota| keyed(quota, &time)),
             facts: once(),
             rollbacks: once(),
             raises: once(),
@@ -126,6 +129,15 @@ impl Limits {
         })
     }
 
+    /// Before a sign-in from that address is read.
+    pub(crate) fn sign_in(&self, source: IpAddr) -> Result<(), Problem> {
+        let Some(limit) = &self.sign_ins else { return Ok(()) };
+        limit.check_key(&network(source)).map_err(|until| {
+            let wait = until.wait_time_from(self.time.now());
+            Problem::too_many("sign-ins from this address", wait)
+        })
+    }
+
     /// Whether other facts that a device reports of itself are worth an event now.
     pub(crate) fn takes_facts(&self, device: DeviceId) -> bool {
         self.facts.check_key(&device).is_ok()
@@ -156,7 +168,7 @@ impl Limits {
         if let Some(limit) = &self.check_ins {
             limit.retain_recent();
         }
-        if let Some(limit) = &self.enrolls {
+        for limit in self.enrolls.iter().chain(&self.sign_ins) {
             limit.retain_recent();
         }
         let devices =

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::http::problem::PROBLEM_TYPE;
-use crate::{approvals, cluster, commands, devices, enrollment, events, operators, trust};
+use crate::{approvals, cluster, commands, devices, enrollment, events, operators, sign_in, trust};
 
 /// The routes of the operator port, and their document.
 pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
@@ -28,6 +28,7 @@ pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
         .merge(events::router())
         .merge(operators::router())
         .merge(cluster::router())
+        .merge(sign_in::router())
         .routes(routes!(serve))
         .split_for_parts();
     describe_errors(&mut document);

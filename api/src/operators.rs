@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::audit::Kind;
-use crate::auth::{Permit, Principal, RoleGrant, Scope, Secret, TOKEN_PREFIX, ability};
+use crate::auth::{Permit, Principal, RoleGrant, Scope, Secret, SecretHash, TOKEN_PREFIX, ability};
 use crate::db::{DbError, Tx};
 use crate::http::problem::ProblemBody;
 use crate::http::{Begun, Body, Once, PageQuery, Paged, Path, Problem, ProblemKind, Query};
@@ -154,6 +154,15 @@ pub(crate) async fn create_owner_token(app: &App, tx: &mut Tx) -> Result<Secret,
     };
     store::insert_token(tx, &token, &secret.hash()).await?;
     Ok(secret)
+}
+
+/// Writes a token that a sign-in gives.
+pub(crate) async fn insert_sign_in(
+    tx: &mut Tx,
+    token: &ApiTokenView,
+    hash: &SecretHash,
+) -> Result<(), DbError> {
+    store::insert_token(tx, token, hash).await
 }
 
 /// Lists operators.

@@ -15,10 +15,10 @@ use serde::Deserialize;
 use crate::app::App;
 use crate::audit::Event;
 use crate::db::{Conn, DbError, sql};
+use crate::dial::{self, DialError};
 use crate::events;
 use crate::metrics;
 
-mod dial;
 mod file;
 mod syslog;
 #[cfg(test)]
@@ -71,18 +71,12 @@ impl Sinks {
 /// Why a sink did not take a batch.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SinkError {
-    /// Reading, writing, connecting.
-    #[error("it cannot be reached or written")]
+    /// Reading or writing.
+    #[error("it cannot be read or written")]
     Io(#[from] std::io::Error),
-    /// It is at an address where none may be.
-    #[error("{0} is an address where no webhook may be")]
-    Forbidden(IpAddr),
-    /// No TLS with it.
-    #[error("there is no tls with it")]
-    Tls(#[from] runtime::tls::TlsError),
-    /// The authorities or the secret cannot be read.
-    #[error("its files cannot be read")]
-    Pem(#[from] runtime::tls::PemError),
+    /// There is no connection.
+    #[error("it cannot be reached")]
+    Dial(#[from] DialError),
     /// The secret cannot be read.
     #[error("its secret cannot be read")]
     Secret(#[from] runtime::files::FileError),

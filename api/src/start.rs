@@ -41,6 +41,7 @@ use crate::leases::{self, Leases};
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
+use crate::sign_in::Provider;
 use crate::sinks::{self, Sink};
 use crate::{
     checkpoints, cluster, commands, enrollment, housekeeping, jobs, metrics, openapi, operators,
@@ -252,6 +253,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         config,
         limits,
         usage: Usage::default(),
+        provider: Provider::default(),
         addresses: ArcSwap::from_pointee(addresses),
         checkpoint: ArcSwapOption::empty(),
         places: Places::default(),

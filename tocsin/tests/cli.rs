@@ -4,6 +4,10 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/glewlwyd.rs"]
+mod glewlwyd;
+#[path = "cli/oidc.rs"]
+mod oidc;
 
 use api::commands::wire::ManifestView;
 use bench::{Bench, Run};

@@ -80,12 +80,13 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    // Three tables lie below that of the api.
+    // Four tables lie below that of the api.
     let api_tables = [
-        ("api", fields(&api) - 3),
+        ("api", fields(&api) - 4),
         ("api.database", fields(&api.database)),
         ("api.budgets", fields(&api.budgets)),
         ("api.sinks", fields(&api.sinks)),
+        ("api.oidc", fields(&api.oidc)),
     ];
     leaves_none_out("up.toml", &[&hub_tables[..], &api_tables].concat());
     let role = hub_role::Config::default();

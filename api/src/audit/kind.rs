@@ -36,6 +36,10 @@ kinds! {
     ApiTokenCreated = "api_token_created",
     /// An API token was revoked.
     ApiTokenRevoked = "api_token_revoked",
+    /// Somebody signed in by the provider, and has a token.
+    OperatorSignedIn = "operator_signed_in",
+    /// The provider knows somebody who has no role here (any more): what sign-ins gave them ended.
+    SignInRefused = "sign_in_refused",
     /// A version of the trust root was accepted.
     TrustRootAccepted = "trust_root_accepted",
     /// An enrollment token was made.

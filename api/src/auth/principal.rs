@@ -21,6 +21,9 @@ use crate::lockdown;
 /// What every API token begins with.
 pub const TOKEN_PREFIX: &str = "tocsin_pat_";
 
+/// What the secret of every token of a sign-in begins with.
+pub const SIGN_IN_PREFIX: &str = "tocsin_sgn_";
+
 /// An authenticated operator with the scopes of the token used.
 #[derive(Debug, Clone)]
 pub struct Principal {
@@ -110,7 +113,9 @@ impl Principal {
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "))
-            .filter(|token| token.starts_with(TOKEN_PREFIX))
+            .filter(|token| {
+                [TOKEN_PREFIX, SIGN_IN_PREFIX].iter().any(|known| token.starts_with(known))
+            })
             .ok_or_else(refused)?;
         let (principal, lockdown) = find(app, &SecretHash::of(token)).await?.ok_or_else(refused)?;
         let now = (app.clock.now(), app.now());

@@ -40,17 +40,22 @@ macro_rules! migrations {
             ),
             (9, "roles", include_str!(concat!("../../migrations/", $folder, "/0009_roles.sql"))),
             (10, "clones", include_str!(concat!("../../migrations/", $folder, "/0010_clones.sql"))),
+            (
+                11,
+                "sign_in",
+                include_str!(concat!("../../migrations/", $folder, "/0011_sign_in.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 9];
+type Texts = [(i64, &'static str, &'static str); 10];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 10;
+pub(super) const VERSION: i64 = 11;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

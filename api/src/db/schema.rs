@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 17] = [
+pub(super) const TABLES: [Table; 18] = [
     Table {
         name: "events",
         key: 1,
@@ -55,7 +55,13 @@ pub(super) const TABLES: [Table; 17] = [
             ("role", Text),
             ("rate_per_min", Int),
             ("last_used_at", Int),
+            ("id_token_hash", Bytes),
         ],
+    },
+    Table {
+        name: "identities",
+        key: 2,
+        columns: &[("issuer", Text), ("subject", Text), ("operator", Text), ("created_at", Int)],
     },
     Table {
         name: "idempotency",

@@ -49,7 +49,8 @@ async fn both_databases_have_the_same_tables_columns_and_indexes() {
         &shared,
         "SELECT CAST(c.relname AS TEXT) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = 'public' AND NOT i.indisunique",
+         WHERE n.nspname = 'public' \
+         AND NOT EXISTS (SELECT 1 FROM pg_constraint k WHERE k.conindid = i.indexrelid)",
     );
     let (sqlite, postgres) = tokio::join!(sqlite, postgres);
     assert_eq!(sqlite, postgres);

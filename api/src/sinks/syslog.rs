@@ -5,8 +5,9 @@
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::{SinkError, Sinks, dial};
+use super::{SinkError, Sinks};
 use crate::audit::Event;
+use crate::dial;
 
 /// Facility 13 (log audit), severity 5 (notice).
 const PRIORITY: u8 = 13 * 8 + 5;
@@ -20,7 +21,7 @@ pub(super) async fn send(sinks: &Sinks, node: &str, events: &[Event]) -> Result<
     let Some((host, port)) = dial::host_and_port(&sinks.syslog) else { return Ok(()) };
     let none = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     let address = tokio::net::lookup_host((host.as_str(), port)).await?.next().ok_or_else(none)?;
-    let mut stream = dial::connect(sinks, address, &host, &[]).await?;
+    let mut stream = dial::connect(sinks.ca_file.as_deref(), address, &host, &[]).await?;
     let mut text = String::new();
     for event in events {
         let message = message(node, event);

@@ -10,8 +10,9 @@ use runtime::files;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use zeroize::Zeroizing;
 
-use super::{SinkError, Sinks, dial};
+use super::{SinkError, Sinks};
 use crate::audit::{Event, hex};
+use crate::dial;
 
 /// Bytes of an answer that are read; only its status counts.
 const ANSWER: u64 = 8 * 1024;
@@ -27,10 +28,10 @@ pub(super) async fn post(sinks: &Sinks, now: Timestamp, events: &[Event]) -> Res
     let secret = Zeroizing::new(files::read_bounded(&path, SECRET)?);
     let at = now.as_millis() / 1000;
     let signature = sign(secret.trim_ascii(), at, &body);
-    let address = dial::resolve(sinks, &url).await?;
-    let mut stream = dial::connect(sinks, address, &url.host, &[b"http/1.1"]).await?;
-    let host =
-        if url.port == 443 { url.host.clone() } else { format!("{}:{}", url.host, url.port) };
+    let address = dial::resolve(&sinks.webhook_allow, &url).await?;
+    let mut stream =
+        dial::connect(sinks.ca_file.as_deref(), address, &url.host, &[b"http/1.1"]).await?;
+    let host = url.authority();
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
          content-length: {}\r\nconnection: close\r\ntocsin-timestamp: {at}\r\n\

@@ -28,6 +28,7 @@ mod receipts;
 mod refusals;
 mod renewal;
 mod roles;
+mod sign_in;
 mod sinks;
 mod stops;
 mod streams;

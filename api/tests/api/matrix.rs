@@ -15,9 +15,9 @@ use super::documents::Route;
 /// The abilities of scopes that are not orders.
 const ABILITIES: [&str; 8] =
     ["read", "stop", "approve", "enroll", "devices", "trust", "events", "tokens"];
-/// The routes that ask for nothing. Whoever adds one says here why: the document of the API holds
-/// no secret.
-const PUBLIC: [&str; 1] = ["GET /openapi.json"];
+/// The routes that ask for no token. Whoever adds one says here why: the document of the API holds no
+/// secret; who signs in has no token yet.
+const PUBLIC: [&str; 3] = ["GET /openapi.json", "GET /v1/sign-ins/provider", "POST /v1/sign-ins"];
 /// An id that nothing has.
 const NOTHING: &str = "0197a1b2-0000-7000-8000-000000000000";
 
@@ -236,6 +236,8 @@ fn met_by_another_group(route: &str) -> Met {
         "GET /openapi.json" | "GET /v1/operators" | "GET /v1/trust" | "GET /v1/trust/chain" => {
             Met::Shared
         }
+        // For whoever has no token yet; there is no provider in this test.
+        "GET /v1/sign-ins/provider" | "POST /v1/sign-ins" => Met::Nothing,
         // One's own.
         "GET /v1/tokens" => Met::Shared,
         "GET /v1/cluster"
@@ -284,6 +286,7 @@ async fn token_of_a_group_reaches_nothing_of_another() {
             "POST /v1/orders" => order_body("lock", &[agent.id]),
             "POST /v1/enrollment-tokens" => json!({ "group": "a" }),
             "POST /v1/tokens" => json!({ "label": "x", "scopes": ["read@a"] }),
+            "POST /v1/sign-ins" => json!({ "id_token": "", "nonce_secret": "" }),
             "POST /v1/trust" => json!({ "signed": trust["signed"] }),
             "PUT /v1/devices/{id}/groups" => json!({ "groups": ["b"] }),
             "POST /v1/orders/{id}/approvals" => json!({ "jws": trust["signed"][0] }),

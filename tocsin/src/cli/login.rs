@@ -2,7 +2,7 @@
 //!
 //! Owns trying it out before it is written: a profile that does not work is not kept.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::http::Paged;
 use api::operators::ApiTokenView;
@@ -11,7 +11,10 @@ use serde_json::json;
 
 use super::{Context, Exit, Failure, ask};
 use crate::client::Client;
-use crate::output::Tone;
+use crate::output::{Tone, time};
+use crate::profile::{Overrides, Profile};
+
+pub mod oidc;
 
 /// Arguments of `tocsin login`; address, authority and token are global options.
 #[derive(Debug, Args)]
@@ -20,6 +23,9 @@ pub struct LoginArgs {
     /// asked for or read from a pipe
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Signing in by a provider.
+    #[command(flatten)]
+    pub oidc: oidc::OidcArgs,
 }
 
 /// Writes the profile, if it works.
@@ -36,6 +42,9 @@ pub async fn run(context: &Context, args: LoginArgs) -> Result<Exit, Failure> {
                     --ca-pin HEX";
         return missing("--ca", next);
     }
+    if args.oidc.oidc {
+        return by_provider(context, given, &args.oidc).await;
+    }
     if let Some(file) = &args.token_file {
         let is_piped = file.as_os_str() == "-";
         let token = if is_piped { ask::piped_token()? } else { ask::secret_file(file)? };
@@ -47,7 +56,28 @@ pub async fn run(context: &Context, args: LoginArgs) -> Result<Exit, Failure> {
     let profile = given.over(None)?;
     let client = Client::new(&profile, context.entropy.clone())?;
     let _known: Paged<ApiTokenView> = client.get("/v1/tokens?limit=1").await?;
-    profile.write(&path)?;
+    keep(context, &profile, &path)
+}
+
+/// A token, for as long as the control plane gives it.
+async fn by_provider(
+    context: &Context,
+    mut given: Overrides,
+    args: &oidc::OidcArgs,
+) -> Result<Exit, Failure> {
+    let path = given.path()?;
+    // Nothing that is asked before there is one looks at it.
+    given.token = Some(String::new());
+    let client = Client::new(&given.over(None)?, context.entropy.clone())?;
+    let made = oidc::token(context, &client, args).await?;
+    given.token = made.secret;
+    let until = time::clock(made.token.expires_at.0, context.now());
+    context.out.note(&format!("signed in as {}, until {until}", made.token.operator));
+    keep(context, &given.over(None)?, &path)
+}
+
+fn keep(context: &Context, profile: &Profile, path: &Path) -> Result<Exit, Failure> {
+    profile.write(path)?;
     let out = context.out;
     out.object(&json!({ "url": profile.url, "profile": path }));
     let done = out.paint(Tone::Good, "logged in");

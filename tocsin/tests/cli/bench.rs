@@ -41,15 +41,21 @@ impl Run {
 impl Bench {
     /// A control plane on free ports.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let any = "127.0.0.1:0".parse().expect("an address");
-        let config = Config {
+        let mut config = Config {
             data_dir: folder.path().join("data"),
             operator_listen: any,
             agent_listen: any,
             server_names: vec!["127.0.0.1".to_owned()],
             ..Config::default()
         };
+        change(&mut config);
         let (clock, entropy) = (Clock::system(), Entropy::system());
         let drain = Drain::new();
         let broker = Arc::new(MemoryBroker::new(clock.clone()));
