@@ -23,7 +23,8 @@ use runtime::files::{FileError, PRIVATE, write_atomic};
 #[cfg(test)]
 mod tests;
 
-/// What a journal begins with; the digit is the version of the format.
+/// What a journal begins with; the digit is the version of the format, and goes up with every kind of
+/// record that is added: an agent that does not know it must not take it for damage.
 const HEADER: &[u8; 8] = b"TOCSINJ1";
 /// Bytes of a record before its content.
 const FRAMING: usize = 8;
@@ -48,6 +49,14 @@ pub enum JournalError {
     /// The compacted journal could not be put in place; the former one stands.
     #[error("the journal could not be compacted")]
     Compaction(#[from] FileError),
+    /// A newer agent wrote it, with records that this one does not know.
+    #[error("journal {} is of version {found}; this agent reads {known}", path.display(), known = char::from(HEADER[7]))]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: char,
+    },
     /// A record is longer than a journal takes.
     #[error("a record of {0} bytes is too long for the journal")]
     TooLong(usize),
@@ -177,6 +186,19 @@ impl Journal {
         Self::create_on(&Filesystem, path)
     }
 
+    /// The records of a journal as they are, with nothing repaired; `None` where some are missing.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`], [`JournalError::Newer`].
+    pub fn peek(path: &Path) -> Result<Option<Vec<Record>>, JournalError> {
+        let bytes = Filesystem.read(path).map_err(|source| io_error(path, "read", source))?;
+        if let Some(found) = newer(&bytes) {
+            return Err(JournalError::Newer { path: path.to_owned(), found });
+        }
+        let Scan { records, beyond, .. } = scan(&bytes);
+        Ok(Some(records).filter(|_| beyond.is_empty() && bytes.starts_with(HEADER)))
+    }
+
     /// Opens a journal that [`Journal::create`] made, reads it, and repairs its end.
     ///
     /// # Errors
@@ -212,6 +234,9 @@ impl<D: Disk> Journal<D> {
             }
             Err(source) => return Err(io_error(path, "read", source)),
         };
+        if let Some(found) = newer(&bytes) {
+            return Err(JournalError::Newer { path: path.to_owned(), found });
+        }
         let Scan { records, len, beyond } = scan(&bytes);
         let has_header = bytes.starts_with(HEADER);
         if beyond.is_empty() && has_header {
@@ -412,6 +437,14 @@ fn set_aside(disk: &impl Disk, path: &Path, bytes: &[u8]) -> Result<PathBuf, Jou
             Err(source) => return Err(io_error(&copy, "set aside", source)),
         }
     }
+}
+
+/// The version of a journal that is newer than this one.
+fn newer(bytes: &[u8]) -> Option<char> {
+    let (name, version) = HEADER.split_at(HEADER.len() - 1);
+    let found = bytes.strip_prefix(name)?.first()?;
+    let is_newer = found.is_ascii_digit() && version.first() < Some(found);
+    is_newer.then(|| char::from(*found))
 }
 
 fn io_error(path: &Path, step: &'static str, source: io::Error) -> JournalError {

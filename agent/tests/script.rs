@@ -64,14 +64,15 @@ fn script_runs_as_an_account_that_is_nobody_else_and_gains_nothing() {
     in_namespaces("script_runs_as_an_account_that_is_nobody_else_and_gains_nothing", || {
         let scene = Scene::new();
         let script = "#!/bin/sh\nid -u; id -G; grep NoNewPrivs /proc/self/status; umask 077\n\
-                      ls -A | wc -l; touch mine && echo writes; cat ../order; ls ..\n";
+                      ls -A | wc -l; stat -c '%a %u' \"$0\"; chmod 700 \"$0\"; touch mine && \
+                      echo writes; cat ../order; ls ..\n";
         let run = Run::of(script);
         let failure = run.carry_out(&scene).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Tool, "the last word was forbidden");
         let remains = run.remains(&scene);
         let seen = lines(&remains, "stdout");
-        assert_eq!(seen, ["65534", "65534", "NoNewPrivs:    1", "0", "writes"]);
-        assert_eq!(lines(&remains, "stderr").len(), 2, "{remains:?}");
+        assert_eq!(seen, ["65534", "65534", "NoNewPrivs:    1", "0", "440 0", "writes"]);
+        assert_eq!(lines(&remains, "stderr").len(), 3, "{remains:?}");
         assert_eq!(remains.get("account"), Some(&"nobody".into()));
         let run = Run::with("#!/bin/sh\nid -u\n", |run| run.as_root = true);
         assert_eq!(lines(&run.succeed_at(&scene, 2), "stdout"), ["0"]);

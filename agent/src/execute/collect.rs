@@ -10,7 +10,7 @@
 //! `evidence_sha256` (of the sealed JSON document), `case_key`, and `sealed`.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -169,8 +169,11 @@ fn short(line: &str) -> String {
 /// The lines of those files, the spaces that only align them taken out.
 fn files(host: &Host, paths: &[&str]) -> Vec<String> {
     let lines = paths.iter().flat_map(|path| {
-        let text = read(host, path);
-        text.lines().map(squeezed).collect::<Vec<_>>()
+        match read(host, path) {
+            Ok(text) => text.lines().map(squeezed).collect::<Vec<_>>(),
+            // What is not there is as much of a finding as what is.
+            Err(error) => vec![format!("{path}: {error}")],
+        }
     });
     lines.collect()
 }
@@ -183,7 +186,10 @@ fn sessions(host: &Host) -> Vec<String> {
     names.sort();
     let told = ["USER=", "REMOTE_HOST=", "TTY=", "SERVICE=", "REALTIME="];
     let line = |name: &String| {
-        let text = read(host, &format!("/run/systemd/sessions/{name}"));
+        let text = match read(host, &format!("/run/systemd/sessions/{name}")) {
+            Ok(text) => text,
+            Err(error) => return format!("{name}: {error}"),
+        };
         let said = text.lines().filter(|line| told.iter().any(|word| line.starts_with(word)));
         format!("{name} {}", said.collect::<Vec<_>>().join(" "))
     };
@@ -202,17 +208,21 @@ fn processes(host: &Host) -> Vec<String> {
 
 /// Source: proc_pid_stat(5).
 fn process(host: &Host, pid: u32) -> Option<(bool, u64, String)> {
-    let stat = read(host, &format!("/proc/{pid}/stat"));
+    // One that has ended meanwhile is none.
+    let stat = read(host, &format!("/proc/{pid}/stat")).ok()?;
     let (begin, fields) = stat.rsplit_once(')')?;
     let name = begin.split_once('(')?.1.to_owned();
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let (parent, start) = (fields.get(1)?, fields.get(19)?.parse().ok()?);
-    let status = read(host, &format!("/proc/{pid}/status"));
+    let status = read(host, &format!("/proc/{pid}/status")).unwrap_or_default();
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     let uid = uid.and_then(|uids| uids.split_whitespace().next()).unwrap_or("?");
     let program = fs::read_link(host.path(format!("/proc/{pid}/exe")));
     let program = program.map(|path| path.to_string_lossy().into_owned()).ok();
-    let command = read(host, &format!("/proc/{pid}/cmdline")).replace('\0', " ");
+    let command = match read(host, &format!("/proc/{pid}/cmdline")) {
+        Ok(command) => command.replace('\0', " "),
+        Err(error) => error.to_string(),
+    };
     let command: String = command.trim().chars().take(COMMAND_CHARS).collect();
     let shown = program.clone().unwrap_or(format!("[{name}]"));
     Some((
@@ -226,9 +236,8 @@ fn squeezed(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn read(host: &Host, path: &str) -> String {
+fn read(host: &Host, path: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let file = File::open(host.path(path));
-    let _ = file.and_then(|file| file.take(READ_BYTES).read_to_end(&mut bytes));
-    String::from_utf8_lossy(&bytes).into_owned()
+    File::open(host.path(path))?.take(READ_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

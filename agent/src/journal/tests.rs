@@ -108,8 +108,20 @@ fn lost_or_headless_journal_is_damage() {
     assert!(open(&path).damage.is_none());
     std::fs::write(&path, b"").unwrap();
     assert!(open(&path).damage.is_some());
-    std::fs::write(&path, b"TOCSINJ9").unwrap();
+    std::fs::write(&path, b"TOCSINJx").unwrap();
     assert!(open(&path).damage.is_some());
+}
+
+#[test]
+fn journal_of_a_newer_agent_is_refused_and_left_as_it_is() {
+    let (_folder, path) = written(&[intent(1)]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[7] = b'9';
+    std::fs::write(&path, &bytes).unwrap();
+    let refused = Journal::open(&path).unwrap_err();
+    assert!(matches!(refused, JournalError::Newer { found: '9', .. }), "{refused:?}");
+    assert!(refused.to_string().contains("version 9; this agent reads 1"), "{refused}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
 #[test]

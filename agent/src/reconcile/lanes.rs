@@ -133,6 +133,7 @@ impl Reconcile {
                     }
                     *self.running.get_mut(lane) = Some(self.step(job, Step::Apply));
                 }
+                Some(Running::Ending(ending)) if !self.ledger.is_open(ending.command_id) => {}
                 Some(Running::Ending(ending)) => {
                     if !self.end(ending.clone()).await {
                         *self.running.get_mut(lane) = Some(Running::Ending(ending));

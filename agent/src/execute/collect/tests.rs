@@ -40,6 +40,8 @@ fn hostile_endpoint_is_read_and_only_the_case_sees_it() {
     sandbox.write("/proc/net/tcp", "  sl  local_address rem_address\n   0: 0100007F:1F90 0:0\n");
     sandbox.write("/run/systemd/sessions/3", "UID=0\nUSER=root\nREMOTE_HOST=203.0.113.9\n");
     sandbox.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\n");
+    sandbox.write("/proc/uptime", "1 1\n");
+    sandbox.write("/proc/sys/kernel/random/boot_id", "00000000-0000-0000-0000-000000000000\n");
     let (evidence, document) = collected(&sandbox.host, &task(1));
     assert_eq!(document["processes"][0], "7 1 1000 4711 [a) b\u{1b}[2J] evil --secret");
     assert_eq!(document["sockets"][1], "0: 0100007F:1F90 0:0");
@@ -65,6 +67,8 @@ fn endless_sections_are_cut_and_say_so_and_all_of_it_fits_into_a_receipt() {
         let stat = format!("{pid} (p) S 1 0 0 0 -1 0 0 0 0 0 0 0 0 0 0 0 0 0 {pid} 0");
         sandbox.write(&format!("/proc/{pid}/stat"), stat);
     }
+    sandbox.write("/proc/uptime", "1 1\n");
+    sandbox.write("/proc/sys/kernel/random/boot_id", "00000000-0000-0000-0000-000000000000\n");
     let (evidence, document) = collected(&sandbox.host, &task(1));
     assert!(serde_json::to_vec(&document).unwrap().len() <= DOCUMENT_BYTES);
     let text = evidence.to_string();
@@ -106,5 +110,7 @@ fn what_cannot_be_read_costs_its_own_section_and_says_so() {
     let late: Vec<_> = sections.iter().filter(|section| section["timed_out"] == true).collect();
     assert_eq!(late.len(), 1);
     assert_eq!((&late[0]["name"], &late[0]["bytes"]), (&"sockets".into(), &0.into()));
+    let modules = document["modules"][0].as_str().unwrap();
+    assert!(modules.starts_with("/proc/modules: No such file"), "{modules}");
     assert_eq!(document["accounts"][0], "root:x:0:0::/root:/bin/sh");
 }

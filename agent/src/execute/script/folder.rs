@@ -90,14 +90,15 @@ impl Folder {
         }
         DirBuilder::new().mode(PASSAGE).create(&self.here)?;
         DirBuilder::new().mode(0o700).create(self.work())?;
+        // Readable by its account and nobody's to change: other scripts of that account run beside it.
         let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o400).open(self.script())?;
+            OpenOptions::new().write(true).create_new(true).mode(0o440).open(self.script())?;
         file.write_all(script.as_bytes())?;
         if let Some(account) = &order.account {
-            for path in [self.script(), self.work()] {
-                chown(path, Some(account.uid), Some(account.gid))?;
-            }
+            chown(self.script(), Some(0), Some(account.gid))?;
+            chown(self.work(), Some(account.uid), Some(account.gid))?;
         }
+        fs::set_permissions(self.script(), Permissions::from_mode(0o440))?;
         // The umask of the agent may be narrower than a passage is.
         for path in [place, &self.here] {
             fs::set_permissions(path, Permissions::from_mode(PASSAGE))?;
