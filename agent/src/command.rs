@@ -169,7 +169,7 @@ fn manage(config: &Config, paths: Vec<PathBuf>) -> anyhow::Result<()> {
 }
 
 fn show_status(config: &Config, json: bool) -> anyhow::Result<()> {
-    let status = status::read(&config.state_dir)?;
+    let status = status::read(&config.host())?;
     if json {
         return print(&(serde_json::to_string_pretty(&status)? + "\n"));
     }

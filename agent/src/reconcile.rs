@@ -104,6 +104,8 @@ pub(crate) struct Reconcile {
     noticed: mpsc::Receiver<Noticed>,
     /// When somebody last tried an offline code; the start at first.
     code_tried_at: Instant,
+    /// What an offline code ended last.
+    ended_offline: Option<CommandId>,
     last_error: Option<String>,
 }
 
@@ -162,6 +164,7 @@ impl Reconcile {
             _watch: watch,
             noticed,
             code_tried_at,
+            ended_offline: None,
             last_error: None,
         }
     }
@@ -442,6 +445,7 @@ impl Reconcile {
             running: lanes.map(Running::command_id).chain(self.windows.ids()).collect(),
             held: self.windows.told(),
             frozen_until: self.frozen().map(|frozen| frozen.until),
+            ended_offline: self.ended_offline,
             last_error: self.last_error.clone(),
         };
         self.core.status.send_if_modified(|known| {

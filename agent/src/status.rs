@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::execute::lock;
-use crate::execute::quarantine::{self, Recorded};
-use crate::host::Host;
+use crate::execute::quarantine::{self, Level, Recorded};
+use crate::host::{Host, Superuser};
 use crate::identity::Identity;
 
 /// The shortest time between two writings.
@@ -116,6 +116,9 @@ pub struct CoreStatus {
     /// Until when nothing that destroys begins.
     #[serde(default)]
     pub frozen_until: Option<Timestamp>,
+    /// The command that an offline code ended last, since the agent runs.
+    #[serde(default)]
+    pub ended_offline: Option<CommandId>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
 }
@@ -141,6 +144,10 @@ pub enum LockStatus {
         level: LockLevel,
         /// By which command.
         command_id: CommandId,
+        /// Who becomes root meanwhile.
+        superuser: Superuser,
+        /// Who gets in meanwhile.
+        break_glass: Vec<String>,
     },
     /// An unlock has begun and not ended.
     Unlocking,
@@ -163,6 +170,9 @@ pub enum QuarantineStatus {
     Confirmed {
         /// By which command.
         command_id: CommandId,
+        /// How far it could go on this kernel; absent when its tables cannot be seen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<Level>,
         /// Its end, if it has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
@@ -185,7 +195,7 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// The status of now. Reads two small files.
+    /// The status of now. Reads two small files, and asks the kernel under a quarantine.
     pub(crate) fn status(&self) -> Status {
         let identity = self.identity.borrow().clone();
         Status {
@@ -245,13 +255,15 @@ pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("status.json")
 }
 
-/// The status that an agent left in that state directory.
+/// The status that an agent left in the state directory of that host, with lock and quarantine as they
+/// are now: they change also where no agent runs.
 ///
 /// # Errors
 /// When there is none, or it is not one; the text says which.
-pub fn read(state_dir: &Path) -> Result<Status, ReadError> {
-    let bytes = read_bounded(&path(state_dir), MAX_BYTES)?;
-    Ok(serde_json::from_slice(&bytes)?)
+pub fn read(host: &Host) -> Result<Status, ReadError> {
+    let bytes = read_bounded(&path(&host.state_dir), MAX_BYTES)?;
+    let left: Status = serde_json::from_slice(&bytes)?;
+    Ok(Status { lock: lock_status(host), quarantine: quarantine_status(host), ..left })
 }
 
 /// Why a status cannot be shown.
@@ -274,9 +286,12 @@ fn lock_status(host: &Host) -> LockStatus {
     match lock::current(host) {
         Ok(None) => LockStatus::Open,
         Ok(Some(state)) => match state.phase {
-            lock::Phase::Locked => {
-                LockStatus::Locked { level: state.level, command_id: state.command_id }
-            }
+            lock::Phase::Locked => LockStatus::Locked {
+                level: state.level,
+                command_id: state.command_id,
+                superuser: state.superuser,
+                break_glass: state.break_glass,
+            },
             lock::Phase::Unlocking => LockStatus::Unlocking,
         },
         Err(_) => LockStatus::Unknown,
@@ -287,7 +302,7 @@ fn quarantine_status(host: &Host) -> QuarantineStatus {
     match quarantine::current(host) {
         Ok(None) => QuarantineStatus::Open,
         Ok(Some(Recorded { command_id, is_confirmed: true, until })) => {
-            QuarantineStatus::Confirmed { command_id, until }
+            QuarantineStatus::Confirmed { command_id, level: quarantine::level(host), until }
         }
         Ok(Some(Recorded { command_id, is_confirmed: false, .. })) => {
             QuarantineStatus::Trying { command_id }

@@ -35,7 +35,10 @@ impl Reconcile {
                     self.notice(Noticed { command_id: *command_id, what: WRONG, when: None });
                 }
             }
-            Answer::Ended { .. } => self.tell_uses(),
+            Answer::Ended { command_id } => {
+                self.ended_offline = Some(*command_id);
+                self.tell_uses();
+            }
             Answer::Absent
             | Answer::NoCode
             | Answer::Used

@@ -11,7 +11,7 @@ use std::time::Duration;
 use agent::config::ArmingConfig;
 use agent::execute::course::Course;
 use agent::execute::lock::{LockState, Phase};
-use agent::execute::quarantine::{self, Quarantine};
+use agent::execute::quarantine::{self, Holder, Quarantine};
 use agent::execute::{Executor as _, Task};
 use agent::host::{Host, Superuser};
 use agent::status::{LockStatus, QuarantineStatus};
@@ -32,7 +32,7 @@ struct Seen {
 }
 
 /// An endpoint's root with what a lock needs of it.
-fn write_root(root: &Path) {
+pub(crate) fn write_root(root: &Path) {
     fs::create_dir_all(root.join("etc/pam.d")).unwrap();
     fs::create_dir_all(root.join("run")).unwrap();
     let passwd = "root:x:0:0:root:/root:/bin/sh\nrescue:x:1900:1900::/home/rescue:/bin/sh\n";
@@ -127,10 +127,23 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
             let seen = tokio::task::spawn_blocking(move || seen.recv_timeout(GUARD));
             let seen = seen.await.unwrap().expect("the agent connects through its quarantine");
             assert_eq!(seen, Seen { is_open_to_others: false, is_gated: true });
-            let stands = QuarantineStatus::Confirmed { command_id: command(9), until: None };
-            until(|| agent.status().quarantine == stands).await;
+            until(|| agent.status().quarantine != QuarantineStatus::Open).await;
+            let QuarantineStatus::Confirmed { command_id, level: Some(level), until: None } =
+                agent.status().quarantine
+            else {
+                panic!("{:?}", agent.status().quarantine)
+            };
+            assert_eq!(command_id, command(9));
+            // As the table itself says: the kernel names its owner, where it can have one.
+            let table = nft("list table inet tocsin");
+            let held_by = if table.contains("flags owner") { Holder::Owner } else { Holder::Watch };
+            assert_eq!(level.held_by, held_by, "{table}");
+            let judged = nft("list tables").contains("table netdev tocsin");
+            assert_eq!(level.egress, judged);
             let (level, command_id) = (LockLevel::Session, command(8));
-            assert_eq!(agent.status().lock, LockStatus::Locked { level, command_id });
+            let (superuser, break_glass) = (Superuser::default(), vec!["rescue".to_owned()]);
+            let locked = LockStatus::Locked { level, command_id, superuser, break_glass };
+            assert_eq!(agent.status().lock, locked);
             // Somebody flushes it away, or opens it: it does not stay so.
             for words in ["flush ruleset", "insert rule inet tocsin output accept"] {
                 let before = nft("list table inet tocsin");

@@ -7,12 +7,13 @@ use protocol::id::CommandId;
 use protocol::receipt::Failure;
 use protocol::time::Timestamp;
 use runtime::Clock;
+use serde::{Deserialize, Serialize};
 
 use super::super::state_file::StateFile as _;
 use super::firewall::Turn;
-use super::kernel::Observed;
+use super::kernel::{Observed, PERSISTENT};
 use super::record::Standing;
-use super::ruleset::{CANARY, INET, TABLE};
+use super::ruleset::{CANARY, INET, NETDEV, TABLE};
 use super::{PROVE_WITHIN, probe};
 use crate::host::Host;
 
@@ -78,6 +79,36 @@ pub fn current(host: &Host) -> Result<Option<Recorded>, Failure> {
         is_confirmed: confirmed,
         until,
     }))
+}
+
+/// How far the quarantine that stands could go on this kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// Who keeps others from changing its tables.
+    pub held_by: Holder,
+    /// Whether its tables outlive the agent that holds them.
+    pub persist: bool,
+    /// Whether frames of every device are judged.
+    pub egress: bool,
+}
+
+/// Who keeps others from changing a quarantine's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    /// The kernel, for the agent that owns them.
+    Owner,
+    /// Nobody; the agent watches, and puts them up again.
+    Watch,
+}
+
+/// The level of what stands; `None` when nothing does, or nobody may look.
+pub fn level(host: &Host) -> Option<Level> {
+    let observed = host.firewall.turn("status").look().ok()?;
+    let table = observed.table(INET, TABLE)?;
+    let held_by = if observed.is_owned() { Holder::Owner } else { Holder::Watch };
+    let egress = observed.table(NETDEV, TABLE).is_some();
+    Some(Level { held_by, persist: table.flags & PERSISTENT != 0, egress })
 }
 
 /// The command of the quarantine that stands, or is tried, and its envelope.
