@@ -84,8 +84,12 @@ async fn reassert(config: Config) -> anyhow::Result<()> {
     }
     // An agent that runs already has done this, and its executors must be alone.
     let state = StateDir::open(&config.state_dir)?;
-    let failures = tokio::task::spawn_blocking(move || standing::put_up(&config.host())).await?;
-    drop(state);
+    let putting_up = move || {
+        let host = config.host();
+        (standing::put_up(&host), standing::go_on_wiping(&host, &state))
+    };
+    let (failures, wiped) = tokio::task::spawn_blocking(putting_up).await?;
+    wiped.context("a wipe that was cut off does not go on")?;
     match failures.into_iter().next() {
         Some(failure) => bail!("not everything stands again: {}", failure.detail),
         None => Ok(()),

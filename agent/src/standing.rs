@@ -4,15 +4,19 @@
 //! ruleset that somebody flushed, or that the kernel was not ready for, does not stay away. Must
 //! not run beside an executor: the caller sees to that.
 
+use protocol::id::CommandId;
+use protocol::ledger::{Ledger, Record};
 use protocol::receipt::Failure;
 use protocol::time::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::execute::quarantine::{Tampering, Upheld, Watch};
-use crate::execute::{lock, quarantine};
+use crate::execute::{lock, quarantine, wipe};
 use crate::host::Host;
+use crate::journal::Journal;
 use crate::offline;
 use crate::reconcile::Noticed;
+use crate::state::StateDir;
 
 /// Puts up again what a reboot took down. What went wrong with one does not keep the other down.
 pub(crate) fn put_up(host: &Host) -> Vec<Failure> {
@@ -31,6 +35,23 @@ pub(crate) fn put_up(host: &Host) -> Vec<Failure> {
         tracing::error!(stage = failure.stage, detail = failure.detail, "not re-asserted");
     }
     failures
+}
+
+/// Goes on with a wipe that was cut off, so far as its keys: before anybody can log in, and with no network
+/// to ask. It must still be open in the journal, as begun: one that failed has had its receipt, and
+/// one that a damaged journal may have lost is its agent's to find out about.
+pub(crate) fn go_on_wiping(host: &Host, state: &StateDir) -> anyhow::Result<Option<CommandId>> {
+    let failed = |failure: Failure| anyhow::anyhow!("{}", failure.detail);
+    let Some(command_id) = wipe::unfinished(host).map_err(failed)? else { return Ok(None) };
+    let Some(enrollment) = state.enrollment()? else { return Ok(None) };
+    let Some(records) = Journal::peek(&state.journal_path(&enrollment))? else { return Ok(None) };
+    let intent = Record::Intent { command_id };
+    if !records.contains(&intent) || !Ledger::replay(&records).is_open(command_id) {
+        return Ok(None);
+    }
+    tracing::warn!(command.id = %command_id, "wipe that was cut off goes on");
+    wipe::resume(host).map_err(failed)?;
+    Ok(Some(command_id))
 }
 
 /// The word of a notice about a quarantine that stands again.

@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use protocol::action;
+use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 
 use self::course::Course;
@@ -47,6 +48,30 @@ pub mod volume;
 /// of them has keys that can go.
 pub fn is_provable(host: &Host) -> bool {
     survey::is_provable(&SystemDisk, host)
+}
+
+/// A wipe that has begun and is not at its end, as its record says.
+///
+/// # Errors
+/// `Io` when there is a record that cannot be read.
+pub fn unfinished(host: &Host) -> Result<Option<CommandId>, Failure> {
+    let recorded = Wiping::load(host, "reassert")?.filter(|wiping| !wiping.finished);
+    Ok(recorded.map(|wiping| wiping.command_id))
+}
+
+/// Destroys what keys are left of such a wipe, and looks whether they are gone. The rest is left to its
+/// command: what is proven is told before the data goes.
+///
+/// # Errors
+/// The first volume that resisted; the others are destroyed all the same.
+pub fn resume(host: &Host) -> Result<(), Failure> {
+    let Some(wiping) = Wiping::load(host, "reassert")?.filter(|wiping| !wiping.finished) else {
+        return Ok(());
+    };
+    let mut course = Course { disk: &SystemDisk, host, wiping };
+    course.destroy_keys()?;
+    let seen = course.observe();
+    seen.map(|_| ()).map_err(|detail| failure(FailureKind::NotProven, "reassert", detail))
 }
 
 /// The executor of `wipe`.

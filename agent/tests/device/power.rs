@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use agent::config::ArmingConfig;
+use agent::journal::Journal;
 use protocol::action::{Action, Wipe, WipeLevel};
 use protocol::fixture::wipe;
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
@@ -238,5 +239,80 @@ async fn agent_that_is_killed_between_proof_and_data_proves_again_and_goes_on() 
     hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
     succeeded(&bench, &hub.receipt().await);
     assert!(!has_data(&volume));
+    agent.drain().await.unwrap();
+}
+
+/// Runs the boot's first step. Whether it succeeded.
+fn reassert(bench: &Bench) -> bool {
+    let config = bench.config.state_dir.with_file_name("agent.toml");
+    let host = &bench.config.host;
+    let text = format!(
+        "[host]\narming = \"sandboxed\"\nroot = {:?}\ndbus = \"\"\npower = {{ record = {:?} }}\n\
+         wipe_targets = {:?}\n",
+        host.root,
+        bench.power_log(),
+        host.wipe_targets
+    );
+    fs::write(&config, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tocsin-agent"))
+        .arg("reassert")
+        .arg("--config")
+        .arg(config)
+        .arg("--state")
+        .arg(&bench.config.state_dir)
+        .output()
+        .unwrap();
+    output.status.success()
+}
+
+#[tokio::test]
+async fn wipe_that_was_cut_off_goes_on_before_the_network_and_only_while_it_is_open() {
+    let (mut bench, command) = scene(HOUR);
+    let volume = bench.config.host.wipe_targets[0].clone();
+    let whole = fs::read(&volume).unwrap();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    bench.kill(agent).await;
+    drop((hub, server));
+    assert!(!opens(&volume));
+    // As a power cut before the first write leaves it: the record is there, and so are the keys.
+    let recorded = bench.config.state_dir.join("wipe.json");
+    let mut wiping: serde_json::Value =
+        serde_json::from_slice(&fs::read(&recorded).unwrap()).unwrap();
+    wiping["finished"] = false.into();
+    for name in ["headers_after_sha256", "key_area_sha256"] {
+        wiping["targets"][0][name] = serde_json::Value::Null;
+    }
+    wiping["targets"][0]["progress"] = "pending".into();
+    let cut_off = || {
+        fs::write(&volume, &whole).unwrap();
+        fs::write(&recorded, wiping.to_string()).unwrap();
+        assert!(opens(&volume));
+    };
+    cut_off();
+    assert!(reassert(&bench));
+    assert!(opens(&volume), "its receipt is written: nothing goes on by itself");
+
+    let path = bench.journal_path();
+    let mut records = Journal::open(&path).unwrap().records;
+    records.retain(|record| !matches!(record, Record::Done { .. } | Record::Confirmed { .. }));
+    fs::remove_file(&path).unwrap();
+    Journal::create(&path).unwrap();
+    Journal::open(&path).unwrap().journal.append(&records).unwrap();
+    assert!(reassert(&bench));
+    assert!(!opens(&volume), "no network, no agent, and no login yet");
+    assert_eq!(pressed(&bench), 0, "the agent says what was proven before the power goes");
+
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let again = hub.receipt().await;
+    succeeded(&bench, &again);
+    assert_ne!(again, receipt);
+    hub.send(confirmed(&again)).await;
+    until(|| pressed(&bench) == 1).await;
     agent.drain().await.unwrap();
 }
