@@ -21,12 +21,15 @@ usage: tocsin-agent run    [--config FILE] [--state DIR]
        tocsin-agent status [--config FILE] [--state DIR] [--json]
        tocsin-agent unlock --code CODE [--config FILE] [--state DIR]
        tocsin-agent release --code CODE [--config FILE] [--state DIR]
+       tocsin-agent console [TERMINAL…] [--config FILE] [--state DIR]
        tocsin-agent manage PATH… [--config FILE] [--state DIR]
 
-reassert puts up a lock and a quarantine that stand, and ends: the boot's first step, before the
-network and before anybody can log in.
+reassert puts up a lock and a quarantine that stand, destroys what keys are left of a wipe that was
+cut off, and ends: the boot's first step, before the network and before anybody can log in.
 unlock and release end a lock or a quarantine with the code that whoever ordered it reads out,
 whether the agent runs or not. `-` reads the code from standard input.
+console shows on every console, or on these terminals, that the device is locked, and takes the code
+there; it ends with the lock.
 PATH is a file that belongs to the company: a selective wipe removes it. Files are
 listed before they are written.
 TOKEN is what `tocsin enroll-token` printed; `-` reads it from standard input,
@@ -72,6 +75,11 @@ pub enum Verb {
         effect: Effect,
         /// The code, or `-`.
         code: String,
+    },
+    /// Shows a lock on the consoles until it is gone.
+    Console {
+        /// The terminals; the consoles of the machine when none is named.
+        terminals: Vec<PathBuf>,
     },
     /// Puts files on the list of those that a selective wipe removes.
     Manage {
@@ -144,6 +152,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             {
                 token_text.clone_into(token);
             }
+            (path, Verb::Console { terminals }) if path.starts_with('/') => {
+                terminals.push(argument.clone().into());
+            }
             (path, Verb::Manage { paths }) if path.starts_with('/') => {
                 paths.push(argument.clone().into());
             }
@@ -157,6 +168,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Verb::EndOffline { code, .. } if code.is_empty() => Err(UsageError::NoCode),
         Verb::Enroll { .. }
         | Verb::EndOffline { .. }
+        | Verb::Console { .. }
         | Verb::Manage { .. }
         | Verb::Supervise { .. }
         | Verb::Run
@@ -174,6 +186,7 @@ fn named(verb: &str) -> Result<Verb, UsageError> {
         "enroll" => Ok(Verb::Enroll { token: String::new(), name: None, force: false }),
         "unlock" => Ok(Verb::EndOffline { effect: Effect::Lock, code: String::new() }),
         "release" => Ok(Verb::EndOffline { effect: Effect::Quarantine, code: String::new() }),
+        "console" => Ok(Verb::Console { terminals: Vec::new() }),
         "manage" => Ok(Verb::Manage { paths: Vec::new() }),
         "status" => Ok(Verb::Status { json: false }),
         "supervise" => Ok(Verb::Supervise { folder: PathBuf::new(), root: "/".into() }),

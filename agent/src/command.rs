@@ -13,7 +13,7 @@ use crate::execute::script::supervise;
 use crate::execute::wipe::managed::Managed;
 use crate::offline::{self, Answer, Effect};
 use crate::state::StateDir;
-use crate::{Agent, Config, Deps, enroll, notify, standing, status};
+use crate::{Agent, Config, Deps, console, enroll, notify, standing, status};
 
 /// Where the configuration lies unless it is named.
 const CONFIG: &str = "/etc/tocsin/agent.toml";
@@ -33,6 +33,7 @@ pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
             enroll_here(&config(&invocation)?, token, name, force).await
         }
         Verb::EndOffline { effect, code } => end_offline(&config(&invocation)?, effect, code).await,
+        Verb::Console { terminals } => show_lock(config(&invocation)?, terminals).await,
         Verb::Manage { paths } => manage(&config(&invocation)?, paths),
         Verb::Supervise { folder, root } => supervise(&folder, &root),
         Verb::Run => run(config(&invocation)?).await,
@@ -134,6 +135,16 @@ async fn end_offline(config: &Config, effect: Effect, code: String) -> anyhow::R
         Answer::Busy => bail!("the agent carries out an order; try again"),
         Answer::Failed { detail } => bail!("the code was not carried out: {detail}"),
     }
+}
+
+/// Shows a lock on the consoles until it is gone.
+async fn show_lock(config: Config, terminals: Vec<PathBuf>) -> anyhow::Result<()> {
+    runtime::observability::init(&config.log)?;
+    if !config.acts() {
+        return Ok(());
+    }
+    let showing = move || console::show(&config.host(), &terminals);
+    tokio::task::spawn_blocking(showing).await?.context("the lock is not shown")
 }
 
 async fn enroll_here(

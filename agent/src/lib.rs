@@ -7,6 +7,7 @@ pub mod agent;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod console;
 pub mod enroll;
 pub mod execute;
 pub mod host;

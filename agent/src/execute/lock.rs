@@ -215,6 +215,14 @@ pub fn uphold(host: &Host) -> Result<bool, Failure> {
     Ok(true)
 }
 
+/// Brings that virtual console to the front. Blocks.
+///
+/// # Errors
+/// When there is no login manager, or it declines.
+pub fn switch_to_console(host: &Host, number: u32) -> Result<(), Failure> {
+    need_bus(host)?.switch_to(number)
+}
+
 fn precheck(error: FileError) -> Failure {
     error.at("precheck")
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod checkpoints;
 mod commands;
+mod console;
 mod disk;
 mod enrollment;
 mod hostile;

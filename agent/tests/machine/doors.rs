@@ -54,7 +54,7 @@ pub(crate) fn assert_locked(machine: &Machine) {
     assert!(!machine.path("/var/lib/systemd/linger/alice").exists());
 }
 
-fn assert_open(machine: &Machine) {
+pub(crate) fn assert_open(machine: &Machine) {
     for user in ["alice", "root"] {
         for password in [None, Some(PASSWORD)] {
             assert!(machine.lets_in(user, password), "{user} {password:?}: {}", machine.journal());

@@ -8,6 +8,7 @@
 #[path = "../device/bench.rs"]
 #[expect(dead_code, reason = "shared with the tests of the device, which use the rest")]
 mod bench;
+mod console;
 mod container;
 mod doors;
 mod isolation;

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::container::Machine;
 use crate::doors::{assert_same, tree};
 use crate::on_a_machine;
-use crate::scene::{people, source};
+use crate::scene::{ENABLED, people, source};
 
 #[test]
 fn package_arms_nothing_and_leaves_nothing() {
@@ -19,12 +19,13 @@ fn package_arms_nothing_and_leaves_nothing() {
         let before = tree(&machine);
 
         machine.sh("dpkg --install /root/agent.deb");
-        for unit in ["tocsin-agent.service", "tocsin-reassert.service", "tocsin-agent-watch.timer"]
-        {
+        for unit in ENABLED {
             assert_eq!(machine.sh(&format!("systemctl is-enabled {unit}")), "enabled", "{unit}");
         }
         assert!(!machine.succeeds("systemctl is-active --quiet tocsin-agent.service"));
-        assert!(machine.succeeds("systemctl is-active --quiet tocsin-agent-watch.timer"));
+        for unit in ["tocsin-agent-watch.timer", "tocsin-console.path"] {
+            assert!(machine.succeeds(&format!("systemctl is-active --quiet {unit}")), "{unit}");
+        }
         let modes = machine.sh("stat -c '%a %U' /var/lib/tocsin-agent /etc/tocsin/agent.toml");
         assert_eq!(modes, "700 root\n600 root");
         assert!(machine.read("/etc/tocsin/agent.toml").contains("\narming = \"off\"\n"));
@@ -71,6 +72,8 @@ fn rpm_brings_the_same_with_the_same_modes() {
         ("-rw-r--r--", "/usr/lib/systemd/system/tocsin-agent-watch.service"),
         ("-rw-r--r--", "/usr/lib/systemd/system/tocsin-agent-watch.timer"),
         ("-rw-r--r--", "/usr/lib/systemd/system/tocsin-agent.service"),
+        ("-rw-r--r--", "/usr/lib/systemd/system/tocsin-console.path"),
+        ("-rw-r--r--", "/usr/lib/systemd/system/tocsin-console.service"),
         ("-rw-r--r--", "/usr/lib/systemd/system/tocsin-reassert.service"),
         ("drwx------", "/var/lib/tocsin-agent"),
     ];

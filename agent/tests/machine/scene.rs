@@ -7,6 +7,7 @@ use std::process::Command;
 use agent::config::Config;
 use protocol::action::{Action, RunScript};
 use protocol::frame::{CommandFrame, HubFrame};
+use protocol::offline::OfflineSecret;
 use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
 
 use crate::bench::{BRIDGE, Bench, confirmed};
@@ -16,11 +17,21 @@ use crate::server::{HubSide, Server};
 /// Everybody's password.
 pub(crate) const PASSWORD: &str = "open-sesame";
 /// The units that the agent's package brings.
-pub(crate) const UNITS: [&str; 4] = [
+pub(crate) const UNITS: [&str; 6] = [
     "tocsin-agent.service",
     "tocsin-reassert.service",
     "tocsin-agent-watch.service",
     "tocsin-agent-watch.timer",
+    "tocsin-console.service",
+    "tocsin-console.path",
+];
+/// Those of them that it enables.
+pub(crate) const ENABLED: [&str; 5] = [
+    "tocsin-agent.service",
+    "tocsin-reassert.service",
+    "tocsin-agent-watch.timer",
+    "tocsin-console.service",
+    "tocsin-console.path",
 ];
 
 /// One device with its organisation.
@@ -54,8 +65,7 @@ impl Scene {
             let text = fs::read_to_string(source(&format!("config/{unit}"))).unwrap();
             machine.write(&format!("/usr/lib/systemd/system/{unit}"), &text, 0o644);
         }
-        for unit in ["tocsin-agent.service", "tocsin-reassert.service", "tocsin-agent-watch.timer"]
-        {
+        for unit in ENABLED {
             machine.offline(&["systemctl", "enable", unit]);
         }
         let copied = Command::new("cp")
@@ -85,6 +95,21 @@ impl Scene {
     pub(crate) async fn order(&mut self, action: Action) -> Receipt {
         self.orders += 1;
         let command = self.device.command(self.orders, action, u64::from(self.orders));
+        self.deliver(&command).await
+    }
+
+    /// The same with a code that ends it.
+    pub(crate) async fn order_with_code(
+        &mut self,
+        action: Action,
+        secret: &OfflineSecret,
+    ) -> Receipt {
+        self.orders += 1;
+        let number = self.orders;
+        let mut envelope = self.device.envelope(number, action, number.into());
+        let (device, code) = (envelope.aud, secret.code(&envelope.aud));
+        envelope.manifest.offline_codes.insert(device, code.commitment(&device));
+        let command = self.device.organisation.deliver(&envelope, 0);
         self.deliver(&command).await
     }
 

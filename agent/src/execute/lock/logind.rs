@@ -183,6 +183,16 @@ impl Bus {
         self.call(&LOGIN, "TerminateUser", &uid).map(drop)
     }
 
+    /// Brings a virtual console of the first seat to the front.
+    pub(super) fn switch_to(&self, number: u32) -> Result<(), Failure> {
+        let seat = Object {
+            peer: LOGIN.name,
+            path: "/org/freedesktop/login1/seat/seat0",
+            interface: "org.freedesktop.login1.Seat",
+        };
+        self.call_object(&seat, "SwitchTo", &number).map(drop)
+    }
+
     /// Starts the login screens again that gave up because nobody could log in.
     pub(super) fn revive_login_units(&self) -> Result<u64, Failure> {
         let states: [&str; 1] = ["failed"];
