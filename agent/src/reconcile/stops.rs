@@ -100,8 +100,8 @@ impl Reconcile {
             Some(Standing::Waiting(work) | Standing::Begun(work)) => claims(&work.envelope),
             Some(Standing::Ended(..)) | None => None,
         };
-        if target.is_some_and(|target| !destroys(&target)) {
-            let detail = "only what destroys can be called back; what can be undone has its verb";
+        if target.is_some_and(|target| !can_be_called_back(&target)) {
+            let detail = "only what destroys and scripts can be called back; what can be undone has its verb";
             let reason = RefusalReason::Unsupported;
             return Some((Outcome::Refused { reason, detail: detail.to_owned() }, Vec::new()));
         }
@@ -187,17 +187,18 @@ impl Reconcile {
 
     /// Why a command that destroys is not to begin, though it verifies.
     pub(super) fn stopped(&self, envelope: &Envelope) -> Option<Refusal> {
-        if !destroys(envelope) {
-            return None;
-        }
-        if self.ledger.is_barred(envelope.order_id()) {
+        if can_be_called_back(envelope) && self.ledger.is_barred(envelope.order_id()) {
             let detail = "called back before it came";
             return Some(Refusal::new(RefusalReason::Cancelled, detail).of(envelope));
         }
-        let frozen = self.frozen()?;
+        let frozen = self.frozen().filter(|_| destroys(envelope))?;
         let detail = format!("a freeze holds until {}", frozen.until.rfc3339());
         Some(Refusal::new(RefusalReason::Frozen, detail).of(envelope))
     }
+}
+
+fn can_be_called_back(envelope: &Envelope) -> bool {
+    envelope.action().verb().can_be_called_back()
 }
 
 fn destroys(envelope: &Envelope) -> bool {

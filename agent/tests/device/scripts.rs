@@ -9,11 +9,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::action::{Action, RunScript};
 use protocol::envelope::Envelope;
+use protocol::fixture::order as order_id;
 use protocol::frame::{AgentFrame, HubFrame};
 use protocol::receipt::{Outcome, RefusalReason};
 
 use crate::bench::{Bench, reason, until};
 use crate::disk::{in_mount_namespace, run};
+use crate::undo::{cancel, outcome, result};
 
 /// Counts itself, and then goes on until a file says that it may end.
 const PATIENT: &str =
@@ -132,6 +134,40 @@ fn script_whose_supervisor_dies_is_in_doubt_and_never_begun_again() {
         assert_eq!(hub.receipt().await, first);
         assert_eq!(effects(&bench), 1);
         fs::write(bench.config.host.root.join("tmp/enough"), "").unwrap();
+        agent.drain().await.unwrap();
+    });
+}
+
+#[test]
+fn script_that_waits_is_called_back_and_the_one_that_runs_is_not() {
+    in_mount_namespace(|| async {
+        let mut bench = bench();
+        let mut server = bench.server().await;
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        let [runs, waits, barred] =
+            [1, 2, 3].map(|number| bench.organisation.deliver(&order(&bench, number, PATIENT), 0));
+        for frame in [&runs, &waits] {
+            hub.send(HubFrame::Command(frame.clone())).await;
+        }
+        until(|| effects(&bench) == 1).await;
+        let back = |number, seq, of| cancel(&bench, number, seq, order_id(of));
+        let (late, in_time, early) = (back(11, 1, 1), back(12, 2, 2), back(13, 3, 3));
+        hub.send(HubFrame::Command(late.clone())).await;
+        let (word, step) = result(&outcome(&bench, &mut hub, &late).await);
+        assert_eq!((&*word, step.as_deref()), ("too_late", Some("apply")));
+        hub.send(HubFrame::Command(in_time.clone())).await;
+        assert_eq!(reason(&outcome(&bench, &mut hub, &waits).await), RefusalReason::Cancelled);
+        assert_eq!(result(&outcome(&bench, &mut hub, &in_time).await).0, "called_back");
+        // Before it came.
+        hub.send(HubFrame::Command(early.clone())).await;
+        outcome(&bench, &mut hub, &early).await;
+        hub.send(HubFrame::Command(barred.clone())).await;
+        assert_eq!(reason(&outcome(&bench, &mut hub, &barred).await), RefusalReason::Cancelled);
+        fs::write(bench.config.host.root.join("tmp/enough"), "").unwrap();
+        let ended = outcome(&bench, &mut hub, &runs).await;
+        assert!(matches!(ended.outcome, Outcome::Succeeded { .. }), "{ended:?}");
+        assert_eq!(effects(&bench), 1);
         agent.drain().await.unwrap();
     });
 }

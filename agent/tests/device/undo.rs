@@ -64,7 +64,7 @@ pub(crate) async fn outcome(bench: &Bench, hub: &mut HubSide, frame: &CommandFra
 }
 
 /// What a cancel came to, by its own receipt.
-fn result(receipt: &Receipt) -> (String, Option<String>) {
+pub(crate) fn result(receipt: &Receipt) -> (String, Option<String>) {
     let (Outcome::Succeeded { evidence } | Outcome::Failed { evidence, .. }) = &receipt.outcome
     else {
         panic!("{receipt:?}")

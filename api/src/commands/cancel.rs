@@ -30,8 +30,8 @@ use crate::trust;
 /// The shortest validity of what calls back.
 const SHORTEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Withdraws a command that no device has on disk. One that destroys and waits in its undo window is
-/// called back by a signed order of its own. One that was sent may still arrive: what its device
+/// Withdraws a command that no device has on disk. One that destroys and waits in its undo window,
+/// and a script that has not begun, is called back by a signed order of its own. One that was sent may still arrive: what its device
 /// then says is recorded as a conflict.
 #[utoipa::path(post, path = "/v1/commands/{id}/cancel", tag = "commands",
     params(("id" = String, Path, format = "uuid")), security(("token" = ["stop"])),
@@ -67,7 +67,7 @@ pub(super) async fn cancel(
 }
 
 /// Withdraws every command of an order that no device has on disk. Those that destroy and wait in
-/// their undo windows are called back by one signed order.
+/// their undo windows, and scripts that have not begun, are called back by one signed order.
 #[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "orders",
     params(("id" = String, Path, format = "uuid")), security(("token" = ["stop"])),
     request_body = Withdraw,
@@ -104,7 +104,8 @@ pub(super) async fn cancel_order(
 /// An order that calls another one back, with what is to be delivered.
 type CallBack = (CreatedOrder, Vec<Delivery>);
 
-/// Calls back those commands of an order that their devices may have and hold in their undo windows.
+/// Calls back those commands of an order that their devices may have and hold: in their undo windows,
+/// or, of scripts, behind another one.
 /// Whether they do is known to them alone.
 async fn call_back(
     app: &App,
@@ -128,7 +129,10 @@ async fn call_back(
     let permit = principal.permit_order(Verb::Cancel)?;
     let order = store::orders::find_order(tx.conn(), permit.reach(), id).await?;
     let Some(order) = order.filter(|_| !devices.is_empty()) else { return Ok(None) };
-    if trust::current(tx.conn()).await?.root.undo_window(&order.manifest).is_zero() {
+    // A script waits for those before it in its lane, and may not have begun.
+    let may_wait = order.manifest.action.verb() == Verb::RunScript;
+    let root = trust::current(tx.conn()).await?.root;
+    if !may_wait && root.undo_window(&order.manifest).is_zero() {
         return Ok(None);
     }
     // It is remembered for as long as what it calls back could come.

@@ -2,6 +2,7 @@
 //! where one waits in its undo window, and frozen for a time.
 
 use protocol::action::Action;
+use protocol::fixture;
 use protocol::frame::{AgentFrame, CommandFrame};
 use protocol::id::DeviceId;
 use protocol::offline::OfflineSecret;
@@ -75,6 +76,29 @@ async fn whole_order_is_called_back_where_devices_have_it() {
     assert_eq!(answer["states"], json!({ "running": 1 }));
     assert_eq!(answer["cancel"]["commands"].as_array().unwrap().len(), 1);
     assert_eq!(commands(&agent.check_in(&bench, vec![ack(&wipe)]).await).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn script_that_its_device_has_is_called_back_by_a_signed_order() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("a", None).await;
+    let nobody = |root: &mut TrustRoot| {
+        root.approvals.insert("run_script".to_owned(), 0);
+    };
+    agent.trust = bench.change_trust(nobody).await;
+    let (action, script) = fixture::run_script();
+    let targets = json!({ "devices": [agent.id] });
+    let body =
+        json!({ "action": action, "script": script, "targets": targets, "reason": "a test" });
+    bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    agent.check_in(&bench, vec![ack(&command)]).await;
+    let answer = bench.post(&cancel_path(&command), &json!({}), StatusCode::OK).await;
+    assert_eq!(answer["state"], "acked", "only its device ends it");
+    let cancel = commands(&agent.check_in(&bench, vec![ack(&command)]).await).remove(0);
+    let verified = agent.verify(&bench, &cancel.jws);
+    let Action::Cancel(back) = verified.envelope().action() else { panic!("{verified:?}") };
+    assert_eq!(json!(back.order_id), bench.command(&id_of(&command)).await["order_id"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

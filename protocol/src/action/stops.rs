@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Verb;
 use crate::id::OrderId;
+use crate::state::VerbClass;
 use crate::time::Timestamp;
 
 /// Parameters of [`super::Action::Cancel`].
@@ -27,3 +29,10 @@ pub struct Freeze {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Thaw {}
+
+impl Verb {
+    /// Whether a `cancel` calls it back where it has not begun: what nobody can undo afterwards.
+    pub const fn can_be_called_back(self) -> bool {
+        matches!(self.class(), VerbClass::Destructive) || matches!(self, Self::RunScript)
+    }
+}
