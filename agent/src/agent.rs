@@ -197,8 +197,7 @@ impl Start {
             status: core_status,
             asked: desk.1,
         };
-        let mut reconcile = Reconcile::new(core, storage, ledger, standing);
-        reconcile.resume(&records);
+        let reconcile = Reconcile::resumed(core, storage, (ledger, &records), standing);
         let shared = Shared {
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -207,6 +206,7 @@ impl Start {
             identity: identity_now.clone(),
             places: places_now,
             core: core_now.clone(),
+            direct: reconcile.direct(),
             boot_id,
             epochs,
             capabilities: ladder::capabilities(arming, wipe::is_provable(&host)),
@@ -267,7 +267,8 @@ fn climb(
     let (told, tells) = (reached.clone(), reached);
     let (end, ended) = (stop.clone(), stop.clone());
     let sleep = Watch::new(shared.clock.clone(), host.path("/proc/uptime"));
-    let (push, lower) = (shared.clone(), shared);
+    let (push, direct, lower) = (shared.clone(), shared.clone(), shared);
+    tasks.spawn("direct", ok(ladder::direct::run(direct, stop.clone())));
     let push = async move { ladder::push::run(push, state, &told, sleep, end).await };
     tasks.spawn("push", ok(push));
     tasks.spawn("lower", ok(async move { ladder::lower::run(lower, fares, &tells, ended).await }));

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::execute::rotate::Manage;
 use crate::offline::Effect;
 
 #[cfg(test)]
@@ -23,6 +24,8 @@ usage: tocsin-agent run    [--config FILE] [--state DIR]
        tocsin-agent release --code CODE [--config FILE] [--state DIR]
        tocsin-agent console [TERMINAL…] [--config FILE] [--state DIR]
        tocsin-agent manage PATH… [--config FILE] [--state DIR]
+       tocsin-agent manage-volume VOLUME [--recovery-slot N] [--in-the-clear] [--config FILE]
+               [--state DIR]
 
 reassert puts up a lock and a quarantine that stand, destroys what keys are left of a wipe that was
 cut off, and ends: the boot's first step, before the network and before anybody can log in.
@@ -32,6 +35,10 @@ console shows on every console, or on these terminals, that the device is locked
 there; it ends with the lock.
 PATH is a file that belongs to the company: a selective wipe removes it. Files are
 listed before they are written.
+VOLUME is a LUKS volume whose recovery key `tocsin rotate-credentials` replaces from then on. A
+passphrase that opens it is read from standard input, and not kept. The agent gets a keyslot of its
+own, whose key lies in the state directory: without --in-the-clear that must be encrypted itself.
+N is the keyslot of a recovery key that is there already: the first rotation replaces it.
 TOKEN is what `tocsin enroll-token` printed; `-` reads it from standard input,
 so that it shows in no process list.
 FILE is /etc/tocsin/agent.toml when that exists. Variables TOCSIN_AGENT_* override it.
@@ -86,6 +93,8 @@ pub enum Verb {
         /// Absolute paths, as the endpoint names them.
         paths: Vec<PathBuf>,
     },
+    /// Begins to manage the keys of a volume.
+    ManageVolume(Manage),
     /// Watches over one script. For the agent itself.
     Supervise {
         /// Where the script lies, below the root.
@@ -114,6 +123,12 @@ pub enum UsageError {
     /// Unlocking or releasing without a code.
     #[error("unlock and release need --code")]
     NoCode,
+    /// A volume to be managed, without one.
+    #[error("manage-volume needs the absolute path of a volume")]
+    NoVolume,
+    /// Not the number of a keyslot.
+    #[error("--recovery-slot needs a number")]
+    NoSlot,
     /// Enrollment without a token.
     #[error("enroll needs a token")]
     NoToken,
@@ -159,6 +174,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
                 paths.push(argument.clone().into());
             }
             (_, Verb::Manage { .. }) => return Err(UsageError::NoPath),
+            ("--in-the-clear", Verb::ManageVolume(manage)) => manage.in_the_clear = true,
+            ("--recovery-slot", Verb::ManageVolume(manage)) => {
+                let slot = value("--recovery-slot")?;
+                let slot = slot.to_str().and_then(|slot| slot.parse().ok());
+                manage.recovery_slot = Some(slot.ok_or(UsageError::NoSlot)?);
+            }
+            (path, Verb::ManageVolume(manage)) if path.starts_with('/') => {
+                manage.path = argument.clone().into();
+            }
             (other, _) => return Err(UsageError::Unknown(other.to_owned())),
         }
     }
@@ -166,9 +190,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Verb::Enroll { token, .. } if token.is_empty() => Err(UsageError::NoToken),
         Verb::Manage { paths } if paths.is_empty() => Err(UsageError::NoPath),
         Verb::EndOffline { code, .. } if code.is_empty() => Err(UsageError::NoCode),
+        Verb::ManageVolume(manage) if manage.path.as_os_str().is_empty() => {
+            Err(UsageError::NoVolume)
+        }
         Verb::Enroll { .. }
         | Verb::EndOffline { .. }
         | Verb::Console { .. }
+        | Verb::ManageVolume(_)
         | Verb::Manage { .. }
         | Verb::Supervise { .. }
         | Verb::Run
@@ -188,6 +216,7 @@ fn named(verb: &str) -> Result<Verb, UsageError> {
         "release" => Ok(Verb::EndOffline { effect: Effect::Quarantine, code: String::new() }),
         "console" => Ok(Verb::Console { terminals: Vec::new() }),
         "manage" => Ok(Verb::Manage { paths: Vec::new() }),
+        "manage-volume" => Ok(Verb::ManageVolume(Manage::default())),
         "status" => Ok(Verb::Status { json: false }),
         "supervise" => Ok(Verb::Supervise { folder: PathBuf::new(), root: "/".into() }),
         "help" | "--help" | "-h" => Ok(Verb::Help),

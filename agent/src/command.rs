@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use protocol::enrollment::EnrollmentToken;
 use runtime::{Clock, Drain, Entropy};
+use zeroize::Zeroizing;
 
 use crate::cli::{HELP, Invocation, Verb};
+use crate::execute::rotate::{Manage, ManagedVolumes};
 use crate::execute::script::supervise;
 use crate::execute::wipe::managed::Managed;
 use crate::offline::{self, Answer, Effect};
@@ -17,6 +19,8 @@ use crate::{Agent, Config, Deps, console, enroll, notify, standing, status};
 
 /// Where the configuration lies unless it is named.
 const CONFIG: &str = "/etc/tocsin/agent.toml";
+/// Bytes of a passphrase that are read.
+const MAX_PASSPHRASE: u64 = 4096;
 /// How long a drain may take.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -35,6 +39,7 @@ pub async fn carry_out(invocation: Invocation) -> anyhow::Result<()> {
         Verb::EndOffline { effect, code } => end_offline(&config(&invocation)?, effect, code).await,
         Verb::Console { terminals } => show_lock(config(&invocation)?, terminals).await,
         Verb::Manage { paths } => manage(&config(&invocation)?, paths),
+        Verb::ManageVolume(manage) => manage_volume(&config(&invocation)?, &manage),
         Verb::Supervise { folder, root } => supervise(&folder, &root),
         Verb::Run => run(config(&invocation)?).await,
         Verb::Reassert => reassert(config(&invocation)?).await,
@@ -181,6 +186,15 @@ fn supervise(folder: &Path, root: &Path) -> anyhow::Result<()> {
 fn manage(config: &Config, paths: Vec<PathBuf>) -> anyhow::Result<()> {
     let listed = Managed::add(&config.host(), paths);
     listed.map_err(|failure| anyhow::anyhow!("the list was not written: {}", failure.detail))
+}
+
+/// Begins to manage a volume, on the authority of the passphrase on standard input.
+fn manage_volume(config: &Config, manage: &Manage) -> anyhow::Result<()> {
+    let mut passphrase = Zeroizing::new(Vec::new());
+    std::io::stdin().take(MAX_PASSPHRASE).read_to_end(&mut passphrase)?;
+    let typed = passphrase.strip_suffix(b"\n").unwrap_or(&passphrase);
+    ManagedVolumes::add(&config.host(), manage, typed, &Entropy::system())
+        .map_err(|failure| anyhow::anyhow!("the volume is not managed: {}", failure.detail))
 }
 
 fn show_status(config: &Config, json: bool) -> anyhow::Result<()> {

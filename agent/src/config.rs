@@ -156,6 +156,12 @@ pub struct LadderConfig {
     /// How long a final power-off waits for the confirmation of its receipt; 10 s.
     #[serde(with = "runtime::config::duration")]
     pub power_off_wait: Duration,
+    /// How long one step of a command may take, unless its verb needs longer; 10 min.
+    #[serde(with = "runtime::config::duration")]
+    pub step: Duration,
+    /// How long a new credential waits until it is in escrow before it is taken back; 60 s.
+    #[serde(with = "runtime::config::duration")]
+    pub escrow_wait: Duration,
     /// How long a new quarantine waits for the control plane before it is rolled back; 60 s.
     #[serde(with = "runtime::config::duration")]
     pub confirm: Duration,
@@ -177,6 +183,8 @@ impl Default for LadderConfig {
             check_in_healthy: limits::CHECK_IN_HEALTHY,
             resend: Duration::from_secs(5),
             power_off_wait: Duration::from_secs(10),
+            step: Duration::from_secs(600),
+            escrow_wait: Duration::from_secs(60),
             confirm: Duration::from_secs(60),
             uphold: Duration::from_secs(30),
         }
@@ -227,6 +235,8 @@ impl Config {
             ("check_in_running", ladder.check_in_running.is_zero()),
             ("check_in_healthy", ladder.check_in_healthy.is_zero()),
             ("resend", ladder.resend.is_zero()),
+            ("step", ladder.step.is_zero()),
+            ("escrow_wait", ladder.escrow_wait.is_zero()),
             ("confirm", ladder.confirm.is_zero()),
             ("uphold", ladder.uphold.is_zero()),
         ];

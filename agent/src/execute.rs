@@ -16,6 +16,7 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::time::Timestamp;
 
 use self::course::Course;
+use self::rotate::Escrowing;
 use crate::host::{Arming, Host};
 
 pub mod collect;
@@ -26,6 +27,7 @@ pub mod planned;
 pub mod quarantine;
 pub mod reboot;
 pub mod refresh;
+pub mod rotate;
 pub mod script;
 pub mod simulated;
 pub mod state_file;
@@ -111,6 +113,18 @@ pub trait Executor: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// What the control plane itself must hold before `finish`, if anything: then `finish` follows
+    /// only when it says so, and `withdraw` when it does not in time.
+    fn escrow(&self, _host: &Host, _task: &Task) -> Option<Escrowing> {
+        None
+    }
+
+    /// Takes back what was not escrowed. Answers how the command ends; after a crash `apply` is
+    /// called again, and comes to the same.
+    fn withdraw(&self, _host: &Host, _task: &Task) -> Failure {
+        failure(FailureKind::Internal, "withdraw", "there is nothing to take back")
+    }
+
     /// What there is to say of an effect that failed: it goes into the receipt beside the failure.
     fn remains(&self, _host: &Host, _task: &Task) -> Evidence {
         Evidence::new()
@@ -129,6 +143,12 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// nothing is proven in this one.
     fn awaits_boot(&self) -> Option<Duration> {
         None
+    }
+
+    /// How long one step may take, where most get `usual`. `None`: as long as it needs, because
+    /// giving it up would be worse.
+    fn budget(&self, usual: Duration) -> Option<Duration> {
+        Some(usual)
     }
 
     /// Whether what `apply` began goes on when the agent stops: then it is left to the next agent,
@@ -171,6 +191,12 @@ pub fn executor(action: &Action, arming: Arming) -> Box<dyn Executor> {
         }
         (Arming::Armed | Arming::Sandboxed, Action::CollectEvidence(params)) => {
             Box::new(collect::CollectEvidence::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::RotateCredentials(params)) => {
+            Box::new(rotate::RotateCredentials::new(params.clone()))
+        }
+        (Arming::Armed | Arming::Sandboxed, Action::CryptoLock(params)) => {
+            Box::new(rotate::CryptoLock::new(params))
         }
         (Arming::Armed | Arming::Sandboxed, Action::Refresh(_)) => Box::new(refresh::Refresh),
     }

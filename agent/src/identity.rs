@@ -11,6 +11,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use protocol::escrow::{self, Escrow};
 use protocol::id::DeviceId;
 use protocol::jws::{CompactJws, JwsError};
 use protocol::key::{DeviceKey, DevicePublicKey, KeyError};
@@ -134,6 +135,14 @@ impl KeyPair {
     /// When the key cannot sign.
     pub fn sign_proof(&self, proof: &Proof) -> Result<CompactJws, JwsError> {
         proof::sign(proof, &self.key.signer(&SystemRandom::new()))
+    }
+
+    /// Signs an escrow.
+    ///
+    /// # Errors
+    /// When the key cannot sign.
+    pub fn sign_escrow(&self, escrow: &Escrow) -> Result<CompactJws, JwsError> {
+        escrow::sign(escrow, &self.key.signer(&SystemRandom::new()))
     }
 }
 

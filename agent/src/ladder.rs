@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::action::Verb;
-use protocol::frame::{Hello, HubFrame, Mode};
+use protocol::frame::{AgentFrame, Hello, HubFrame, Mode};
 use protocol::id::{BootId, SessionId};
 use protocol::time::Timestamp;
 use runtime::{Clock, Entropy};
@@ -22,6 +22,7 @@ use crate::identity::Identity;
 use crate::reconcile::{Event, Linked};
 use crate::status::{CoreStatus, LadderStatus, Rung};
 
+pub(crate) mod direct;
 pub(crate) mod lower;
 pub(crate) mod push;
 pub(crate) mod suspend;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) identity: watch::Receiver<Identity>,
     pub(crate) places: watch::Receiver<Places>,
     pub(crate) core: watch::Receiver<CoreStatus>,
+    /// What goes to the control plane itself.
+    pub(crate) direct: watch::Receiver<Vec<AgentFrame>>,
     pub(crate) boot_id: BootId,
     pub(crate) epochs: Epochs,
     pub(crate) capabilities: Vec<String>,
@@ -119,7 +122,7 @@ impl Shared {
     }
 
     /// Tells the core that a rung stands; its frames come out of the other end.
-    async fn link(&self) -> (mpsc::Sender<protocol::frame::AgentFrame>, Frames) {
+    async fn link(&self) -> (mpsc::Sender<AgentFrame>, Frames) {
         let (sender, receiver) = mpsc::channel(FRAMES);
         self.tell(Event::Linked(Linked { frames: sender.clone() })).await;
         (sender, receiver)
@@ -199,7 +202,7 @@ impl Shared {
 }
 
 /// Frames on their way from the core to one rung.
-type Frames = mpsc::Receiver<protocol::frame::AgentFrame>;
+type Frames = mpsc::Receiver<AgentFrame>;
 
 /// What the device can do, as `hello` tells it. `is_wipe_provable`: every volume that a wipe
 /// destroys has keys to be destroyed, so that the proof takes milliseconds.

@@ -39,8 +39,10 @@ pub(crate) use self::storage::Storage;
 pub(crate) use self::storage::StorageError;
 use self::undo::Windows;
 
+mod budget;
 mod deliveries;
 mod disk;
+mod escrow;
 mod lanes;
 mod link;
 mod notices;
@@ -86,6 +88,10 @@ pub(crate) struct Reconcile {
     link: Link,
     workers: Workers,
     running: PerLane<Option<Running>>,
+    /// What goes to the control plane itself.
+    direct: watch::Sender<Vec<AgentFrame>>,
+    /// When the step that a lane is in has had its time.
+    step_ends: PerLane<Option<Instant>>,
     /// Commands that wait for the end of their undo window.
     windows: Windows,
     /// The disk failed: nothing is acked, and at this time it is tried again.
@@ -132,13 +138,25 @@ struct PowerOff {
 }
 
 impl Reconcile {
-    /// With `standing` it also puts up again, from time to time, what should stand on this host.
-    pub(crate) fn new(
+    /// Takes up what the former run left. With `standing` it also puts up again, from time to time,
+    /// what should stand on this host.
+    pub(crate) fn resumed(
         core: Core,
         storage: Storage,
-        ledger: Ledger,
+        (ledger, records): (Ledger, &[Record]),
         standing: Option<Standing>,
     ) -> Self {
+        let mut reconcile = Self::new(core, storage, ledger, standing);
+        reconcile.resume(records);
+        reconcile
+    }
+
+    /// What goes to the control plane itself, as long as it waits for its word.
+    pub(crate) fn direct(&self) -> watch::Receiver<Vec<AgentFrame>> {
+        self.direct.subscribe()
+    }
+
+    fn new(core: Core, storage: Storage, ledger: Ledger, standing: Option<Standing>) -> Self {
         let backoff = Backoff::new(core.config.resend, RESEND_CAP);
         let code_tried_at = core.clock.now();
         let uphold_at = code_tried_at + core.config.uphold;
@@ -152,6 +170,8 @@ impl Reconcile {
             link: Link::default(),
             workers,
             running: PerLane::default(),
+            direct: watch::Sender::new(Vec::new()),
+            step_ends: PerLane::default(),
             windows: Windows::default(),
             retry_at: None,
             compact_not_before: None,
@@ -171,7 +191,7 @@ impl Reconcile {
 
     /// Takes up what the former run left, and tells where things stand. A wipe that had ended when
     /// the agent did, but whose power-off may not have come: it comes.
-    pub(crate) fn resume(&mut self, records: &[Record]) {
+    fn resume(&mut self, records: &[Record]) {
         if let Some(command_id) = outcome::pending_power_off(records, self.core.boot_id) {
             self.await_power_off(command_id);
         }
@@ -221,8 +241,10 @@ impl Reconcile {
     async fn reconcile(&mut self) {
         let now = self.core.clock.now();
         self.power_off_when_due(now).await;
+        self.end_overdue(now);
         self.uphold(now).await;
         self.follow_proofs(now);
+        self.follow_escrows(now);
         if !self.is_disk_back(now).await {
             // Nobody can call anything back meanwhile.
             self.windows.stand_still(now);
@@ -328,6 +350,7 @@ impl Reconcile {
                 Event::Frame(HubFrame::Confirmed { receipts }) => self.confirm(receipts).await,
                 Event::Frame(HubFrame::Checkpoint { jws }) => self.take_checkpoint(jws).await,
                 Event::Linked(linked) => self.linked(linked),
+                Event::Stored(receipts) => self.stored(&receipts),
                 Event::ServerTime(time) => {
                     // A server's word is not signed: it counts within what two clocks may differ,
                     // so that a liar cannot make good commands look expired.
@@ -423,7 +446,8 @@ impl Reconcile {
         let lanes = Lane::ALL.into_iter().filter_map(|lane| self.running.get(lane).as_ref());
         let proofs = lanes.filter_map(Running::due).min();
         let windows = self.windows.due().filter(|_| self.retry_at.is_none());
-        let due = [resend, sync, power_off, self.retry_at, uphold, proofs, windows];
+        let steps = self.step_due();
+        let due = [resend, sync, power_off, self.retry_at, uphold, proofs, windows, steps];
         let due = due.into_iter().flatten().min();
         due.map(|at| at.saturating_duration_since(now))
     }

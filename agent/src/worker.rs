@@ -3,12 +3,14 @@
 //! Owns the blocking threads. Knows no journal and no network: what
 //! must be on disk between two steps is the caller's part.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use protocol::action::Action;
 use protocol::envelope::Envelope;
+use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::state::{EffectClass, Lane};
 use protocol::time::Timestamp;
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::execute::course::Course;
+use crate::execute::rotate::Escrowing;
 use crate::execute::{self, Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 use crate::http::bare;
@@ -50,6 +53,8 @@ pub(crate) enum Step {
     Apply,
     Prove,
     Finish,
+    /// Takes back what was not escrowed.
+    Withdraw,
 }
 
 impl Step {
@@ -61,6 +66,7 @@ impl Step {
             Self::Apply => "apply",
             Self::Prove => "prove",
             Self::Finish => "finish",
+            Self::Withdraw => "withdraw",
         }
     }
 }
@@ -76,6 +82,8 @@ pub(crate) enum Report {
     Recovered(Recovery),
     Applied(Result<(), Failure>),
     Proved(Result<Evidence, Failure>),
+    /// Proved, and the rest waits until the control plane holds this.
+    ToEscrow(Escrowing),
     /// Proved, and the rest is still to be done.
     ProvedFirst(Evidence),
     Finished(Result<(), Failure>),
@@ -134,11 +142,15 @@ impl Job {
             },
             Step::Prove => match self.executor.prove(host, task) {
                 Ok(evidence) if self.executor.has_remainder(host, task) => {
-                    Report::ProvedFirst(evidence)
+                    match self.executor.escrow(host, task) {
+                        Some(escrowing) => Report::ToEscrow(escrowing),
+                        None => Report::ProvedFirst(evidence),
+                    }
                 }
                 proved => Report::Proved(proved.inspect_err(|_| self.keep_remains(host))),
             },
             Step::Finish => Report::Finished(self.executor.finish(host, task, tell)),
+            Step::Withdraw => Report::Finished(Err(self.executor.withdraw(host, task))),
         }
     }
 
@@ -186,6 +198,8 @@ impl Job {
             | Action::Reboot(_)
             | Action::RunScript(_)
             | Action::CollectEvidence(_)
+            | Action::RotateCredentials(_)
+            | Action::CryptoLock(_)
             | Action::Refresh(_)
             | Action::Cancel(_)
             | Action::Freeze(_)
@@ -216,7 +230,9 @@ const WORDS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Workers {
     blocking: Blocking,
-    steps: JoinSet<(Lane, Step, Report)>,
+    steps: JoinSet<(CommandId, Lane, Step, Report)>,
+    /// Commands whose step was given up and still hangs: nobody waits for it.
+    given_up: BTreeSet<CommandId>,
     tell: mpsc::Sender<(Lane, String)>,
     told: mpsc::Receiver<(Lane, String)>,
 }
@@ -224,7 +240,7 @@ pub(crate) struct Workers {
 impl Workers {
     pub(crate) fn new(blocking: Blocking) -> Self {
         let (tell, told) = mpsc::channel(WORDS);
-        Self { blocking, steps: JoinSet::new(), tell, told }
+        Self { blocking, steps: JoinSet::new(), given_up: BTreeSet::new(), tell, told }
     }
 
     /// Begins a step. A panic of an executor becomes a failure of that step.
@@ -234,13 +250,20 @@ impl Workers {
             let _ = heard.try_send((lane, word.to_owned()));
         });
         self.blocking.spawn_in(&mut self.steps, move || {
-            let lane = job.lane();
+            let (command_id, lane) = (job.task.command_id, job.lane());
             let tell = |word: &str| {
                 let _ = words.try_send((lane, word.to_owned()));
             };
             let report = catch_unwind(AssertUnwindSafe(|| job.run(step, &tell)));
-            (lane, step, report.unwrap_or_else(|_| panicked(step)))
+            (command_id, lane, step, report.unwrap_or_else(|_| panicked(step)))
         });
+    }
+
+    /// Waits no longer for the step that this command is in. Its thread cannot be ended: it is told
+    /// to leave off, and what it comes to is nobody's.
+    pub(crate) fn give_up(&mut self, job: &Job) {
+        job.task.course.leave();
+        self.given_up.insert(job.task.command_id);
     }
 
     /// The next word; never, while nothing runs.
@@ -255,15 +278,17 @@ impl Workers {
                 ended = self.steps.join_next() => ended,
             };
             // A blocking step is cancelled only before it began, when the runtime ends.
-            if let Some(Ok((lane, step, report))) = ended {
+            if let Some(Ok((command_id, lane, step, report))) = ended
+                && !self.given_up.remove(&command_id)
+            {
                 return Word::Ended(lane, step, report);
             }
         }
     }
 
-    /// Whether nothing runs.
+    /// Whether nothing runs that anybody waits for.
     pub(crate) fn is_idle(&self) -> bool {
-        self.steps.is_empty()
+        self.steps.len() == self.given_up.len()
     }
 }
 
@@ -274,6 +299,6 @@ fn panicked(step: Step) -> Report {
         Step::Recover => Report::Recovered(Recovery::InDoubt),
         Step::Apply => Report::Applied(Err(fault())),
         Step::Prove => Report::Proved(Err(fault())),
-        Step::Finish => Report::Finished(Err(fault())),
+        Step::Finish | Step::Withdraw => Report::Finished(Err(fault())),
     }
 }

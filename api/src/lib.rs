@@ -36,6 +36,7 @@ pub mod cluster;
 pub mod commands;
 pub mod devices;
 pub mod enrollment;
+pub mod escrows;
 pub mod events;
 pub mod operators;
 pub mod sign_in;

@@ -15,7 +15,9 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::http::problem::PROBLEM_TYPE;
-use crate::{approvals, cluster, commands, devices, enrollment, events, operators, sign_in, trust};
+use crate::{
+    approvals, cluster, commands, devices, enrollment, escrows, events, operators, sign_in, trust,
+};
 
 /// The routes of the operator port, and their document.
 pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
@@ -24,6 +26,7 @@ pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
         .merge(approvals::router())
         .merge(devices::router())
         .merge(enrollment::router())
+        .merge(escrows::router())
         .merge(trust::router())
         .merge(events::router())
         .merge(operators::router())

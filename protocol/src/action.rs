@@ -14,11 +14,13 @@ use crate::sealed::CaseKey;
 use crate::state::{EffectClass, Lane, VerbClass};
 use crate::time::Timestamp;
 
+pub use self::rotate::{Credential, CryptoLock, RotateCredentials};
 pub use self::script::RunScript;
 pub use self::stops::{Cancel, Freeze, Thaw};
 pub use self::text::{is_printable, is_script};
 
 mod ended;
+mod rotate;
 mod script;
 mod stops;
 mod text;
@@ -47,6 +49,10 @@ pub enum Action {
     RunScript(RunScript),
     /// Looks at what runs on the device, and seals it to a case.
     CollectEvidence(CollectEvidence),
+    /// Replaces a credential of the device by one that is escrowed first.
+    RotateCredentials(RotateCredentials),
+    /// Leaves the managed volumes to a new, escrowed recovery key alone, and powers off.
+    CryptoLock(CryptoLock),
     /// Sends inventory and asks for policies now.
     Refresh(Refresh),
     /// Calls back an order that destroys, as long as its undo window is open.
@@ -144,7 +150,7 @@ pub struct SelectiveWipe {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// What would be done: a wipe or a selective wipe.
+    /// What would be done: something that destroys.
     pub of: Box<Action>,
 }
 
@@ -190,6 +196,10 @@ pub enum Verb {
     RunScript,
     /// See [`Action::CollectEvidence`].
     CollectEvidence,
+    /// See [`Action::RotateCredentials`].
+    RotateCredentials,
+    /// See [`Action::CryptoLock`].
+    CryptoLock,
     /// See [`Action::Refresh`].
     Refresh,
     /// See [`Action::Cancel`].
@@ -202,7 +212,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Lock,
         Self::Unlock,
         Self::Quarantine,
@@ -213,6 +223,8 @@ impl Verb {
         Self::Reboot,
         Self::RunScript,
         Self::CollectEvidence,
+        Self::RotateCredentials,
+        Self::CryptoLock,
         Self::Refresh,
         Self::Cancel,
         Self::Freeze,
@@ -232,6 +244,8 @@ impl Verb {
             Self::Reboot => "reboot",
             Self::RunScript => "run_script",
             Self::CollectEvidence => "collect_evidence",
+            Self::RotateCredentials => "rotate_credentials",
+            Self::CryptoLock => "crypto_lock",
             Self::Refresh => "refresh",
             Self::Cancel => "cancel",
             Self::Freeze => "freeze",
@@ -249,8 +263,10 @@ impl Verb {
             | Self::Reboot
             | Self::Thaw
             | Self::RunScript
-            | Self::CollectEvidence => VerbClass::Disruptive,
-            Self::Wipe | Self::SelectiveWipe => VerbClass::Destructive,
+            | Self::CollectEvidence
+            | Self::RotateCredentials => VerbClass::Disruptive,
+            // Whoever orders it says whose key opens the volumes from then on.
+            Self::Wipe | Self::SelectiveWipe | Self::CryptoLock => VerbClass::Destructive,
             Self::Plan | Self::Refresh => VerbClass::Routine,
             Self::Cancel | Self::Freeze => VerbClass::Stop,
         }
@@ -266,10 +282,15 @@ impl Verb {
             | Self::Wipe
             | Self::SelectiveWipe
             | Self::CollectEvidence
+            | Self::CryptoLock
             | Self::Cancel
             | Self::Freeze
             | Self::Thaw => Lane::Urgent,
-            Self::Plan | Self::Reboot | Self::RunScript | Self::Refresh => Lane::Bulk,
+            Self::Plan
+            | Self::Reboot
+            | Self::RunScript
+            | Self::RotateCredentials
+            | Self::Refresh => Lane::Bulk,
         }
     }
 
@@ -281,6 +302,7 @@ impl Verb {
             | Self::Quarantine
             | Self::Release
             | Self::CollectEvidence
+            | Self::RotateCredentials
             | Self::Plan
             | Self::Refresh
             | Self::Cancel
@@ -288,7 +310,7 @@ impl Verb {
             | Self::Thaw => EffectClass::Convergent,
             Self::Reboot => EffectClass::Probeable,
             Self::RunScript => EffectClass::NotProbeable,
-            Self::Wipe | Self::SelectiveWipe => EffectClass::Terminal,
+            Self::Wipe | Self::SelectiveWipe | Self::CryptoLock => EffectClass::Terminal,
         }
     }
 
@@ -307,6 +329,8 @@ impl Verb {
             | Self::Reboot
             | Self::RunScript
             | Self::CollectEvidence
+            | Self::RotateCredentials
+            | Self::CryptoLock
             | Self::Refresh => false,
         }
     }
@@ -321,7 +345,7 @@ impl fmt::Display for Verb {
 /// A text that names no verb.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, run_script, collect_evidence, refresh, cancel, freeze, thaw"
+    "`{0}` is no verb; known are lock, unlock, quarantine, release, wipe, selective_wipe, plan, reboot, run_script, collect_evidence, rotate_credentials, crypto_lock, refresh, cancel, freeze, thaw"
 )]
 pub struct ParseVerbError(String);
 
@@ -348,8 +372,13 @@ pub enum ActionError {
     /// A script without an end.
     #[error("budget_secs must be 1 to {}", limits::SCRIPT_SECS)]
     Budget,
+    /// Not the name of a local account.
+    #[error(
+        "account must be 1 to 32 of a-z, 0-9, `_`, `-` and `.`, and begin with a letter or `_`"
+    )]
+    Account,
     /// A plan of something that destroys nothing.
-    #[error("only what destroys has a plan: wipe, selective_wipe")]
+    #[error("only what destroys has a plan: wipe, selective_wipe, crypto_lock")]
     Plan,
     /// A list is too long.
     #[error("{field} must have at most {} entries", limits::LIST_ENTRIES)]
@@ -373,6 +402,8 @@ impl Action {
             Self::Reboot(_) => Verb::Reboot,
             Self::RunScript(_) => Verb::RunScript,
             Self::CollectEvidence(_) => Verb::CollectEvidence,
+            Self::RotateCredentials(_) => Verb::RotateCredentials,
+            Self::CryptoLock(_) => Verb::CryptoLock,
             Self::Refresh(_) => Verb::Refresh,
             Self::Cancel(_) => Verb::Cancel,
             Self::Freeze(_) => Verb::Freeze,
@@ -393,29 +424,11 @@ impl Action {
             | Self::Plan(_)
             | Self::Reboot(_)
             | Self::CollectEvidence(_)
+            | Self::RotateCredentials(_)
+            | Self::CryptoLock(_)
             | Self::Refresh(_)
             | Self::Cancel(_)
             | Self::Freeze(_)
-            | Self::Thaw(_) => None,
-        }
-    }
-
-    /// When its effect ends by itself, if it does.
-    pub const fn until(&self) -> Option<Timestamp> {
-        match self {
-            Self::Quarantine(quarantine) => quarantine.until,
-            Self::Freeze(freeze) => Some(freeze.until),
-            Self::Lock(_)
-            | Self::Unlock(_)
-            | Self::Release(_)
-            | Self::Wipe(_)
-            | Self::SelectiveWipe(_)
-            | Self::Plan(_)
-            | Self::Reboot(_)
-            | Self::RunScript(_)
-            | Self::CollectEvidence(_)
-            | Self::Refresh(_)
-            | Self::Cancel(_)
             | Self::Thaw(_) => None,
         }
     }
@@ -448,6 +461,7 @@ impl Action {
                 }
             },
             Self::RunScript(run) => run.check(),
+            Self::RotateCredentials(rotate) => rotate.check(),
             Self::CollectEvidence(_)
             | Self::Quarantine(_)
             | Self::Unlock(_)
@@ -455,6 +469,7 @@ impl Action {
             | Self::Wipe(_)
             | Self::SelectiveWipe(_)
             | Self::Reboot(_)
+            | Self::CryptoLock(_)
             | Self::Refresh(_)
             | Self::Cancel(_)
             | Self::Freeze(_)

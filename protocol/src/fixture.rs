@@ -9,7 +9,10 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
-use crate::action::{Action, CollectEvidence, Lock, LockLevel, RunScript, Verb, Wipe, WipeLevel};
+use crate::action::{
+    Action, CollectEvidence, Credential, CryptoLock, Lock, LockLevel, RotateCredentials, RunScript,
+    Verb, Wipe, WipeLevel,
+};
 use crate::envelope::{self, Approval, Envelope, Verifying};
 use crate::frame::{CommandFrame, Hello};
 use crate::id::{BootId, CommandId, DeviceId, OrderId, PersonName, SessionId};
@@ -77,6 +80,18 @@ pub fn run_script() -> (Action, String) {
 pub fn collect_evidence() -> Action {
     let case_key = CaseSecret::new([9; 32]).public().expect("a key");
     Action::CollectEvidence(CollectEvidence { case_key })
+}
+
+/// An order to rotate that credential, for the recovery key whose secret is nines.
+pub fn rotate(credential: Credential) -> Action {
+    let recovery_key = CaseSecret::new([9; 32]).public().expect("a key");
+    Action::RotateCredentials(RotateCredentials { credential, recovery_key })
+}
+
+/// An order to leave the volumes to a key that is escrowed for the secret of nines.
+pub fn crypto_lock() -> Action {
+    let recovery_key = CaseSecret::new([9; 32]).public().expect("a key");
+    Action::CryptoLock(CryptoLock { recovery_key })
 }
 
 /// A `hello` of a device that has seen those sequence numbers.

@@ -59,6 +59,13 @@ pub enum AgentFrame {
         /// The signed proof.
         jws: CompactJws,
     },
+    /// A credential that goes into force once the control plane itself says that it holds this.
+    Escrow {
+        /// Which command.
+        command_id: CommandId,
+        /// The signed escrow.
+        jws: CompactJws,
+    },
     /// How the command ended.
     Receipt {
         /// Which command.
@@ -251,6 +258,9 @@ impl Frame for AgentFrame {
             Self::Progress { stage, .. } => within(stage.len() <= 64, "stage"),
             Self::Proof { jws, .. } | Self::Receipt { jws, .. } => {
                 within(jws.as_str().len() <= limits::RECEIPT_BYTES, "receipt")
+            }
+            Self::Escrow { jws, .. } => {
+                within(jws.as_str().len() <= limits::ESCROW_BYTES, "escrow")
             }
             Self::Notice { jws, .. } => {
                 within(jws.as_str().len() <= limits::NOTICE_BYTES, "notice")

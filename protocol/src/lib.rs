@@ -1,7 +1,7 @@
 //! What agents, hubs and the control plane say to one another, and what each may believe.
 //!
 //! This crate owns the wire format, the signed documents (envelope, approval, trust root, proof,
-//! receipt, notice) with their verification, and the two session machines. It does no I/O and has no
+//! escrow, receipt, notice) with their verification, and the two session machines. It does no I/O and has no
 //! clock and no source of chance of its own: `now` and random bytes are parameters.
 #![warn(missing_docs)]
 
@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod close;
 pub mod enrollment;
 pub mod envelope;
+pub mod escrow;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod frame;

@@ -19,6 +19,8 @@ pub const CHECKPOINT_MARKS: usize = 32;
 pub const CHECKPOINT_MEMORY: usize = 64;
 /// Bytes of a signed notice.
 pub const NOTICE_BYTES: usize = 2 * 1024;
+/// Bytes of a signed escrow.
+pub const ESCROW_BYTES: usize = 16 * 1024;
 /// Bytes of one version of the trust root, all its signatures together.
 pub const TRUST_ROOT_BYTES: usize = 48 * 1024;
 /// Approvals that one envelope may carry.

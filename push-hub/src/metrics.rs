@@ -53,8 +53,8 @@ impl Outcome {
 }
 
 /// The kinds of frames from agents, as labels.
-const AGENT_KINDS: [&str; 8] =
-    ["hello", "sync", "ack", "progress", "receipt", "unknown", "notice", "proof"];
+const AGENT_KINDS: [&str; 9] =
+    ["hello", "sync", "ack", "progress", "receipt", "unknown", "notice", "proof", "escrow"];
 /// The kinds of frames to agents, as labels.
 const HUB_KINDS: [&str; 8] =
     ["welcome", "command", "confirmed", "trust", "mode", "reconnect", "unknown", "checkpoint"];
@@ -176,6 +176,7 @@ impl Metrics {
             AgentFrame::Unknown => 5,
             AgentFrame::Notice { .. } => 6,
             AgentFrame::Proof { .. } => 7,
+            AgentFrame::Escrow { .. } => 8,
         };
         self.frames_in[index].increment(1);
     }

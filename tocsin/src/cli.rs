@@ -27,6 +27,7 @@ pub mod cluster;
 pub mod commands;
 pub mod devices;
 pub mod enroll;
+pub mod escrow;
 pub mod events;
 pub mod evidence;
 pub mod failure;
@@ -132,6 +133,11 @@ pub enum Verb {
     /// Make a case's key, or open what devices collected
     #[command(subcommand)]
     Evidence(evidence::EvidenceVerb),
+    /// Have devices replace a recovery key or a password by one that is in escrow first
+    RotateCredentials(escrow::RotateArgs),
+    /// Make a recovery key, list what is in escrow, or open it
+    #[command(subcommand)]
+    Escrow(escrow::EscrowVerb),
     /// Have devices report now
     Refresh(order::PlainArgs),
     /// Approve an order with your own key
@@ -361,6 +367,8 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::RunScript(args) => script::run(context, args).await,
         Verb::CollectEvidence(args) => evidence::collect(context, args).await,
         Verb::Evidence(verb) => evidence::run(context, verb).await,
+        Verb::RotateCredentials(args) => escrow::rotate(context, args).await,
+        Verb::Escrow(verb) => escrow::run(context, verb).await,
         Verb::Refresh(args) => order::refresh(context, args).await,
         Verb::Approve(args) => approve::run(context, args).await,
         Verb::Reject(args) => approve::reject(context, args).await,

@@ -19,6 +19,7 @@ mod doors;
 mod file;
 mod logind;
 mod pam;
+mod password;
 mod probe;
 mod room;
 mod state;
@@ -41,6 +42,7 @@ use super::{Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 use crate::offline;
 
+pub(super) use self::password::{password_field, set_password_field};
 pub use self::state::{LockState, Phase};
 
 /// How often is looked while screens lock themselves.

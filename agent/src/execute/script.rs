@@ -200,6 +200,10 @@ impl Executor for RunScript {
         }
     }
 
+    fn budget(&self, usual: Duration) -> Option<Duration> {
+        Some(self.patience() + usual)
+    }
+
     fn outlives_the_agent(&self) -> bool {
         true
     }

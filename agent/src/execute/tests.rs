@@ -1,8 +1,8 @@
 //! Which executor serves which action, and that an unarmed host has none with an effect.
 
 use protocol::action::{
-    Action, Lock, LockLevel, Plan, Quarantine, Reboot, Refresh, Release, SelectiveWipe, Unlock,
-    Verb, Wipe, WipeLevel,
+    Action, Credential, Lock, LockLevel, Plan, Quarantine, Reboot, Refresh, Release, SelectiveWipe,
+    Unlock, Verb, Wipe, WipeLevel,
 };
 
 use super::{executor, fixtures};
@@ -21,6 +21,8 @@ fn actions() -> Vec<Action> {
         Action::Reboot(Reboot {}),
         protocol::fixture::run_script().0,
         protocol::fixture::collect_evidence(),
+        protocol::fixture::rotate(Credential::Volumes),
+        protocol::fixture::crypto_lock(),
         Action::Refresh(Refresh {}),
     ]
 }

@@ -14,7 +14,7 @@
 //! counts destroyed data and `erasure` says in which way; where there is any, `swaps`, a list of
 //! `{path, kind, grade, erasure}`, and `unencrypted`, the paths of what stays readable.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ mod course;
 mod destroy;
 mod endurance;
 mod graph;
-mod luks;
+pub(in crate::execute) mod luks;
 pub mod managed;
 mod network;
 mod record;
@@ -72,6 +72,12 @@ pub fn resume(host: &Host) -> Result<(), Failure> {
     course.destroy_keys()?;
     let seen = course.observe();
     seen.map(|_| ()).map_err(|detail| failure(FailureKind::NotProven, "reassert", detail))
+}
+
+/// A volume that a wipe of this host would destroy, and whose UUID is not known so.
+pub(super) fn unmanaged(host: &Host, is_known: impl Fn(&str) -> bool) -> Option<PathBuf> {
+    let volumes = survey::volumes(&SystemDisk, host).into_iter();
+    volumes.into_iter().find_map(|(path, uuid)| (!is_known(&uuid)).then_some(path))
 }
 
 /// The executor of `wipe`.
@@ -189,6 +195,11 @@ impl Executor for Wipe {
             Ok(Some(_) | None) => Recovery::Apply,
             Err(_) => Recovery::InDoubt,
         }
+    }
+
+    /// Erasing takes hours, and a timer of its own ends one that makes no progress.
+    fn budget(&self, _usual: Duration) -> Option<Duration> {
+        None
     }
 
     fn afterwards(&self) -> Afterwards {

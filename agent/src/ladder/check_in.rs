@@ -12,7 +12,7 @@ use super::rotation::Rotation;
 use crate::status::Rung;
 
 /// What a check-in may take, once connected.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Checks in at the pace of the last rung, and carries the core's frames; never ends. `pace` is
 /// the interval while nothing runs. Each success notifies `reached`.

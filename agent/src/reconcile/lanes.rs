@@ -17,6 +17,7 @@ use protocol::trust::Authority;
 
 use super::Reconcile;
 use super::deliveries::claims;
+use super::escrow::Escrowing;
 use super::outcome::{About, Times, is_proved};
 use crate::execute::{Afterwards, Recovery, failure};
 use crate::worker::{Job, Report, Step};
@@ -34,6 +35,8 @@ pub(super) enum Running {
     Intending(Arc<Job>),
     /// The proof has to be safe before the rest is done.
     Proving(Proving),
+    /// The control plane has to hold this before the rest is done.
+    Escrowing(Escrowing),
     /// The outcome has to be written before the receipt leaves.
     Ending(Ending),
 }
@@ -65,6 +68,7 @@ impl Running {
             | Self::AwaitingBoot(job, _)
             | Self::Holding(job, _)
             | Self::Intending(job)
+            | Self::Escrowing(Escrowing { job, .. })
             | Self::Proving(Proving { job, .. }) => job.task.command_id,
             Self::Ending(ending) => ending.command_id,
         }
@@ -74,6 +78,7 @@ impl Running {
     pub(super) fn due(&self) -> Option<Instant> {
         match self {
             Self::Proving(proving) => Some(proving.deadline.min(proving.send_at)),
+            Self::Escrowing(escrowing) => Some(escrowing.deadline),
             Self::AwaitingBoot(_, until) => Some(*until),
             Self::Stepping(..) | Self::Holding(..) | Self::Intending(_) | Self::Ending(_) => None,
         }
@@ -85,6 +90,7 @@ impl Running {
             Self::Stepping(_, step) => step.as_str(),
             Self::AwaitingBoot(..) | Self::Proving(_) => Step::Prove.as_str(),
             Self::Holding(..) | Self::Intending(_) => Step::Plan.as_str(),
+            Self::Escrowing(_) => "escrow",
             Self::Ending(_) => "ended",
         }
     }
@@ -103,7 +109,8 @@ impl Reconcile {
                     let Some(running) = self.begin(work) else { return };
                     *self.running.get_mut(lane) = Some(running);
                 }
-                busy @ Some(Running::Stepping(..) | Running::Proving(_)) => {
+                busy
+                @ Some(Running::Stepping(..) | Running::Proving(_) | Running::Escrowing(_)) => {
                     *self.running.get_mut(lane) = busy;
                     return;
                 }
@@ -214,12 +221,13 @@ impl Reconcile {
         Some(Running::Ending(Ending { command_id: work.command_id, receipt, afterwards }))
     }
 
-    fn step(&mut self, job: Arc<Job>, step: Step) -> Running {
+    pub(super) fn step(&mut self, job: Arc<Job>, step: Step) -> Running {
         let command_id = job.task.command_id;
         let stage = step.as_str().to_owned();
         tracing::info!(command.id = %command_id, stage, "step begins");
         self.link.send(AgentFrame::Progress { command_id, stage });
         self.workers.begin(job.clone(), step);
+        self.allow(&job);
         Running::Stepping(job, step)
     }
 
@@ -312,6 +320,7 @@ impl Reconcile {
                 None => Some(self.step(job, Step::Prove)),
             },
             Report::ProvedFirst(evidence) => Some(self.prove_first(job, evidence)),
+            Report::ToEscrow(escrowing) => Some(self.escrow(job, escrowing)),
             ended @ (Report::Planned(Err(_))
             | Report::Differs(_)
             | Report::Applied(Err(_))
@@ -343,7 +352,7 @@ impl Reconcile {
                 outcome.is_err()
             }
             Report::Differs(_) | Report::Proved(_) => true,
-            Report::ProvedFirst(_) | Report::Left => false,
+            Report::ProvedFirst(_) | Report::ToEscrow(_) | Report::Left => false,
             Report::Recovered(recovery) => matches!(recovery, Recovery::InDoubt),
         };
         if is_outcome && let Some(Running::Ending(ending)) = self.outcome(&job, step, report) {
@@ -353,7 +362,7 @@ impl Reconcile {
 
     /// The signed outcome of a step that was the last. Success and failure are both outcomes; a
     /// step with a successor gives none.
-    fn outcome(&self, job: &Job, step: Step, report: Report) -> Option<Running> {
+    pub(super) fn outcome(&self, job: &Job, step: Step, report: Report) -> Option<Running> {
         let outcome = match report {
             Report::Proved(Ok(evidence)) => {
                 Outcome::Succeeded { evidence: self.on_whose_word(&job.envelope, evidence) }
@@ -368,11 +377,16 @@ impl Reconcile {
             Report::Differs(how) => {
                 Outcome::Refused { reason: RefusalReason::PlanChanged, detail: how.to_owned() }
             }
-            Report::Recovered(Recovery::InDoubt) => Outcome::InDoubt { stage: "apply".to_owned() },
+            Report::Recovered(Recovery::InDoubt) => {
+                // Recovery decides about what was applied.
+                let last = if step == Step::Recover { Step::Apply } else { step };
+                Outcome::InDoubt { stage: last.as_str().to_owned() }
+            }
             Report::Planned(Ok(()))
             | Report::Applied(Ok(()))
             | Report::Finished(Ok(()))
             | Report::ProvedFirst(_)
+            | Report::ToEscrow(_)
             | Report::Left
             | Report::Recovered(Recovery::Apply | Recovery::Applied) => return None,
         };

@@ -14,6 +14,8 @@ pub(crate) enum Event {
     Linked(Linked),
     /// A frame came, on whatever rung.
     Frame(HubFrame),
+    /// The control plane itself holds these.
+    Stored(Vec<String>),
     /// A server told its time.
     ServerTime(Timestamp),
 }

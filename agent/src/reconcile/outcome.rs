@@ -214,9 +214,9 @@ pub(super) fn is_proved(outcome: &Outcome) -> bool {
 /// the agent ended before it came to that.
 pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<CommandId> {
     let wants = |record: &&Record| match record {
-        Record::Received(received) => claims(&received.envelope).is_some_and(
-            |envelope| matches!(envelope.action(), Action::Wipe(wipe) if wipe.power_off),
-        ),
+        Record::Received(received) => {
+            claims(&received.envelope).is_some_and(|envelope| powers_off(envelope.action()))
+        }
         Record::Intent { .. }
         | Record::Done { .. }
         | Record::Refused(_)
@@ -258,6 +258,28 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
         | Record::Frozen(_)
         | Record::Thawed => None,
     })
+}
+
+/// Whether the device goes down when that is done.
+const fn powers_off(action: &Action) -> bool {
+    match action {
+        Action::Wipe(wipe) => wipe.power_off,
+        Action::CryptoLock(_) => true,
+        Action::Lock(_)
+        | Action::Unlock(_)
+        | Action::Quarantine(_)
+        | Action::Release(_)
+        | Action::SelectiveWipe(_)
+        | Action::Plan(_)
+        | Action::Reboot(_)
+        | Action::RunScript(_)
+        | Action::CollectEvidence(_)
+        | Action::RotateCredentials(_)
+        | Action::Refresh(_)
+        | Action::Cancel(_)
+        | Action::Freeze(_)
+        | Action::Thaw(_) => false,
+    }
 }
 
 /// Whether this receipt of our own tells of something proved in that boot.

@@ -86,6 +86,8 @@ impl Reconcile {
             | Action::Reboot(_)
             | Action::RunScript(_)
             | Action::CollectEvidence(_)
+            | Action::RotateCredentials(_)
+            | Action::CryptoLock(_)
             | Action::Refresh(_) => {
                 let failure = failure(FailureKind::Internal, "apply", "not about other orders");
                 Some((Outcome::Failed { failure, evidence: Evidence::new() }, Vec::new()))

@@ -91,6 +91,7 @@ async fn command_has_one_effect_wherever_the_agent_is_killed() {
             | AgentFrame::Sync { .. }
             | AgentFrame::Notice { .. }
             | AgentFrame::Proof { .. }
+            | AgentFrame::Escrow { .. }
             | AgentFrame::Unknown => false,
         })
         .await;

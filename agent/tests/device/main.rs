@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "the bench is a test as well")]
 
 mod bench;
+mod budget;
 mod checkpoints;
 mod commands;
 mod console;
 mod disk;
 mod enrollment;
+mod escrow;
 mod hostile;
 mod moves;
 #[path = "../support/netns.rs"]

@@ -59,7 +59,7 @@ fn succeeded(bench: &Bench, receipt: &AgentFrame) {
 }
 
 /// How often the switch was pressed.
-fn pressed(bench: &Bench) -> usize {
+pub(crate) fn pressed(bench: &Bench) -> usize {
     fs::read_to_string(bench.power_log()).unwrap_or_default().lines().count()
 }
 
@@ -163,6 +163,15 @@ fn data_scene(power_off_wait: Duration) -> (Bench, CommandFrame, PathBuf) {
 
 fn has_data(volume: &Path) -> bool {
     fs::read(volume).unwrap()[DATA..].iter().all(|byte| *byte == 1)
+}
+
+/// Whether that passphrase opens the volume.
+pub(crate) fn opens_with(volume: &Path, passphrase: &str) -> bool {
+    let key = volume.with_file_name("tried");
+    fs::write(&key, passphrase).unwrap();
+    let arguments = ["open", "--test-passphrase", "--key-file"];
+    let output = Command::new("/usr/sbin/cryptsetup").args(arguments).args([&key, volume]).output();
+    output.unwrap().status.success()
 }
 
 fn opens(volume: &Path) -> bool {

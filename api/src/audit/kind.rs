@@ -97,6 +97,10 @@ kinds! {
     CommandRunning = "command_running",
     /// A device proved a stage, before the end of the command.
     CommandProved = "command_proved",
+    /// A credential of a device is held, sealed.
+    EscrowKept = "escrow_kept",
+    /// Somebody read a sealed credential.
+    EscrowRead = "escrow_read",
     /// A receipt ended the command.
     CommandFinished = "command_finished",
     /// A command's validity ended before a device took it.

@@ -37,6 +37,9 @@ pub mod ability {
     /// Hand in versions of the trust root. What counts is their signatures.
     #[derive(Debug)]
     pub enum Trust {}
+    /// See and read sealed credentials; each reading is an event.
+    #[derive(Debug)]
+    pub enum Escrows {}
     /// Read the audit log.
     #[derive(Debug)]
     pub enum Events {}
@@ -66,6 +69,7 @@ abilities! {
     Enroll = "enroll",
     Devices = "devices",
     Trust = "trust",
+    Escrows = "escrows",
     Events = "events",
     Tokens = "tokens",
 }

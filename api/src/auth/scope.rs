@@ -27,8 +27,8 @@ enum What {
 }
 
 /// The abilities that are not orders.
-const ABILITIES: [&str; 8] =
-    ["read", "stop", "approve", "enroll", "devices", "trust", "events", "tokens"];
+const ABILITIES: [&str; 9] =
+    ["read", "stop", "approve", "enroll", "devices", "trust", "escrows", "events", "tokens"];
 
 impl Scope {
     /// Everything, everywhere.
@@ -90,7 +90,7 @@ impl fmt::Display for Scope {
 /// A text that is no scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a scope is <ability>@<group>; abilities are *, order:*, order:<verb>, read, stop, approve, enroll, devices, trust, events, tokens"
+    "a scope is <ability>@<group>; abilities are *, order:*, order:<verb>, read, stop, approve, enroll, devices, trust, escrows, events, tokens"
 )]
 pub struct ParseScopeError;
 

@@ -117,6 +117,7 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
             }
             frame @ (AgentFrame::Receipt { .. }
             | AgentFrame::Proof { .. }
+            | AgentFrame::Escrow { .. }
             | AgentFrame::Notice { .. }) => {
                 with_signature.insert(identity.device);
                 said.push((identity, frame));

@@ -5,11 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use protocol::action::is_printable;
 use protocol::enrollment::DeviceIdentity;
+use protocol::escrow::{self, Escrow, Subject};
 use protocol::frame::AgentFrame;
 use protocol::id::{CommandId, DeviceId};
 use protocol::jws::{CompactJws, JwsError};
 use protocol::key::DevicePublicKey;
+use protocol::limits;
 use protocol::notice;
 use protocol::proof::{self, Proof};
 use protocol::receipt::{self, Outcome, Receipt};
@@ -37,6 +40,8 @@ pub(super) enum Said {
     Progress(String),
     /// It goes on, and something of it is proven.
     Proved(Box<Proved>),
+    /// It has made a credential, and waits until that is held, by an escrow that verifies.
+    Escrowed(Box<Escrowed>),
     /// It ended, by a receipt that verifies.
     Finished(Box<Finished>),
     /// Something happened to its effect, by a notice that verifies.
@@ -51,6 +56,15 @@ pub(super) struct Proved {
     /// What it says.
     pub(super) proof: Proof,
     /// The proof.
+    pub(super) jws: CompactJws,
+}
+
+/// An escrow that verifies.
+#[derive(Debug)]
+pub(super) struct Escrowed {
+    /// What it says.
+    pub(super) escrow: Escrow,
+    /// The escrow.
     pub(super) jws: CompactJws,
 }
 
@@ -89,6 +103,9 @@ pub(super) fn judge(
         }
         AgentFrame::Proof { command_id, jws } => {
             (command_id, proved((identity, command_id), jws, keys))
+        }
+        AgentFrame::Escrow { command_id, jws } => {
+            (command_id, escrowed((identity, command_id), jws, keys))
         }
         AgentFrame::Receipt { command_id, jws } => {
             (command_id, finished((identity, command_id), jws, keys))
@@ -137,6 +154,28 @@ fn proved(
         Ok(proof) => Said::Proved(Box::new(Proved { proof, jws })),
         Err(why) => Said::Forged { why, jws },
     }
+}
+
+fn escrowed(
+    about: (DeviceIdentity, CommandId),
+    jws: CompactJws,
+    keys: &BTreeMap<DeviceId, Key>,
+) -> Said {
+    let verify = |key: &DevicePublicKey| escrow::verify(&jws, key);
+    match verified(about, keys, verify, |said| (said.iss, said.generation, said.command_id)) {
+        Ok(escrow) if is_sound(&escrow) => Said::Escrowed(Box::new(Escrowed { escrow, jws })),
+        Ok(_) => Said::Forged { why: "the escrow has odd texts".to_owned(), jws },
+        Err(why) => Said::Forged { why, jws },
+    }
+}
+
+/// What a device says that its credentials open is shown to people.
+fn is_sound(escrow: &Escrow) -> bool {
+    let is_fine = |subject: &Subject| match subject {
+        Subject::Volume { uuid, path } => is_printable(uuid) && is_printable(path),
+        Subject::Account { name } => is_printable(name),
+    };
+    escrow.subjects.len() <= limits::LIST_ENTRIES && escrow.subjects.iter().all(is_fine)
 }
 
 fn noticed(

@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId};
+use protocol::jws::CompactJws;
 use serde_json::{Value, json};
 
 use super::end::end_if_over;
-use super::judge::{Finished, Noticed, Proved, Report, Said};
+use super::judge::{Escrowed, Finished, Noticed, Proved, Report, Said};
 use super::model::{Happening, Step, step};
 use super::sent;
 use super::store::{self, Standing};
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
 use crate::db::{CHUNK, DbError, Tx};
-use crate::metrics;
+use crate::{escrows, metrics};
 
 /// Events about the stages of one command: a device must not fill the audit log with them.
 const STAGES: i64 = 16;
@@ -67,16 +68,18 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
                 end_if_over(&mut tx, known);
                 confirmed.entry(identity.device).or_default().push(proved.jws.sha256());
             }
+            (Said::Escrowed(said), Some(known))
+                if answers(&said.escrow.envelope_sha256, known) && !known.state.is_terminal() =>
+            {
+                let held = escrow(app, (&mut tx, &mut told), known, &said).await?;
+                confirmed.entry(identity.device).or_default().extend(held);
+            }
             (Said::Finished(receipt), Some(known)) if answers(&receipt.envelope_sha256, known) => {
                 finish(&mut tx, &mut told, known, &receipt).await?;
                 confirmed.entry(identity.device).or_default().push(receipt.jws.sha256());
             }
             (Said::Finished(receipt), _) => {
-                // Signed by the device, about an envelope that we never sent.
-                metrics::receipt("stranger");
-                if app.limits.takes_stranger(identity.device) {
-                    stranger(&mut tx, identity.device, command, &receipt);
-                }
+                stranger(app, &mut tx, (identity.device, command), &receipt);
                 confirmed.entry(identity.device).or_default().push(receipt.jws.sha256());
             }
             (Said::Noticed(notice), known) => {
@@ -87,15 +90,13 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
                 }
             }
             (Said::Forged { why, jws }, Some(known)) => {
-                metrics::receipt("forged");
-                let payload = json!({ "why": why, "receipt_sha256": jws.sha256() });
-                if told.is_within(&mut tx, known, Kind::ReceiptForged, ALARMS).await? {
-                    by_device(&mut tx, known, Kind::ReceiptForged, payload);
-                }
+                forged(&mut tx, &mut told, known, (why, &jws)).await?;
             }
             // A proof of an envelope that we never sent ends nothing, and its receipt will come.
-            (Said::Proved(_), Some(_))
-            | (Said::Acked | Said::Progress(_) | Said::Proved(_) | Said::Forged { .. }, None) => {
+            // Nor does an escrow, which comes too late besides where its command has ended.
+            (Said::Proved(_) | Said::Escrowed(_), Some(_))
+            | (Said::Acked | Said::Progress(_), None)
+            | (Said::Proved(_) | Said::Escrowed(_) | Said::Forged { .. }, None) => {
                 metrics::receipt("not_theirs");
             }
         }
@@ -125,7 +126,12 @@ fn answers(envelope_sha256: &str, known: &Standing) -> bool {
     known.envelope_sha256.as_deref() == Some(envelope_sha256)
 }
 
-fn stranger(tx: &mut Tx, device: DeviceId, command: CommandId, receipt: &Finished) {
+/// Signed by the device, about an envelope that we never sent.
+fn stranger(app: &App, tx: &mut Tx, (device, command): (DeviceId, CommandId), receipt: &Finished) {
+    metrics::receipt("stranger");
+    if !app.limits.takes_stranger(device) {
+        return;
+    }
     tracing::warn!(device.id = %device, command.id = %command, "device answered a forged envelope");
     let payload = json!({
         "command_id": command,
@@ -133,6 +139,36 @@ fn stranger(tx: &mut Tx, device: DeviceId, command: CommandId, receipt: &Finishe
         "receipt_sha256": receipt.jws.sha256(),
     });
     tx.append_by(Actor::Device(device), Kind::EnvelopeForged, device, payload);
+}
+
+async fn forged(
+    tx: &mut Tx,
+    told: &mut Told,
+    known: &Standing,
+    (why, jws): (String, &CompactJws),
+) -> Result<(), DbError> {
+    metrics::receipt("forged");
+    let payload = json!({ "why": why, "receipt_sha256": jws.sha256() });
+    if told.is_within(tx, known, Kind::ReceiptForged, ALARMS).await? {
+        by_device(tx, known, Kind::ReceiptForged, payload);
+    }
+    Ok(())
+}
+
+/// Keeps a credential that is about to come into force. What names it, once it is held.
+async fn escrow(
+    app: &App,
+    (tx, told): (&mut Tx, &mut Told),
+    known: &mut Standing,
+    said: &Escrowed,
+) -> Result<Option<String>, DbError> {
+    progress(tx, told, known, "escrow".to_owned()).await?;
+    end_if_over(tx, known);
+    let is_held = escrows::keep(app, tx, &said.escrow, &said.jws).await?;
+    if is_held {
+        metrics::receipt("escrow");
+    }
+    Ok(is_held.then(|| said.jws.sha256()))
 }
 
 async fn ack(tx: &mut Tx, told: &mut Told, known: &mut Standing) -> Result<(), DbError> {
@@ -199,6 +235,7 @@ async fn finish(
         Step::To(state) => {
             metrics::receipt("accepted");
             known.finish(state, (&receipt.jws, text), tx.now());
+            escrows::settle(tx, known.id, &receipt.outcome).await?;
             let payload = json!({ "state": state, "receipt_sha256": receipt.jws.sha256() });
             by_device(tx, known, Kind::CommandFinished, payload);
         }
@@ -261,7 +298,8 @@ struct Told(BTreeMap<(CommandId, &'static str), i64>);
 impl Told {
     /// Knows of the stages that these reports are about, with one statement.
     async fn of_stages(tx: &mut Tx, reports: &[Report]) -> Result<Self, DbError> {
-        let has_stage = |said: &Said| matches!(said, Said::Progress(_) | Said::Proved(_));
+        let has_stage =
+            |said: &Said| matches!(said, Said::Progress(_) | Said::Proved(_) | Said::Escrowed(_));
         let commands: BTreeSet<_> =
             reports.iter().filter(|report| has_stage(&report.what)).map(|r| r.command).collect();
         let commands: Vec<_> = commands.into_iter().collect();

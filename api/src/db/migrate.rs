@@ -45,17 +45,22 @@ macro_rules! migrations {
                 "sign_in",
                 include_str!(concat!("../../migrations/", $folder, "/0011_sign_in.sql")),
             ),
+            (
+                12,
+                "escrows",
+                include_str!(concat!("../../migrations/", $folder, "/0012_escrows.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 10];
+type Texts = [(i64, &'static str, &'static str); 11];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 11;
+pub(super) const VERSION: i64 = 12;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

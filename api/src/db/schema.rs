@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 18] = [
+pub(super) const TABLES: [Table; 19] = [
     Table {
         name: "events",
         key: 1,
@@ -202,6 +202,22 @@ pub(super) const TABLES: [Table; 18] = [
         name: "checkpoints",
         key: 1,
         columns: &[("number", Int), ("seq", Int), ("hash", Text), ("jws", Text)],
+    },
+    Table {
+        name: "escrows",
+        key: 1,
+        columns: &[
+            ("id", Uuid),
+            ("command_id", Uuid),
+            ("device_id", Uuid),
+            ("generation", Int),
+            ("sealed_sha256", Text),
+            ("subjects", Text),
+            ("recovery_key", Text),
+            ("jws", Text),
+            ("state", Text),
+            ("received_at", Int),
+        ],
     },
     Table { name: "sinks", key: 1, columns: &[("name", Text), ("seq", Int)] },
 ];

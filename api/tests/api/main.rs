@@ -14,6 +14,7 @@ mod clones;
 mod devices;
 mod documents;
 mod enrollment;
+mod escrows;
 mod gate;
 mod grades;
 mod hostile;

@@ -13,8 +13,8 @@ use super::bench::{Bench, json_of, order_body};
 use super::documents::Route;
 
 /// The abilities of scopes that are not orders.
-const ABILITIES: [&str; 8] =
-    ["read", "stop", "approve", "enroll", "devices", "trust", "events", "tokens"];
+const ABILITIES: [&str; 9] =
+    ["read", "stop", "approve", "enroll", "devices", "trust", "escrows", "events", "tokens"];
 /// The routes that ask for no token. Whoever adds one says here why: the document of the API holds no
 /// secret; who signs in has no token yet.
 const PUBLIC: [&str; 3] = ["GET /openapi.json", "GET /v1/sign-ins/provider", "POST /v1/sign-ins"];
@@ -184,6 +184,10 @@ fn params_of(verb: Verb) -> Value {
             "sha256": "A".repeat(43), "budget_secs": 60,
         }),
         Verb::CollectEvidence => json!({ "case_key": "A".repeat(43) }),
+        Verb::RotateCredentials => json!({
+            "credential": "volumes", "recovery_key": "A".repeat(43),
+        }),
+        Verb::CryptoLock => json!({ "recovery_key": "A".repeat(43) }),
         Verb::Cancel => json!({ "order_id": NOTHING }),
         Verb::Freeze => json!({ "until": 4_102_444_800_u64 }),
         Verb::Unlock
@@ -232,7 +236,7 @@ enum Met {
 /// Has to be thought about for each new route.
 fn met_by_another_group(route: &str) -> Met {
     match route {
-        "GET /v1/commands" | "GET /v1/devices" => Met::Empty,
+        "GET /v1/commands" | "GET /v1/devices" | "GET /v1/escrows" => Met::Empty,
         "GET /openapi.json" | "GET /v1/operators" | "GET /v1/trust" | "GET /v1/trust/chain" => {
             Met::Shared
         }
@@ -248,6 +252,7 @@ fn met_by_another_group(route: &str) -> Met {
         | "PUT /v1/devices/{id}/groups"
         | "POST /v1/devices/{id}/revoke"
         | "POST /v1/enrollment-tokens"
+        | "POST /v1/escrows/{id}/read"
         | "GET /v1/events"
         | "GET /v1/events/export"
         | "POST /v1/orders"
@@ -288,6 +293,7 @@ async fn token_of_a_group_reaches_nothing_of_another() {
             "POST /v1/tokens" => json!({ "label": "x", "scopes": ["read@a"] }),
             "POST /v1/sign-ins" => json!({ "id_token": "", "nonce_secret": "" }),
             "POST /v1/trust" => json!({ "signed": trust["signed"] }),
+            "POST /v1/escrows/{id}/read" => json!({ "reason": "a test" }),
             "PUT /v1/devices/{id}/groups" => json!({ "groups": ["b"] }),
             "POST /v1/orders/{id}/approvals" => json!({ "jws": trust["signed"][0] }),
             _ => json!({}),

@@ -22,6 +22,8 @@ mod devices;
 mod documents;
 #[path = "../api/enrollment.rs"]
 mod enrollment;
+#[path = "../api/escrows.rs"]
+mod escrows;
 #[path = "../api/gate.rs"]
 mod gate;
 #[path = "../api/grades.rs"]

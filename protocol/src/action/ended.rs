@@ -1,6 +1,7 @@
-//! Which verb undoes what an action leaves on a device.
+//! How what an action leaves on a device comes to its end: by which verb, or by itself.
 
 use super::{Action, Lock, LockLevel, Verb};
+use crate::time::Timestamp;
 
 impl Action {
     /// The verb that undoes it, where the device keeps its effect until then. A lock of screens only
@@ -18,9 +19,33 @@ impl Action {
             | Self::Reboot(_)
             | Self::RunScript(_)
             | Self::CollectEvidence(_)
+            | Self::RotateCredentials(_)
+            | Self::CryptoLock(_)
             | Self::Refresh(_)
             | Self::Cancel(_)
             | Self::Freeze(_)
+            | Self::Thaw(_) => None,
+        }
+    }
+
+    /// When its effect ends by itself, if it does.
+    pub const fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Quarantine(quarantine) => quarantine.until,
+            Self::Freeze(freeze) => Some(freeze.until),
+            Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::Release(_)
+            | Self::Wipe(_)
+            | Self::SelectiveWipe(_)
+            | Self::Plan(_)
+            | Self::Reboot(_)
+            | Self::RunScript(_)
+            | Self::CollectEvidence(_)
+            | Self::RotateCredentials(_)
+            | Self::CryptoLock(_)
+            | Self::Refresh(_)
+            | Self::Cancel(_)
             | Self::Thaw(_) => None,
         }
     }

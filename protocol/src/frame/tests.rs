@@ -26,6 +26,7 @@ fn every_agent_frame_is_pinned() {
     golden("agent_progress", &AgentFrame::Progress { command_id, stage: "apply".to_owned() });
     let jws = CompactJws::from_text("header.claims.signature".to_owned());
     golden("agent_proof", &AgentFrame::Proof { command_id, jws: jws.clone() });
+    golden("agent_escrow", &AgentFrame::Escrow { command_id, jws: jws.clone() });
     golden("agent_receipt", &AgentFrame::Receipt { command_id, jws: jws.clone() });
     golden("agent_notice", &AgentFrame::Notice { command_id, jws });
 }

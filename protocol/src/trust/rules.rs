@@ -212,8 +212,9 @@ impl TrustRoot {
     fn stands_in(&self, manifest: &Manifest) -> Option<&Quorum> {
         let is_few = manifest.device_count <= limits::BREAK_GLASS_DEVICES;
         let verb = manifest.action.verb();
-        // What destroys could go on after a thaw, and nobody can undo what a script did.
-        let is_final = verb == Verb::Thaw || verb == Verb::RunScript;
+        // What destroys could go on after a thaw, nobody can undo what a script did, and nobody makes
+        // whoever has read a credential forget it.
+        let is_final = matches!(verb, Verb::Thaw | Verb::RunScript | Verb::RotateCredentials);
         let can_be_undone = verb.class() == VerbClass::Disruptive && !is_final;
         self.break_glass.as_ref().filter(|_| is_few && can_be_undone)
     }
@@ -236,6 +237,8 @@ impl TrustRoot {
             VerbClass::Disruptive if verb == Verb::Thaw => self.threshold_anywhere(Verb::Wipe),
             // Whoever may run any program as root may do all that the other verbs guard.
             VerbClass::Disruptive if verb == Verb::RunScript => 1,
+            // The order names whose key reads the new credential.
+            VerbClass::Disruptive if verb == Verb::RotateCredentials => 1,
             VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => 0,
             VerbClass::Destructive => 2,
         };

@@ -62,29 +62,34 @@ pub async fn collect(context: &Context, args: CollectArgs) -> Result<Exit, Failu
 /// Carries out a verb on evidence.
 pub async fn run(context: &Context, verb: EvidenceVerb) -> Result<Exit, Failure> {
     match verb {
-        EvidenceVerb::NewKey { out } => new_key(context, &out),
+        EvidenceVerb::NewKey { out } => new_key(context, &out, "case_key"),
         EvidenceVerb::Open { what, key, out } => open(context, &what, &key, &out).await,
     }
 }
 
-fn new_key(context: &Context, file: &Path) -> Result<Exit, Failure> {
+/// Makes a key that something is sealed to.
+pub(super) fn new_key(context: &Context, file: &Path, name: &'static str) -> Result<Exit, Failure> {
     if file.exists() {
         return Err(Failure::new(format!("{} is there already", file.display())));
     }
     let secret = CaseSecret::new(context.entropy.bytes());
     let public = secret.public().map_err(Failure::of)?;
     write_atomic(file, secret.reveal().as_bytes(), PRIVATE).map_err(Failure::of)?;
-    context.out.object(&json!({ "case_key": public }));
+    context.out.object(&json!({ name: public }));
     context.out.line(&public.to_string());
     Ok(Exit::Success)
 }
 
-async fn open(context: &Context, what: &str, key: &Path, file: &Path) -> Result<Exit, Failure> {
+/// The private half in that file.
+pub(super) fn secret(key: &Path) -> Result<CaseSecret, Failure> {
     let secret = read_bounded(key, KEY_FILE_BYTES).map_err(Failure::of)?;
-    let secret = String::from_utf8_lossy(&secret)
-        .trim()
-        .parse::<CaseSecret>()
-        .map_err(|error| Failure::new(format!("{} is no case's key: {error}", key.display())))?;
+    let secret = String::from_utf8_lossy(&secret);
+    let wrong = |error| Failure::new(format!("{} is no such key: {error}", key.display()));
+    secret.trim().parse::<CaseSecret>().map_err(wrong)
+}
+
+async fn open(context: &Context, what: &str, key: &Path, file: &Path) -> Result<Exit, Failure> {
+    let secret = secret(key)?;
     let found = match what.parse::<CommandId>() {
         Ok(id) => proof::fetch(&context.client()?, id).await?,
         Err(_) => proof::read(Path::new(what))?,

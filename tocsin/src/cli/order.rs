@@ -9,10 +9,11 @@ use std::time::Duration;
 use api::commands::wire::{CreateOrder, CreatedOrder, DryRun, Targets};
 use clap::{ArgGroup, Args, ValueEnum};
 use protocol::action::{
-    Action, AllowedPeer, Lock, LockLevel, Plan, Quarantine, Reboot, Refresh, Release,
+    Action, AllowedPeer, CryptoLock, Lock, LockLevel, Plan, Quarantine, Reboot, Refresh, Release,
     SelectiveWipe, Unlock, Wipe, WipeLevel,
 };
 use protocol::id::{CommandId, DeviceId, GroupName};
+use protocol::sealed::CaseKey;
 use protocol::state::{CommandState, VerbClass};
 
 use super::ask::{self, Demand};
@@ -74,12 +75,16 @@ pub struct PlainArgs {
 /// Arguments of `tocsin lock`.
 #[derive(Debug, Clone, Args)]
 pub struct LockArgs {
-    /// How far: screens of graphical sessions only, or every account and session
+    /// How far: screens of graphical sessions only, every account and session, or the volumes
+    /// themselves, which open with the recovery key alone from then on, and the power
     #[arg(long, value_enum, default_value_t = Level::Session)]
     pub level: Level,
     /// What the screen says: whom to call, the case number
     #[arg(long, value_name = "TEXT")]
     pub message: Option<String>,
+    /// For level crypto: who opens the volumes, as `tocsin escrow new-key` prints it
+    #[arg(long, value_name = "KEY", required_if_eq("level", "crypto"))]
+    pub recovery_key: Option<CaseKey>,
     /// Codes that end it.
     #[command(flatten)]
     pub offline: OfflineArgs,
@@ -95,6 +100,8 @@ pub enum Level {
     Screen,
     /// Every account but break-glass, every session ended
     Session,
+    /// Every key of the managed volumes but a new one in escrow; then the device powers off
+    Crypto,
 }
 
 /// Arguments of `tocsin quarantine`.
@@ -191,9 +198,17 @@ fn peer(text: &str) -> Result<AllowedPeer, String> {
 
 /// Locks devices.
 pub async fn lock(context: &Context, args: LockArgs) -> Result<Exit, Failure> {
-    let level = match args.level {
-        Level::Screen => LockLevel::Screen,
-        Level::Session => LockLevel::Session,
+    let level = match (args.level, args.recovery_key) {
+        (Level::Screen, None) => LockLevel::Screen,
+        (Level::Session, None) => LockLevel::Session,
+        (Level::Crypto, Some(recovery_key)) if args.message.is_none() => {
+            let lock = Action::CryptoLock(CryptoLock { recovery_key });
+            return give(context, lock, args.order).await;
+        }
+        (Level::Crypto, _) => return Err(Failure::usage("a device that is off shows no message")),
+        (Level::Screen | Level::Session, Some(_)) => {
+            return Err(Failure::usage("only level crypto has a recovery key"));
+        }
     };
     let action = Action::Lock(Lock { level, message: args.message });
     give_all(context, Wish { offline: args.offline, ..Wish::of(action) }, args.order).await

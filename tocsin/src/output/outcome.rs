@@ -4,7 +4,7 @@
 //! receipt was verified on this machine.
 
 use api::commands::wire::CommandView;
-use protocol::action::{Action, LockLevel, Verb, WipeLevel};
+use protocol::action::{Action, Credential, LockLevel, Verb, WipeLevel};
 use protocol::grade::{GRADE, Grade, Known};
 use protocol::jws::CompactJws;
 use protocol::receipt::{Evidence, FailureKind, Outcome, RefusalReason};
@@ -62,6 +62,16 @@ pub fn action(action: &Action) -> String {
         Action::CollectEvidence(collect) => {
             format!("collect evidence, sealed to {}", collect.case_key)
         }
+        Action::RotateCredentials(rotate) => {
+            let what = match &rotate.credential {
+                Credential::Volumes => "recovery keys of volumes".to_owned(),
+                Credential::Account(name) => format!("password of {}", text::clean(name)),
+            };
+            format!("rotate {what}, escrowed for {}", rotate.recovery_key)
+        }
+        Action::CryptoLock(lock) => {
+            format!("lock (level crypto, volumes left to {}, then power off)", lock.recovery_key)
+        }
         Action::Plan(plan) => format!("plan of {}", self::action(&plan.of)),
         Action::SelectiveWipe(_) => "selective wipe (company volumes, managed files)".to_owned(),
         Action::Unlock(_)
@@ -80,6 +90,9 @@ pub const fn class(verb: Verb) -> &'static str {
         VerbClass::Routine => "routine",
         VerbClass::Disruptive if matches!(verb, Verb::RunScript) => {
             "disruptive, and whatever the script does"
+        }
+        VerbClass::Disruptive if matches!(verb, Verb::RotateCredentials) => {
+            "disruptive, the former credential goes"
         }
         VerbClass::Disruptive => "disruptive, can be undone",
         VerbClass::Destructive => "DESTRUCTIVE, cannot be undone",
@@ -100,6 +113,8 @@ pub const fn past(verb: Verb) -> &'static str {
         Verb::Reboot => "rebooted",
         Verb::RunScript => "ran the script",
         Verb::CollectEvidence => "collected evidence",
+        Verb::RotateCredentials => "rotated",
+        Verb::CryptoLock => "locked to its recovery key",
         Verb::Refresh => "refreshed",
         Verb::Cancel => "called back",
         Verb::Freeze => "frozen",

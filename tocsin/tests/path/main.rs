@@ -15,6 +15,7 @@ mod lockdown;
 mod operator;
 mod orders;
 mod rollback;
+mod rotate;
 mod script;
 mod stops;
 mod trap;

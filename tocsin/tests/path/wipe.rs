@@ -8,7 +8,7 @@ use crate::installation::{Installation, eventually};
 use crate::orders::{approve, approver};
 
 /// Has the device act on one volume in a sandbox instead of simulating. Answers the volume.
-fn sandboxed(installation: &Installation, name: &str) -> String {
+pub(crate) fn sandboxed(installation: &Installation, name: &str) -> String {
     let folder = installation.path(name);
     let (volume, key) = (folder.join("volume"), folder.join("key"));
     fs::create_dir(folder.join("root")).expect("a root for the sandbox");

@@ -266,7 +266,8 @@ impl Api {
                     self.take_receipt(device, command_id, &jws, scene);
                     confirmed.entry(device).or_default().push(jws.sha256());
                 }
-                AgentFrame::Notice { .. } | AgentFrame::Unknown => {}
+                // Simulated executors make no credentials.
+                AgentFrame::Escrow { .. } | AgentFrame::Notice { .. } | AgentFrame::Unknown => {}
             }
         }
         for (device, last_seq) in asks {

@@ -237,6 +237,7 @@ impl Plane {
                 AgentFrame::Ack { .. } => "ack",
                 AgentFrame::Progress { .. } => "progress",
                 AgentFrame::Proof { .. } => "proof",
+                AgentFrame::Escrow { .. } => "escrow",
                 AgentFrame::Receipt { .. } => "receipt",
                 AgentFrame::Notice { .. } => "notice",
                 AgentFrame::Unknown => "unknown",
@@ -265,6 +266,7 @@ impl Plane {
                 // Simulated executors prove nothing before the end.
                 AgentFrame::Progress { .. }
                 | AgentFrame::Proof { .. }
+                | AgentFrame::Escrow { .. }
                 | AgentFrame::Notice { .. }
                 | AgentFrame::Unknown => {}
             }

@@ -15,6 +15,8 @@ const EXPIRED: &[u8] = b"1";
 const BAR: &[u8] = b"!tocsin!";
 /// The password field of `shadow(5)`, counted from zero.
 const PASSWORD_FIELD: usize = 1;
+/// The field of `shadow(5)` with the day of the last change, counted from zero.
+const CHANGED_FIELD: usize = 2;
 /// The expiry field of `shadow(5)`, counted from zero.
 const EXPIRY_FIELD: usize = 7;
 
@@ -103,6 +105,36 @@ pub(super) fn count_expired(shadow: &[u8], former: &[FormerExpiry]) -> usize {
         None
     });
     count
+}
+
+/// The password field of that account.
+pub(super) fn password(shadow: &[u8], name: &str) -> Option<String> {
+    let mut found = None;
+    map_field(shadow, PASSWORD_FIELD, |account, password| {
+        if account == name {
+            found = std::str::from_utf8(password).ok().map(str::to_owned);
+        }
+        None
+    });
+    found
+}
+
+/// The bytes of `shadow(5)` with another password field in the place of that one, changed on that
+/// day.
+pub(super) fn set_password(
+    shadow: &[u8],
+    name: &str,
+    (former, field): (&str, &str),
+    day: u64,
+) -> Vec<u8> {
+    let mut is_set = false;
+    let bytes = map_field(shadow, PASSWORD_FIELD, |account, password| {
+        is_set |= account == name && password == former.as_bytes();
+        (account == name && password == former.as_bytes()).then(|| field.as_bytes().to_vec())
+    });
+    map_field(&bytes, CHANGED_FIELD, |account, _| {
+        (is_set && account == name).then(|| day.to_string().into_bytes())
+    })
 }
 
 fn map_expiry(shadow: &[u8], change: impl FnMut(&str, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {

@@ -166,7 +166,7 @@ fn restore_accounts(host: &Host, undo: &UndoJournal) -> Result<(), Failure> {
 
 /// Changes `shadow(5)` under the lock of the account database; a host without the file has no
 /// accounts to change.
-fn change_shadow(
+pub(super) fn change_shadow(
     host: &Host,
     change: impl FnOnce(&[u8]) -> Result<Vec<u8>, FileError>,
 ) -> Result<(), Failure> {
@@ -406,7 +406,7 @@ pub(super) fn look(host: &Host, state: &LockState, undo: &UndoJournal) -> Result
     Ok(seen)
 }
 
-fn read_shadow(host: &Host) -> Result<Option<Vec<u8>>, FileError> {
+pub(super) fn read_shadow(host: &Host) -> Result<Option<Vec<u8>>, FileError> {
     let path = host.path(file::resolve(host, Path::new(SHADOW))?);
     Ok(file::find(&path)?.map(|found| found.bytes))
 }

@@ -3,6 +3,7 @@
 //! Owns the words that both formats share. Reading their headers is the part of [`luks1`] and
 //! [`luks2`]; writing is nobody's here.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
@@ -23,7 +24,7 @@ const PRIMARY: &[u8; 6] = b"LUKS\xba\xbe";
 /// Which LUKS a volume is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Format {
+pub(in crate::execute) enum Format {
     /// One header, without a checksum.
     Luks1,
     /// Two headers of equal size, one behind the other.
@@ -33,7 +34,7 @@ pub(super) enum Format {
 
 impl Format {
     /// The format as evidence and plans name it.
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(in crate::execute) const fn as_str(self) -> &'static str {
         match self {
             Self::Luks1 => "luks1",
             Self::Luks2 => "luks2",
@@ -75,6 +76,8 @@ pub(super) struct Layout {
     pub(super) header_bytes: u64,
     /// How many keyslots hold a key.
     pub(super) keyslots: usize,
+    /// Which they are, each with the SHA-256 of its salt: another key has another one.
+    pub(super) salts: BTreeMap<u32, String>,
     /// The whole space between the headers and the data.
     pub(super) key_area: Range<u64>,
     /// The data, unless it lies on another device.
@@ -83,7 +86,7 @@ pub(super) struct Layout {
 
 /// Why a volume's layout is not known.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LayoutError {
+pub(in crate::execute) enum LayoutError {
     /// The volume could not be read.
     #[error("cannot be read")]
     Io(#[from] io::Error),
@@ -93,6 +96,34 @@ pub(super) enum LayoutError {
     /// A header is valid but says what cannot be.
     #[error("has a LUKS header with an impossible {0}")]
     Impossible(&'static str),
+}
+
+/// What there is to know of a volume's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::execute) struct Keys {
+    /// Which format it has.
+    pub(in crate::execute) format: Format,
+    /// The volume's UUID as its header spells it.
+    pub(in crate::execute) uuid: String,
+    /// The keyslots that hold a key, each with the SHA-256 of its salt.
+    pub(in crate::execute) slots: BTreeMap<u32, String>,
+}
+
+impl Keys {
+    /// The lowest keyslot without a key.
+    pub(in crate::execute) fn free_slot(&self) -> Option<u32> {
+        let slots = match self.format {
+            Format::Luks1 => luks1::KEYSLOTS,
+            Format::Luks2 => luks2::KEYSLOTS,
+        };
+        (0..slots).find(|slot| !self.slots.contains_key(slot))
+    }
+}
+
+/// The keys as the volume's valid headers tell them.
+pub(in crate::execute) fn keys(volume: &dyn Volume) -> Result<Keys, LayoutError> {
+    let Layout { format, uuid, salts: slots, .. } = layout(volume)?;
+    Ok(Keys { format, uuid, slots })
 }
 
 /// The layout as the volume's valid headers tell it.

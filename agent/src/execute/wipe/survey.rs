@@ -98,6 +98,14 @@ pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
     !found.volumes.is_empty() && found.unencrypted.is_empty() && found.swaps.iter().all(is_safe)
 }
 
+/// The volumes of that host that have keys, with their UUIDs.
+pub(super) fn volumes(disk: &dyn Disk, host: &Host) -> Vec<(PathBuf, String)> {
+    let named = &host.wipe_targets;
+    let paths = if named.is_empty() { look(disk, host).volumes } else { named.clone() };
+    let uuid_of = |path: PathBuf| luks_uuid(disk, &path).map(|uuid| (path, uuid));
+    paths.into_iter().filter_map(uuid_of).collect()
+}
+
 fn look(disk: &dyn Disk, host: &Host) -> Found {
     graph::discover(host, &|path| luks_uuid(disk, path))
 }

@@ -176,6 +176,8 @@ fn append_loud(tx: &mut Tx, actor: &Actor, order: &Order) {
         | Action::Reboot(_)
         | Action::RunScript(_)
         | Action::CollectEvidence(_)
+        | Action::RotateCredentials(_)
+        | Action::CryptoLock(_)
         | Action::Refresh(_)
         | Action::Cancel(_) => return,
     };

@@ -74,7 +74,8 @@ fn what_the_root_does_not_name_has_safe_defaults() {
     let needed = |verb| organisation.trust.threshold(verb, &device(1));
     assert_eq!((needed(Verb::Wipe), needed(Verb::SelectiveWipe)), (2, 2));
     assert_eq!((needed(Verb::Lock), needed(Verb::Refresh)), (0, 0));
-    assert_eq!(needed(Verb::RunScript), 1);
+    assert_eq!((needed(Verb::RunScript), needed(Verb::RotateCredentials)), (1, 1));
+    assert_eq!(needed(Verb::CryptoLock), 2);
     assert_eq!(organisation.trust.mass, None);
     assert_eq!(organisation.trust.break_glass, None);
 }
@@ -242,5 +243,7 @@ fn hostile_break_glass_destroys_nothing_reaches_few_and_ends_soon() {
     let jws = envelope::sign(&envelope, &with.command_key).expect("signs");
     let refusal = with.verifying(device(1)).verify(&jws).expect_err("refused");
     assert_eq!(refusal.reason, RefusalReason::BadApproval);
+    let rotate = fixture::rotate(crate::action::Credential::Volumes);
+    assert_eq!(outcome(&with, rotate, 12, &[20]), Err(RefusalReason::BadApproval));
     assert_eq!(crate::limits::BREAK_GLASS_VALIDITY, Duration::from_secs(3600));
 }

@@ -4,7 +4,11 @@
 //! a checksum names eight keyslots; each has its key material, spread over stripes, in front of
 //! the data. Every length that the header claims is bounded before it is used.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use super::{Format, Layout, LayoutError, PRIMARY, SECTOR, be16, be32, uuid};
+use crate::execute::sha256_hex;
 use crate::execute::wipe::volume::Volume;
 
 #[cfg(test)]
@@ -13,10 +17,12 @@ mod tests;
 /// Bytes of the header, up to a whole sector.
 const HEADER_BYTES: usize = 2 * SECTOR;
 /// Keyslots that every header has, used or not.
-const KEYSLOTS: usize = 8;
+pub(super) const KEYSLOTS: u32 = 8;
 /// Where their descriptions begin, and how long each is.
 const KEYSLOTS_AT: usize = 208;
 const KEYSLOT_BYTES: usize = 48;
+/// The salt within.
+const SALT: Range<usize> = 8..40;
 /// What a keyslot in use begins with; the specification calls it LUKS_KEY_ENABLED.
 const ENABLED: u32 = 0x00AC_71F3;
 /// Longest key, and most stripes, that cryptsetup makes or accepts.
@@ -54,9 +60,8 @@ fn parse(header: &[u8], volume_bytes: u64) -> Result<Layout, LayoutError> {
     }
     let mut starts = u64::MAX;
     let mut end = 0;
-    let mut enabled = 0;
-    for slot in 0..KEYSLOTS {
-        let at = KEYSLOTS_AT + slot * KEYSLOT_BYTES;
+    let mut salts = BTreeMap::new();
+    for (slot, at) in (0..KEYSLOTS).zip((KEYSLOTS_AT..).step_by(KEYSLOT_BYTES)) {
         let (start, stripes) = (sectors(at + 40), be32(header, at + 44));
         if start < HEADER_BYTES as u64 || stripes == 0 || stripes > MAX_STRIPES {
             return Err(impossible("keyslot"));
@@ -64,7 +69,9 @@ fn parse(header: &[u8], volume_bytes: u64) -> Result<Layout, LayoutError> {
         let material = u64::from(key_bytes) * u64::from(stripes);
         starts = starts.min(start);
         end = end.max(start + material.next_multiple_of(SECTOR as u64));
-        enabled += usize::from(be32(header, at) == ENABLED);
+        if be32(header, at) == ENABLED {
+            salts.insert(slot, sha256_hex(&header[at + SALT.start..at + SALT.end]));
+        }
     }
     // A payload that begins before the keys end is a payload on another device.
     let data = (payload >= end && payload <= volume_bytes).then_some(payload..volume_bytes);
@@ -76,7 +83,8 @@ fn parse(header: &[u8], volume_bytes: u64) -> Result<Layout, LayoutError> {
         format: Format::Luks1,
         uuid: uuid(header).ok_or(impossible("UUID"))?,
         header_bytes: starts,
-        keyslots: enabled,
+        keyslots: salts.len(),
+        salts,
         key_area,
         data: data.filter(|data| !data.is_empty()),
     })

@@ -13,11 +13,14 @@ use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use serde::{Deserialize, Deserializer};
 
 use super::{Format, Layout, LayoutError, PRIMARY, be16, be64, text, uuid};
+use crate::execute::sha256_hex;
 use crate::execute::wipe::volume::Volume;
 
 #[cfg(test)]
 mod tests;
 
+/// Keyslots that a header may have.
+pub(super) const KEYSLOTS: u32 = 32;
 /// Bytes of a header's binary part.
 pub(super) const BINARY_BYTES: usize = 4096;
 /// Where a secondary header may begin; equally, the sizes that a header may have.
@@ -45,6 +48,14 @@ struct Metadata {
 #[derive(Debug, Deserialize)]
 struct Keyslot {
     area: Area,
+    #[serde(default)]
+    kdf: Kdf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Kdf {
+    #[serde(default)]
+    salt: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,17 +178,22 @@ fn parse(header: &[u8], volume_bytes: u64) -> Result<Layout, LayoutError> {
         None => start + metadata.config.keyslots_size,
     };
     let key_area = start..end.min(volume_bytes);
-    for Keyslot { area } in metadata.keyslots.values() {
+    for Keyslot { area, .. } in metadata.keyslots.values() {
         let area_end = area.offset.checked_add(area.size).ok_or(impossible("keyslot"))?;
         if area.offset < key_area.start || area_end > key_area.end {
             return Err(impossible("keyslot"));
         }
     }
+    let salt = |(slot, keyslot): (&String, &Keyslot)| {
+        Some((slot.parse().ok()?, sha256_hex(keyslot.kdf.salt.as_bytes())))
+    };
+    let salts = metadata.keyslots.iter().filter_map(salt).collect();
     Ok(Layout {
         format: Format::Luks2,
         uuid: uuid(header).ok_or(impossible("UUID"))?,
         header_bytes,
         keyslots: metadata.keyslots.len(),
+        salts,
         key_area,
         data: data.filter(|data| !data.is_empty()),
     })

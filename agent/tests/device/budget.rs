@@ -1,0 +1,84 @@
+//! Steps that hang: a disk that does not answer, played by a pipe that nobody writes to.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use agent::config::ArmingConfig;
+use nix::libc::O_NONBLOCK;
+use protocol::action::{Action, Credential, Refresh};
+use protocol::fixture::rotate;
+use protocol::frame::HubFrame;
+use protocol::receipt::{FailureKind, Outcome, Receipt};
+
+use crate::bench::{Bench, until};
+use crate::server::HubSide;
+
+/// A device on which that document of the state directory does not answer, and whose steps have so
+/// much time.
+fn scene(name: &str) -> (Bench, PathBuf) {
+    let mut bench = Bench::new();
+    let root = bench.config.state_dir.with_file_name("root");
+    std::fs::create_dir_all(root.join("etc")).unwrap();
+    std::fs::write(root.join("etc/shadow"), "rescue:$6$salt$former:19000:0:99999:7:::\n").unwrap();
+    bench.config.host.arming = ArmingConfig::Sandboxed;
+    bench.config.host.root = root;
+    bench.config.host.dbus = Some(String::new());
+    bench.config.ladder.step = Duration::from_secs(2);
+    let pipe = bench.config.state_dir.join(name);
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    (bench, pipe)
+}
+
+/// Lets whoever waits at the pipe go on. Whether anybody did.
+fn release(pipe: &Path) -> bool {
+    OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe).is_ok()
+}
+
+async fn hung(bench: &Bench, hub: &mut HubSide, credential: Credential) -> Receipt {
+    let envelope = bench.envelope(1, rotate(credential), 1);
+    let approved = bench.organisation.approved(envelope, &[&bench.organisation.alice]);
+    let hangs = bench.organisation.deliver(&approved, 0);
+    let next = bench.command(2, Action::Refresh(Refresh {}), 2);
+    hub.send(HubFrame::Command(hangs.clone())).await;
+    hub.send(HubFrame::Command(next.clone())).await;
+    let receipt = bench.receipt(&hub.receipt_of(hangs.command_id).await);
+    // The lane goes on, though the thread is still there.
+    let next = bench.receipt(&hub.receipt_of(next.command_id).await);
+    assert!(matches!(next.outcome, Outcome::Succeeded { .. }), "{next:?}");
+    receipt
+}
+
+#[tokio::test]
+async fn plan_that_hangs_has_failed_in_time_and_its_lane_goes_on() {
+    let (mut bench, pipe) = scene("volumes.json");
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let receipt = hung(&bench, &mut hub, Credential::Volumes).await;
+    let Outcome::Failed { failure, .. } = &receipt.outcome else { panic!("{receipt:?}") };
+    assert_eq!((failure.kind, &*failure.stage), (FailureKind::Timeout, "plan"));
+    // An agent that stops does not wait for it either.
+    agent.drain().await.unwrap();
+    until(|| release(&pipe)).await;
+}
+
+#[tokio::test]
+async fn step_that_acts_and_hangs_is_in_doubt_and_what_it_comes_to_changes_no_receipt() {
+    let (mut bench, pipe) = scene("rotation.json");
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let account = Credential::Account("rescue".to_owned());
+    let receipt = hung(&bench, &mut hub, account).await;
+    assert_eq!(receipt.outcome, Outcome::InDoubt { stage: "apply".to_owned() });
+    until(|| release(&pipe)).await;
+    // What comes next in the lane has its own outcome, and not that of the thread that came back.
+    let next = bench.command(3, Action::Refresh(Refresh {}), 3);
+    hub.send(HubFrame::Command(next.clone())).await;
+    let next = bench.receipt(&hub.receipt_of(next.command_id).await);
+    assert!(matches!(next.outcome, Outcome::Succeeded { .. }), "{next:?}");
+    agent.drain().await.unwrap();
+}
