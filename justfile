@@ -37,3 +37,7 @@ simulate-wire seeds="2000":
 chaos rounds="20" seed="1":
     TOCSIN_CHAOS_SEED={{ seed }} TOCSIN_CHAOS_ROUNDS={{ rounds }} \
         cargo test --package tocsin --test cluster -- --nocapture chaos_
+
+# Look for inputs that break a promise: so many seconds for each target, or for those named.
+fuzz seconds="600" *targets:
+    scripts/fuzz {{ seconds }} {{ targets }}
