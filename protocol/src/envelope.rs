@@ -179,7 +179,7 @@ impl Verifying<'_> {
         if !key.may_order(verb) {
             return Err(Refusal::new(BadSignature, format!("this key may not order {verb}")));
         }
-        if let Some(end) = envelope.manifest.ended_offline().filter(|end| !key.may_order(*end)) {
+        if let Some(end) = envelope.manifest.lets_go().filter(|end| !key.may_order(*end)) {
             return Err(Refusal::new(BadSignature, format!("this key may not order {end}")));
         }
         envelope.action().check().map_err(|error| Refusal::new(Unsupported, error.to_string()))?;

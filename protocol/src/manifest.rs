@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::action::{Action, Verb};
+use crate::action::{Action, Quarantine, Verb};
 use crate::id::{DeviceId, OrderId};
 use crate::time::Timestamp;
 
@@ -50,6 +50,16 @@ impl Manifest {
     /// What an offline code of this order does on a device; `None` when it has none.
     pub fn ended_offline(&self) -> Option<Verb> {
         if self.offline_codes.is_empty() { None } else { self.action.ended_by() }
+    }
+
+    /// What this order lets go of without an order to do so: by a code, by an end of its own, or by
+    /// what it spares. It takes the place of what stands, and so would undo that by the way.
+    pub fn lets_go(&self) -> Option<Verb> {
+        let Action::Quarantine(Quarantine { allow, resolver, until }) = &self.action else {
+            return self.ended_offline();
+        };
+        let is_loose = until.is_some() || *resolver || !allow.is_empty();
+        if is_loose { self.action.ended_by() } else { self.ended_offline() }
     }
 
     /// Whether the proof shows that the device is one of those ordered.

@@ -168,8 +168,9 @@ impl TrustRoot {
         let verb = manifest.action.verb();
         let count = manifest.device_count;
         let is_protected = self.protected_devices.contains(device);
-        // Whoever holds the code could end it alone: so many must agree as must to end it.
-        let end = manifest.ended_offline().map_or(0, |end| self.threshold(end, device));
+        // Whoever holds a code could end it alone, and an order that ends by itself or spares
+        // somebody takes the place of one that does not: so many must agree as must to let go.
+        let end = manifest.lets_go().map_or(0, |end| self.threshold(end, device));
         let persons = self.threshold(verb, device).max(end);
         match verb.class() {
             // Who stops must not have to look for somebody else.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::action::{Action, Freeze, Thaw, Verb};
+use crate::action::{Action, AllowedPeer, Freeze, Quarantine, Thaw, Verb};
 use crate::envelope::{self, Approval, Envelope, Verified};
 use crate::fixture::{self, NOW, Organisation, device, signing_key};
 use crate::key::SigningKey;
@@ -246,4 +246,33 @@ fn hostile_break_glass_destroys_nothing_reaches_few_and_ends_soon() {
     let rotate = fixture::rotate(crate::action::Credential::Volumes);
     assert_eq!(outcome(&with, rotate, 12, &[20]), Err(RefusalReason::BadApproval));
     assert_eq!(crate::limits::BREAK_GLASS_VALIDITY, Duration::from_secs(3600));
+}
+
+#[test]
+fn hostile_quarantine_that_ends_or_spares_takes_whoever_may_release() {
+    let mut organisation = organisation();
+    organisation.trust.approvals.insert("release".to_owned(), 2);
+    let firm = Quarantine { allow: Vec::new(), resolver: false, until: None };
+    let peer = AllowedPeer { address: [192, 0, 2, 1].into(), tcp_port: 443 };
+    let loose = [
+        Quarantine { until: Some(NOW.plus(Duration::from_secs(60))), ..firm.clone() },
+        Quarantine { allow: vec![peer], ..firm.clone() },
+        Quarantine { resolver: true, ..firm.clone() },
+    ];
+    assert!(judge(&organisation, Action::Quarantine(firm.clone()), 1, &[]).is_ok());
+    for quarantine in loose.clone() {
+        let action = Action::Quarantine(quarantine);
+        let alone = judge(&organisation, action.clone(), 1, &keys(&[3]));
+        assert_eq!(alone.unwrap_err(), RefusalReason::MissingApproval);
+        assert!(judge(&organisation, action, 1, &keys(&[3, 5])).is_ok());
+    }
+
+    // Nor does a command key order it that may not order a release.
+    organisation.trust.approvals.clear();
+    organisation.trust.command_keys[0].verbs = BTreeSet::from(["quarantine".to_owned()]);
+    assert!(judge(&organisation, Action::Quarantine(firm), 1, &[]).is_ok());
+    for quarantine in loose {
+        let refused = judge(&organisation, Action::Quarantine(quarantine), 1, &[]);
+        assert_eq!(refused.unwrap_err(), RefusalReason::BadSignature);
+    }
 }
