@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 pub(crate) use crate::operator::{Device, eventually};
-use crate::operator::{Operator, TOCSIN};
+use crate::operator::{Operator, TOCSIN, written};
 
 /// `tocsin up` with an operator who is signed in.
 pub(crate) struct Installation {
@@ -30,9 +30,20 @@ struct Ports {
 impl Installation {
     /// Starts the platform for the first time and signs its operator in.
     pub(crate) fn new() -> Self {
+        Self::of(Operator::new())
+    }
+
+    /// The same, with everything that the platform can say in `up.log`.
+    pub(crate) fn traced() -> Self {
+        let operator = Operator::new();
+        fs::write(operator.path("up.log"), "").expect("a log");
+        Self::of(operator)
+    }
+
+    fn of(operator: Operator) -> Self {
         let any = "127.0.0.1:0".to_owned();
         let ports = Ports { operator: any.clone(), agent: any.clone(), hub: any };
-        let mut installation = Self { operator: Operator::new(), up: None, ports };
+        let mut installation = Self { operator, up: None, ports };
         let started = installation.start(&[]);
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let url = text(&started["operator_url"]);
@@ -70,6 +81,9 @@ impl Installation {
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if let Some(log) = written(&self.path("up.log")) {
+            command.env("TOCSIN_UP_LOG__FILTER", "trace").stderr(log);
+        }
         let mut up = command.spawn().expect("tocsin starts");
         let mut line = String::new();
         let output = up.stdout.take().expect("its output is ours");

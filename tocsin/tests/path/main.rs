@@ -17,6 +17,7 @@ mod orders;
 mod rollback;
 mod rotate;
 mod script;
+mod secrets;
 mod stops;
 mod trap;
 mod wipe;

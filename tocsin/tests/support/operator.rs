@@ -1,7 +1,7 @@
 //! An operator with a profile, and devices as processes of their own, in a folder that goes away with
 //! the test.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -28,6 +28,11 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         // Yields to the processes that are waited for.
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// A log for a process that is about to start, where a test made one.
+pub(crate) fn written(log: &Path) -> Option<File> {
+    OpenOptions::new().append(true).open(log).ok()
 }
 
 /// An operator, and the folder of everything that a test makes.
@@ -170,6 +175,9 @@ impl Device {
                 .env("FAKETIME_NO_CACHE", "1")
                 .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
                 .env("DONT_FAKE_MONOTONIC", "1");
+        }
+        if let Some(log) = written(&self.folder.join("agent.log")) {
+            agent.stderr(log);
         }
         self.agent = Some(agent.stdin(Stdio::null()).spawn().expect("the agent starts"));
     }
