@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use protocol::action::Unlock;
 use protocol::envelope::Envelope;
 use protocol::envelope::TYP;
-use protocol::id::{BootId, CommandId};
+use protocol::id::{BootId, CommandId, DeviceId, OrderId};
 use protocol::jws::{self, CompactJws};
 use protocol::limits;
 use protocol::manifest::Hash;
@@ -143,27 +143,31 @@ fn judge(
     moment: Moment,
 ) -> Result<Answer, Failure> {
     let Some(standing) = Standing::of(host, effect)? else { return Ok(Answer::Absent) };
-    let Some((device, commitment)) = standing.commitment() else { return Ok(Answer::NoCode) };
+    let Some(commitment) = standing.commitment else { return Ok(Answer::NoCode) };
+    let Some(Ordered { order_id, device }) = Ordered::by(standing.envelope.as_str()) else {
+        return Ok(Answer::NoCode);
+    };
     let command_id = standing.command_id;
     let mut record = Record::load(host, STAGE)?.unwrap_or_default();
-    if record.phase(command_id) == Some(Phase::Ended) {
+    if record.phase(order_id) == Some(Phase::Ended) {
         return Ok(Answer::Used);
     }
     let tried_for = moment.now.saturating_duration_since(moment.since);
-    let left = wait(record.wrong(command_id)).saturating_sub(tried_for);
+    let left = wait(record.wrong(order_id)).saturating_sub(tried_for);
     if !left.is_zero() {
         return Ok(Answer::Wait { wait_secs: whole_secs(left) });
     }
     // It counts before it is looked at: whoever cuts the power gains no try.
-    record.try_once(command_id);
+    record.try_once(order_id);
     record.save(host, STAGE)?;
     if !code.opens(&device, &commitment) {
-        let wait_secs = whole_secs(wait(record.wrong(command_id)));
+        let wait_secs = whole_secs(wait(record.wrong(order_id)));
         tracing::warn!(command.id = %command_id, wait_secs, "wrong offline code");
         return Ok(Answer::Wrong { wait_secs, command_id });
     }
     tracing::warn!(command.id = %command_id, "offline code is right");
     record.begin(Use {
+        order_id,
         command_id,
         effect,
         at: moment.at,
@@ -179,38 +183,77 @@ fn judge(
 }
 
 /// Brings to its end what a code had begun to end when the power went, or when something was in the
-/// way. Before anything is put up again.
+/// way. Before anything is put up again. One that does not end keeps no other from it.
 ///
 /// # Errors
-/// What the unlocking or releasing came to, or the record.
+/// The first thing that the unlocking or releasing came to, or the record.
 pub(crate) fn resume(host: &Host) -> Result<(), Failure> {
     let Some(mut record) = Record::load(host, STAGE)? else { return Ok(()) };
     let begun: Vec<Use> = record.begun().cloned().collect();
+    let mut outcome = Ok(());
     for used in begun {
-        let standing = Standing::of(host, used.effect)?;
-        if let Some(standing) = standing.filter(|one| one.command_id == used.command_id) {
-            tracing::warn!(command.id = %used.command_id, "what a code had begun to end ends");
-            standing.end(host, used.effect, used.at)?;
-        }
-        record.ended(used.command_id);
-        record.save(host, STAGE)?;
+        let ended = bring_to_its_end(host, &mut record, &used);
+        outcome = outcome.and(ended);
     }
-    Ok(())
+    outcome
 }
 
-/// That no code has ended this command: it is not carried out once more, whatever a journal says.
+fn bring_to_its_end(host: &Host, record: &mut Record, used: &Use) -> Result<(), Failure> {
+    let standing = Standing::of(host, used.effect)?;
+    if let Some(standing) = standing.filter(|one| one.command_id == used.command_id) {
+        tracing::warn!(command.id = %used.command_id, "what a code had begun to end ends");
+        standing.end(host, used.effect, used.at)?;
+    }
+    record.ended(used.command_id);
+    record.save(host, STAGE)
+}
+
+/// That no code has ended this order: it is not carried out once more, whatever a journal says and
+/// under whichever command it comes.
 ///
 /// # Errors
-/// `Precondition` when one has; `Io` when that cannot be known.
-pub(crate) fn forbid(host: &Host, command_id: CommandId) -> Result<(), Failure> {
-    let record = Record::load(host, "apply")?;
-    match record.and_then(|record| record.phase(command_id)) {
+/// `Precondition` when one has.
+pub(crate) fn forbid(host: &Host, task: &Task) -> Result<(), Failure> {
+    let Some(Ordered { order_id, .. }) = Ordered::by(&task.envelope) else { return Ok(()) };
+    // A record that cannot be read takes no code, but must not keep a device from being locked.
+    let record = Record::load(host, "apply").unwrap_or_else(|failure| {
+        tracing::error!(detail = failure.detail, "the record of offline codes cannot be read");
+        None
+    });
+    match record.and_then(|record| record.phase(order_id)) {
         None => Ok(()),
         Some(Phase::Begun | Phase::Ended) => {
             let detail = "its offline code has ended this order";
             Err(failure(FailureKind::Precondition, "apply", detail))
         }
     }
+}
+
+/// By what this device knows the code of an order that it is about to carry out. Kept beside what it
+/// does: an envelope that an agent verified which knew no codes must not bring one later.
+pub(crate) fn commitment(task: &Task) -> Option<Hash> {
+    let envelope = claims(&task.envelope)?;
+    envelope.manifest.offline_codes.get(&envelope.aud).copied()
+}
+
+/// Of which order an envelope is, and for which device.
+struct Ordered {
+    order_id: OrderId,
+    device: DeviceId,
+}
+
+impl Ordered {
+    fn by(envelope: &str) -> Option<Self> {
+        let envelope = claims(envelope)?;
+        Some(Self { order_id: envelope.order_id(), device: envelope.aud })
+    }
+}
+
+/// The claims of an envelope that was verified before it took effect, and since then lay where only
+/// root writes. It is not verified again, because the trust root may have moved on.
+fn claims(envelope: &str) -> Option<Envelope> {
+    let jws = CompactJws::from_text(envelope.to_owned());
+    jws::parse(&jws, TYP, limits::ENVELOPE_BYTES).ok()?.claims().ok()
 }
 
 /// The uses that the control plane has not been told of.
@@ -231,28 +274,22 @@ pub(crate) fn told(host: &Host, commands: &[CommandId]) -> Result<(), Failure> {
 struct Standing {
     command_id: CommandId,
     envelope: CompactJws,
+    /// By what the device knows its code.
+    commitment: Option<Hash>,
 }
 
 impl Standing {
     fn of(host: &Host, effect: Effect) -> Result<Option<Self>, Failure> {
         let found = match effect {
-            Effect::Lock => lock::current(host)?.map(|state| (state.command_id, state.envelope)),
+            Effect::Lock => lock::current(host)?
+                .map(|state| (state.command_id, state.envelope, state.offline_code)),
             Effect::Quarantine => quarantine::justification(host)?,
         };
-        Ok(found.map(|(command_id, envelope)| Self {
+        Ok(found.map(|(command_id, envelope, commitment)| Self {
             command_id,
             envelope: CompactJws::from_text(envelope),
+            commitment,
         }))
-    }
-
-    /// The device as the order names it, and by what it knows its code. The envelope was verified
-    /// before it took effect, and lies where only root writes: it is not verified again, because the
-    /// trust root may have moved on since.
-    fn commitment(&self) -> Option<(protocol::id::DeviceId, Hash)> {
-        let parsed = jws::parse(&self.envelope, TYP, limits::ENVELOPE_BYTES).ok()?;
-        let envelope: Envelope = parsed.claims().ok()?;
-        let commitment = envelope.manifest.offline_codes.get(&envelope.aud)?;
-        Some((envelope.aud, *commitment))
     }
 
     /// Ends it as an order to unlock or to release would.

@@ -225,6 +225,17 @@ async fn create_token(
         permit.everywhere()?;
     }
     let expires_at = check(&asked, now)?;
+    let expires_at = match principal.sign_in_ends() {
+        None => expires_at,
+        Some(ends) if asked.operator.as_ref().is_none_or(|other| other == principal.operator()) => {
+            // The groups behind a sign-in may be gone tomorrow.
+            expires_at.min(ends)
+        }
+        Some(_) => {
+            let problem = Problem::field("/operator", "is nobody that a sign-in's token acts for");
+            return Err(Problem { kind: ProblemKind::Forbidden, ..problem });
+        }
+    };
     let scopes = scopes(&principal, &asked)?;
     let rate_per_min = rate(&principal, &asked)?;
     let mut once = match Once::begin(&app.db, &principal, body.ticket, now).await? {

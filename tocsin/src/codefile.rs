@@ -122,12 +122,6 @@ impl CodeFile {
         self.write()
     }
 
-    /// Removes the file of an order that was not accepted.
-    pub fn discard(self) {
-        // One that stays opens nothing.
-        let _ = std::fs::remove_file(self.path);
-    }
-
     /// The order, once it was accepted.
     pub fn order(&self) -> Option<OrderId> {
         self.document.order_id

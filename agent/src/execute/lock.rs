@@ -293,12 +293,13 @@ fn plan_session(host: &Host) -> Result<Plan, Failure> {
 }
 
 fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> {
-    offline::forbid(host, task.command_id)?;
+    offline::forbid(host, task)?;
     let ready = Ready::check(host)?;
     let state = LockState {
         phase: Phase::Locked,
         command_id: task.command_id,
         envelope: task.envelope.clone(),
+        offline_code: offline::commitment(task),
         level: params.level,
         message: params.message.clone(),
         break_glass: ready.break_glass.clone(),

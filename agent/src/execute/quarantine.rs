@@ -155,7 +155,7 @@ impl Executor for Quarantine {
     }
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
-        offline::forbid(host, task.command_id)?;
+        offline::forbid(host, task)?;
         let mut turn = host.firewall.turn("apply");
         let previous = Standing::load(host, "apply")?.and_then(Standing::confirmed);
         let before = match &previous {
@@ -165,6 +165,7 @@ impl Executor for Quarantine {
         let mut standing = Standing {
             command_id: task.command_id,
             envelope: task.envelope.clone(),
+            offline_code: offline::commitment(task),
             applied_at: task.started_at,
             control_plane: host.control_plane.clone(),
             allow: self.params.allow.clone(),

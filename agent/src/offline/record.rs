@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::id::{BootId, CommandId};
+use protocol::id::{BootId, CommandId, OrderId};
 use protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +18,8 @@ const USES: usize = 64;
 /// The document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// Wrong codes, by the command that stood.
-    wrong: BTreeMap<CommandId, u32>,
+    /// Wrong codes, by the order that stood.
+    wrong: BTreeMap<OrderId, u32>,
     /// Right codes, oldest first.
     uses: Vec<Use>,
 }
@@ -31,6 +31,8 @@ impl StateFile for Record {
 /// One use of a right code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Use {
+    /// The order that it ended: its code works once, under whichever command the order comes.
+    pub(super) order_id: OrderId,
     /// The command that it ended.
     pub(crate) command_id: CommandId,
     /// What that was.
@@ -56,32 +58,32 @@ pub(super) enum Phase {
 }
 
 impl Record {
-    pub(super) fn wrong(&self, command_id: CommandId) -> u32 {
-        self.wrong.get(&command_id).copied().unwrap_or(0)
+    pub(super) fn wrong(&self, order_id: OrderId) -> u32 {
+        self.wrong.get(&order_id).copied().unwrap_or(0)
     }
 
     /// Counts a try as a wrong one, until it is known to be right.
-    pub(super) fn try_once(&mut self, command_id: CommandId) {
-        let wrong = self.wrong(command_id).saturating_add(1);
+    pub(super) fn try_once(&mut self, order_id: OrderId) {
+        let wrong = self.wrong(order_id).saturating_add(1);
         // One lock and one quarantine stand at most; of orders that ended nobody need know.
         while self.wrong.len() > Effect::ALL.len() {
             self.wrong.pop_first();
         }
-        self.wrong.insert(command_id, wrong);
+        self.wrong.insert(order_id, wrong);
     }
 
     /// The code was right.
     pub(super) fn begin(&mut self, used: Use) {
-        self.wrong.remove(&used.command_id);
-        self.uses.retain(|former| former.command_id != used.command_id);
+        self.wrong.remove(&used.order_id);
+        self.uses.retain(|former| former.order_id != used.order_id);
         if self.uses.len() == USES {
             self.uses.remove(0);
         }
         self.uses.push(used);
     }
 
-    pub(super) fn phase(&self, command_id: CommandId) -> Option<Phase> {
-        self.uses.iter().find(|used| used.command_id == command_id).map(|used| used.phase)
+    pub(super) fn phase(&self, order_id: OrderId) -> Option<Phase> {
+        self.uses.iter().find(|used| used.order_id == order_id).map(|used| used.phase)
     }
 
     pub(super) fn ended(&mut self, command_id: CommandId) {

@@ -49,6 +49,7 @@ impl Scene {
             phase: Phase::Locked,
             command_id: command(8),
             envelope: bench.organisation.deliver(&envelope, 0).jws.as_str().to_owned(),
+            offline_code: Some(code.commitment(&device(1))),
             level: LockLevel::Session,
             message,
             break_glass: vec!["rescue".to_owned()],
@@ -129,7 +130,7 @@ impl Scene {
                 break;
             }
             let mut bytes = [0; 4096];
-            self.keys.read(&mut bytes).unwrap();
+            let _ = self.keys.read(&mut bytes).unwrap();
         }
         self.shown.clear();
     }

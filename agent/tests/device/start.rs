@@ -52,6 +52,7 @@ fn write_lock(host: &Host) {
         phase: Phase::Locked,
         command_id: command(8),
         envelope: "the envelope".to_owned(),
+        offline_code: None,
         level: LockLevel::Session,
         message: None,
         break_glass: vec!["rescue".to_owned()],

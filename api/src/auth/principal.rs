@@ -9,6 +9,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
 use protocol::id::PersonName;
+use protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::{Scope, SecretHash};
@@ -32,6 +33,8 @@ pub struct Principal {
     scopes: Vec<Scope>,
     /// Requests per minute; `None`: any number.
     rate: Option<NonZeroU32>,
+    /// When it ends, for the token of a sign-in.
+    sign_in_ends: Option<Timestamp>,
 }
 
 impl Principal {
@@ -72,6 +75,11 @@ impl Principal {
         self.rate.map(NonZeroU32::get)
     }
 
+    /// When the token ends, for one that a sign-in gave: what it makes must not outlive it.
+    pub(crate) const fn sign_in_ends(&self) -> Option<Timestamp> {
+        self.sign_in_ends
+    }
+
     /// The token's id, which separates idempotency keys.
     pub(crate) fn token_id(&self) -> String {
         self.token.to_string()
@@ -84,6 +92,7 @@ impl Principal {
             token: Uuid::nil(),
             scopes: scopes.iter().map(|scope| scope.parse().unwrap()).collect(),
             rate: None,
+            sign_in_ends: None,
         }
     }
 }
@@ -137,7 +146,8 @@ async fn find(
     hash: &SecretHash,
 ) -> Result<Option<(Principal, Option<String>)>, DbError> {
     let row = sql("SELECT id, operator, secret_hash, scopes, \
-         (SELECT reason FROM lockdowns WHERE level = 'everything'), rate_per_min FROM api_tokens \
+         (SELECT reason FROM lockdowns WHERE level = 'everything'), rate_per_min, \
+         CASE WHEN id_token_hash IS NULL THEN NULL ELSE expires_at END FROM api_tokens \
          WHERE secret_hash = $1 AND revoked_at IS NULL AND expires_at > $2")
     .bind(hash.as_bytes())
     .bind(millis(app.now()))
@@ -152,5 +162,7 @@ async fn find(
     let scopes = db::json(row.try_get(3)?, "scope")?;
     let lockdown = row.try_get(4)?;
     let rate = db::rate(row.try_get(5)?)?;
-    Ok(Some((Principal { operator, token: row.try_get(0)?, scopes, rate }, lockdown)))
+    let sign_in_ends = row.try_get::<Option<i64>>(6)?.map(db::timestamp);
+    let token = row.try_get(0)?;
+    Ok(Some((Principal { operator, token, scopes, rate, sign_in_ends }, lockdown)))
 }

@@ -46,7 +46,9 @@ pub(super) async fn create(
     if roles.is_empty() {
         return Err(refuse(&app, &claims).await?);
     }
-    let hash = digest(&SHA256, asked.id_token.as_bytes());
+    // Without the signature, of which there is another one for the same words with ECDSA.
+    let signed = asked.id_token.rsplit_once('.').map_or("", |(signed, _)| signed);
+    let hash = digest(&SHA256, signed.as_bytes());
     let answer = begin(&app, &claims, &roles, hash.as_ref()).await?;
     Ok((StatusCode::CREATED, axum::Json(answer)).into_response())
 }
@@ -136,6 +138,8 @@ async fn begin(
         rate_per_min: roles.iter().map(|role| role.role().rate_per_min()).max(),
         last_used_at: None,
     };
+    // Other groups than before: what the former ones gave ends.
+    store::end_other_tokens(&mut tx, &token).await?;
     let secret = Secret::draw(SIGN_IN_PREFIX, &app.entropy);
     operators::insert_sign_in(&mut tx, &token, &secret.hash()).await?;
     store::record_use(&mut tx, token.id, hash).await?;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::audit::Kind;
 use crate::db::{Conn, DbError, Tx, millis, sql};
+use crate::operators::ApiTokenView;
 
 pub(super) async fn operator(
     conn: &mut Conn,
@@ -72,4 +73,18 @@ pub(super) async fn end_tokens(tx: &mut Tx, operator: &PersonName) -> Result<u64
     .bind(operator.as_str())
     .execute(tx.conn())
     .await
+}
+
+/// Revokes what earlier sign-ins gave the same person, where it is not the same as this.
+pub(super) async fn end_other_tokens(tx: &mut Tx, token: &ApiTokenView) -> Result<(), DbError> {
+    let now = millis(tx.now());
+    let scopes = serde_json::to_string(&token.scopes).map_err(|_| DbError::Unreadable("scope"))?;
+    sql("UPDATE api_tokens SET revoked_at = $1 WHERE operator = $2 AND scopes <> $3 \
+         AND id_token_hash IS NOT NULL AND revoked_at IS NULL AND expires_at > $1")
+    .bind(now)
+    .bind(token.operator.as_str())
+    .bind(scopes)
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }

@@ -153,7 +153,12 @@ impl Provider {
     }
 
     fn settings(&self) -> Oidc {
-        let roles = [("sec-ops", "responder@*"), ("helpdesk", "viewer@lab"), ("audit", "auditor")];
+        let roles = [
+            ("sec-ops", "responder@*"),
+            ("helpdesk", "viewer@lab"),
+            ("audit", "auditor"),
+            ("owners", "administrator"),
+        ];
         Oidc {
             issuer: self.issuer.clone(),
             client_id: "tocsin".to_owned(),
@@ -353,6 +358,36 @@ async fn who_lost_the_groups_is_refused_and_loses_the_tokens() {
     let event = bench.events("sign_in_refused").await.remove(0);
     assert_eq!(event["subject"], "nina");
     assert_eq!(event["payload"]["ended_tokens"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_id_token_with_another_signature_is_the_same_token() {
+    let (bench, provider, key) = bench().await;
+    let claims = bench.claims(&provider, &["sec-ops"]);
+    let (first, second) = (token("one", &key, &claims), token("one", &key, &claims));
+    assert_ne!(first, second, "each signature of this kind is another one");
+    bench.signed_in(&first).await;
+    let again = json_of(bench.sign_in(&second).await, StatusCode::UNAUTHORIZED).await;
+    assert!(again["detail"].as_str().unwrap().contains("already"), "used once: {again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sign_in_makes_ends_with_it_and_other_groups_end_what_the_former_gave() {
+    let (bench, provider, key) = bench().await;
+    let sign = |groups: &[&str]| token("one", &key, &bench.claims(&provider, groups));
+    let made = bench.signed_in(&sign(&["owners"])).await;
+    let (secret, ends) = (made["secret"].as_str().unwrap(), &made["expires_at"]);
+    let mut body = json!({ "label": "for later", "scopes": ["read@*"], "ttl_secs": 86_400 * 300 });
+    let minted = bench.post_as(secret, "/v1/tokens", &body).await;
+    assert_eq!(&json_of(minted, StatusCode::CREATED).await["expires_at"], ends);
+    body["operator"] = json!("somebody-else");
+    let other = bench.post_as(secret, "/v1/tokens", &body).await;
+    json_of(other, StatusCode::FORBIDDEN).await;
+
+    bench.signed_in(&sign(&["owners"])).await;
+    assert_eq!(bench.status_as(secret, "/v1/devices").await, StatusCode::OK, "the same again");
+    bench.signed_in(&sign(&["helpdesk"])).await;
+    assert_eq!(bench.status_as(secret, "/v1/devices").await, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test(flavor = "multi_thread")]

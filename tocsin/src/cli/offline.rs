@@ -134,9 +134,14 @@ impl Codes {
 }
 
 impl Kept {
-    /// The order was not accepted, for certain.
-    pub(super) fn discard(self) {
-        self.file.discard();
+    /// Nobody knows for certain that an order was not accepted whose answer was an error: its codes
+    /// stay, and whoever gave it is told where.
+    pub(super) fn stays(&self, failure: Failure) -> Failure {
+        failure.next(format!(
+            "its offline codes stay in {}, in case it stands; once `tocsin orders` shows that it \
+             does not, delete that file",
+            self.path.display()
+        ))
     }
 
     /// The order was accepted. Looks whether it carries these codes: a control plane that left them

@@ -374,10 +374,8 @@ pub(super) async fn give_all(
             created
         }
         (Err(error), kept) => {
-            if let Some(kept) = kept.filter(|_| !error.is_transient()) {
-                kept.discard();
-            }
-            return Err(perhaps_given(error));
+            let failure = perhaps_given(error);
+            return Err(kept.iter().fold(failure, |failure, kept| kept.stays(failure)));
         }
     };
     after(context, &client, &created, &plan, &args.wait).await

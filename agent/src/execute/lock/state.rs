@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use protocol::action::LockLevel;
 use protocol::id::CommandId;
+use protocol::manifest::Hash;
 use protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub struct LockState {
     pub command_id: CommandId,
     /// Its envelope as received: the lock's justification at the next boot.
     pub envelope: String,
+    /// By what the device knows the code that ends it, where it has one.
+    #[serde(default)]
+    pub offline_code: Option<Hash>,
     /// How far the lock goes.
     pub level: LockLevel,
     /// What the screen says.

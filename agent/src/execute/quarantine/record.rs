@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use nix::unistd::geteuid;
 use protocol::action::AllowedPeer;
 use protocol::id::CommandId;
+use protocol::manifest::Hash;
 use protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ pub(super) struct Standing {
     pub(super) command_id: CommandId,
     /// Its envelope: the justification for re-asserting it.
     pub(super) envelope: String,
+    /// By what the device knows the code that ends it, where it has one.
+    #[serde(default)]
+    pub(super) offline_code: Option<Hash>,
     /// When that command began.
     pub(super) applied_at: Timestamp,
     /// Hubs and control plane at that time.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use protocol::id::CommandId;
+use protocol::manifest::Hash;
 use protocol::receipt::Failure;
 use protocol::time::Timestamp;
 use runtime::Clock;
@@ -111,13 +112,14 @@ pub fn level(host: &Host) -> Option<Level> {
     Some(Level { held_by, persist: table.flags & PERSISTENT != 0, egress })
 }
 
-/// The command of the quarantine that stands, or is tried, and its envelope.
+/// The command of the quarantine that stands, or is tried, its envelope, and by what the device
+/// knows the code that ends it.
 ///
 /// # Errors
 /// As [`current`].
-pub fn justification(host: &Host) -> Result<Option<(CommandId, String)>, Failure> {
+pub fn justification(host: &Host) -> Result<Option<(CommandId, String, Option<Hash>)>, Failure> {
     let standing = Standing::load(host, "state")?;
-    Ok(standing.map(|Standing { command_id, envelope, .. }| (command_id, envelope)))
+    Ok(standing.map(|standing| (standing.command_id, standing.envelope, standing.offline_code)))
 }
 
 /// Puts the recorded quarantine up again, for boot. Answers whether one stands.

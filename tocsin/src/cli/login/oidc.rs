@@ -78,6 +78,14 @@ struct Refusal {
     error: String,
 }
 
+/// An address to be shown: a control plane must not write to the terminal.
+fn address(text: &str) -> Result<&str, Failure> {
+    let is_plain = text.starts_with("https://") && text.chars().all(|c| c.is_ascii_graphic());
+    let no_address =
+        || Failure::new("the provider's address is none: it is not https, or not plain");
+    is_plain.then_some(text).ok_or_else(no_address)
+}
+
 /// RFC 8628, 3.2.
 #[derive(Deserialize)]
 struct DeviceCode {
@@ -145,7 +153,7 @@ impl Provider {
             ("code_challenge", &challenge),
             ("code_challenge_method", "S256"),
         ]);
-        let endpoint = &self.about.authorization_endpoint;
+        let endpoint = address(&self.about.authorization_endpoint)?;
         let joint = if endpoint.contains('?') { '&' } else { '?' };
         context.out.note("Sign in with a browser on this machine, at:\n");
         context.out.note(&format!("  {endpoint}{joint}{query}\n"));
