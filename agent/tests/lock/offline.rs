@@ -16,9 +16,10 @@ use crate::sandbox::{Sandbox, in_namespaces, task};
 use crate::{locking, unlocking};
 
 /// A task whose envelope carries the commitment to that secret's code of device 1.
-fn task_with_code(secret: &OfflineSecret) -> agent::execute::Task {
+/// That order, which the device knows by a code of that secret.
+fn task_with_code(number: u8, secret: &OfflineSecret) -> agent::execute::Task {
     let organisation = Organisation::new();
-    let mut envelope = organisation.envelope(1, protocol::fixture::lock(), device(1), 1);
+    let mut envelope = organisation.envelope(number, protocol::fixture::lock(), device(1), 1);
     let code = secret.code(&device(1));
     envelope.manifest.offline_codes.insert(device(1), code.commitment(&device(1)));
     let envelope = organisation.deliver(&envelope, 0).jws.as_str().to_owned();
@@ -37,7 +38,7 @@ fn a_code_unlocks_exactly_and_its_order_locks_no_more() {
     in_namespaces("offline::a_code_unlocks_exactly_and_its_order_locks_no_more", || {
         let sandbox = Sandbox::new();
         let (secret, lock) = (OfflineSecret::new([1; 32]), locking(LockLevel::Session));
-        let task = task_with_code(&secret);
+        let task = task_with_code(1, &secret);
         let before = sandbox.tree();
         let right = secret.code(&device(1)).reveal();
         assert_eq!(try_code(&sandbox, &right), Answer::Absent);
@@ -72,10 +73,14 @@ fn a_code_unlocks_exactly_and_its_order_locks_no_more() {
         let again = lock.apply(&sandbox.host, &task).unwrap_err();
         assert!(again.detail.contains("offline code"), "{again:?}");
         assert!(sandbox.permits("login", "alice"));
+        // Nor under the name of another command.
+        let renamed = agent::execute::Task { command_id: protocol::fixture::command(8), ..task };
+        let again = lock.apply(&sandbox.host, &renamed).unwrap_err();
+        assert!(again.detail.contains("offline code"), "{again:?}");
         // Another order locks all the same, and the old code opens nothing of it.
         let other = agent::execute::Task {
             command_id: protocol::fixture::command(9),
-            ..task_with_code(&OfflineSecret::new([3; 32]))
+            ..task_with_code(9, &OfflineSecret::new([3; 32]))
         };
         lock.apply(&sandbox.host, &other).unwrap();
         assert!(matches!(try_code(&sandbox, &right), Answer::Wrong { .. }));
