@@ -89,7 +89,7 @@ fn corpus_holds_every_seed_and_nothing_without_a_target() {
                 fs::write(&path, &seed).unwrap();
             }
             let kept = fs::read(&path).unwrap_or_default();
-            assert_eq!(kept, seed, "{}: write it with TOCSIN_WRITE_SEEDS=1", path.display());
+            assert!(kept == seed, "{}: write it with TOCSIN_WRITE_SEEDS=1", path.display());
         }
     }
     let folders = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")).unwrap();
