@@ -25,6 +25,7 @@ mod scene;
 #[path = "support"]
 mod support {
     pub(crate) mod host;
+    pub(crate) mod luks;
 }
 
 #[test]

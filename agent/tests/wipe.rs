@@ -15,6 +15,7 @@ use scene::{
     DATA, FORMATS, LoopDevice, Scene, VOLUME_BYTES, carry_out, cryptsetup, opens_with_any, wipe,
 };
 use support::host::{sandbox, task};
+use support::luks;
 
 #[path = "wipe/failures.rs"]
 mod failures;
@@ -31,6 +32,7 @@ mod selective;
 #[path = "support"]
 mod support {
     pub(crate) mod host;
+    pub(crate) mod luks;
 }
 #[path = "wipe/targets.rs"]
 mod targets;
@@ -138,12 +140,12 @@ fn keys_of_a_volume_as_cryptsetup_makes_it_are_destroyed_and_the_time_is_told() 
         let (mut host, folder) = sandbox();
         let volume = folder.path().join("volume");
         let command = ["-q", "luksFormat", "--type", format];
-        scene::format_with(&volume, 64 * 1024 * 1024, &command);
+        luks::format(&volume, 64 * 1024 * 1024, &command);
         let device = LoopDevice::new(&volume);
         for (number, (name, target)) in
             [("a file", &volume), ("a loop device", &device.0)].into_iter().enumerate()
         {
-            scene::format_with(&volume, 64 * 1024 * 1024, &command);
+            luks::format(&volume, 64 * 1024 * 1024, &command);
             host.wipe_targets = vec![target.clone()];
             let (wipe, task) = (wipe(WipeLevel::Keys), task(u8::try_from(number).unwrap()));
             let begun = clock.now();

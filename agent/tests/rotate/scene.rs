@@ -1,10 +1,8 @@
 //! The scene of a rotation: a sandboxed host with a real LUKS volume that two people and the agent
 //! open, and whoever holds the recovery key.
 
-use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use agent::execute::rotate::{CryptoLock, Manage, ManagedVolumes, PATIENCE, RotateCredentials};
 use agent::execute::{Executor, Task};
@@ -18,13 +16,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::support::host::sandbox;
+// Who opens the volume besides the agent has the passphrases.
+use crate::support::luks::{self, WEAK};
+pub(crate) use crate::support::luks::{FORMATS, PASSPHRASES as USERS, cryptsetup, opens};
 
 const VOLUME_BYTES: u64 = 6 * 1024 * 1024;
-/// Who opens the volume besides.
-pub(crate) const USERS: [&str; 2] = ["first passphrase", "second passphrase"];
-/// Both formats, as `cryptsetup luksFormat --type` names them.
-pub(crate) const FORMATS: [&str; 2] = ["luks1", "luks2"];
-const WEAK: [&str; 4] = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
 
 pub(crate) struct Scene {
     pub(crate) host: Host,
@@ -95,14 +91,8 @@ pub(crate) fn escrowed(executor: &dyn Executor, host: &Host, task: &Task) -> Str
 
 /// Formats a file as a volume that both users open.
 pub(crate) fn format(path: &Path, version: &str) {
-    fs::File::create(path).unwrap().set_len(VOLUME_BYTES).unwrap();
-    let (volume, first) = (path.to_str().unwrap(), path.with_extension("first"));
-    fs::write(&first, USERS[0]).unwrap();
-    let first = first.to_str().unwrap();
     let command = ["-q", "luksFormat", "--type", version, "--offset", "8192"];
-    assert!(cryptsetup(&[&command[..], &WEAK, &[volume, first]].concat(), ""));
-    let command = ["-q", "luksAddKey", "--key-file", first];
-    assert!(cryptsetup(&[&command[..], &WEAK, &[volume]].concat(), USERS[1]));
+    luks::format(path, VOLUME_BYTES, &command);
 }
 
 /// Fills every keyslot of a LUKS1 volume that is left.
@@ -113,24 +103,6 @@ pub(crate) fn fill(scene: &Scene) {
     while slots(&scene.volume).len() < 8 {
         assert!(cryptsetup(&[&command[..], &WEAK, &[volume]].concat(), "somebody"));
     }
-}
-
-pub(crate) fn cryptsetup(args: &[&str], input: &str) -> bool {
-    let mut child = Command::new("/usr/sbin/cryptsetup")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("these tests need /usr/sbin/cryptsetup: install the package cryptsetup-bin");
-    // It may have ended without reading.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait().unwrap().success()
-}
-
-pub(crate) fn opens(volume: &Path, passphrase: &str) -> bool {
-    let args = ["open", "--test-passphrase", "--key-file", "-", volume.to_str().unwrap()];
-    cryptsetup(&args, passphrase)
 }
 
 /// The keyslots in use, with their salts, as `cryptsetup` shows them.

@@ -3,10 +3,9 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use agent::execute::wipe::Wipe;
 use agent::execute::{Executor, Task};
@@ -16,14 +15,12 @@ use protocol::receipt::{Evidence, Failure};
 use tempfile::TempDir;
 
 use crate::support::host::sandbox;
+use crate::support::luks;
+pub(crate) use crate::support::luks::{FORMATS, PASSPHRASES, cryptsetup, opens};
 
 /// The data begins here in the volumes of these tests.
 pub(crate) const DATA: usize = 4 * 1024 * 1024;
 pub(crate) const VOLUME_BYTES: usize = 6 * 1024 * 1024;
-pub(crate) const PASSPHRASES: [&str; 2] = ["first passphrase", "second passphrase"];
-
-/// Both formats, as `cryptsetup luksFormat --type` names them.
-pub(crate) const FORMATS: [&str; 2] = ["luks1", "luks2"];
 
 /// A host with one fresh LUKS volume of two keyslots and some data, and its original bytes.
 pub(crate) struct Scene {
@@ -115,41 +112,7 @@ pub(crate) fn carry_out(
 pub(crate) fn format_luks(path: &Path, version: &str) {
     let offset = (DATA / 512).to_string();
     let format = ["-q", "luksFormat", "--type", version, "--offset", &offset];
-    format_with(path, VOLUME_BYTES, &format);
-}
-
-/// Formats a file of that size with that command.
-pub(crate) fn format_with(path: &Path, bytes: usize, format: &[&str]) {
-    let file = fs::File::create(path).unwrap();
-    file.set_len(bytes as u64).unwrap();
-    let weak = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
-    let path = path.to_str().unwrap();
-    let first = path.to_owned() + ".first";
-    fs::write(&first, PASSPHRASES[0]).unwrap();
-    assert!(cryptsetup(&[format, &weak, &[path, &first]].concat(), ""));
-    let add = ["-q", "luksAddKey", "--key-file", &first];
-    assert!(cryptsetup(&[&add[..], &weak, &[path]].concat(), PASSPHRASES[1]));
-    for passphrase in PASSPHRASES {
-        assert!(opens(Path::new(path), passphrase), "a fresh volume opens");
-    }
-}
-
-pub(crate) fn cryptsetup(args: &[&str], input: &str) -> bool {
-    let mut child = Command::new("/usr/sbin/cryptsetup")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("these tests need /usr/sbin/cryptsetup: install the package cryptsetup-bin");
-    // It may have ended without reading.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait().unwrap().success()
-}
-
-pub(crate) fn opens(volume: &Path, passphrase: &str) -> bool {
-    let args = ["open", "--test-passphrase", "--key-file", "-", volume.to_str().unwrap()];
-    cryptsetup(&args, passphrase)
+    luks::format(path, VOLUME_BYTES as u64, &format);
 }
 
 pub(crate) fn opens_with_any(volume: &Path) -> bool {
