@@ -273,7 +273,7 @@ fn wait(folder: &Folder, child: Option<Child>, task: &Task, patience: Duration) 
         if let Some(mut child) = child {
             let _ = child.wait();
         }
-        let _ = lock.and_then(|file: File| file.lock());
+        let _ = lock.and_then(|file: File| file.lock_shared());
         let _ = done.send(());
     });
     if waiting.is_err() {

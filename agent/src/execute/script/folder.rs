@@ -1,7 +1,8 @@
 //! The folder of one script: what its supervisor is told, holds and leaves behind.
 //!
-//! It lies where a boot forgets it, for no script outlives one. The supervisor holds the lock as long
-//! as it lives; what stands beside a free lock is final, but for `abandoned`, after which nothing is begun.
+//! It lies where a boot forgets it, for no script outlives one. The supervisor alone holds the lock
+//! exclusively, as long as it lives; whoever looks or waits shares it. What stands beside a lock that can be
+//! shared is final, but for `abandoned`, after which nothing is begun.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -117,6 +118,8 @@ impl Folder {
         self.read("ended")
     }
 
+    /// The lock that a supervisor holds exclusively. Others share it: one that waits must not be taken for a
+    /// supervisor by another that looks.
     pub(super) fn lock(&self) -> io::Result<File> {
         OpenOptions::new().write(true).open(self.here.join("lock"))
     }
@@ -157,7 +160,7 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Absent),
             Err(error) => return Err(error),
         };
-        match lock.try_lock() {
+        match lock.try_lock_shared() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(Standing::Running),
             Err(TryLockError::Error(error)) => return Err(error),

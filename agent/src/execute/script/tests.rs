@@ -101,3 +101,16 @@ fn somebody_who_holds_the_lock_watches() {
     assert!(folder.begin().unwrap());
     assert_eq!(folder.abandon().unwrap(), Standing::Lost, "what has begun is not said to have not");
 }
+
+#[test]
+fn others_who_look_or_wait_are_not_taken_for_a_supervisor() {
+    let sandbox = Sandbox::new();
+    let folder = Folder::of(&sandbox.host, task(1).command_id);
+    folder.prepare(&order(), "#!/bin/sh\n").unwrap();
+    let waits = folder.lock().unwrap();
+    waits.lock_shared().unwrap();
+    assert_eq!(folder.standing().unwrap(), Standing::Unbegun);
+    assert_eq!(folder.abandon().unwrap(), Standing::Unbegun);
+    drop(waits);
+    assert!(!folder.begin().unwrap(), "what was given up while another waited stays so");
+}
