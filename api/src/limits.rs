@@ -72,6 +72,8 @@ pub struct Limits {
     raises: Keyed<DeviceId>,
     old_certificates: Keyed<DeviceId>,
     strangers: Keyed<DeviceId>,
+    /// By subjects of the provider, which has said that they are its own.
+    refused_sign_ins: Keyed<String>,
     /// Open streams by token.
     streams: Mutex<BTreeMap<String, u32>>,
     time: Time,
@@ -84,7 +86,8 @@ impl Limits {
         let check_ins = quota(config.check_ins_per_min, config.check_in_burst);
         let enrolls = quota(config.enrolls_per_min, config.enroll_burst);
         let sign_ins = quota(config.sign_ins_per_min, config.sign_ins_per_min);
-        let once = || keyed(per_minute(NonZeroU32::MIN, NonZeroU32::MIN), &time);
+        let one = per_minute(NonZeroU32::MIN, NonZeroU32::MIN);
+        let once = || keyed(one, &time);
         let strangers = NonZeroU32::new(STRANGERS).unwrap_or(NonZeroU32::MIN);
         Self {
             check_ins: check_ins.map(|quota| keyed(quota, &time)),
@@ -95,6 +98,7 @@ impl Limits {
             raises: once(),
             old_certificates: once(),
             strangers: keyed(per_minute(strangers, strangers), &time),
+            refused_sign_ins: keyed(one, &time),
             streams: Mutex::default(),
             time,
         }
@@ -163,6 +167,11 @@ impl Limits {
         self.strangers.check_key(&device).is_ok()
     }
 
+    /// Whether somebody who is nobody here, and tried to sign in, is worth an event now.
+    pub(crate) fn takes_refused_sign_in(&self, subject: &str) -> bool {
+        self.refused_sign_ins.check_key(&subject.to_owned()).is_ok()
+    }
+
     /// Forgets whoever is back at their full allowance.
     pub(crate) fn tidy(&self) {
         if let Some(limit) = &self.check_ins {
@@ -171,6 +180,7 @@ impl Limits {
         for limit in self.enrolls.iter().chain(&self.sign_ins) {
             limit.retain_recent();
         }
+        self.refused_sign_ins.retain_recent();
         let devices =
             [&self.facts, &self.rollbacks, &self.raises, &self.old_certificates, &self.strangers];
         for limit in devices {

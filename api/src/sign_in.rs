@@ -118,7 +118,8 @@ impl Oidc {
     }
 }
 
-/// How to sign in here.
+/// How to sign in here. Where the provider is asked says the provider itself (OpenID Connect Discovery 1.0):
+/// a control plane in wrong hands leads nobody elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SignInView {
     /// The provider.
@@ -127,13 +128,8 @@ pub struct SignInView {
     pub client_id: String,
     /// The scopes to ask for.
     pub scopes: Vec<String>,
-    /// Where a person is sent.
-    pub authorization_endpoint: String,
-    /// Where the code is exchanged.
-    pub token_endpoint: String,
-    /// Where a device without a browser begins (RFC 8628), if the provider has that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_authorization_endpoint: Option<String>,
+    /// Whether the device flow (RFC 8628) may be used.
+    pub device_flow: bool,
 }
 
 /// An id token to be exchanged for an API token.

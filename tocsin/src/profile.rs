@@ -27,6 +27,19 @@ pub struct Profile {
     pub token: String,
     /// How the control plane is recognised.
     pub trust: ServerTrust,
+    /// The provider by which one signs in there, since one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<KnownProvider>,
+}
+
+/// A provider of sign-ins that a person has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownProvider {
+    /// Its issuer.
+    pub issuer: String,
+    /// The public client there.
+    pub client_id: String,
 }
 
 /// How the control plane is recognised.
@@ -125,24 +138,33 @@ impl Overrides {
 
     /// The file, with flags and variables over it.
     pub fn load(&self) -> Result<Profile, ProfileError> {
-        let file = match read(&self.path()?) {
-            Ok(profile) => Some(profile),
-            Err(ProfileError::File(error)) if error.is_not_found() => None,
-            Err(error) => return Err(error),
-        };
-        self.over(file)
+        self.over(self.file()?)
+    }
+
+    /// What the file says, if it is of the same control plane.
+    pub fn former(&self, profile: &Profile) -> Result<Option<Profile>, ProfileError> {
+        Ok(self.file()?.filter(|former| former.url == profile.url))
+    }
+
+    fn file(&self) -> Result<Option<Profile>, ProfileError> {
+        match read(&self.path()?) {
+            Ok(profile) => Ok(Some(profile)),
+            Err(ProfileError::File(error)) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Flags and variables over a profile, if there is one.
     pub fn over(&self, file: Option<Profile>) -> Result<Profile, ProfileError> {
-        let (url, token, trust) = match file {
-            Some(file) => (Some(file.url), Some(file.token), Some(file.trust)),
-            None => (None, None, None),
+        let (url, token, trust, provider) = match file {
+            Some(file) => (Some(file.url), Some(file.token), Some(file.trust), file.provider),
+            None => (None, None, None, None),
         };
         let profile = Profile {
             url: self.url.clone().or(url).ok_or(ProfileError::Missing("address"))?,
             token: self.token.clone().or(token).ok_or(ProfileError::Missing("token"))?,
             trust: self.trust()?.or(trust).ok_or(ProfileError::Missing("authority"))?,
+            provider,
         };
         profile.check()?;
         Ok(profile)

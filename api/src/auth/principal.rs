@@ -12,6 +12,7 @@ use protocol::id::PersonName;
 use protocol::time::Timestamp;
 use uuid::Uuid;
 
+use super::usage::Allowance;
 use super::{Scope, SecretHash};
 use crate::app::App;
 use crate::audit::Actor;
@@ -128,8 +129,10 @@ impl Principal {
             .ok_or_else(refused)?;
         let (principal, lockdown) = find(app, &SecretHash::of(token)).await?.ok_or_else(refused)?;
         let now = (app.clock.now(), app.now());
+        let is_stop = !method.is_safe() && lockdown::spares(method, uri.path());
+        let allowance = if is_stop { Allowance::Stops } else { Allowance::Usual };
         app.usage
-            .count(principal.token, principal.rate, now)
+            .count((principal.token, allowance), principal.rate, now)
             .map_err(|wait| Problem::too_many("requests of this token", wait))?;
         match lockdown {
             Some(reason) if !lockdown::spares(method, uri.path()) => {

@@ -27,6 +27,17 @@ struct Used {
     is_written: bool,
     /// When the allowance is full again: the generic cell rate algorithm.
     full_at: Instant,
+    /// The same for what stops.
+    stops_full_at: Instant,
+}
+
+/// What a request counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Allowance {
+    /// That of most requests.
+    Usual,
+    /// That of what stops or withdraws: whoever has used up the other can still call back.
+    Stops,
 }
 
 impl Usage {
@@ -36,18 +47,27 @@ impl Usage {
     /// How long to wait, when it asks too often.
     pub(super) fn count(
         &self,
-        token: Uuid,
+        (token, allowance): (Uuid, Allowance),
         rate: Option<NonZeroU32>,
         (now, at): (Instant, Timestamp),
     ) -> Result<(), Duration> {
         let mut tokens = self.lock();
-        let used = tokens.entry(token).or_insert(Used { at, is_written: false, full_at: now });
+        let used = tokens.entry(token).or_insert(Used {
+            at,
+            is_written: false,
+            full_at: now,
+            stops_full_at: now,
+        });
         (used.at, used.is_written) = (at, false);
         let Some(rate) = rate else { return Ok(()) };
-        let full_at = used.full_at.max(now) + MINUTE / rate.get();
+        let former = match allowance {
+            Allowance::Usual => &mut used.full_at,
+            Allowance::Stops => &mut used.stops_full_at,
+        };
+        let full_at = (*former).max(now) + MINUTE / rate.get();
         let over = full_at.saturating_duration_since(now + MINUTE);
         if over.is_zero() {
-            used.full_at = full_at;
+            *former = full_at;
             Ok(())
         } else {
             Err(over)
@@ -62,7 +82,7 @@ impl Usage {
     /// What is not written down yet. Whoever is at the full allowance again is forgotten after.
     fn take(&self, now: Instant) -> Vec<(Uuid, Timestamp)> {
         let mut tokens = self.lock();
-        tokens.retain(|_, used| !used.is_written || used.full_at > now);
+        tokens.retain(|_, used| !used.is_written || used.full_at.max(used.stops_full_at) > now);
         let unwritten = tokens.iter_mut().filter(|(_, used)| !used.is_written);
         unwritten
             .map(|(token, used)| {
@@ -106,7 +126,8 @@ mod tests {
         let rate = NonZeroU32::new(60);
         let count = |after: u64| {
             let now = start + Duration::from_secs(after);
-            usage.count(token, rate, (now, Timestamp::from_millis(after)))
+            let request = (token, Allowance::Usual);
+            usage.count(request, rate, (now, Timestamp::from_millis(after)))
         };
         for request in 0..60 {
             assert_eq!(count(0), Ok(()), "request {request}");
@@ -114,8 +135,13 @@ mod tests {
         assert_eq!(count(0), Err(Duration::from_secs(1)), "and says when to come again");
         assert_eq!(count(1), Ok(()), "one a second");
         assert!(count(1).is_err());
-        let others = usage.count(Uuid::max(), rate, (start, Timestamp::from_millis(0)));
+        let at = (start + Duration::from_secs(1), Timestamp::from_millis(1));
+        let others = usage.count((Uuid::max(), Allowance::Usual), rate, at);
         assert_eq!(others, Ok(()), "each token has its own");
+        let stops = (0..61).map(|_| usage.count((token, Allowance::Stops), rate, at).is_ok());
+        let stops: Vec<bool> = stops.collect();
+        assert!(stops[..60].iter().all(|it| *it), "and what stops is counted apart");
+        assert!(!stops[60]);
         assert_eq!(usage.last(token), Some(Timestamp::from_millis(1)));
     }
 
@@ -123,7 +149,9 @@ mod tests {
     fn token_without_a_rate_asks_as_often_as_it_likes() {
         let usage = Usage::default();
         let now = (runtime::Clock::system().now(), Timestamp::from_millis(7));
-        assert!((0..10_000).all(|_| usage.count(Uuid::nil(), None, now).is_ok()));
+        assert!(
+            (0..10_000).all(|_| usage.count((Uuid::nil(), Allowance::Usual), None, now).is_ok())
+        );
         assert_eq!(usage.take(now.0), [(Uuid::nil(), now.1)]);
         assert_eq!(usage.take(now.0), [], "written once");
         assert_eq!(usage.last(Uuid::nil()), None, "and forgotten then");

@@ -21,17 +21,10 @@ pub(super) async fn about(
     if oidc.issuer.is_empty() {
         return Err(Problem::not_found("sign-in provider"));
     }
-    let published = app.provider.published(&app, |_| true).await?;
-    let endpoints = &published.endpoints;
     Ok(Json(SignInView {
         issuer: oidc.issuer.clone(),
         client_id: oidc.client_id.clone(),
         scopes: oidc.scopes.clone(),
-        authorization_endpoint: endpoints.authorization_endpoint.clone(),
-        token_endpoint: endpoints.token_endpoint.clone(),
-        device_authorization_endpoint: endpoints
-            .device_authorization_endpoint
-            .clone()
-            .filter(|_| oidc.device_flow),
+        device_flow: oidc.device_flow,
     }))
 }

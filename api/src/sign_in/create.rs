@@ -62,7 +62,7 @@ async fn believe(app: &App, asked: &CreateSignIn) -> Result<Claims, Problem> {
     let nonce = BASE64.encode(digest(&SHA256, asked.nonce_secret.as_bytes()));
     let oidc = &app.config.oidc;
     let token = IdToken::parse(&asked.id_token).map_err(refused)?;
-    let published = app.provider.published(app, |known| token.is_of(&known.keys)).await?;
+    let keys = app.provider.keys((oidc, &app.clock), |known| token.is_of(known)).await?;
     let expected = Expected {
         issuer: &oidc.issuer,
         client_id: &oidc.client_id,
@@ -70,7 +70,7 @@ async fn believe(app: &App, asked: &CreateSignIn) -> Result<Claims, Problem> {
         may_lack_nonce: oidc.device_flow,
         now: app.now(),
     };
-    token.verify(&published.keys, expected).map_err(refused)
+    token.verify(&keys, expected).map_err(refused)
 }
 
 fn refused(error: IdTokenError) -> Problem {
@@ -87,10 +87,14 @@ async fn refuse(app: &App, claims: &Claims) -> Result<Problem, Problem> {
     if let Some(operator) = &known {
         ended = store::end_tokens(&mut tx, operator).await?;
     }
-    let payload = json!({ "issuer": issuer, "subject": claims.subject(), "ended_tokens": ended });
-    let subject = known.as_ref().map_or("nobody", PersonName::as_str);
-    tx.append(Kind::SignInRefused, subject, payload);
-    tx.commit().await?;
+    // Whoever tries again and again is one event, unless something ended.
+    if ended > 0 || app.limits.takes_refused_sign_in(claims.subject()) {
+        let payload =
+            json!({ "issuer": issuer, "subject": claims.subject(), "ended_tokens": ended });
+        let subject = known.as_ref().map_or("nobody", PersonName::as_str);
+        tx.append(Kind::SignInRefused, subject, payload);
+        tx.commit().await?;
+    }
     let detail = "none of your groups has a role here";
     Ok(Problem::new(ProblemKind::Forbidden, detail))
 }
@@ -161,7 +165,8 @@ async fn begin(
 }
 
 fn name_of(claims: &Claims, claim: &str) -> Result<PersonName, Problem> {
-    let name = claims.text(claim).unwrap_or_default().to_lowercase();
+    // Only ASCII: other letters that become one of these when small are somebody else's.
+    let name = claims.text(claim).unwrap_or_default().to_ascii_lowercase();
     name.parse().map_err(|_| {
         let detail = format!("the claim `{claim}` of the id token is no operator's name");
         Problem::new(ProblemKind::Invalid, detail)

@@ -85,6 +85,8 @@ enum Algorithm {
 struct Header {
     alg: String,
     #[serde(default)]
+    typ: Option<String>,
+    #[serde(default)]
     kid: Option<String>,
     #[serde(default)]
     crit: Option<Value>,
@@ -125,7 +127,9 @@ impl<'a> IdToken<'a> {
         let (header, claims) = signed.split_once('.').ok_or(malformed)?;
         let decode = |part: &str| BASE64.decode(part).map_err(|_| malformed);
         let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| malformed)?;
-        if header.crit.is_some() {
+        // Access tokens and logout tokens of the same provider are of another type (RFC 9068, 2.1).
+        let is_jwt = header.typ.is_none_or(|typ| typ.eq_ignore_ascii_case("JWT"));
+        if header.crit.is_some() || !is_jwt {
             return Err(malformed);
         }
         Ok(Self {

@@ -238,7 +238,8 @@ async fn sign_in_gives_a_token_with_the_roles_of_the_groups() {
     let about = bench.http.get(bench.url("/v1/sign-ins/provider")).send().await.unwrap();
     let about = json_of(about, StatusCode::OK).await;
     assert_eq!(about["client_id"], "tocsin");
-    assert_eq!(about["token_endpoint"], format!("{}/token", provider.issuer));
+    assert_eq!(about["issuer"], provider.issuer.as_str());
+    assert_eq!(provider.asked(), 0, "nobody asks the provider for that");
 
     let claims = bench.claims(&provider, &["everybody", "sec-ops"]);
     let id_token = token("one", &key, &claims);
@@ -324,6 +325,7 @@ async fn hostile_id_tokens_are_refused() {
             "what must be understood",
             with_header(json!({ "alg": "ES256", "kid": "one", "crit": ["x"] })),
         ),
+        ("an access token", with_header(json!({ "alg": "ES256", "kid": "one", "typ": "at+jwt" }))),
         ("a key in the header", with_header(json!({ "alg": "ES256", "kid": "x", "jwk": public }))),
         ("no signature", format!("{message}.")),
         ("altered", altered),
@@ -358,6 +360,12 @@ async fn who_lost_the_groups_is_refused_and_loses_the_tokens() {
     let event = bench.events("sign_in_refused").await.remove(0);
     assert_eq!(event["subject"], "nina");
     assert_eq!(event["payload"]["ended_tokens"], 1);
+    for _ in 0..5 {
+        let again = bench.sign_in(&sign(&["everybody"])).await;
+        assert_eq!(again.status(), StatusCode::FORBIDDEN);
+    }
+    // The first ended something; of the others, one counts.
+    assert_eq!(bench.events("sign_in_refused").await.len(), 2, "nobody fills the log");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -400,6 +408,8 @@ async fn name_belongs_to_the_subject_that_had_it_first() {
         ("2", "nina", StatusCode::CONFLICT),
         ("1", "somebody-else-now", StatusCode::CREATED),
         ("3", "no name\u{202e}", StatusCode::UNPROCESSABLE_ENTITY),
+        // The sign of the kelvin, which is a small k when small letters are made of it.
+        ("4", "\u{212a}im", StatusCode::UNPROCESSABLE_ENTITY),
     ] {
         (claims["sub"], claims["preferred_username"]) = (json!(subject), json!(name));
         claims["jti"] = json!(bench.entropy.next_u64().to_string());

@@ -14,7 +14,9 @@ use crate::client::Client;
 use crate::output::{Tone, time};
 use crate::profile::{Overrides, Profile};
 
+mod loopback;
 pub mod oidc;
+mod provider;
 
 /// Arguments of `tocsin login`; address, authority and token are global options.
 #[derive(Debug, Args)]
@@ -53,7 +55,9 @@ pub async fn run(context: &Context, args: LoginArgs) -> Result<Exit, Failure> {
     if given.token.is_none() {
         given.token = Some(ask::token()?.trim().to_owned());
     }
-    let profile = given.over(None)?;
+    let mut profile = given.over(None)?;
+    // A profile that cannot be read is replaced: nothing in it matters to a token that works.
+    profile.provider = given.former(&profile).ok().flatten().and_then(|former| former.provider);
     let client = Client::new(&profile, context.entropy.clone())?;
     let _known: Paged<ApiTokenView> = client.get("/v1/tokens?limit=1").await?;
     keep(context, &profile, &path)
@@ -68,12 +72,15 @@ async fn by_provider(
     let path = given.path()?;
     // Nothing that is asked before there is one looks at it.
     given.token = Some(String::new());
-    let client = Client::new(&given.over(None)?, context.entropy.clone())?;
-    let made = oidc::token(context, &client, args).await?;
+    let profile = given.over(None)?;
+    let known = given.former(&profile)?.and_then(|former| former.provider);
+    let client = Client::new(&profile, context.entropy.clone())?;
+    let (made, provider) = oidc::token(context, &client, args, known).await?;
     given.token = made.secret;
     let until = time::clock(made.token.expires_at.0, context.now());
     context.out.note(&format!("signed in as {}, until {until}", made.token.operator));
-    keep(context, &given.over(None)?, &path)
+    let profile = Profile { provider: Some(provider), ..given.over(None)? };
+    keep(context, &profile, &path)
 }
 
 fn keep(context: &Context, profile: &Profile, path: &Path) -> Result<Exit, Failure> {

@@ -7,6 +7,10 @@ fn profile() -> Profile {
         url: "https://tocsin.example:7442".to_owned(),
         token: "tocsin_pat_secret".to_owned(),
         trust: ServerTrust::Pin("ab".repeat(32)),
+        provider: Some(KnownProvider {
+            issuer: "https://idp.example".to_owned(),
+            client_id: "tocsin".to_owned(),
+        }),
     }
 }
 
@@ -19,6 +23,9 @@ fn profile_is_written_for_its_owner_and_read_back() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let given = Overrides { path: Some(path), ..Overrides::default() };
     assert_eq!(given.load().unwrap(), profile());
+    assert_eq!(given.former(&profile()).unwrap(), Some(profile()));
+    let elsewhere = Profile { url: "https://other:1".to_owned(), ..profile() };
+    assert_eq!(given.former(&elsewhere).unwrap(), None, "another control plane's is not its");
 }
 
 #[test]

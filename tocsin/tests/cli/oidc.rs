@@ -104,6 +104,18 @@ async fn people_sign_in_by_a_real_provider_until_they_lose_their_group() {
     assert_eq!(code, Some(0), "{said}");
     bench.run(&["devices"]).await.expect(0);
 
+    let (code, said) = Login::start(&bench, &ca, &["--issuer", "https://evil.example"]).end().await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("names the provider"), "{said}");
+    let profile = bench.path("config/tocsin/profile.toml");
+    let kept = std::fs::read_to_string(&profile).expect("a profile");
+    std::fs::write(&profile, kept.replace(&provider.issuer(), "https://was.example"))
+        .expect("ours");
+    let (code, said) = Login::start(&bench, &ca, &["--device"]).end().await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("and not https://was.example"), "the first one is kept: {said}");
+    std::fs::write(&profile, kept).expect("ours");
+
     provider.put_person("nina", &["everybody"], false).await;
     let mut login = Login::start(&bench, &ca, &["--device"]);
     let address = login.address().await;
