@@ -10,6 +10,7 @@ pub use self::principal::{Principal, SIGN_IN_PREFIX, TOKEN_PREFIX};
 pub use self::role::{ParseRoleError, Role, RoleGrant};
 pub use self::scope::{ParseScopeError, Scope};
 pub use self::secret::{Secret, SecretHash};
+pub use self::step_up::{Act, Needed, StepUp};
 pub use self::usage::Usage;
 pub(crate) use self::usage::write_down;
 
@@ -19,6 +20,7 @@ mod principal;
 mod role;
 mod scope;
 mod secret;
+mod step_up;
 #[cfg(test)]
 mod tests;
 mod usage;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::auth::StepUp;
 use crate::budgets::Budgets;
 use crate::db::DatabaseConfig;
 use crate::sign_in::Oidc;
@@ -63,6 +64,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// How many devices orders may reach within a while.
     pub budgets: Budgets,
+    /// What a person's second factor is asked for.
+    pub step_up: StepUp,
     /// Where the audit log goes on to.
     pub sinks: Sinks,
     /// By whom people sign in.
@@ -92,6 +95,7 @@ impl Default for Config {
             node: String::new(),
             database: DatabaseConfig::default(),
             budgets: Budgets::default(),
+            step_up: StepUp::default(),
             sinks: Sinks::default(),
             oidc: Oidc::default(),
         }
@@ -127,6 +131,8 @@ impl Config {
         let within = (Duration::from_secs(60)..=hour * 24 * 31).contains(&self.budgets.within);
         ensure(within, "budgets.within", "must be one minute to 31 days")?;
         ensure(self.budgets.brake_times > 0, "budgets.brake_times", "must be at least 1")?;
+        let lasts = (Duration::from_secs(30)..=hour).contains(&self.step_up.lasts);
+        ensure(lasts, "step_up.lasts", "must be 30 s to one hour")?;
         let oidc = self.oidc.problem();
         oidc.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         let sinks = self.sinks.problem();

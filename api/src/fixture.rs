@@ -3,6 +3,7 @@
 //! Owns the PostgreSQL server, and statements that only tests may say; must not be used by
 //! anything that is shipped.
 
+use aws_lc_rs::hmac;
 use protocol::id::DeviceId;
 use serde_json::json;
 
@@ -14,10 +15,11 @@ mod postgres;
 
 /// What is state and not bookkeeping: tables, with the columns whose change is a change of state.
 /// Numbers of deliveries, claims on jobs and remembered answers are bookkeeping.
-const STATE: [(&str, &[&str]); 12] = [
+const STATE: [(&str, &[&str]); 13] = [
     ("installation", &["value"]),
     ("operators", &["name"]),
-    ("api_tokens", &["scopes", "expires_at", "revoked_at"]),
+    ("api_tokens", &["scopes", "expires_at", "revoked_at", "service", "stepped_up_until"]),
+    ("factors", &["secret", "last_step", "pending", "invitation_hash", "failures", "locked_until"]),
     ("identities", &["operator"]),
     ("trust_roots", &["signed"]),
     (
@@ -38,6 +40,23 @@ const STATE: [(&str, &[&str]); 12] = [
     ("approvals", &["jws"]),
     ("lockdowns", &["level"]),
 ];
+
+/// What an authenticator app shows at that time for a secret, which is typed into it as base32.
+pub fn one_time_code(secret: &str, unix_millis: u64) -> String {
+    let mut bits = String::new();
+    for letter in secret.bytes() {
+        let value = if letter < b'A' { letter - b'2' + 26 } else { letter - b'A' };
+        bits.push_str(&format!("{value:05b}"));
+    }
+    let byte = |bits: &[u8]| bits.iter().fold(0_u8, |byte, bit| byte << 1 | (bit & 1));
+    let secret: Vec<_> = bits.as_bytes().chunks_exact(8).map(byte).collect();
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &secret);
+    let tag = hmac::sign(&key, &(unix_millis / 30_000).to_be_bytes());
+    let at = tag.as_ref().iter().last().map_or(0, |last| usize::from(last & 15));
+    let word = tag.as_ref().iter().skip(at).take(4);
+    let word = word.fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) & 0x7fff_ffff;
+    format!("{:06}", word % 1_000_000)
+}
 
 /// From now on an SQLite store refuses to commit a change of state without an event: each change
 /// leaves a reference to the next event, which has to be there at the end of its transaction.

@@ -38,6 +38,7 @@ pub mod devices;
 pub mod enrollment;
 pub mod escrows;
 pub mod events;
+pub mod factors;
 pub mod operators;
 pub mod sign_in;
 pub mod sinks;

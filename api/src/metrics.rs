@@ -23,6 +23,7 @@ pub fn describe() {
     describe_counter!("tocsin_api_sink_failures_total", "Batches that a sink did not take");
     describe_counter!("tocsin_api_over_budget_total", "Orders refused by a budget");
     describe_counter!("tocsin_api_lockdowns_total", "Lockdowns begun by this node");
+    describe_counter!("tocsin_api_factors_locked_total", "Second factors that somebody guessed at");
     describe_counter!("tocsin_api_break_glass_total", "Orders that left on break-glass");
     describe_histogram!("tocsin_api_orders_per_commit", "Orders written in one transaction");
     describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
@@ -120,4 +121,9 @@ pub(crate) fn sink_took(sink: &'static str, count: usize) {
 /// A sink did not take a batch.
 pub(crate) fn sink_failed(sink: &'static str) {
     counter!("tocsin_api_sink_failures_total", "sink" => sink).increment(1);
+}
+
+/// Somebody guesses codes of a second factor.
+pub(crate) fn factor_locked() {
+    counter!("tocsin_api_factors_locked_total").increment(1);
 }

@@ -16,7 +16,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::http::problem::PROBLEM_TYPE;
 use crate::{
-    approvals, cluster, commands, devices, enrollment, escrows, events, operators, sign_in, trust,
+    approvals, cluster, commands, devices, enrollment, escrows, events, factors, operators,
+    sign_in, trust,
 };
 
 /// The routes of the operator port, and their document.
@@ -30,6 +31,7 @@ pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
         .merge(trust::router())
         .merge(events::router())
         .merge(operators::router())
+        .merge(factors::router())
         .merge(cluster::router())
         .merge(sign_in::router())
         .routes(routes!(serve))

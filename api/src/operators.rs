@@ -20,7 +20,9 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::audit::Kind;
-use crate::auth::{Permit, Principal, RoleGrant, Scope, Secret, SecretHash, TOKEN_PREFIX, ability};
+use crate::auth::{
+    Act, Permit, Principal, RoleGrant, Scope, Secret, SecretHash, TOKEN_PREFIX, ability,
+};
 use crate::db::{DbError, Tx};
 use crate::http::problem::ProblemBody;
 use crate::http::{Begun, Body, Once, PageQuery, Paged, Path, Problem, ProblemKind, Query};
@@ -53,6 +55,9 @@ pub struct OperatorView {
     /// Since when.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Time,
+    /// Whether they have a second factor.
+    #[serde(default)]
+    pub has_factor: bool,
 }
 
 /// An API token, without its secret.
@@ -90,6 +95,9 @@ pub struct ApiTokenView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_used_at: Option<Time>,
+    /// Whether it is of no person, such as of a program: it is asked for no second factor.
+    #[serde(default)]
+    pub service: bool,
 }
 
 /// A token to be made.
@@ -120,6 +128,10 @@ pub struct CreateApiToken {
     /// How long it lasts, in seconds; 30 days by default, a year at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_secs: Option<u64>,
+    /// Of no person, such as of a program, and asked for no second factor. Making one takes a
+    /// second factor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub service: bool,
 }
 
 /// A token that was made.
@@ -151,6 +163,7 @@ pub(crate) async fn create_owner_token(app: &App, tx: &mut Tx) -> Result<Secret,
         role: None,
         rate_per_min: None,
         last_used_at: None,
+        service: true,
     };
     store::insert_token(tx, &token, &secret.hash()).await?;
     Ok(secret)
@@ -242,6 +255,8 @@ async fn create_token(
         Begun::Fresh(once) => once,
         Begun::Replay(response) => return Ok(response),
     };
+    let act = Act::make_token(&scopes, asked.service);
+    principal.step_up(&app, act).await?;
     let token = ApiTokenView {
         id: app.uuid(now),
         operator: asked.operator.unwrap_or_else(|| principal.operator().clone()),
@@ -253,6 +268,7 @@ async fn create_token(
         role: asked.role,
         rate_per_min,
         last_used_at: None,
+        service: asked.service,
     };
     let secret = Secret::draw(TOKEN_PREFIX, &app.entropy);
     store::ensure_operator(once.tx(), &token.operator).await?;

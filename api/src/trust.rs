@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::audit::Kind;
-use crate::auth::{Permit, Principal, ability};
+use crate::auth::{Act, Permit, Principal, ability};
 use crate::db::{Conn, DbError, Tx};
 use crate::http::problem::ProblemBody;
 use crate::http::{Begun, Body, Once, Problem, ProblemKind};
@@ -134,6 +134,7 @@ async fn succeed(
         Begun::Fresh(once) => once,
         Begun::Replay(response) => return Ok(response),
     };
+    principal.step_up(&app, Act::PublishTrust).await?;
     let current = current(once.tx().conn()).await?;
     let signed = body.value.signed;
     let root = signed

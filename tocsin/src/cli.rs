@@ -38,6 +38,7 @@ pub mod load;
 pub mod lockdown;
 pub mod login;
 pub mod offline;
+pub mod operator;
 pub mod order;
 pub mod preview;
 pub mod proof;
@@ -177,6 +178,9 @@ pub enum Verb {
     /// Make, list or revoke API tokens
     #[command(subcommand)]
     Token(token::TokenVerb),
+    /// List operators, and manage second factors
+    #[command(subcommand)]
+    Operator(operator::OperatorVerb),
     /// Stop orders from the server's console, whoever has which token
     #[command(subcommand)]
     Lockdown(lockdown::LockdownVerb),
@@ -271,7 +275,8 @@ impl Context {
 
     /// A client of the control plane of the profile.
     pub fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(&self.overrides.load()?, self.entropy.clone())?)
+        let client = Client::new(&self.overrides.load()?, self.entropy.clone())?;
+        Ok(client.asking(ask::code))
     }
 
     /// Wall time.
@@ -386,6 +391,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Key(verb) => key::run(context, verb),
         Verb::Trust(verb) => trust::run(context, verb).await,
         Verb::Token(verb) => token::run(context, verb).await,
+        Verb::Operator(verb) => operator::run(context, verb).await,
         Verb::Lockdown(verb) => lockdown::run(context, verb).await,
         Verb::Check(args) => check::run(context, &args),
         Verb::Migrate(args) => store::migrate(context, args).await,

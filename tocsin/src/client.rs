@@ -1,7 +1,8 @@
 //! The operator API as a value: typed requests, bounded retries, problems as errors.
 //!
 //! Owns the connection and the idempotency of creates: a key is drawn per request and kept on its
-//! retries, so that a lost answer never makes a second order. Prints nothing.
+//! retries, so that a lost answer, or a code that is asked for, never makes a second order. Prints
+//! nothing.
 
 use std::time::Duration;
 
@@ -13,8 +14,14 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::profile::{Profile, ServerTrust};
+
+/// Asks a person for a code of their second factor; `true`: the former one was not taken. `None`
+/// when nobody is there to be asked.
+pub type AskCode = fn(bool) -> Option<Zeroizing<String>>;
 
 pub use self::error::ClientError;
 
@@ -29,6 +36,8 @@ const STREAM_SILENCE: Duration = Duration::from_secs(45);
 const ATTEMPTS: u32 = 4;
 const RETRY_BASE: Duration = Duration::from_millis(200);
 const RETRY_CAP: Duration = Duration::from_secs(2);
+/// Codes that are asked for within one request.
+const CODES: u32 = 3;
 /// Items of a page that is asked for.
 const PAGE: usize = 500;
 /// Items of a whole list at most: the memory of whoever runs the command has an end.
@@ -43,6 +52,7 @@ pub struct Client {
     base: String,
     token: String,
     entropy: Entropy,
+    ask_code: Option<AskCode>,
 }
 
 impl Client {
@@ -70,7 +80,12 @@ impl Client {
             .build()
             .map_err(|error| ClientError::Transport { base: profile.url.clone(), source: error })?;
         let base = profile.url.trim_end_matches('/').to_owned();
-        Ok(Self { http, base, token: profile.token.clone(), entropy })
+        Ok(Self { http, base, token: profile.token.clone(), entropy, ask_code: None })
+    }
+
+    /// The same, asking so for a code where the control plane demands one.
+    pub fn asking(self, ask_code: AskCode) -> Self {
+        Self { ask_code: Some(ask_code), ..self }
     }
 
     /// The address that requests go to.
@@ -190,8 +205,42 @@ impl Client {
             .timeout(REQUEST_TIMEOUT)
     }
 
-    /// Sends until there is an answer that stands, a bounded number of times.
+    /// Sends, and once more as it was when a second factor is demanded and given.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
+        match self.send_patiently(&request).await {
+            Err(demand) if demand.problem_kind() == Some("step-up-required") => {
+                if self.step_up().await? {
+                    self.send_patiently(&request).await
+                } else {
+                    Err(demand)
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Asks for a code and hands it in; `false` when nobody is there to be asked.
+    pub async fn step_up(&self) -> Result<bool, ClientError> {
+        let Some(ask) = self.ask_code else { return Ok(false) };
+        let mut refusal = None;
+        for _ in 0..CODES {
+            let Some(code) = ask(refusal.is_some()) else { break };
+            let body = json!({ "code": code.trim() });
+            let request = || self.request(Method::POST, "/v1/step-ups").json(&body);
+            match self.send_patiently(&request).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.problem_kind() == Some("invalid") => refusal = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        refusal.map_or(Ok(false), Err)
+    }
+
+    /// Sends until there is an answer that stands, a bounded number of times.
+    async fn send_patiently(
+        &self,
+        request: &impl Fn() -> RequestBuilder,
+    ) -> Result<Response, ClientError> {
         let mut backoff = Backoff::new(RETRY_BASE, RETRY_CAP);
         loop {
             match self.judge(request().send().await).await {

@@ -4,6 +4,8 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/factors.rs"]
+mod factors;
 #[path = "cli/glewlwyd.rs"]
 mod glewlwyd;
 #[path = "cli/oidc.rs"]

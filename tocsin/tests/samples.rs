@@ -80,11 +80,12 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    // Four tables lie below that of the api.
+    // Five tables lie below that of the api.
     let api_tables = [
-        ("api", fields(&api) - 4),
+        ("api", fields(&api) - 5),
         ("api.database", fields(&api.database)),
         ("api.budgets", fields(&api.budgets)),
+        ("api.step_up", fields(&api.step_up)),
         ("api.sinks", fields(&api.sinks)),
         ("api.oidc", fields(&api.oidc)),
     ];

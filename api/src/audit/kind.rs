@@ -40,6 +40,22 @@ kinds! {
     OperatorSignedIn = "operator_signed_in",
     /// The provider knows somebody who has no role here (any more): what sign-ins gave them ended.
     SignInRefused = "sign_in_refused",
+    /// Somebody may add a second factor, with a code that was handed out for that.
+    FactorInvited = "factor_invited",
+    /// Somebody added a second factor, which counts from its first code on.
+    FactorAdded = "factor_added",
+    /// A second factor was shown to work, and counts.
+    FactorConfirmed = "factor_confirmed",
+    /// Somebody removed their own second factor.
+    FactorRemoved = "factor_removed",
+    /// An administrator or the console removed somebody's second factor.
+    FactorReset = "factor_reset",
+    /// A code of a second factor gave a token the step-up.
+    OperatorSteppedUp = "operator_stepped_up",
+    /// A code was wrong, too old, or used already.
+    FactorCodeRefused = "factor_code_refused",
+    /// So many codes were refused that none is taken for a while: somebody guesses.
+    FactorLocked = "factor_locked",
     /// A version of the trust root was accepted.
     TrustRootAccepted = "trust_root_accepted",
     /// An enrollment token was made.

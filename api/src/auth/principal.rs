@@ -36,6 +36,10 @@ pub struct Principal {
     rate: Option<NonZeroU32>,
     /// When it ends, for the token of a sign-in.
     sign_in_ends: Option<Timestamp>,
+    /// Whether it is of no person, who could give a second factor.
+    is_service: bool,
+    /// Until when a second factor counts that was given with this token.
+    stepped_up_until: Option<Timestamp>,
 }
 
 impl Principal {
@@ -81,6 +85,21 @@ impl Principal {
         self.sign_in_ends
     }
 
+    /// Whether the token is of no person.
+    pub(crate) const fn is_service(&self) -> bool {
+        self.is_service
+    }
+
+    /// Until when a second factor counts that was given with this token.
+    pub(crate) const fn stepped_up_until(&self) -> Option<Timestamp> {
+        self.stepped_up_until
+    }
+
+    /// The token.
+    pub(crate) const fn token(&self) -> Uuid {
+        self.token
+    }
+
     /// The token's id, which separates idempotency keys.
     pub(crate) fn token_id(&self) -> String {
         self.token.to_string()
@@ -94,6 +113,8 @@ impl Principal {
             scopes: scopes.iter().map(|scope| scope.parse().unwrap()).collect(),
             rate: None,
             sign_in_ends: None,
+            is_service: true,
+            stepped_up_until: None,
         }
     }
 }
@@ -150,7 +171,8 @@ async fn find(
 ) -> Result<Option<(Principal, Option<String>)>, DbError> {
     let row = sql("SELECT id, operator, secret_hash, scopes, \
          (SELECT reason FROM lockdowns WHERE level = 'everything'), rate_per_min, \
-         CASE WHEN id_token_hash IS NULL THEN NULL ELSE expires_at END FROM api_tokens \
+         CASE WHEN id_token_hash IS NULL THEN NULL ELSE expires_at END, service, stepped_up_until \
+         FROM api_tokens \
          WHERE secret_hash = $1 AND revoked_at IS NULL AND expires_at > $2")
     .bind(hash.as_bytes())
     .bind(millis(app.now()))
@@ -166,6 +188,14 @@ async fn find(
     let lockdown = row.try_get(4)?;
     let rate = db::rate(row.try_get(5)?)?;
     let sign_in_ends = row.try_get::<Option<i64>>(6)?.map(db::timestamp);
-    let token = row.try_get(0)?;
-    Ok(Some((Principal { operator, token, scopes, rate, sign_in_ends }, lockdown)))
+    let principal = Principal {
+        operator,
+        token: row.try_get(0)?,
+        scopes,
+        rate,
+        sign_in_ends,
+        is_service: row.try_get::<i64>(7)? != 0,
+        stepped_up_until: row.try_get::<Option<i64>>(8)?.map(db::timestamp),
+    };
+    Ok(Some((principal, lockdown)))
 }

@@ -59,6 +59,11 @@ impl Scope {
         }
     }
 
+    /// Whether it only looks at what is no secret.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(self.what, What::Ability("read"))
+    }
+
     /// Whether a token with this scope may hand `other` on.
     pub fn includes(&self, other: &Self) -> bool {
         let is_wide_enough = self.group.is_none() || self.group == other.group;

@@ -12,7 +12,7 @@ use super::intake::{self, Asked};
 use super::plan::Plan;
 use super::wire::{CreateOrder, CreatedOrder, DryRun, DryRunDevice, Warning};
 use crate::app::App;
-use crate::auth::{Permit, Principal, ability};
+use crate::auth::{Act, Permit, Principal, ability};
 use crate::devices::{self, Device};
 use crate::http::idempotency::Claim;
 use crate::http::problem::ProblemBody;
@@ -47,6 +47,7 @@ pub(super) async fn create(
     {
         return Ok(response);
     }
+    principal.step_up(&app, Act::Order(body.value.action.verb())).await?;
     let now = app.now();
     let order_id = OrderId::new(now, app.random());
     let plan = Plan::new(&mut conn, &permit, &body.value, order_id, now).await?;

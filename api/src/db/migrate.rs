@@ -50,17 +50,22 @@ macro_rules! migrations {
                 "escrows",
                 include_str!(concat!("../../migrations/", $folder, "/0012_escrows.sql")),
             ),
+            (
+                14,
+                "factors",
+                include_str!(concat!("../../migrations/", $folder, "/0014_factors.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 11];
+type Texts = [(i64, &'static str, &'static str); 12];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 12;
+pub(super) const VERSION: i64 = 14;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

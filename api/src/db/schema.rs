@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 19] = [
+pub(super) const TABLES: [Table; 20] = [
     Table {
         name: "events",
         key: 1,
@@ -56,6 +56,23 @@ pub(super) const TABLES: [Table; 19] = [
             ("rate_per_min", Int),
             ("last_used_at", Int),
             ("id_token_hash", Bytes),
+            ("service", Int),
+            ("stepped_up_until", Int),
+        ],
+    },
+    Table {
+        name: "factors",
+        key: 1,
+        columns: &[
+            ("operator", Text),
+            ("secret", Bytes),
+            ("last_step", Int),
+            ("confirmed_at", Int),
+            ("pending", Bytes),
+            ("invitation_hash", Bytes),
+            ("invitation_ends", Int),
+            ("failures", Int),
+            ("locked_until", Int),
         ],
     },
     Table {

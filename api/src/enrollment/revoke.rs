@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::audit::Kind;
-use crate::auth::{Permit, Principal, ability};
+use crate::auth::{Act, Permit, Principal, ability};
 use crate::http::problem::ProblemBody;
 use crate::http::{Path, Problem};
 use crate::{commands, deliver, devices};
@@ -22,6 +22,7 @@ pub(super) async fn revoke(
     Path(id): Path<DeviceId>,
 ) -> Result<StatusCode, Problem> {
     let permit: Permit<ability::Devices> = principal.permit()?;
+    principal.step_up(&app, Act::RevokeDevice).await?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
     commands::record_waiting(&app, &mut tx).await?;
     let device = devices::find(tx.conn(), permit.reach(), id).await?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{OpenEscrow, store};
 use crate::app::App;
 use crate::audit::Kind;
-use crate::auth::{Permit, Principal, ability};
+use crate::auth::{Act, Permit, Principal, ability};
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Path, Problem};
 
@@ -39,6 +39,7 @@ pub(super) async fn read(
     if reason.trim().is_empty() || !is_printable(&reason) {
         return Err(Problem::field("/reason", "is empty, too long or has hidden characters"));
     }
+    principal.step_up(&app, Act::ReadEscrow).await?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
     let found = store::find(tx.conn(), &permit, id).await?;
     let found = found.ok_or_else(|| Problem::not_found("escrow"))?;

@@ -24,6 +24,10 @@ pub enum ProblemKind {
     Malformed,
     /// No valid token.
     Unauthenticated,
+    /// The token may, once its person gives a code of their second factor: `POST /v1/step-ups`.
+    StepUpRequired,
+    /// The token may, and its person has no second factor.
+    FactorRequired,
     /// The token does not reach that far.
     Forbidden,
     /// No such thing, or not visible with this token.
@@ -59,6 +63,10 @@ impl ProblemKind {
             Self::Unauthenticated => {
                 (StatusCode::UNAUTHORIZED, "unauthenticated", "Authentication needed")
             }
+            Self::StepUpRequired => {
+                (StatusCode::UNAUTHORIZED, "step-up-required", "Second factor needed")
+            }
+            Self::FactorRequired => (StatusCode::FORBIDDEN, "factor-required", "No second factor"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not permitted"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::MethodNotAllowed => {
@@ -202,6 +210,11 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, media_type);
         if self.kind == ProblemKind::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.kind == ProblemKind::StepUpRequired {
+            // As RFC 9470 has it.
+            let challenge = "Bearer error=\"insufficient_user_authentication\"";
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         let fallback = (self.kind == ProblemKind::Unavailable).then_some(1);
         if let Some(secs) = self.retry_after_secs.or(fallback) {

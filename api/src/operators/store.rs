@@ -36,8 +36,8 @@ pub(super) async fn insert_token(
 ) -> Result<(), DbError> {
     let scopes = serde_json::to_string(&token.scopes).map_err(|_| DbError::Unreadable("scope"))?;
     sql("INSERT INTO api_tokens \
-         (id, operator, label, secret_hash, scopes, created_at, expires_at, role, rate_per_min) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+         (id, operator, label, secret_hash, scopes, created_at, expires_at, role, rate_per_min, \
+         service) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
     .bind(token.id)
     .bind(token.operator.as_str())
     .bind(&token.label)
@@ -47,12 +47,14 @@ pub(super) async fn insert_token(
     .bind(millis(token.expires_at.0))
     .bind(token.role.as_ref().map(ToString::to_string))
     .bind(token.rate_per_min.map(i64::from))
+    .bind(i64::from(token.service))
     .execute(tx.conn())
     .await?;
     let payload = json!({
         "operator": token.operator,
         "scopes": token.scopes,
         "role": token.role,
+        "service": token.service,
         "expires_at": token.expires_at,
     });
     tx.append(Kind::ApiTokenCreated, token.id, payload);
@@ -63,17 +65,20 @@ pub(super) async fn operators(
     conn: &mut Conn,
     page: &Page<PersonName>,
 ) -> Result<Vec<OperatorView>, DbError> {
-    let rows = sql("SELECT name, created_at FROM operators WHERE name > $1 ORDER BY name LIMIT $2")
-        .bind(page.after.as_ref().map_or("", PersonName::as_str))
-        .bind(page.rows())
-        .fetch_all(conn)
-        .await?;
+    let rows = sql("SELECT name, created_at, \
+         (SELECT COUNT(*) FROM factors WHERE operator = name AND secret IS NOT NULL) \
+         FROM operators WHERE name > $1 ORDER BY name LIMIT $2")
+    .bind(page.after.as_ref().map_or("", PersonName::as_str))
+    .bind(page.rows())
+    .fetch_all(conn)
+    .await?;
     rows.iter()
         .map(|row| {
             let name: String = row.try_get(0)?;
             Ok(OperatorView {
                 name: name.parse().map_err(|_| DbError::Unreadable("operator"))?,
                 created_at: timestamp(row.try_get(1)?).into(),
+                has_factor: row.try_get::<i64>(2)? > 0,
             })
         })
         .collect()
@@ -86,7 +91,7 @@ pub(super) async fn tokens(
 ) -> Result<Vec<ApiTokenView>, DbError> {
     let mut select =
         sql("SELECT id, operator, label, scopes, created_at, expires_at, revoked_at, \
-         role, rate_per_min, last_used_at FROM api_tokens WHERE id > ");
+         role, rate_per_min, last_used_at, service FROM api_tokens WHERE id > ");
     select.push_bind(page.after.unwrap_or_default());
     if let Some(operator) = whose {
         select.push(" AND operator = ").push_bind(operator.as_str().to_owned());
@@ -108,6 +113,7 @@ pub(super) async fn tokens(
                 role: role.map(|role| role.parse()).transpose().map_err(|_| UNREADABLE)?,
                 rate_per_min: db::rate(row.try_get(8)?)?.map(NonZeroU32::get),
                 last_used_at: row.try_get::<Option<i64>>(9)?.map(|at| Time(timestamp(at))),
+                service: row.try_get::<i64>(10)? != 0,
             })
         })
         .collect()

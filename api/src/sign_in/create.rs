@@ -141,6 +141,7 @@ async fn begin(
         role: if roles.len() == 1 { roles.first().map(|role| (*role).clone()) } else { None },
         rate_per_min: roles.iter().map(|role| role.role().rate_per_min()).max(),
         last_used_at: None,
+        service: false,
     };
     // Other groups than before: what the former ones gave ends.
     store::end_other_tokens(&mut tx, &token).await?;

@@ -212,8 +212,10 @@ impl Bench {
         json_of(self.post_as(&self.token, path, body).await, status).await
     }
 
+    /// A token of no person, which is asked for no second factor.
     pub(crate) async fn token_for(&self, scopes: &[&str]) -> String {
-        let body = json!({ "label": "test", "operator": "limited", "scopes": scopes });
+        let body =
+            json!({ "label": "test", "operator": "limited", "scopes": scopes, "service": true });
         let made = self.post("/v1/tokens", &body, StatusCode::CREATED).await;
         made["secret"].as_str().unwrap().to_owned()
     }

@@ -31,5 +31,6 @@ mod renewal;
 mod roles;
 mod sign_in;
 mod sinks;
+mod step_up;
 mod stops;
 mod streams;

@@ -9,6 +9,7 @@ use protocol::action::Verb;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::actors::TestAgent;
 use super::bench::{Bench, json_of, order_body};
 use super::documents::Route;
 
@@ -217,6 +218,67 @@ async fn token_orders_the_verbs_of_its_scopes_and_no_other() {
     }
 }
 
+/// A body that can be read there.
+fn body_of(route: &str, agent: &TestAgent, trust: &Value) -> Value {
+    match route {
+        "POST /v1/orders" => order_body("lock", &[agent.id]),
+        "POST /v1/enrollment-tokens" => json!({ "group": "a" }),
+        "POST /v1/tokens" => json!({ "label": "x", "scopes": ["read@a"] }),
+        "POST /v1/sign-ins" => json!({ "id_token": "", "nonce_secret": "" }),
+        "POST /v1/trust" => json!({ "signed": trust["signed"] }),
+        "POST /v1/escrows/{id}/read" => json!({ "reason": "a test" }),
+        "PUT /v1/devices/{id}/groups" => json!({ "groups": ["b"] }),
+        "POST /v1/orders/{id}/approvals" => json!({ "jws": trust["signed"][0] }),
+        "POST /v1/factor/confirm" | "POST /v1/step-ups" => json!({ "code": "000000" }),
+        _ => json!({}),
+    }
+}
+
+/// With everything asked for that can be, a person's token is asked for a code at these routes.
+#[tokio::test(flavor = "multi_thread")]
+async fn token_of_a_person_is_asked_for_a_code_at_these_routes_and_no_other() {
+    let bench = Bench::start().await;
+    let bench = bench.restart_with(|config| {
+        let all = ["routine", "disruptive", "token", "trust", "revoke", "escrow"];
+        config.step_up = serde_json::from_value(json!({ "needed_for": all })).unwrap();
+    });
+    let bench = bench.await;
+    let agent = bench.agent("a", None).await;
+    let trust = bench.get("/v1/trust").await;
+    let person = bench.person("nina", &["*@*"]).await;
+    let mut asked = BTreeSet::new();
+    for route in Route::all() {
+        let url = bench.url(&route.path.replace("{id}", NOTHING));
+        let mut request = bench.http.request(route.method.clone(), url).bearer_auth(&person.token);
+        if route.operation.get("requestBody").is_some() {
+            let mut body = body_of(&route.name(), &agent, &trust);
+            if route.name() == "POST /v1/tokens" {
+                body["scopes"] = json!(["order:lock@a"]);
+            }
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let problem = json_of(response, StatusCode::UNAUTHORIZED).await;
+            let is_code = problem["type"] == "urn:tocsin:problem:step-up-required";
+            assert!(is_code, "{}: {problem}", route.name());
+            asked.insert(route.name());
+        }
+    }
+    let expected = [
+        "DELETE /v1/factor",
+        "DELETE /v1/operators/{id}/factor",
+        "POST /v1/devices/{id}/revoke",
+        "POST /v1/escrows/{id}/read",
+        "POST /v1/factor",
+        "POST /v1/operators/{id}/factor-invitations",
+        "POST /v1/orders",
+        "POST /v1/tokens",
+        "POST /v1/trust",
+    ];
+    assert_eq!(asked, expected.map(str::to_owned).into());
+}
+
 /// How many events there are.
 async fn events_in_all(bench: &Bench) -> usize {
     bench.get("/v1/events?limit=500").await["items"].as_array().unwrap().len()
@@ -243,7 +305,12 @@ fn met_by_another_group(route: &str) -> Met {
         // For whoever has no token yet; there is no provider in this test.
         "GET /v1/sign-ins/provider" | "POST /v1/sign-ins" => Met::Nothing,
         // One's own.
-        "GET /v1/tokens" => Met::Shared,
+        "GET /v1/tokens" | "GET /v1/factor" => Met::Shared,
+        // A token of no person has no second factor.
+        "POST /v1/factor"
+        | "DELETE /v1/factor"
+        | "POST /v1/factor/confirm"
+        | "POST /v1/step-ups" => Met::Nothing,
         "GET /v1/cluster"
         | "GET /v1/commands/{id}"
         | "POST /v1/commands/{id}/cancel"
@@ -264,7 +331,9 @@ fn met_by_another_group(route: &str) -> Met {
         | "GET /v1/stream"
         | "POST /v1/tokens"
         | "DELETE /v1/tokens/{id}"
-        | "POST /v1/trust" => Met::Nothing,
+        | "POST /v1/trust"
+        | "POST /v1/operators/{id}/factor-invitations"
+        | "DELETE /v1/operators/{id}/factor" => Met::Nothing,
         other => panic!("{other}: say what a token of another group meets there"),
     }
 }
@@ -287,17 +356,7 @@ async fn token_of_a_group_reaches_nothing_of_another() {
             Some("commands") => command.clone(),
             _ => owner.clone(),
         };
-        let body = match route.name().as_str() {
-            "POST /v1/orders" => order_body("lock", &[agent.id]),
-            "POST /v1/enrollment-tokens" => json!({ "group": "a" }),
-            "POST /v1/tokens" => json!({ "label": "x", "scopes": ["read@a"] }),
-            "POST /v1/sign-ins" => json!({ "id_token": "", "nonce_secret": "" }),
-            "POST /v1/trust" => json!({ "signed": trust["signed"] }),
-            "POST /v1/escrows/{id}/read" => json!({ "reason": "a test" }),
-            "PUT /v1/devices/{id}/groups" => json!({ "groups": ["b"] }),
-            "POST /v1/orders/{id}/approvals" => json!({ "jws": trust["signed"][0] }),
-            _ => json!({}),
-        };
+        let body = body_of(&route.name(), &agent, &trust);
         let url = bench.url(&route.path.replace("{id}", &id));
         let mut request = bench.http.request(route.method.clone(), url).bearer_auth(&token);
         if route.operation.get("requestBody").is_some() {

@@ -13,7 +13,7 @@ impl Bench {
     /// A token of that role, for somebody of that role's name.
     pub(crate) async fn token_of(&self, role: &str) -> String {
         let name = role.replace(['@', '*'], ".");
-        let body = json!({ "label": "test", "operator": name, "role": role });
+        let body = json!({ "label": "test", "operator": name, "role": role, "service": true });
         let made = self.post("/v1/tokens", &body, StatusCode::CREATED).await;
         made["secret"].as_str().unwrap().to_owned()
     }

@@ -48,6 +48,8 @@ mod receipts;
 mod renewal;
 #[path = "../api/sinks.rs"]
 mod sinks;
+#[path = "../api/step_up.rs"]
+mod step_up;
 #[path = "../api/stops.rs"]
 mod stops;
 #[path = "../api/streams.rs"]

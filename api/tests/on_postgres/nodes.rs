@@ -8,6 +8,7 @@ use api::fixture;
 use api::{Api, Config, Deps, InstallationError, StartError};
 use broker::MemoryBroker;
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use runtime::clock::ManualClock;
 use runtime::{Clock, Drain, Entropy};
@@ -305,4 +306,26 @@ async fn what_one_node_queued_another_delivers() {
     let told = commands(&agent.check_in(&two, Vec::new()).await);
     assert_eq!(json!(told[0].command_id), id);
     assert_eq!(one.command(&id).await["state"], "sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_code_that_is_used_on_two_nodes_at_once_counts_on_one() {
+    let first = Bench::start().await;
+    let second = join(&first, "second").await;
+    let nina = first.person("nina", &["*@*"]).await;
+    let code = nina.code(&first, 0);
+    let on_first = (0..4).map(|_| first.give_code(&nina.token, &code));
+    let on_second = (0..4).map(|_| second.give_code(&nina.token, &code));
+    let answers = join_all(on_first.chain(on_second)).await;
+    let statuses: Vec<_> = answers.iter().map(reqwest::Response::status).collect();
+    let taken = statuses.iter().filter(|status| **status == StatusCode::OK).count();
+    assert_eq!(taken, 1, "{statuses:?}");
+    // Tries are counted for both together: so many are refused that neither takes another one.
+    let next = nina.code(&first, 1);
+    for node in [&first, &second] {
+        assert_eq!(
+            node.give_code(&nina.token, &next).await.status(),
+            StatusCode::TOO_MANY_REQUESTS
+        );
+    }
 }

@@ -108,9 +108,20 @@ pub fn secret_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
 
 /// A token: from a pipe, or asked for without showing it.
 pub fn token() -> Result<Zeroizing<String>, Failure> {
+    secret("API token")
+}
+
+/// A code of a second factor: asked for without showing it, or a line of standard input.
+pub fn code(is_again: bool) -> Option<Zeroizing<String>> {
+    let question = if is_again { "Not taken. The next code" } else { "Code of your second factor" };
+    secret(question).ok().filter(|code| !code.is_empty())
+}
+
+/// A secret: asked for without showing it, or a line of standard input.
+pub fn secret(question: &str) -> Result<Zeroizing<String>, Failure> {
     if is_possible() {
-        let token = dialoguer::Password::new().with_prompt("API token").interact();
-        return token.map(Zeroizing::new).map_err(Failure::of);
+        let given = dialoguer::Password::new().with_prompt(question).interact();
+        return given.map(Zeroizing::new).map_err(Failure::of);
     }
     piped_token()
 }

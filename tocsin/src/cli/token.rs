@@ -55,6 +55,9 @@ pub struct CreateArgs {
     /// Requests per minute [default: that of the role]
     #[arg(long, value_name = "N")]
     pub rate: Option<NonZeroU32>,
+    /// Of a program and no person: it is asked for no second factor, and `list` says so
+    #[arg(long)]
+    pub service: bool,
 }
 
 /// Carries out a verb on tokens.
@@ -79,6 +82,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<Exit, Failure> {
         role: args.role,
         rate_per_min: args.rate,
         ttl_secs: Some(args.ttl.as_secs()),
+        service: args.service,
     };
     let made: CreatedApiToken = context.client()?.create("/v1/tokens", &body).await?;
     let out = context.out;
@@ -102,7 +106,7 @@ async fn list(context: &Context, is_all: bool) -> Result<Exit, Failure> {
     tokens.retain(|token| is_all || standing(token, now).0 != Tone::Faint);
     let out = context.out;
     out.object(&json!({ "items": tokens }));
-    let mut table = Table::new(&["operator", "label", "may", "rate", "used", "ends", "id"]);
+    let mut table = Table::new(&["operator", "label", "of", "may", "rate", "used", "ends", "id"]);
     for token in &tokens {
         let (tone, ends) = standing(token, now);
         let used = token.last_used_at.map(|at| time::ago(at.0, now));
@@ -110,6 +114,10 @@ async fn list(context: &Context, is_all: bool) -> Result<Exit, Failure> {
         table.row([
             (token.operator.to_string(), Tone::Strong),
             (token.label.clone(), Tone::Plain),
+            match token.service {
+                true => ("no person".to_owned(), Tone::Waiting),
+                false => ("a person".to_owned(), Tone::Faint),
+            },
             (may(token), Tone::Plain),
             (rate.unwrap_or_default(), Tone::Faint),
             (used.unwrap_or_else(|| "never".to_owned()), Tone::Plain),

@@ -91,6 +91,14 @@ impl ClientError {
                  address? if the authority changed, run `tocsin login` again",
             ),
             Self::Transport { .. } => Some("is `tocsin up` (or `tocsin api`) running there?"),
+            Self::Problem(_) if self.problem_kind() == Some("step-up-required") => Some(
+                "run it in a terminal, or give the code on standard input; `tocsin operator \
+                 step-up` gives it beforehand",
+            ),
+            Self::Problem(_) if self.problem_kind() == Some("factor-required") => Some(
+                "`tocsin operator totp invite NAME` by an administrator makes an invitation, and \
+                 `tocsin operator totp add` takes it",
+            ),
             Self::Problem(problem) => match problem.status {
                 401 => Some("the token is missing, expired or revoked: run `tocsin login`"),
                 403 => Some("ask whoever administers tokens for a wider scope"),
