@@ -108,7 +108,7 @@ impl Agent {
         host.control_plane = literal_addresses(&places);
         let standing = config.acts().then(|| Standing::at_start(&host));
 
-        let key = KeyPair::load(&state.key_path())?;
+        let key = KeyPair::load(&state.key_path(), &config.key.tpm)?;
         let fixed_authorities =
             config.addresses.ca.as_deref().map(read_certificates).transpose()?;
         let authorities = match &fixed_authorities {

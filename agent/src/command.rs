@@ -13,6 +13,7 @@ use crate::cli::{HELP, Invocation, Verb};
 use crate::execute::rotate::{Manage, ManagedVolumes};
 use crate::execute::script::supervise;
 use crate::execute::wipe::managed::Managed;
+use crate::identity::KeyPair;
 use crate::offline::{self, Answer, Effect};
 use crate::state::StateDir;
 use crate::{Agent, Config, Deps, console, enroll, notify, standing, status};
@@ -169,12 +170,14 @@ async fn enroll_here(
     }
     let name = name.or_else(host_name).context("no host name; give one with --name")?;
     let state = StateDir::open(&config.state_dir)?;
-    let enrollment = enroll::enroll(&state, &token, name, force).await?;
+    let key = KeyPair::load_or_make(&state.key_path(), &config.key_place())?;
+    let enrollment = enroll::enroll(&state, &key, &token, name, force).await?;
     print(&format!(
-        "enrolled as device {} (generation {}) in {}\n",
+        "enrolled as device {} (generation {}) in {}, its key in {}\n",
         enrollment.device_id,
         enrollment.generation,
-        config.state_dir.display()
+        config.state_dir.display(),
+        if key.is_in_tpm() { "the tpm" } else { "a file" }
     ))
 }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::execute::quarantine::Firewall;
 use crate::host::{Arming, Host, Power, ScriptConfig, Superuser};
+use crate::identity::{KeyPlace, Made};
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What to log.
     pub log: ObservabilityConfig,
+    /// What keeps the device's key.
+    pub key: KeyConfig,
     /// What executors may touch.
     pub host: HostConfig,
     /// Addresses in place of the signed ones, for test benches.
@@ -39,11 +42,40 @@ impl Default for Config {
         Self {
             state_dir: PathBuf::from("/var/lib/tocsin-agent"),
             log: ObservabilityConfig::default(),
+            key: KeyConfig::default(),
             host: HostConfig::default(),
             addresses: AddressConfig::default(),
             ladder: LadderConfig::default(),
         }
     }
+}
+
+/// What keeps the device's key.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeyConfig {
+    /// Where a new key is made; `auto`.
+    pub place: KeyPlaceConfig,
+    /// The TPM: a device, or the socket of one in software; `/dev/tpmrm0`.
+    pub tpm: PathBuf,
+}
+
+impl Default for KeyConfig {
+    fn default() -> Self {
+        Self { place: KeyPlaceConfig::Auto, tpm: PathBuf::from("/dev/tpmrm0") }
+    }
+}
+
+/// Where a new key is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyPlaceConfig {
+    /// In the TPM where there is one that works, else in a file. In a sandbox always in a file.
+    Auto,
+    /// In a file.
+    File,
+    /// In the TPM, and nowhere else.
+    Tpm,
 }
 
 /// What executors may touch.
@@ -252,6 +284,19 @@ impl Config {
     /// Whether anything but routine verbs is carried out.
     pub fn is_armed(&self) -> bool {
         self.host.arming != ArmingConfig::Off
+    }
+
+    /// What keeps a new key, and where one in a TPM is.
+    pub fn key_place(&self) -> KeyPlace {
+        let is_sandbox =
+            matches!(self.host.arming, ArmingConfig::Sandboxed | ArmingConfig::Simulated);
+        let made = match self.key.place {
+            KeyPlaceConfig::Auto if is_sandbox => Made::File,
+            KeyPlaceConfig::Auto => Made::TpmOrFile,
+            KeyPlaceConfig::File => Made::File,
+            KeyPlaceConfig::Tpm => Made::Tpm,
+        };
+        KeyPlace { tpm: self.key.tpm.clone(), made }
     }
 
     /// Whether executors act on anything but a log of effects.

@@ -62,12 +62,13 @@ pub enum EnrollError {
     Config(#[source] JwsError),
 }
 
-/// Makes a device of this machine, with that token. Answers what it became.
+/// Makes a device of this machine, with that key and token. Answers what it became.
 ///
 /// # Errors
-/// [`EnrollError`]; nothing but the key is kept then, and calling again is safe.
+/// [`EnrollError`]; nothing is kept then, and calling again with the same key is safe.
 pub async fn enroll(
     state: &StateDir,
+    key: &KeyPair,
     token: &EnrollmentToken,
     name: String,
     force: bool,
@@ -75,7 +76,6 @@ pub async fn enroll(
     if state.enrollment()?.is_some() && !force {
         return Err(EnrollError::Enrolled(state.path().to_owned()));
     }
-    let key = KeyPair::load_or_make(&state.key_path())?;
     let pin: SpkiPin = token.ca_spki_sha256.parse()?;
     let tls = Arc::new(pinned_client_config(pin, &[b"http/1.1"])?);
     let csr = key.certificate_request()?;
@@ -85,7 +85,7 @@ pub async fn enroll(
 
     let authorities = certificates(&answer.ca)?;
     let who = (answer.device_id, answer.generation);
-    Identity::new(who, &key, &answer.certificate, &authorities)?;
+    Identity::new(who, key, &answer.certificate, &authorities)?;
     let trust = answer.trust.pin().map_err(StateError::from)?;
     AgentConfig::verify(&answer.config, &trust).map_err(EnrollError::Config)?;
     let enrollment = Enrollment {

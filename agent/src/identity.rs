@@ -1,10 +1,10 @@
 //! Who this device is: its key, its certificate, and the TLS client that shows it.
 //!
-//! Owns making the key and the certificate request. The private key is made here, is written for
-//! its owner alone, and leaves neither this machine nor this module.
+//! Owns making the key and the certificate request. The private key is made here or in the TPM, is written for
+//! its owner alone where it is in a file, and leaves neither this machine nor this module.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use protocol::escrow::{self, Escrow};
 use protocol::id::DeviceId;
-use protocol::jws::{CompactJws, JwsError};
+use protocol::jws::{CompactJws, JwsError, Signer as _};
 use protocol::key::{DeviceKey, DevicePublicKey, KeyError};
 use protocol::notice::{self, Notice};
 use protocol::proof::{self, Proof};
@@ -21,15 +21,24 @@ use protocol::receipt::{self, Receipt};
 use protocol::time::Timestamp;
 use runtime::files::{FileError, PRIVATE, read_bounded, write_atomic};
 use runtime::tls::pki_types::pem::{Error as PemError, PemObject as _};
-use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use runtime::tls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use runtime::tls::{self, TlsError};
-use rustls::ClientConfig;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureAlgorithm, SignatureScheme};
 use zeroize::Zeroizing;
+
+pub use self::tpm::TpmError;
+use self::tpm::TpmKey;
 
 mod der;
 #[cfg(test)]
 mod tests;
+mod tpm;
 
+/// The PEM label of a key in a TPM (draft-bottomley-tpm2-keys).
+const SEALED: &str = "TSS2 PRIVATE KEY";
+/// How the device's key signs a handshake.
+const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 /// The largest key file that is read, in bytes.
 const KEY_BYTES: usize = 4096;
 
@@ -42,6 +51,29 @@ pub enum IdentityError {
     /// The key file holds no P-256 key.
     #[error("the device key is damaged")]
     Key(#[from] KeyError),
+    /// The key file is of a TPM, and damaged.
+    #[error("the device key, which a tpm has sealed, is damaged")]
+    Sealed,
+    /// The TPM does not do its part.
+    #[error(
+        "the device key is in the tpm at {}, which does not load it: is it another tpm, was it \
+         cleared, or may this user not open it? A key that is lost takes `enroll --force` without \
+         the old device.key, and makes another device", path.display()
+    )]
+    Tpm {
+        /// Where it is.
+        path: PathBuf,
+        /// What it said.
+        source: TpmError,
+    },
+    /// A key was to be made in a TPM only.
+    #[error("no key can be made in the tpm at {}; see [key] in agent.toml", path.display())]
+    NoTpm {
+        /// Where it should be.
+        path: PathBuf,
+        /// What it said.
+        source: TpmError,
+    },
     /// The system could not draw a key.
     #[error("no key could be made")]
     Making,
@@ -56,61 +88,80 @@ pub enum IdentityError {
     Tls(#[from] TlsError),
 }
 
-/// The device's key with its PKCS#8 document.
-#[derive(Clone)]
-pub struct KeyPair {
-    pkcs8: Arc<Zeroizing<Vec<u8>>>,
-    key: Arc<DeviceKey>,
+/// Where the key of a new device is made, and where one in a TPM is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPlace {
+    /// The TPM: a device, or the socket of one in software.
+    pub tpm: PathBuf,
+    /// What a new key is kept by.
+    pub made: Made,
 }
 
-impl fmt::Debug for KeyPair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.key.fmt(f)
-    }
+/// What keeps a new key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// A file.
+    File,
+    /// The TPM, and nothing else.
+    Tpm,
+    /// The TPM where there is one that works, else a file.
+    TpmOrFile,
 }
+
+/// The device's key.
+#[derive(Debug, Clone)]
+pub struct KeyPair(Arc<DeviceKey>);
 
 impl KeyPair {
-    /// The key in that file; made and written first when there is none.
+    /// The key of that file; made and written first when there is none.
     ///
     /// # Errors
     /// [`IdentityError`], never for a file that is simply not there.
-    pub fn load_or_make(path: &Path) -> Result<Self, IdentityError> {
-        match Self::load(path) {
+    pub fn load_or_make(path: &Path, place: &KeyPlace) -> Result<Self, IdentityError> {
+        match Self::load(path, &place.tpm) {
             Err(IdentityError::File(error)) if error.is_not_found() => {
-                let made = EcdsaKeyPair::generate_pkcs8(
-                    &ECDSA_P256_SHA256_FIXED_SIGNING,
-                    &SystemRandom::new(),
-                )
-                .map_err(|_| IdentityError::Making)?;
-                write_atomic(path, made.as_ref(), PRIVATE)?;
-                Self::load(path)
+                write_atomic(path, &place.make()?, PRIVATE)?;
+                Self::load(path, &place.tpm)
             }
             known => known,
         }
     }
 
-    /// The key in that file (PKCS#8, DER).
+    /// The key of that file: PKCS#8 (DER), or sealed to that TPM (draft-bottomley-tpm2-keys, PEM).
     ///
     /// # Errors
-    /// [`IdentityError::File`] or [`IdentityError::Key`].
-    pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let pkcs8 = Zeroizing::new(read_bounded(path, KEY_BYTES)?);
-        let key = Arc::new(DeviceKey::from_pkcs8(&pkcs8)?);
-        Ok(Self { pkcs8: Arc::new(pkcs8), key })
+    /// [`IdentityError::File`], [`IdentityError::Key`], or [`IdentityError::Tpm`].
+    pub fn load(path: &Path, tpm: &Path) -> Result<Self, IdentityError> {
+        let bytes = Zeroizing::new(read_bounded(path, KEY_BYTES)?);
+        let key = match unpem(SEALED, &bytes).map(|der| der::read_sealed_key(&der)) {
+            None => DeviceKey::from_pkcs8(&bytes)?,
+            Some(None) => return Err(IdentityError::Sealed),
+            Some(Some(sealed)) => {
+                let failed = |source| IdentityError::Tpm { path: tpm.to_owned(), source };
+                DeviceKey::of_hardware(TpmKey::load(tpm, sealed).map_err(failed)?)?
+            }
+        };
+        Ok(Self(Arc::new(key)))
     }
 
     /// Its public half.
     pub fn public(&self) -> DevicePublicKey {
-        self.key.public()
+        self.0.public()
+    }
+
+    /// Whether a TPM holds it.
+    pub fn is_in_tpm(&self) -> bool {
+        self.0.is_of_hardware()
     }
 
     /// A certificate request for this key (PKCS#10, PEM).
     ///
     /// # Errors
-    /// [`IdentityError::Making`] when the key cannot sign.
+    /// [`IdentityError::Making`] when the key does not sign.
     pub fn certificate_request(&self) -> Result<String, IdentityError> {
-        let der = der::certificate_request(&self.pkcs8).ok_or(IdentityError::Making)?;
-        Ok(pem("CERTIFICATE REQUEST", &der))
+        let sign = |info: &[u8]| self.0.signer(&SystemRandom::new()).sign(info).ok();
+        let der = der::certificate_request(self.public().as_point(), sign);
+        Ok(pem("CERTIFICATE REQUEST", &der.ok_or(IdentityError::Making)?))
     }
 
     /// Signs a receipt.
@@ -118,7 +169,7 @@ impl KeyPair {
     /// # Errors
     /// [`JwsError`].
     pub fn sign(&self, receipt: &Receipt) -> Result<CompactJws, JwsError> {
-        receipt::sign(receipt, &self.key.signer(&SystemRandom::new()))
+        receipt::sign(receipt, &self.0.signer(&SystemRandom::new()))
     }
 
     /// The signed form of a notice.
@@ -126,7 +177,7 @@ impl KeyPair {
     /// # Errors
     /// [`JwsError::Signing`] when the key does not sign.
     pub fn sign_notice(&self, said: &Notice) -> Result<CompactJws, JwsError> {
-        notice::sign(said, &self.key.signer(&SystemRandom::new()))
+        notice::sign(said, &self.0.signer(&SystemRandom::new()))
     }
 
     /// Signs a proof.
@@ -134,7 +185,7 @@ impl KeyPair {
     /// # Errors
     /// When the key cannot sign.
     pub fn sign_proof(&self, proof: &Proof) -> Result<CompactJws, JwsError> {
-        proof::sign(proof, &self.key.signer(&SystemRandom::new()))
+        proof::sign(proof, &self.0.signer(&SystemRandom::new()))
     }
 
     /// Signs an escrow.
@@ -142,7 +193,39 @@ impl KeyPair {
     /// # Errors
     /// When the key cannot sign.
     pub fn sign_escrow(&self, escrow: &Escrow) -> Result<CompactJws, JwsError> {
-        escrow::sign(escrow, &self.key.signer(&SystemRandom::new()))
+        escrow::sign(escrow, &self.0.signer(&SystemRandom::new()))
+    }
+}
+
+impl KeyPlace {
+    /// A file, on a machine whose TPM is not to be touched.
+    pub fn file() -> Self {
+        Self { tpm: PathBuf::new(), made: Made::File }
+    }
+
+    /// Makes a key, and answers what its file holds.
+    fn make(&self) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+        let sealed = match self.made {
+            Made::File => None,
+            Made::TpmOrFile if !self.tpm.exists() => None,
+            Made::Tpm | Made::TpmOrFile => Some(TpmKey::make(&self.tpm)),
+        };
+        match sealed {
+            Some(Ok(sealed)) => {
+                return Ok(Zeroizing::new(pem(SEALED, &der::sealed_key(&sealed)).into_bytes()));
+            }
+            Some(Err(source)) if self.made == Made::Tpm => {
+                return Err(IdentityError::NoTpm { path: self.tpm.clone(), source });
+            }
+            Some(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "tpm makes no key, so it is made in a file");
+            }
+            None => {}
+        }
+        let made =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
+        Ok(Zeroizing::new(made.map_err(|_| IdentityError::Making)?.as_ref().to_vec()))
     }
 }
 
@@ -153,6 +236,8 @@ pub struct Identity {
     pub device_id: DeviceId,
     /// Its enrollment generation.
     pub generation: u32,
+    /// Whether its key is in the TPM.
+    pub key_in_tpm: bool,
     /// When its certificate begins.
     pub not_before: Timestamp,
     /// When its certificate ends.
@@ -185,15 +270,45 @@ impl Identity {
         let chain = certificates(chain_pem)?;
         let leaf = chain.first().ok_or(IdentityError::Validity)?;
         let (not_before, not_after) = der::validity(leaf).ok_or(IdentityError::Validity)?;
-        let pkcs8 = PrivatePkcs8KeyDer::from(key.pkcs8.to_vec());
-        let identity = tls::Identity { chain, key: PrivateKeyDer::Pkcs8(pkcs8) };
-        let tls = tls::client_config(authorities, Some(&identity), &[b"http/1.1"])?;
-        Ok(Self { device_id, generation, not_before, not_after, tls: Arc::new(tls) })
+        let certified = CertifiedKey::new(chain, Arc::new(TlsKey(key.0.clone())));
+        let tls = tls::client_config_signing(authorities, certified, &[b"http/1.1"])?;
+        let (key_in_tpm, tls) = (key.is_in_tpm(), Arc::new(tls));
+        Ok(Self { device_id, generation, key_in_tpm, not_before, not_after, tls })
     }
 
     /// When to renew: at two thirds of the certificate's life.
     pub fn renew_at(&self) -> Timestamp {
         self.not_before.plus(self.not_after.since(self.not_before) * 2 / 3)
+    }
+}
+
+/// The device's key, as TLS asks it to sign.
+#[derive(Debug)]
+struct TlsKey(Arc<DeviceKey>);
+
+impl rustls::sign::SigningKey for TlsKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn rustls::sign::Signer>> {
+        offered.contains(&SCHEME).then(|| Box::new(Self(self.0.clone())) as _)
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        Some(der::public_key(self.0.public().as_point()).into())
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
+    }
+}
+
+impl rustls::sign::Signer for TlsKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let signed = self.0.signer(&SystemRandom::new()).sign(message);
+        let signed = signed.map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(der::ecdsa(&signed))
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SCHEME
     }
 }
 
@@ -216,4 +331,12 @@ fn pem(label: &str, der: &[u8]) -> String {
     }
     text.push_str(&format!("\n-----END {label}-----\n"));
     text
+}
+
+/// The content of a PEM text of that label and nothing else.
+fn unpem(label: &str, text: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let body = text.strip_prefix(&format!("-----BEGIN {label}-----"))?;
+    let body = body.strip_suffix(&format!("-----END {label}-----"))?;
+    STANDARD.decode(body.split_ascii_whitespace().collect::<String>()).ok()
 }

@@ -44,6 +44,9 @@ pub struct Status {
     pub boot_id: BootId,
     /// `off`, `armed`, `sandboxed` or `simulated`.
     pub arming: String,
+    /// Whether the device's key is in its TPM.
+    #[serde(default)]
+    pub key_in_tpm: bool,
     /// When the certificate ends.
     pub certificate_ends_at: Timestamp,
     /// The way to the hub or the control plane.
@@ -205,6 +208,7 @@ impl Sources {
             generation: identity.generation,
             boot_id: self.boot_id,
             arming: self.arming.to_owned(),
+            key_in_tpm: identity.key_in_tpm,
             certificate_ends_at: identity.not_after,
             ladder: self.ladder.borrow().clone(),
             commands: self.core.borrow().clone(),

@@ -141,24 +141,53 @@ impl Verifier for PublicKey {
     }
 }
 
+/// A P-256 key that never leaves what holds it, such as a TPM.
+pub trait HardwareKey: Send + Sync {
+    /// The public half: an uncompressed point, 65 bytes (SEC 1, 2.3.3).
+    fn point(&self) -> &[u8];
+
+    /// `r` and `s` of ECDSA over the SHA-256 of a message, 32 bytes each; `None` when it does not sign now.
+    fn sign(&self, message: &[u8]) -> Option<[u8; 64]>;
+}
+
 /// A device's P-256 key. Made once, on the device.
 pub struct DeviceKey {
-    pair: EcdsaKeyPair,
-    id: KeyId,
+    held: Held,
+    public: DevicePublicKey,
+}
+
+enum Held {
+    /// In memory.
+    Pair(EcdsaKeyPair),
+    Hardware(Box<dyn HardwareKey>),
 }
 
 impl DeviceKey {
+    /// A key that something else holds.
+    ///
+    /// # Errors
+    /// When its public half is no point.
+    pub fn of_hardware(key: impl HardwareKey + 'static) -> Result<Self, KeyError> {
+        let public = DevicePublicKey::from_point(key.point())?;
+        Ok(Self { held: Held::Hardware(Box::new(key)), public })
+    }
+
+    /// Whether it is held by hardware, so that no copy of any file is it.
+    pub const fn is_of_hardware(&self) -> bool {
+        matches!(self.held, Held::Hardware(_))
+    }
+
     /// The key of a PKCS#8 document (RFC 5208), as the state directory keeps it.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der)
             .map_err(|_| KeyError("P-256"))?;
-        let id = key_id(pair.public_key().as_ref());
-        Ok(Self { pair, id })
+        let public = DevicePublicKey::from_point(pair.public_key().as_ref())?;
+        Ok(Self { held: Held::Pair(pair), public })
     }
 
     /// Its public half.
     pub fn public(&self) -> DevicePublicKey {
-        DevicePublicKey { point: self.pair.public_key().as_ref().to_vec(), id: self.id.clone() }
+        self.public.clone()
     }
 
     /// The key ready to sign: ECDSA draws a nonce for each signature.
@@ -169,7 +198,7 @@ impl DeviceKey {
 
 impl fmt::Debug for DeviceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeviceKey({})", self.id)
+        write!(f, "DeviceKey({})", self.public.id)
     }
 }
 
@@ -181,7 +210,7 @@ pub struct DeviceSigner<'a> {
 
 impl fmt::Debug for DeviceSigner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeviceSigner({})", self.key.id)
+        write!(f, "DeviceSigner({})", self.key.public.id)
     }
 }
 
@@ -191,12 +220,15 @@ impl Signer for DeviceSigner<'_> {
     }
 
     fn key_id(&self) -> &KeyId {
-        &self.key.id
+        &self.key.public.id
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, JwsError> {
-        let signature = self.key.pair.sign(self.random, message).map_err(|_| JwsError::Signing)?;
-        Ok(signature.as_ref().to_vec())
+        let signature = match &self.key.held {
+            Held::Pair(pair) => pair.sign(self.random, message).ok().map(|it| it.as_ref().to_vec()),
+            Held::Hardware(key) => key.sign(message).map(Vec::from),
+        };
+        signature.ok_or(JwsError::Signing)
     }
 }
 

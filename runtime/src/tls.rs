@@ -14,6 +14,7 @@ use rustls::crypto::aws_lc_rs::{self, Ticketer};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
@@ -176,6 +177,21 @@ pub fn client_config(
             .map_err(TlsError::Settings)?,
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// A TLS 1.3 client that trusts `authorities` only and shows a certificate whose key signs elsewhere.
+///
+/// # Errors
+/// When no authority is usable, or key and chain do not fit.
+pub fn client_config_signing(
+    authorities: &[CertificateDer<'static>],
+    certified: CertifiedKey,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
+    certified.keys_match().map_err(TlsError::Settings)?;
+    let mut config = client_config(authorities, None, alpn)?;
+    config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
     Ok(config)
 }
 

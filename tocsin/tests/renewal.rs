@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::Agent;
+use agent::identity::{KeyPair, KeyPlace};
 use agent::state::StateDir;
 use api::{Api, Config, Deps};
 use broker::MemoryBroker;
@@ -71,7 +72,8 @@ impl Installation {
             made.await["token"].as_str().expect("a token").parse().expect("a token");
         let path = self.folder.path().join("state");
         let state = StateDir::open(&path).expect("a state directory");
-        let enrolling = agent::enroll::enroll(&state, &token, "web-17".to_owned(), false);
+        let key = KeyPair::load_or_make(&state.key_path(), &KeyPlace::file()).expect("a key");
+        let enrolling = agent::enroll::enroll(&state, &key, &token, "web-17".to_owned(), false);
         enrolling.await.expect("the device is enrolled");
         let mut config = agent::Config { state_dir: path, ..agent::Config::default() };
         config.ladder.attempts = 1;

@@ -1,15 +1,16 @@
-//! The little DER (X.690) that an agent needs: writing a certificate request, and reading when a
-//! certificate begins and ends.
+//! The little DER (X.690) that an agent needs: writing a certificate request and the file of a key in a TPM,
+//! and reading when a certificate begins and ends.
 //!
 //! By hand, because a general X.509 library would double what runs as root on every endpoint.
 //! Judges no certificate: that is rustls's part.
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use protocol::time::Timestamp;
+
+use super::tpm::Sealed;
 
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
+const OCTET_STRING: u8 = 0x04;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
@@ -23,16 +24,50 @@ const P256: [u8; 21] = [
 const ECDSA_SHA256: [u8; 12] =
     [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 
-/// A PKCS#10 request (RFC 2986) for that P-256 key, with an empty subject and no attributes.
-/// `None` when the key is not one, or cannot sign.
-pub(super) fn certificate_request(pkcs8: &[u8]) -> Option<Vec<u8>> {
-    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).ok()?;
-    let key = element(SEQUENCE, &[&P256, &bit_string(pair.public_key().as_ref())]);
+/// What every file of a key in a TPM begins with (draft-bottomley-tpm2-keys): `id-loadablekey`, an empty
+/// password (context 0), and the owner's hierarchy as parent.
+const LOADABLE_KEY: [u8; 19] = [
+    0x06, 0x06, 0x67, 0x81, 0x05, 0x0a, 0x01, 0x03, 0xa0, 0x03, 0x01, 0x01, 0xff, 0x02, 0x04, 0x40,
+    0x00, 0x00, 0x01,
+];
+
+/// A PKCS#10 request (RFC 2986) for the P-256 key of that point, with an empty subject and no attributes.
+/// `sign` answers `r` and `s`. `None` when it does not.
+pub(super) fn certificate_request(
+    point: &[u8],
+    sign: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
     let version = element(INTEGER, &[&[0]]);
     let (subject, attributes) = (element(SEQUENCE, &[]), element(CONTEXT_0, &[]));
-    let info = element(SEQUENCE, &[&version, &subject, &key, &attributes]);
-    let signature = pair.sign(&SystemRandom::new(), &info).ok()?;
-    Some(element(SEQUENCE, &[&info, &ECDSA_SHA256, &bit_string(signature.as_ref())]))
+    let info = element(SEQUENCE, &[&version, &subject, &public_key(point), &attributes]);
+    let signature = ecdsa(&sign(&info)?);
+    Some(element(SEQUENCE, &[&info, &ECDSA_SHA256, &bit_string(&signature)]))
+}
+
+/// `SubjectPublicKeyInfo` (RFC 5280, 4.1) of that point.
+pub(super) fn public_key(point: &[u8]) -> Vec<u8> {
+    element(SEQUENCE, &[&P256, &bit_string(point)])
+}
+
+/// `ECDSA-Sig-Value` (RFC 3279, 2.2.3) of `r` and `s`, which have half of the bytes each.
+pub(super) fn ecdsa(fixed: &[u8]) -> Vec<u8> {
+    let (r, s) = fixed.split_at(fixed.len() / 2);
+    element(SEQUENCE, &[&unsigned(r), &unsigned(s)])
+}
+
+/// The file of a key in a TPM.
+pub(super) fn sealed_key(key: &Sealed) -> Vec<u8> {
+    let octets = |bytes: &[u8]| element(OCTET_STRING, &[bytes]);
+    element(SEQUENCE, &[&LOADABLE_KEY, &octets(&key.public), &octets(&key.private)])
+}
+
+/// What [`sealed_key`] wrote. `None` for anything else.
+pub(super) fn read_sealed_key(der: &[u8]) -> Option<Sealed> {
+    let mut outer = Reader(der);
+    let mut fields = Reader(outer.take(SEQUENCE)?.strip_prefix(&LOADABLE_KEY)?);
+    let public = fields.take(OCTET_STRING)?.to_vec();
+    let private = fields.take(OCTET_STRING)?.to_vec();
+    (outer.0.is_empty() && fields.0.is_empty()).then_some(Sealed { public, private })
 }
 
 /// `notBefore` and `notAfter` of an X.509 certificate (RFC 5280, 4.1.2.5).
@@ -52,6 +87,14 @@ pub(super) fn validity(certificate: &[u8]) -> Option<(Timestamp, Timestamp)> {
 
 fn bit_string(bytes: &[u8]) -> Vec<u8> {
     element(BIT_STRING, &[&[0], bytes])
+}
+
+fn unsigned(number: &[u8]) -> Vec<u8> {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    let number = number.get(zeros..).unwrap_or_default();
+    // A number whose first bit is set would be below zero, and one without bytes none.
+    let sign: &[u8] = if number.first().is_none_or(|byte| byte & 0x80 != 0) { &[0] } else { &[] };
+    element(INTEGER, &[sign, number])
 }
 
 fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::config::{ArmingConfig, Config, PowerConfig};
-use agent::identity::KeyPair;
+use agent::identity::{KeyPair, KeyPlace};
 use agent::journal::Journal;
 use agent::state::{Enrollment, StateDir, TrustChain};
 use agent::{Agent, Deps};
@@ -55,7 +55,7 @@ impl Bench {
         let organisation = Organisation::new();
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::open(&folder.path().join("state")).unwrap();
-        let pair = KeyPair::load_or_make(&state.key_path()).unwrap();
+        let pair = KeyPair::load_or_make(&state.key_path(), &KeyPlace::file()).unwrap();
         let request = pair.certificate_request().unwrap();
         let mut request = CertificateSigningRequestParams::from_pem(&request).unwrap();
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -103,7 +103,7 @@ impl Bench {
     /// Replaces the device's certificate by one that is past two thirds of its life.
     pub(crate) fn age(&self) {
         let state = StateDir::open(&self.config.state_dir).unwrap();
-        let key = KeyPair::load(&state.key_path()).unwrap();
+        let key = KeyPair::load(&state.key_path(), Path::new("")).unwrap();
         let request = key.certificate_request().unwrap();
         let mut request = CertificateSigningRequestParams::from_pem(&request).unwrap();
         request.params.not_after = rcgen::date_time_ymd(2036, 1, 1);

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use agent::enroll::{EnrollError, enroll};
+use agent::identity::{KeyPair, KeyPlace};
 use agent::state::{StateDir, TrustChain};
 use protocol::enrollment::{
     AgentConfig, EnrollRequest, EnrollResponse, EnrollmentToken, RenewResponse,
@@ -56,23 +57,25 @@ async fn interrupted_enrollment_is_repeated_with_the_same_key_and_done_once() {
     let folder = tempfile::tempdir().unwrap();
     let state = Arc::new(StateDir::open(&folder.path().join("state")).unwrap());
     let name = || "web-17".to_owned();
+    let key = || KeyPair::load_or_make(&state.key_path(), &KeyPlace::file()).unwrap();
 
-    let lost = enroll(&state, &token, name(), false);
+    let first_key = key();
+    let lost = enroll(&state, &first_key, &token, name(), false);
     let (lost, first) = tokio::join!(lost, serve(&bench, &listener, true));
     assert!(matches!(lost, Err(EnrollError::Http(_))), "{lost:?}");
     assert!(state.enrollment().unwrap().is_none());
-    let key = std::fs::read(state.key_path()).unwrap();
 
-    let done = enroll(&state, &token, name(), false);
+    let second_key = key();
+    assert_eq!(second_key.public(), first_key.public());
+    let done = enroll(&state, &second_key, &token, name(), false);
     let (done, second) = tokio::join!(done, serve(&bench, &listener, false));
     assert_eq!((done.unwrap().device_id, second.name), (device(4), name()));
     assert_eq!(first.secret, second.secret);
-    assert_eq!(std::fs::read(state.key_path()).unwrap(), key);
     let mode = std::fs::metadata(state.key_path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(TrustChain::load(&state).unwrap().in_force().version, 1);
 
-    let again = enroll(&state, &token, name(), false).await;
+    let again = enroll(&state, &second_key, &token, name(), false).await;
     assert!(matches!(again, Err(EnrollError::Enrolled(_))), "{again:?}");
 }
 
@@ -88,7 +91,9 @@ async fn server_of_another_authority_is_not_told_the_secret() {
         let (stream, _) = listener.accept().await.unwrap();
         accept(stream, liar.tls(ClientAuth::None), GUARD).await.map(drop)
     };
-    let (enrolled, handshake) = tokio::join!(enroll(&state, &token, "n".to_owned(), false), lying);
+    let key = KeyPair::load_or_make(&state.key_path(), &KeyPlace::file()).unwrap();
+    let enrolling = enroll(&state, &key, &token, "n".to_owned(), false);
+    let (enrolled, handshake) = tokio::join!(enrolling, lying);
     assert!(matches!(enrolled, Err(EnrollError::Http(_))), "{enrolled:?}");
     assert!(handshake.is_err());
 }

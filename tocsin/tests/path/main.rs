@@ -6,6 +6,7 @@ mod checkpoints;
 mod crash;
 mod disk;
 mod evidence;
+mod hardware;
 mod installation;
 mod ladder;
 mod links;
@@ -18,6 +19,8 @@ mod rollback;
 mod rotate;
 mod script;
 mod secrets;
+#[path = "../../../agent/tests/support/soft_tpm.rs"]
+mod soft_tpm;
 mod stops;
 mod trap;
 mod wipe;

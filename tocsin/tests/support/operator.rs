@@ -124,12 +124,17 @@ impl Operator {
 
     /// Enrolls a device with simulated executors; it does not run yet.
     pub(crate) fn enroll(&self, name: &str) -> Device {
+        self.enroll_with(name, "")
+    }
+
+    /// The same, with those settings beside the usual ones.
+    pub(crate) fn enroll_with(&self, name: &str, settings: &str) -> Device {
         let folder = self.path(name);
         fs::create_dir_all(&folder).expect("a folder for the device");
         let config = format!(
             "state_dir = {:?}\n[log]\nfilter = \"warn\"\n[host]\narming = \"simulated\"\npower = {{ record = {:?} }}\n\
              [ladder]\nattempts = 2\nbackoff_base = \"50ms\"\nbackoff_cap = \"200ms\"\n\
-             check_in = \"300ms\"\ncheck_in_running = \"300ms\"\nresend = \"500ms\"\n",
+             check_in = \"300ms\"\ncheck_in_running = \"300ms\"\nresend = \"500ms\"\n{settings}",
             folder.join("state"),
             folder.join("power.log")
         );
@@ -276,7 +281,7 @@ impl Device {
         copy_folder(snapshot, &self.state());
     }
 
-    fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.folder.join("state")
     }
 }

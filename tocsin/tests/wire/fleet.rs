@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use agent::identity::KeyPair;
+use agent::identity::{KeyPair, KeyPlace};
 use agent::journal::Journal;
 use agent::state::{Enrollment, StateDir, TrustChain};
 use protocol::enrollment::{AgentConfig, DeviceIdentity};
@@ -97,7 +97,7 @@ impl Fleet {
     /// Makes the folder that an enrollment leaves behind.
     fn enroll(&self, number: usize) -> DevicePublicKey {
         let state = StateDir::open(&self.state_dir(number)).expect("a fresh folder");
-        let key = KeyPair::load_or_make(&state.key_path()).expect("a key");
+        let key = KeyPair::load_or_make(&state.key_path(), &KeyPlace::file()).expect("a key");
         let request = key.certificate_request().expect("the key signs");
         let mut request = CertificateSigningRequestParams::from_pem(&request).expect("a request");
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
