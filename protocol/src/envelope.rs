@@ -338,6 +338,11 @@ pub fn check_approval<'a>(
         };
         return Err(Refusal::new(BadApproval, format!("the key of {person} {what}")));
     }
+    // Break-glass is for when there is nobody else, and can be undone.
+    if role != Role::BreakGlass && trust.asked_for(person, manifest) {
+        let detail = format!("{person} asked for this order: somebody else has to approve it");
+        return Err(Refusal::new(BadApproval, detail));
+    }
     Ok(Approved { approver, role, approved_at })
 }
 

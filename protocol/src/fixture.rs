@@ -138,6 +138,7 @@ impl Organisation {
         let approver = |key: &SigningKey, person: &str| Approver {
             key: key.public().clone(),
             person: person.parse::<PersonName>().expect("a plain name"),
+            operators: BTreeSet::new(),
         };
         let trust = TrustRoot {
             version: 1,
@@ -184,6 +185,7 @@ impl Organisation {
             plans: BTreeMap::new(),
             undo_secs: None,
             offline_codes: BTreeMap::new(),
+            requested_by: None,
         }
     }
 

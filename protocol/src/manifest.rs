@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::action::{Action, Quarantine, Verb};
-use crate::id::{DeviceId, OrderId};
+use crate::id::{DeviceId, OrderId, PersonName};
 use crate::time::Timestamp;
 
 #[cfg(test)]
@@ -44,6 +44,10 @@ pub struct Manifest {
     /// [`crate::offline`]. Empty: only another order ends it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub offline_codes: BTreeMap<DeviceId, Hash>,
+    /// The operator who asked for the order, as the control plane knows them. Whoever that is by the
+    /// trust root does not approve it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<PersonName>,
 }
 
 impl Manifest {

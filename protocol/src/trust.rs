@@ -109,6 +109,10 @@ pub struct Approver {
     pub key: PublicKey,
     /// Its owner. A person with several keys counts once.
     pub person: PersonName,
+    /// The operators that its owner is for the control plane, beside one of the same name: orders
+    /// that these asked for somebody else approves.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub operators: BTreeSet<PersonName>,
 }
 
 /// Why a trust root is not accepted.

@@ -99,6 +99,21 @@ async fn widened_manifest_is_refused() {
     assert_eq!(bench.refusal(frame).await, RefusalReason::WidenedManifest);
 }
 
+/// Two persons approved, and one of them is the operator who asked for it.
+#[tokio::test]
+async fn hostile_requester_who_approves_their_own_order_is_refused_by_the_device() {
+    let mut bench = Bench::new();
+    bench.change_trust(|trust| {
+        trust.approvers[0].operators.insert("al".parse().unwrap());
+    });
+    let mut claims = bench.envelope(1, wipe(), 1);
+    claims.manifest.requested_by = Some("al".parse().unwrap());
+    let approvers = [&bench.organisation.alice, &bench.organisation.bob];
+    let claims = bench.organisation.approved(claims, &approvers);
+    let frame = bench.organisation.deliver(&claims, 0);
+    assert_eq!(bench.refusal(frame).await, RefusalReason::BadApproval);
+}
+
 /// Two persons approved, and the trust root says that nobody can.
 #[tokio::test]
 async fn hostile_wipe_of_a_protected_device_is_refused_whoever_signed() {
@@ -129,7 +144,8 @@ async fn hostile_wipe_of_many_devices_without_the_mass_role_is_refused() {
 async fn break_glass_stands_in_and_the_receipt_says_so() {
     let mut bench = Bench::new();
     let glass = signing_key(20);
-    let approver = Approver { key: glass.public().clone(), person: "gil".parse().unwrap() };
+    let (key, person) = (glass.public().clone(), "gil".parse().unwrap());
+    let approver = Approver { key, person, operators: [].into() };
     bench.change_trust(|trust| {
         trust.break_glass = Some(Quorum { approvers: vec![approver], threshold: 1 });
         trust.approvals.insert("lock".to_owned(), 2);

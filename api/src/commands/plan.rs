@@ -80,6 +80,7 @@ impl Plan {
             device_root: tree.root(),
             undo_secs: undo_secs(asked)?,
             offline_codes: offline_codes(asked, &devices)?,
+            requested_by: Some(permit.person().clone()),
         };
         let (devices, script) = (devices.into_values().collect(), asked.script.clone());
         let accept_cloned = asked.accept_cloned;

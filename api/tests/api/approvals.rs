@@ -215,3 +215,41 @@ async fn trust_root_moves_forward_only_and_reaches_present_devices() {
     bench.post("/v1/trust", &again, StatusCode::UNPROCESSABLE_ENTITY).await;
     assert_eq!(bench.get("/v1/trust/chain").await.as_array().unwrap().len(), 2);
 }
+
+/// The requester is in what is signed, and the control plane refuses what devices would.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_requester_approves_nothing_of_their_own() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("a", None).await;
+    let (ann, spare, bob, cleo) = (key(1), key(2), key(3), key(4));
+    let people = [(&ann, "ann"), (&spare, "ann"), (&bob, "bob"), (&cleo, "cleo")];
+    bench.set_approvers(&people).await;
+    agent.trust = bench
+        .change_trust(|root| {
+            root.approvers[0].operators.insert("admin".parse().unwrap());
+        })
+        .await;
+    let created = bench.order("wipe", &[agent.id]).await;
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/orders/{order}/approvals");
+    let manifest = manifest(&bench, &order).await;
+    assert_eq!(manifest.requested_by, Some("admin".parse().unwrap()));
+    for own in [&ann, &spare] {
+        let refused = signed(&bench, &manifest, own);
+        let refused = bench.post(&path, &refused, StatusCode::UNPROCESSABLE_ENTITY).await;
+        let detail = refused["detail"].as_str().unwrap();
+        assert!(detail.contains("ann asked for this order"), "{refused}");
+    }
+    // Nor does it help to sign that somebody else asked.
+    let mut other = manifest.clone();
+    other.requested_by = Some("cleo".parse().unwrap());
+    let lied = signed(&bench, &other, &ann);
+    bench.post(&path, &lied, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(bench.events("order_approved").await.len(), 0);
+    for key in [&bob, &cleo] {
+        bench.post(&path, &signed(&bench, &manifest, key), StatusCode::OK).await;
+    }
+    let frames = commands(&agent.check_in(&bench, Vec::new()).await);
+    assert_eq!(frames.len(), 1);
+    agent.verify(&bench, &frames[0].jws);
+}

@@ -351,6 +351,7 @@ pub(crate) fn approvers(people: &[(&SigningKey, &str)]) -> Vec<Approver> {
     let approver = |(key, person): &(&SigningKey, &str)| Approver {
         key: key.public().clone(),
         person: person.parse().unwrap(),
+        operators: [].into(),
     };
     people.iter().map(approver).collect()
 }

@@ -209,6 +209,15 @@ impl TrustRoot {
         }
     }
 
+    /// Whether that person asked for the order themselves. A person is whoever any of their keys says.
+    pub fn asked_for(&self, person: &PersonName, manifest: &Manifest) -> bool {
+        let Some(requester) = &manifest.requested_by else { return false };
+        let of_person = |approver: &Approver| {
+            approver.person == *person && approver.operators.contains(requester)
+        };
+        requester == person || self.signers().any(|(_, approver)| of_person(approver))
+    }
+
     /// Break-glass, where it may stand in for approvers: on a few devices, for what can be undone.
     fn stands_in(&self, manifest: &Manifest) -> Option<&Quorum> {
         let is_few = manifest.device_count <= limits::BREAK_GLASS_DEVICES;

@@ -70,6 +70,9 @@ pub enum ManifestError {
     /// What it orders is not what is shown.
     #[error("the manifest orders something else than the control plane shows")]
     OtherAction,
+    /// Who asked for it is not who is shown.
+    #[error("the manifest was asked for by somebody else than the control plane shows")]
+    OtherRequester,
     /// The script beside it is not the one that it names, or hides something.
     #[error("the script is not the one that the manifest names by its hash")]
     OtherScript,
@@ -94,6 +97,9 @@ pub fn check_manifest(
     }
     if manifest.action != order.action {
         return Err(ManifestError::OtherAction);
+    }
+    if manifest.requested_by.as_ref().is_some_and(|requester| *requester != order.operator) {
+        return Err(ManifestError::OtherRequester);
     }
     if !manifest.action.goes_with(shown.script.as_deref()) {
         return Err(ManifestError::OtherScript);
@@ -125,6 +131,7 @@ pub async fn run(context: &Context, args: ApproveArgs) -> Result<Exit, Failure> 
             ManifestError::OtherOrder
             | ManifestError::OtherDevices
             | ManifestError::OtherAction
+            | ManifestError::OtherRequester
             | ManifestError::OtherScript
             | ManifestError::Doubled(_) => {
                 "do not approve; treat the control plane as broken into, and look at its audit log"
@@ -143,6 +150,13 @@ pub async fn run(context: &Context, args: ApproveArgs) -> Result<Exit, Failure> 
             format!("whoever holds the root key runs: tocsin trust add-approver {public} --person NAME --root-key FILE"),
         )
     })?;
+    let own = trust.root.signer(public.id()).filter(|(role, approver)| {
+        *role != Role::BreakGlass && trust.root.asked_for(&approver.person, &shown.manifest)
+    });
+    if let Some((_, approver)) = own {
+        let text = format!("NOT SIGNED: {} asked for this order", approver.person);
+        return Err(Failure::new(text).next("somebody else has to approve it"));
+    }
     show(context, &order, &shown);
     if !args.yes {
         let question = format!("\nSign this as {person}?");
@@ -166,7 +180,7 @@ fn show(context: &Context, order: &OrderView, shown: &ManifestView) {
     let manifest: &Manifest = &shown.manifest;
     let rows = [
         ("what", format!("{} — {}", outcome::action(&manifest.action), outcome::class(verb))),
-        ("asked by", order.operator.to_string()),
+        ("asked by", manifest.requested_by.as_ref().unwrap_or(&order.operator).to_string()),
         ("why", text::clean(order.reason.as_deref().unwrap_or("no reason given"))),
         ("until", time::clock(manifest.expires_at, context.now())),
         ("approved by", people(order)),

@@ -212,6 +212,8 @@ fn manifest_of_other_devices_than_are_shown_is_not_signed() {
 fn manifest_of_another_order_action_or_time_is_not_signed() {
     let order = check(|_, view| view.manifest.order_id = fixture::order(7));
     assert_eq!(order, Err(ManifestError::OtherOrder));
+    let requester = check(|_, view| view.manifest.requested_by = "carol".parse().ok());
+    assert_eq!(requester, Err(ManifestError::OtherRequester));
     let action = check(|_, view| view.manifest.action = fixture::lock());
     assert_eq!(action, Err(ManifestError::OtherAction));
     let expired = check(|_, view| view.manifest.expires_at = fixture::NOW);

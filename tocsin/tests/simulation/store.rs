@@ -115,6 +115,7 @@ impl Store {
             plans: std::collections::BTreeMap::new(),
             undo_secs: None,
             offline_codes: BTreeMap::new(),
+            requested_by: None,
         };
         let trust = &scene.organisation.trust;
         let needed = usize::from(trust.approvals_needed(&manifest, &device_id(device)));

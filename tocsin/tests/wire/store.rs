@@ -91,6 +91,7 @@ impl Store {
             plans: std::collections::BTreeMap::new(),
             undo_secs: None,
             offline_codes: BTreeMap::new(),
+            requested_by: None,
         };
         let claims = Envelope {
             jti: CommandId::new(iat, chance.bytes()),

@@ -20,6 +20,7 @@ fn quorum(keys: &[(u8, &str)], threshold: u8) -> Option<Quorum> {
     let approver = |(seed, person): &(u8, &str)| Approver {
         key: signing_key(*seed).public().clone(),
         person: person.parse().expect("a plain name"),
+        operators: BTreeSet::new(),
     };
     Some(Quorum { approvers: keys.iter().map(approver).collect(), threshold })
 }
@@ -275,4 +276,70 @@ fn hostile_quarantine_that_ends_or_spares_takes_whoever_may_release() {
         let refused = judge(&organisation, Action::Quarantine(quarantine), 1, &[]);
         assert_eq!(refused.unwrap_err(), RefusalReason::BadSignature);
     }
+}
+
+/// What device 1 says to a wipe that this operator asked for, approved by alice and bob.
+fn asked_by(organisation: &Organisation, operator: &str) -> Result<(), RefusalReason> {
+    let mut envelope = organisation.envelope(1, fixture::wipe(), device(1), 1);
+    envelope.manifest.requested_by = Some(operator.parse().expect("a plain name"));
+    let envelope = organisation.approved(envelope, &[&organisation.alice_spare, &organisation.bob]);
+    let jws = envelope::sign(&envelope, &organisation.command_key).expect("signs");
+    let verified = organisation.verifying(device(1)).verify(&jws);
+    verified.map(|_| ()).map_err(|refusal| refusal.reason)
+}
+
+#[test]
+fn hostile_requester_approves_nothing_of_their_own_with_any_key() {
+    let mut organisation = Organisation::new();
+    assert_eq!(asked_by(&organisation, "al"), Ok(()));
+    assert_eq!(asked_by(&organisation, "alice"), Err(RefusalReason::BadApproval), "by name");
+    // Another key of alice's says which operator she is.
+    organisation.trust.approvers[0].operators = ["al", "root"].map(|n| n.parse().unwrap()).into();
+    organisation.signed_trust().pin().expect("a sound root");
+    for (operator, expected) in [
+        ("al", Err(RefusalReason::BadApproval)),
+        ("root", Err(RefusalReason::BadApproval)),
+        ("bob", Err(RefusalReason::BadApproval)),
+        ("carol", Ok(())),
+    ] {
+        assert_eq!(asked_by(&organisation, operator), expected, "{operator}");
+    }
+}
+
+#[test]
+fn hostile_server_cannot_name_another_requester_after_the_approval() {
+    let organisation = Organisation::new();
+    for named in [None, Some("carol")] {
+        let mut envelope = organisation.envelope(1, fixture::wipe(), device(1), 1);
+        envelope.manifest.requested_by = Some("dave".parse().expect("a plain name"));
+        let keys = [&organisation.alice, &organisation.bob];
+        let mut envelope = organisation.approved(envelope, &keys);
+        envelope.manifest.requested_by = named.map(|name| name.parse().expect("a plain name"));
+        let jws = envelope::sign(&envelope, &organisation.command_key).expect("signs");
+        let refusal = organisation.verifying(device(1)).verify(&jws).expect_err("altered");
+        assert_eq!(refusal.reason, RefusalReason::WidenedManifest);
+    }
+}
+
+#[test]
+fn break_glass_of_whoever_asked_stands_in_where_nobody_else_is_there() {
+    let mut organisation = organisation();
+    organisation.trust.approvals.insert("lock".to_owned(), 1);
+    let mut envelope = organisation.envelope(1, fixture::lock(), device(1), 1);
+    let ends = NOW.plus(Duration::from_secs(600));
+    (envelope.exp, envelope.manifest.expires_at) = (ends, ends);
+    envelope.manifest.requested_by = Some("gil".parse().expect("a plain name"));
+    let glass = signing_key(20);
+    let envelope = organisation.approved(envelope, &[&glass]);
+    let jws = envelope::sign(&envelope, &organisation.command_key).expect("signs");
+    organisation.verifying(device(1)).verify(&jws).expect("it stands in");
+}
+
+#[test]
+fn documents_without_a_requester_are_written_as_before() {
+    let organisation = Organisation::new();
+    let envelope = organisation.envelope(1, fixture::wipe(), device(1), 1);
+    let manifest = serde_json::to_value(&envelope.manifest).expect("a document");
+    let approver = serde_json::to_value(&organisation.trust.approvers[0]).expect("a document");
+    assert!(manifest.get("requested_by").is_none() && approver.get("operators").is_none());
 }

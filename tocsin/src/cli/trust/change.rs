@@ -73,6 +73,10 @@ pub struct AddApprover {
     /// Whose it is. A person with several keys counts once
     #[arg(long)]
     pub person: PersonName,
+    /// Which operator that person is, beside one of the same name: what that operator asks for somebody
+    /// else approves; may be repeated
+    #[arg(long = "operator", value_name = "NAME")]
+    pub operators: Vec<PersonName>,
     /// What the key is for. One for `mass` or `break-glass` approves nothing else
     #[arg(long, value_enum, default_value_t = KeyRole::Approver)]
     pub role: KeyRole,
@@ -250,7 +254,11 @@ fn add_approver(root: &mut TrustRoot, added: &AddApprover) -> Result<(), Failure
         let text = format!("that key is {}'s already, as {}", known.person, role.as_str());
         return Err(Failure::new(text));
     }
-    let approver = Approver { key: added.public_key.clone(), person: added.person.clone() };
+    let approver = Approver {
+        key: added.public_key.clone(),
+        person: added.person.clone(),
+        operators: added.operators.iter().cloned().collect(),
+    };
     let quorum = |threshold| Quorum { approvers: Vec::new(), threshold };
     match added.role {
         KeyRole::Approver => root.approvers.push(approver),

@@ -77,6 +77,10 @@ fn print(out: Out, root: &TrustRoot) {
 fn approvers(out: Out, approvers: &[Approver]) {
     for approver in approvers {
         out.line(&format!("    {:<24} {}", approver.person.to_string(), approver.key));
+        if !approver.operators.is_empty() {
+            let names: Vec<_> = approver.operators.iter().map(ToString::to_string).collect();
+            out.line(&format!("    {:<24} approves nothing of {}", "", names.join(", ")));
+        }
     }
 }
 
