@@ -107,9 +107,8 @@ pub trait Executor: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Does the rest, and tells from time to time how far it is. Like `apply` it is called again
-    /// after a crash.
-    fn finish(&self, _host: &Host, _task: &Task, _tell: &dyn Fn(&str)) -> Result<(), Failure> {
+    /// Does the rest. Like `apply` it is called again after a crash.
+    fn finish(&self, _host: &Host, _task: &Task) -> Result<(), Failure> {
         Ok(())
     }
 

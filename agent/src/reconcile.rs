@@ -37,6 +37,7 @@ pub(crate) use self::notices::Noticed;
 use self::notices::Notices;
 pub(crate) use self::storage::Storage;
 pub(crate) use self::storage::StorageError;
+use self::telling::Telling;
 use self::undo::Windows;
 
 mod budget;
@@ -50,6 +51,7 @@ mod offline;
 mod outcome;
 mod stops;
 mod storage;
+mod telling;
 mod undo;
 
 /// Events that are taken together, so that their records share one sync.
@@ -99,6 +101,7 @@ pub(crate) struct Reconcile {
     compact_not_before: Option<Instant>,
     sync: Sync,
     resend: Resend,
+    telling: Telling,
     notices: Notices,
     power_off: Option<PowerOff>,
     /// What is put up again, and when it is looked at next; away while a thread looks.
@@ -177,6 +180,7 @@ impl Reconcile {
             compact_not_before: None,
             sync: Sync::default(),
             resend: Resend { at: None, backoff },
+            telling: Telling::default(),
             notices: Notices::default(),
             power_off: None,
             standing,
@@ -213,7 +217,7 @@ impl Reconcile {
                 () = stop.cancelled() => break,
                 word = self.workers.next() => match word {
                     Word::Ended(lane, step, report) => self.step_ended(lane, step, report).await,
-                    Word::Told(lane, stage) => self.tell(lane, stage),
+                    Word::Told(command_id, advance) => self.told(command_id, advance),
                 },
                 () = sleep(wake) => {}
                 Some(noticed) = self.noticed.recv() => self.notice(noticed),
@@ -230,7 +234,7 @@ impl Reconcile {
         while !self.workers.is_idle() {
             match self.workers.next().await {
                 Word::Ended(lane, step, report) => self.last_step_ended(lane, step, report).await,
-                Word::Told(lane, stage) => self.tell(lane, stage),
+                Word::Told(command_id, advance) => self.told(command_id, advance),
             }
         }
         self.save_windows().await;
@@ -309,6 +313,7 @@ impl Reconcile {
         } else if self.resend.at.is_none_or(|at| at <= now) {
             self.send_receipts(now);
         }
+        self.tell_due(now);
     }
 
     fn send_receipts(&mut self, now: Instant) {
@@ -447,7 +452,8 @@ impl Reconcile {
         let proofs = lanes.filter_map(Running::due).min();
         let windows = self.windows.due().filter(|_| self.retry_at.is_none());
         let steps = self.step_due();
-        let due = [resend, sync, power_off, self.retry_at, uphold, proofs, windows, steps];
+        let told = self.telling.due().filter(|_| self.link.is_up());
+        let due = [resend, sync, power_off, self.retry_at, uphold, proofs, windows, steps, told];
         let due = due.into_iter().flatten().min();
         due.map(|at| at.saturating_duration_since(now))
     }

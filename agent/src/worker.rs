@@ -9,13 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use protocol::action::Action;
+use protocol::advance::Advance;
 use protocol::envelope::Envelope;
 use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
-use protocol::state::{EffectClass, Lane};
+use protocol::state::{EffectClass, Lane, PerLane};
 use protocol::time::Timestamp;
 use runtime::Blocking;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::execute::course::Course;
@@ -114,7 +115,7 @@ impl Job {
         &*self.executor
     }
 
-    fn run(&self, step: Step, tell: &dyn Fn(&str)) -> Report {
+    fn run(&self, step: Step) -> Report {
         let host = self.host();
         let (host, task) = (&*host, &self.task);
         match step {
@@ -149,7 +150,7 @@ impl Job {
                 }
                 proved => Report::Proved(proved.inspect_err(|_| self.keep_remains(host))),
             },
-            Step::Finish => Report::Finished(self.executor.finish(host, task, tell)),
+            Step::Finish => Report::Finished(self.executor.finish(host, task)),
             Step::Withdraw => Report::Finished(Err(self.executor.withdraw(host, task))),
         }
     }
@@ -219,12 +220,9 @@ fn resolve(peers: &[String]) -> Vec<SocketAddr> {
 pub(crate) enum Word {
     /// A step of the command in that lane came to its end.
     Ended(Lane, Step, Report),
-    /// The step of the command in that lane has come so far.
-    Told(Lane, String),
+    /// A command has come so far with the step that it is in.
+    Told(CommandId, Advance),
 }
-
-/// How many words may wait to be heard; what does not fit is not worth waiting for.
-const WORDS: usize = 16;
 
 /// The blocking threads at work, at most one per lane.
 #[derive(Debug)]
@@ -233,28 +231,30 @@ pub(crate) struct Workers {
     steps: JoinSet<(CommandId, Lane, Step, Report)>,
     /// Commands whose step was given up and still hangs: nobody waits for it.
     given_up: BTreeSet<CommandId>,
-    tell: mpsc::Sender<(Lane, String)>,
-    told: mpsc::Receiver<(Lane, String)>,
+    /// The newest advance in each lane that nobody has heard yet.
+    told: PerLane<watch::Sender<Option<(CommandId, Advance)>>>,
+    heard: PerLane<watch::Receiver<Option<(CommandId, Advance)>>>,
 }
 
 impl Workers {
     pub(crate) fn new(blocking: Blocking) -> Self {
-        let (tell, told) = mpsc::channel(WORDS);
-        Self { blocking, steps: JoinSet::new(), given_up: BTreeSet::new(), tell, told }
+        let (urgent, bulk) = (watch::Sender::new(None), watch::Sender::new(None));
+        let heard = PerLane { urgent: urgent.subscribe(), bulk: bulk.subscribe() };
+        let told = PerLane { urgent, bulk };
+        Self { blocking, steps: JoinSet::new(), given_up: BTreeSet::new(), told, heard }
     }
 
     /// Begins a step. A panic of an executor becomes a failure of that step.
     pub(crate) fn begin(&mut self, job: Arc<Job>, step: Step) {
-        let (words, heard, lane) = (self.tell.clone(), self.tell.clone(), job.lane());
-        job.task.course.listen(move |word| {
-            let _ = heard.try_send((lane, word.to_owned()));
+        // What was told of the former step is not about this one.
+        self.told.get(job.lane()).send_replace(None);
+        let (command_id, told) = (job.task.command_id, self.told.get(job.lane()).clone());
+        job.task.course.listen(move |advance| {
+            told.send_replace(Some((command_id, advance)));
         });
         self.blocking.spawn_in(&mut self.steps, move || {
             let (command_id, lane) = (job.task.command_id, job.lane());
-            let tell = |word: &str| {
-                let _ = words.try_send((lane, word.to_owned()));
-            };
-            let report = catch_unwind(AssertUnwindSafe(|| job.run(step, &tell)));
+            let report = catch_unwind(AssertUnwindSafe(|| job.run(step)));
             (command_id, lane, step, report.unwrap_or_else(|_| panicked(step)))
         });
     }
@@ -272,9 +272,17 @@ impl Workers {
             if self.steps.is_empty() {
                 return std::future::pending().await;
             }
+            let PerLane { urgent, bulk } = &mut self.heard;
             let ended = tokio::select! {
                 biased;
-                Some((lane, word)) = self.told.recv() => return Word::Told(lane, word),
+                Ok(()) = urgent.changed() => match urgent.borrow_and_update().clone() {
+                    Some((command_id, advance)) => return Word::Told(command_id, advance),
+                    None => continue,
+                },
+                Ok(()) = bulk.changed() => match bulk.borrow_and_update().clone() {
+                    Some((command_id, advance)) => return Word::Told(command_id, advance),
+                    None => continue,
+                },
                 ended = self.steps.join_next() => ended,
             };
             // A blocking step is cancelled only before it began, when the runtime ends.

@@ -42,7 +42,7 @@ fn former_recovery_key_goes_when_the_next_one_is_escrowed_and_nobody_elses_does(
         assert!(first.has_remainder(&scene.host, &task(1)));
         let key = escrowed(&first, &scene.host, &task(1));
         assert!(opens(&scene.volume, &key), "what was sealed opens the volume");
-        first.finish(&scene.host, &task(1), &|_| {}).unwrap();
+        first.finish(&scene.host, &task(1)).unwrap();
         let evidence = first.prove(&scene.host, &task(1)).unwrap();
         assert!(!first.has_remainder(&scene.host, &task(1)));
         assert_eq!(evidence.get("sealed_sha256"), added.get("sealed_sha256"));
@@ -53,7 +53,7 @@ fn former_recovery_key_goes_when_the_next_one_is_escrowed_and_nobody_elses_does(
         next.apply(&scene.host, &task(2)).unwrap();
         let other = escrowed(&next, &scene.host, &task(2));
         assert!(opens(&scene.volume, &key) && opens(&scene.volume, &other), "both, in between");
-        next.finish(&scene.host, &task(2), &|_| {}).unwrap();
+        next.finish(&scene.host, &task(2)).unwrap();
         next.prove(&scene.host, &task(2)).unwrap();
         assert!(!opens(&scene.volume, &key), "the former one is gone");
         assert!(opens(&scene.volume, &other));
@@ -70,7 +70,7 @@ fn recovery_key_that_was_there_before_is_replaced_by_the_first_rotation() {
     let rotate = rotate();
     rotate.apply(&scene.host, &task(1)).unwrap();
     assert!(opens(&scene.volume, USERS[1]));
-    rotate.finish(&scene.host, &task(1), &|_| {}).unwrap();
+    rotate.finish(&scene.host, &task(1)).unwrap();
     assert!(opens(&scene.volume, USERS[0]) && !opens(&scene.volume, USERS[1]));
 }
 
@@ -105,7 +105,7 @@ fn crypto_lock_leaves_the_volume_to_the_escrowed_key_alone() {
         assert_eq!(first.get("grade"), None, "nothing is locked yet");
         let key = escrowed(&lock, &scene.host, &task(1));
         assert!(USERS.iter().all(|user| opens(&scene.volume, user)));
-        lock.finish(&scene.host, &task(1), &|_| {}).unwrap();
+        lock.finish(&scene.host, &task(1)).unwrap();
         let evidence = lock.prove(&scene.host, &task(1)).unwrap();
         assert_eq!(evidence.get("grade"), Some(&"proven".into()));
         assert_eq!(evidence.get("volumes").unwrap()[0]["keyslots"], json!(1));

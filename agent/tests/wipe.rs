@@ -8,6 +8,7 @@ use std::fs;
 use agent::execute::wipe::{Wipe, is_provable};
 use agent::execute::{Afterwards, Executor as _, Recovery};
 use protocol::action::{self, WipeLevel};
+use protocol::advance::Advance;
 use protocol::receipt::FailureKind;
 use serde_json::json;
 
@@ -120,7 +121,7 @@ fn level_data_leaves_no_data_and_proves_the_keys_first() {
         assert_eq!(first.get("grade"), Some(&"proven".into()));
         assert_eq!(fs::read(&scene.volume).unwrap()[DATA..], scene.original[DATA..]);
         assert!(wipe.has_remainder(&scene.host, &task), "the proof leaves before the data goes");
-        wipe.finish(&scene.host, &task, &|_| {}).unwrap();
+        wipe.finish(&scene.host, &task).unwrap();
         let evidence = wipe.prove(&scene.host, &task).unwrap();
         assert!(!wipe.has_remainder(&scene.host, &task));
         scene.assert_destroyed();
@@ -130,6 +131,24 @@ fn level_data_leaves_no_data_and_proves_the_keys_first() {
         assert_eq!(target["data_bytes"], json!(VOLUME_BYTES - DATA));
         assert_eq!(target["erasure"], json!("overwritten"));
     }
+}
+
+#[test]
+fn wipe_tells_each_volume_and_how_many_bytes_are_gone() {
+    let scene = Scene::of(FORMATS[0]);
+    let (wipe, task) = (wipe(WipeLevel::Data), task(1));
+    let (told, heard) = std::sync::mpsc::sync_channel(256);
+    task.course.listen(move |advance| told.try_send(advance).unwrap());
+    let words = || heard.try_iter().collect::<Vec<_>>();
+    wipe.apply(&scene.host, &task).unwrap();
+    let at = Advance::at(&scene.volume.display().to_string());
+    assert_eq!(words(), [at.clone().step(1, 2), at.clone().step(2, 2)]);
+    wipe.prove(&scene.host, &task).unwrap();
+    wipe.finish(&scene.host, &task).unwrap();
+    let words = words();
+    let all = (VOLUME_BYTES - DATA) as u64;
+    // So little is written at once.
+    assert_eq!(words, [at.clone().step(1, 1).bytes(0, all), at.step(1, 1).bytes(all, all)]);
 }
 
 /// The figure of docs/BENCHMARKS.md. How long it takes is no test's business; that it is done is.

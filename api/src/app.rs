@@ -15,7 +15,7 @@ use runtime::{Clock, Drain, Entropy};
 use uuid::Uuid;
 
 use crate::auth::Usage;
-use crate::commands::{Intake, Sent};
+use crate::commands::{Advanced, Intake, Sent};
 use crate::config::Config;
 use crate::db::Db;
 use crate::deliver::Places;
@@ -64,6 +64,8 @@ pub struct Inner {
     pub outbox: Outbox,
     /// What was sent and is not written down.
     pub sent: Sent,
+    /// Who watches commands is told here.
+    pub advanced: Advanced,
     /// Which jobs this node does.
     pub leases: Leases,
     /// The end.

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 
+mod advanced;
 mod cancel;
 mod checkin;
 mod create;
@@ -35,6 +36,7 @@ mod stream;
 mod upstream;
 pub mod wire;
 
+pub use self::advanced::Advanced;
 pub(crate) use self::cancel::reject_waiting;
 pub(crate) use self::dispatch::dispatch;
 pub(crate) use self::end::end_enrollment;

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use protocol::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -149,7 +149,8 @@ async fn stream(
 ) -> Result<impl IntoResponse, Problem> {
     let _permit: Permit<ability::Events> = principal.permit()?.everywhere()?;
     let after = last_event_id(&headers)?.unwrap_or_else(|| *app.db.events_head().borrow());
-    follow(app, principal, after, query)
+    let events = follow(app, principal, after, query)?;
+    Ok(respond(events.map(Ok::<_, Infallible>)))
 }
 
 /// The `Last-Event-ID` of a client that comes back.
@@ -165,17 +166,24 @@ pub(crate) fn follow(
     principal: Principal,
     after: i64,
     query: EventQuery,
-) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
+) -> Result<impl Stream<Item = SseEvent>, Problem> {
     let place = Limits::stream(&app, principal.token_id())?;
     // Subscribed before the first read: what is committed in between wakes the next one.
     let head = app.db.events_head();
     let checked = app.clock.now();
     let ready = Vec::new().into_iter();
     let follower = Follower { app, principal, checked, head, query, after, ready, _place: place };
-    let stream = futures_util::stream::unfold(follower, |mut follower| async move {
-        follower.next().await.map(|event| (Ok(event), follower))
-    });
-    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    Ok(futures_util::stream::unfold(follower, |mut follower| async move {
+        follower.next().await.map(|event| (event, follower))
+    }))
+}
+
+/// A stream as an answer that says from time to time that it lives.
+pub(crate) fn respond<S>(messages: S) -> Sse<impl Stream<Item = Result<SseEvent, Infallible>>>
+where
+    S: Stream<Item = Result<SseEvent, Infallible>> + Send + 'static,
+{
+    Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
 struct Follower {

@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use crate::app::{Addresses, App, Inner};
 use crate::audit::{Actor, Kind};
 use crate::auth::{self, Gate, Secret, Usage, guard};
-use crate::commands::{Intake, Sent};
+use crate::commands::{Advanced, Intake, Sent};
 use crate::config::{Config, ConfigError};
 use crate::db::{Db, DbError};
 use crate::deliver::Places;
@@ -260,6 +260,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
         intake: Intake::new(),
         outbox: Outbox::new(),
         sent: Sent::default(),
+        advanced: Advanced::default(),
         leases,
         drain: deps.drain.child(),
     }))

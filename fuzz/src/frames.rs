@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use protocol::advance::Advance;
 use protocol::fixture::{self, NOW, Organisation};
 use protocol::frame::{AgentFrame, Frame, HubFrame, Mode, Reconnect};
 use protocol::jws::CompactJws;
@@ -93,7 +94,12 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         said(&AgentFrame::Hello(fixture::hello(last_seq))),
         said(&AgentFrame::Sync { last_seq }),
         said(&AgentFrame::Ack { command_id }),
-        said(&AgentFrame::Progress { command_id, stage: "apply".to_owned() }),
+        said(&AgentFrame::stage(command_id, "apply".to_owned())),
+        said(&AgentFrame::Progress {
+            command_id,
+            stage: "finish".to_owned(),
+            advance: Some(Advance::at("/dev/sda2").step(1, 2).bytes(1, 2).secs(3, 4)),
+        }),
         said(&AgentFrame::Proof { command_id, jws: jws() }),
         said(&AgentFrame::Receipt { command_id, jws: jws() }),
         said(&AgentFrame::Notice { command_id, jws: jws() }),

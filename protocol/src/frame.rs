@@ -6,6 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::advance::Advance;
 use crate::close::CloseCode;
 use crate::id::{BootId, CommandId, SessionId};
 use crate::jws::CompactJws;
@@ -51,6 +52,9 @@ pub enum AgentFrame {
         command_id: CommandId,
         /// The stage, such as `apply` or `prove`.
         stage: String,
+        /// How far the stage has come, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        advance: Option<Advance>,
     },
     /// What the device has proven of a command that still goes on.
     Proof {
@@ -255,7 +259,10 @@ impl Frame for AgentFrame {
     fn check(&self) -> Result<(), FrameError> {
         match self {
             Self::Hello(hello) => hello.check(),
-            Self::Progress { stage, .. } => within(stage.len() <= 64, "stage"),
+            Self::Progress { stage, advance, .. } => {
+                within(stage.len() <= 64, "stage")?;
+                within(advance.as_ref().is_none_or(Advance::is_sound), "advance")
+            }
             Self::Proof { jws, .. } | Self::Receipt { jws, .. } => {
                 within(jws.as_str().len() <= limits::RECEIPT_BYTES, "receipt")
             }
@@ -267,6 +274,13 @@ impl Frame for AgentFrame {
             }
             Self::Sync { .. } | Self::Ack { .. } | Self::Unknown => Ok(()),
         }
+    }
+}
+
+impl AgentFrame {
+    /// The command has reached that stage.
+    pub const fn stage(command_id: CommandId, stage: String) -> Self {
+        Self::Progress { command_id, stage, advance: None }
     }
 }
 

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod action;
+pub mod advance;
 pub mod checkpoint;
 pub mod close;
 pub mod enrollment;

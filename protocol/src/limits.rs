@@ -37,6 +37,12 @@ pub const OFFLINE_CODES: usize = 50;
 pub const SCRIPT_BYTES: usize = 16 * 1024;
 /// Seconds that a script may take at most.
 pub const SCRIPT_SECS: u32 = 60 * 60;
+/// Bytes of the word for what a stage is at.
+pub const ADVANCE_WORD_BYTES: usize = 64;
+/// Steps of one stage.
+pub const ADVANCE_STEPS: u64 = 10_000;
+/// The largest number in an advance: what every JSON reader holds exactly.
+pub const ADVANCE_NUMBER: u64 = (1 << 53) - 1;
 /// Bytes of one address of a hub, as a hub names it to agents.
 pub const ADDRESS_BYTES: usize = 300;
 /// Receipts named in one `confirmed` frame.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 pub use self::table::Table;
 
+pub mod advance;
 pub mod outcome;
 pub mod table;
 #[cfg(test)]

@@ -16,10 +16,12 @@ use std::thread;
 use std::time::Duration;
 
 use protocol::action;
+use protocol::advance::Advance;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use runtime::Entropy;
 use serde_json::{Value, json};
 
+use super::course::Course;
 use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
 use crate::host::Host;
 
@@ -75,7 +77,7 @@ impl Executor for CollectEvidence {
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
         let broken = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, "prove", error);
-        let (manifest, document) = collect(host, PATIENCE);
+        let (manifest, document) = collect(host, PATIENCE, &task.course);
         let document = serde_json::to_vec(&document).map_err(|error| broken(&error))?;
         if document.len() > DOCUMENT_BYTES {
             return Err(broken(&"the sections are longer than they may be together"));
@@ -95,9 +97,10 @@ impl Executor for CollectEvidence {
 }
 
 /// What the sections are, for everybody, and what they say, for the case.
-fn collect(host: &Host, patience: Duration) -> (Vec<Value>, Value) {
+fn collect(host: &Host, patience: Duration, course: &Course) -> (Vec<Value>, Value) {
     let (mut manifest, mut document) = (Vec::new(), serde_json::Map::new());
-    for (name, most) in SECTIONS {
+    for (at, (name, most)) in SECTIONS.into_iter().enumerate() {
+        course.tell(Advance::at(name).step(at + 1, SECTIONS.len()));
         let there = host.clone();
         let read = within(patience, move || lines(&there, name));
         let timed_out = read.is_none();

@@ -7,7 +7,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-type Tell = Box<dyn Fn(&str) + Send + Sync>;
+use protocol::advance::Advance;
+
+type Tell = Box<dyn Fn(Advance) + Send + Sync>;
 
 /// The course of one command's steps. Copies are the same course.
 #[derive(Clone, Default)]
@@ -33,15 +35,15 @@ impl Course {
         self.is_left.load(Ordering::SeqCst)
     }
 
-    /// From now on words on how far it is go there. The first listener stays.
-    pub fn listen(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+    /// From now on advances go there. The first listener stays.
+    pub fn listen(&self, tell: impl Fn(Advance) + Send + Sync + 'static) {
         self.tell.get_or_init(|| Box::new(tell));
     }
 
-    /// Tells how far it is. Nobody waits for such words: some may be lost.
-    pub fn tell(&self, word: &str) {
+    /// Tells how far it is. This never waits, and costs next to nothing: only the newest counts.
+    pub fn tell(&self, advance: Advance) {
         if let Some(tell) = self.tell.get() {
-            tell(word);
+            tell(advance);
         }
     }
 }

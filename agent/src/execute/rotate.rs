@@ -122,7 +122,7 @@ impl Executor for RotateCredentials {
         self.volumes.escrow(host, task)
     }
 
-    fn finish(&self, host: &Host, task: &Task, _tell: &dyn Fn(&str)) -> Result<(), Failure> {
+    fn finish(&self, host: &Host, task: &Task) -> Result<(), Failure> {
         let _alone = alone();
         match self.account() {
             Some(account) => account.finish(host, task),
@@ -173,7 +173,7 @@ impl Executor for CryptoLock {
         self.0.escrow(host, task)
     }
 
-    fn finish(&self, host: &Host, task: &Task, _tell: &dyn Fn(&str)) -> Result<(), Failure> {
+    fn finish(&self, host: &Host, task: &Task) -> Result<(), Failure> {
         let _alone = alone();
         self.0.finish(host, task)
     }

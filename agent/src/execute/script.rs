@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use nix::unistd::Uid;
 use protocol::action;
+use protocol::advance::Advance;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 
 use self::account::Account;
@@ -99,7 +100,12 @@ impl RunScript {
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(self.0.budget_secs.into()) + SLACK
+        self.time() + SLACK
+    }
+
+    /// What the script itself may take.
+    fn time(&self) -> Duration {
+        Duration::from_secs(self.0.budget_secs.into())
     }
 
     /// What the supervisor wrote at the script's end, and the order it had.
@@ -138,7 +144,7 @@ impl Executor for RunScript {
             let detail = "the supervisor of the script does not end";
             Err(failure(FailureKind::NotProven, "apply", detail))
         };
-        if !wait(&folder, child, task, self.patience()) && task.course.is_left() {
+        if !wait(&folder, child, (task, self.time()), self.patience()) && task.course.is_left() {
             return too_long();
         }
         // Whoever was to begin it may still be on its way: it comes too late, or has begun. From here on
@@ -266,7 +272,12 @@ fn confinement(host: &Host) -> Confinement {
 
 /// Waits until nobody watches over the script any more. Whether that came in time, and while this
 /// agent was there.
-fn wait(folder: &Folder, child: Option<Child>, task: &Task, patience: Duration) -> bool {
+fn wait(
+    folder: &Folder,
+    child: Option<Child>,
+    (task, budget): (&Task, Duration),
+    patience: Duration,
+) -> bool {
     let (done, ended) = sync_channel(1);
     let lock = folder.lock();
     let waiting = thread::Builder::new().name("script".to_owned()).spawn(move || {
@@ -283,7 +294,8 @@ fn wait(folder: &Folder, child: Option<Child>, task: &Task, patience: Duration) 
     (1..=rounds).any(|round| match ended.recv_timeout(LOOK) {
         Err(RecvTimeoutError::Timeout) => {
             if round.is_multiple_of(TOLD_EVERY) {
-                task.course.tell(&format!("script {} s", round * LOOK.as_millis() / 1000));
+                let secs = u64::try_from(round * LOOK.as_millis() / 1000).unwrap_or(u64::MAX);
+                task.course.tell(Advance::at("script").secs(secs, budget.as_secs().max(secs)));
             }
             task.course.is_left()
         }

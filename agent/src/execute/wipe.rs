@@ -69,7 +69,7 @@ pub fn resume(host: &Host) -> Result<(), Failure> {
         return Ok(());
     };
     let mut course = Course { disk: &SystemDisk, host, wiping };
-    course.destroy_keys()?;
+    course.destroy_keys(&|_| {})?;
     let seen = course.observe();
     seen.map(|_| ()).map_err(|detail| failure(FailureKind::NotProven, "reassert", detail))
 }
@@ -157,7 +157,7 @@ impl Executor for Wipe {
         }
         self.endure(host);
         network::detach(host);
-        self.unless_failed(course.destroy_keys())
+        self.unless_failed(course.destroy_keys(&|advance| task.course.tell(advance)))
     }
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
@@ -172,13 +172,13 @@ impl Executor for Wipe {
         recorded.is_ok_and(|course| course.is_some_and(|course| !course.wiping.finished))
     }
 
-    fn finish(&self, host: &Host, task: &Task, tell: &dyn Fn(&str)) -> Result<(), Failure> {
+    fn finish(&self, host: &Host, task: &Task) -> Result<(), Failure> {
         self.endure(host);
         match Course::load(&*self.disk, host, task.command_id, "finish")? {
             // What fails here came after the proof of the keys: the power goes all the same.
-            Some(mut course) => course.erase(&|stage| {
+            Some(mut course) => course.erase(&|advance| {
                 self.endure(host);
-                tell(stage);
+                task.course.tell(advance);
             }),
             None => Ok(()),
         }

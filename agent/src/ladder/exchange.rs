@@ -11,6 +11,9 @@ use protocol::limits;
 use super::{Frames, Shared};
 use crate::http::{self, HttpError};
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of frames in one request, `hello` and brackets aside.
 const BATCH_BYTES: usize = limits::EXCHANGE_BYTES - 128 * 1024;
 
@@ -45,11 +48,13 @@ impl ExchangeError {
 pub(super) struct Outgoing {
     frames: Frames,
     held: VecDeque<AgentFrame>,
+    /// How many of them are in the request that is under way.
+    sent: usize,
 }
 
 impl Outgoing {
     pub(super) const fn new(frames: Frames) -> Self {
-        Self { frames, held: VecDeque::new() }
+        Self { frames, held: VecDeque::new(), sent: 0 }
     }
 
     /// The frames of the next request. They stay held until [`Outgoing::answered`].
@@ -63,12 +68,16 @@ impl Outgoing {
             bytes <= BATCH_BYTES
         };
         // One place is the greeting's.
-        self.held.iter().take(limits::EXCHANGE_FRAMES - 1).take_while(fits).cloned().collect()
+        let most = limits::EXCHANGE_FRAMES - 1;
+        let batch: Vec<_> = self.held.iter().take(most).take_while(fits).cloned().collect();
+        self.sent = batch.len();
+        batch
     }
 
     /// The first `count` held frames have arrived.
     pub(super) fn answered(&mut self, count: usize) {
         self.held.drain(..count.min(self.held.len()));
+        self.sent = 0;
     }
 
     /// Waits for a frame that is worth a request of its own. Never ends when the core is gone.
@@ -86,6 +95,11 @@ impl Outgoing {
     }
 
     fn hold(&mut self, frame: AgentFrame) {
+        let waiting = self.held.iter_mut().skip(self.sent);
+        if let Some(former) = waiting.rev().find(|former| is_newer(&frame, former)) {
+            *former = frame;
+            return;
+        }
         if !self.held.contains(&frame) {
             self.held.push_back(frame);
         }
@@ -93,6 +107,18 @@ impl Outgoing {
             // The oldest is on disk, or was only progress.
             self.held.pop_front();
         }
+    }
+}
+
+/// Whether a frame tells of a stage what another one told before: of how far a stage has come only
+/// the newest word counts.
+fn is_newer(frame: &AgentFrame, former: &AgentFrame) -> bool {
+    match (frame, former) {
+        (
+            AgentFrame::Progress { command_id, stage, advance: Some(_) },
+            AgentFrame::Progress { command_id: of, stage: at, .. },
+        ) => command_id == of && stage == at,
+        _ => false,
     }
 }
 

@@ -54,7 +54,7 @@ impl Reconcile {
         };
         let stage = "escrow".to_owned();
         tracing::info!(command.id = %command_id, "escrow waits to be confirmed");
-        self.link.send(AgentFrame::Progress { command_id, stage });
+        self.link.send(AgentFrame::stage(command_id, stage));
         Running::Escrowing(Escrowing {
             job,
             sha256: jws.sha256(),

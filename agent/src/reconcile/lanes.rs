@@ -225,18 +225,11 @@ impl Reconcile {
         let command_id = job.task.command_id;
         let stage = step.as_str().to_owned();
         tracing::info!(command.id = %command_id, stage, "step begins");
-        self.link.send(AgentFrame::Progress { command_id, stage });
+        self.link.send(AgentFrame::stage(command_id, stage));
+        self.telling.begin(job.lane(), self.core.clock.now());
         self.workers.begin(job.clone(), step);
         self.allow(&job);
         Running::Stepping(job, step)
-    }
-
-    /// How far a step has come.
-    pub(super) fn tell(&self, lane: Lane, stage: String) {
-        if let Some(Running::Stepping(job, _)) = self.running.get(lane) {
-            let command_id = job.task.command_id;
-            self.link.send(AgentFrame::Progress { command_id, stage });
-        }
     }
 
     /// The first part of a command is proved: its proof leaves, and the rest waits for it. A proof

@@ -40,6 +40,13 @@ impl Link {
         self.0.as_ref().is_some_and(|frames| !frames.is_closed())
     }
 
+    /// Whether the rung stands, and nothing waits to be sent on it.
+    pub(super) fn is_clear(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|frames| !frames.is_closed() && frames.capacity() == frames.max_capacity())
+    }
+
     /// Whether the frame found room.
     pub(super) fn send(&self, frame: AgentFrame) -> bool {
         self.0.as_ref().is_some_and(|frames| frames.try_send(frame).is_ok())

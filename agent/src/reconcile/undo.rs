@@ -185,7 +185,7 @@ impl Reconcile {
 
     fn tell_window(&self, command_id: CommandId) {
         if let Some(window) = self.windows.0.get(&command_id) {
-            self.link.send(AgentFrame::Progress { command_id, stage: window.stage() });
+            self.link.send(AgentFrame::stage(command_id, window.stage()));
         }
     }
 }

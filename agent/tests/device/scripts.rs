@@ -89,7 +89,7 @@ fn script_outlives_the_agent_and_has_its_receipt_from_the_next_one() {
         hub.send(HubFrame::Command(command)).await;
         until(|| effects(&bench) == 1).await;
         // It says that it goes on, now and then.
-        let is_told = |frame: &AgentFrame| matches!(frame, AgentFrame::Progress { stage, .. } if stage.starts_with("script "));
+        let is_told = |frame: &AgentFrame| matches!(frame, AgentFrame::Progress { advance: Some(advance), .. } if advance.secs.is_some());
         hub.wait_for(is_told).await;
         bench.kill(agent).await;
         drop(hub);

@@ -48,7 +48,7 @@ pub(crate) fn cancel(bench: &Bench, number: u8, seq: u64, order_id: OrderId) -> 
 /// Waits until the window of that command is told to be open.
 pub(crate) async fn held_told(hub: &mut HubSide, frame: &CommandFrame) -> String {
     let is_it = |told: &AgentFrame| {
-        matches!(told, AgentFrame::Progress { command_id, stage }
+        matches!(told, AgentFrame::Progress { command_id, stage, .. }
             if *command_id == frame.command_id && stage.starts_with("undo window until "))
     };
     let AgentFrame::Progress { stage, .. } = hub.wait_for(is_it).await else {

@@ -56,7 +56,7 @@ fn password_changes_once_it_is_escrowed_and_nothing_else_does() {
     rotate.prove(&host, &task(1)).unwrap();
     let password = escrowed(&rotate, &host, &task(1));
     assert_eq!(shadow(&host), SHADOW, "the former one counts until then");
-    rotate.finish(&host, &task(1), &|_| {}).unwrap();
+    rotate.finish(&host, &task(1)).unwrap();
     let evidence = rotate.prove(&host, &task(1)).unwrap();
     assert_eq!(evidence.get("account"), Some(&"rescue".into()));
     assert!(takes(&host, "rescue", &password));
@@ -94,13 +94,13 @@ fn killed_agent_goes_on_with_the_password_that_is_in_escrow() {
     let next = rotate("rescue");
     assert!(matches!(next.recover(&host, &task(1)), Recovery::Applied));
     assert_eq!(escrowed(&next, &host, &task(1)), password, "no second one is made");
-    next.finish(&host, &task(1), &|_| {}).unwrap();
+    next.finish(&host, &task(1)).unwrap();
     // Killed between the change and its record.
     let record = host.state_dir.join("rotation.json");
     let text = fs::read_to_string(&record).unwrap().replace("finished", "added");
     fs::write(&record, text).unwrap();
     let last = rotate("rescue");
-    last.finish(&host, &task(1), &|_| {}).unwrap();
+    last.finish(&host, &task(1)).unwrap();
     last.prove(&host, &task(1)).unwrap();
     assert!(takes(&host, "rescue", &password));
 }
@@ -124,7 +124,7 @@ fn password_that_somebody_changed_or_locked_meanwhile_is_left_to_them() {
         rotate.apply(&host, &task(1)).unwrap();
         let changed = SHADOW.replace("rescue:$6$salt$former:", theirs);
         fs::write(host.path("/etc/shadow"), &changed).unwrap();
-        let failure = rotate.finish(&host, &task(1), &|_| {}).unwrap_err();
+        let failure = rotate.finish(&host, &task(1)).unwrap_err();
         assert_eq!((failure.kind, &*failure.stage), (FailureKind::Precondition, "finish"));
         assert_eq!(shadow(&host), changed);
     }

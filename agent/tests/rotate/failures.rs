@@ -77,7 +77,7 @@ fn carry_out(rotate: &RotateCredentials, scene: &Scene, number: u8) -> (Evidence
     rotate.apply(host, &task).unwrap();
     rotate.prove(host, &task).unwrap();
     let key = escrowed(rotate, host, &task);
-    rotate.finish(host, &task, &|_| {}).unwrap();
+    rotate.finish(host, &task).unwrap();
     (rotate.prove(host, &task).unwrap(), key)
 }
 
@@ -120,7 +120,7 @@ fn inject(scene: &mut Scene, injected: Injected) -> Result<(), Failure> {
             let slot = evidence.get("volumes").unwrap()[0]["slot"].to_string();
             let volume = scene.volume.to_str().unwrap();
             assert!(scene::cryptsetup(&["-q", "luksKillSlot", volume, &slot], ""));
-            return rotate.finish(&scene.host, &task(2), &|_| {});
+            return rotate.finish(&scene.host, &task(2));
         }
         Injected::NeverConfirmed => {
             until_escrowed(&rotate, scene)?;

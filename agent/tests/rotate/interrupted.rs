@@ -93,7 +93,7 @@ fn go_on(executor: &dyn Executor, host: &Host, task: &Task, seen: &mut Vec<Strin
     if executor.has_remainder(host, task) {
         // The control plane has it from here on.
         seen.push(escrowed(executor, host, task));
-        executor.finish(host, task, &|_| {}).unwrap();
+        executor.finish(host, task).unwrap();
         executor.prove(host, task).unwrap();
     }
     true
@@ -107,7 +107,7 @@ fn play(scene: &Scene, name: &'static str, executor: &dyn Fn() -> Box<dyn Execut
     let first = executor();
     first.apply(&scene.host, &task(2)).unwrap();
     let (added, new) = (play.snapshot(), escrowed(&*first, &scene.host, &task(2)));
-    first.finish(&scene.host, &task(2), &|_| {}).unwrap();
+    first.finish(&scene.host, &task(2)).unwrap();
     let all = [before, added, play.snapshot()];
     for step in STEPS {
         play.set(|at| at as usize, &all, step);

@@ -104,7 +104,7 @@ pub(crate) fn carry_out(
     if !executor.has_remainder(host, task) {
         return Ok(evidence);
     }
-    executor.finish(host, task, &|_| {})?;
+    executor.finish(host, task)?;
     executor.prove(host, task)
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::action::is_printable;
+use protocol::advance::Advance;
 use protocol::enrollment::DeviceIdentity;
 use protocol::escrow::{self, Escrow, Subject};
 use protocol::frame::AgentFrame;
@@ -37,7 +38,7 @@ pub(super) enum Said {
     /// It is on disk.
     Acked,
     /// It reached a stage.
-    Progress(String),
+    Progress(Stage),
     /// It goes on, and something of it is proven.
     Proved(Box<Proved>),
     /// It has made a credential, and waits until that is held, by an escrow that verifies.
@@ -48,6 +49,21 @@ pub(super) enum Said {
     Noticed(Box<Noticed>),
     /// It is said to have ended, or something of it, by a document that does not verify.
     Forged { why: String, jws: CompactJws },
+}
+
+/// A stage that was reached, and how far it has come.
+#[derive(Debug)]
+pub(super) struct Stage {
+    /// Its name, without what would not print as it reads.
+    pub(super) name: String,
+    /// How far, within its bounds.
+    pub(super) advance: Option<Advance>,
+}
+
+impl From<&str> for Stage {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), advance: None }
+    }
 }
 
 /// A proof of a stage that verifies.
@@ -98,8 +114,9 @@ pub(super) fn judge(
 ) -> Option<Report> {
     let (command, what) = match frame {
         AgentFrame::Ack { command_id } => (command_id, Said::Acked),
-        AgentFrame::Progress { command_id, stage } => {
-            (command_id, Said::Progress(printable(&stage)))
+        AgentFrame::Progress { command_id, stage, advance } => {
+            let advance = advance.filter(Advance::is_sound);
+            (command_id, Said::Progress(Stage { name: printable(&stage), advance }))
         }
         AgentFrame::Proof { command_id, jws } => {
             (command_id, proved((identity, command_id), jws, keys))

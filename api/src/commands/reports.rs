@@ -12,7 +12,7 @@ use protocol::jws::CompactJws;
 use serde_json::{Value, json};
 
 use super::end::end_if_over;
-use super::judge::{Escrowed, Finished, Noticed, Proved, Report, Said};
+use super::judge::{Escrowed, Finished, Noticed, Proved, Report, Said, Stage};
 use super::model::{Happening, Step, step};
 use super::sent;
 use super::store::{self, Standing};
@@ -101,9 +101,21 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             }
         }
     }
+    commit(app, tx, &known).await?;
+    Ok(confirmed)
+}
+
+/// Writes what came of the commands, and tells those who watch them.
+async fn commit(
+    app: &App,
+    mut tx: Tx,
+    known: &BTreeMap<CommandId, Standing>,
+) -> Result<(), DbError> {
     store::save(&mut tx, known.values()).await?;
     tx.commit().await?;
-    Ok(confirmed)
+    let advanced = known.values().filter(|known| known.has_advanced()).map(|known| known.id);
+    app.advanced.tell(advanced);
+    Ok(())
 }
 
 async fn standings(
@@ -162,7 +174,7 @@ async fn escrow(
     known: &mut Standing,
     said: &Escrowed,
 ) -> Result<Option<String>, DbError> {
-    progress(tx, told, known, "escrow".to_owned()).await?;
+    progress(tx, told, known, "escrow".into()).await?;
     end_if_over(tx, known);
     let is_held = escrows::keep(app, tx, &said.escrow, &said.jws).await?;
     if is_held {
@@ -187,18 +199,25 @@ async fn progress(
     tx: &mut Tx,
     told: &mut Told,
     known: &mut Standing,
-    stage: String,
+    stage: Stage,
 ) -> Result<(), DbError> {
+    let Stage { name, advance } = stage;
     let is_news = match step(known.state, Happening::Progressed) {
         Step::To(_) => true,
-        Step::Stay => !known.state.is_terminal() && known.stage.as_ref() != Some(&stage),
+        Step::Stay if known.state.is_terminal() => return Ok(()),
+        Step::Stay => known.stage.as_ref() != Some(&name),
         Step::Conflict => return conflict(tx, told, known, "progressed").await,
     };
     if is_news {
         if told.is_within(tx, known, Kind::CommandRunning, STAGES).await? {
-            by_device(tx, known, Kind::CommandRunning, json!({ "stage": stage }));
+            by_device(tx, known, Kind::CommandRunning, json!({ "stage": name }));
         }
-        known.progress(stage, tx.now());
+        known.progress(name, tx.now());
+    }
+    // How far a stage is changes all the time: only the newest word is kept, and none is an event.
+    if is_news || advance.is_some() {
+        let text = advance.map(|advance| serde_json::to_string(&advance)).transpose();
+        known.advance(text.map_err(|_| DbError::Unreadable("advance"))?);
     }
     Ok(())
 }
@@ -211,7 +230,7 @@ async fn prove(
     known: &mut Standing,
     proved: &Proved,
 ) -> Result<(), DbError> {
-    progress(tx, told, known, "proved".to_owned()).await?;
+    progress(tx, told, known, "proved".into()).await?;
     if known.keep_proof(&proved.jws) {
         metrics::receipt("proof");
         let grade = Grade::claimed(&proved.proof.evidence);

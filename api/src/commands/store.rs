@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use protocol::action::Verb;
+use protocol::advance::Advance;
 use protocol::grade::Known;
 use protocol::id::{CommandId, DeviceId, OrderId};
 use protocol::jws::{self, CompactJws};
@@ -13,7 +14,7 @@ use protocol::state::{CommandState, Lane};
 use protocol::time::Timestamp;
 
 use super::list::CommandQuery;
-use super::wire::CommandView;
+use super::wire::{CommandView, HowFar};
 use crate::auth::Reach;
 use crate::db::{Conn, DbError, Row, Tx, json, millis, sql, timestamp};
 use crate::http::Page;
@@ -37,7 +38,7 @@ const SILENT_AFTER: Duration = Duration::from_secs(30 * 60);
 const VIEW: &str = "SELECT c.id, c.order_id, c.device_id, d.name, c.generation, c.verb, c.lane, \
      c.seq, c.state, c.ended_by, c.approvals_needed, c.sends, c.stage, c.created_at, \
      c.expires_at, c.queued_at, c.sent_at, c.acked_at, c.running_at, c.finished_at, c.outcome, \
-     c.receipt, c.stage_proof, d.last_seen_at FROM commands c JOIN devices d ON d.id = c.device_id WHERE 1 = 1";
+     c.receipt, c.stage_proof, d.last_seen_at, c.advance FROM commands c JOIN devices d ON d.id = c.device_id WHERE 1 = 1";
 
 fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
     let time = |index: usize| -> Result<Option<Time>, DbError> {
@@ -76,6 +77,7 @@ fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
         sends: row.number(11)?,
         overdue: is_out && expires_at.plus(OVERDUE_AFTER) < now,
         stage: row.try_get(12)?,
+        advance: advance(row.try_get(24)?)?,
         created_at: timestamp(row.try_get(13)?).into(),
         expires_at: expires_at.into(),
         queued_at: time(15)?,
@@ -87,6 +89,21 @@ fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
         receipt: row.try_get::<Option<String>>(21)?.map(CompactJws::from_text),
         proof,
     })
+}
+
+fn advance(text: Option<&str>) -> Result<Option<Advance>, DbError> {
+    text.map(|text| json(text, "advance")).transpose()
+}
+
+/// Where a command stands now, for whoever watches.
+pub(super) async fn how_far(conn: &mut Conn, id: CommandId) -> Result<Option<HowFar>, DbError> {
+    let row = sql("SELECT state, stage, advance FROM commands WHERE id = $1")
+        .bind(id.as_uuid())
+        .fetch_optional(conn)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let (state, stage) = (state(row.try_get(0)?)?, row.try_get(1)?);
+    Ok(Some(HowFar { command_id: id, state, stage, advance: advance(row.try_get(2)?)? }))
 }
 
 /// What a proof says. It was verified before it was kept.

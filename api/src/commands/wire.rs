@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use protocol::action::{Action, Verb};
+use protocol::advance::Advance;
 use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId, GroupName, OrderId, PersonName};
 use protocol::jws::CompactJws;
@@ -248,6 +249,25 @@ pub struct CancelledOrder {
     pub cancel: Option<CreatedOrder>,
 }
 
+/// How far a command is, as its device told last: a message `advance` of its stream. It is no event
+/// and has no number, nobody signed it, and whoever comes back has the newest one only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HowFar {
+    /// The command.
+    #[schema(value_type = String, format = "uuid")]
+    pub command_id: CommandId,
+    /// Where it stands.
+    #[schema(value_type = String)]
+    pub state: CommandState,
+    /// The stage that it is at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// How far the stage has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub advance: Option<Advance>,
+}
+
 /// A command with its whole story. Times are in milliseconds' precision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CommandView {
@@ -289,6 +309,10 @@ pub struct CommandView {
     /// The stage that the device reported last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
+    /// How far that stage has come, as the device told last. Nobody signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub advance: Option<Advance>,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Time,

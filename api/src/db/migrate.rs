@@ -55,17 +55,22 @@ macro_rules! migrations {
                 "factors",
                 include_str!(concat!("../../migrations/", $folder, "/0014_factors.sql")),
             ),
+            (
+                15,
+                "advance",
+                include_str!(concat!("../../migrations/", $folder, "/0015_advance.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 12];
+type Texts = [(i64, &'static str, &'static str); 13];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 14;
+pub(super) const VERSION: i64 = 15;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

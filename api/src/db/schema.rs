@@ -182,6 +182,7 @@ pub(super) const TABLES: [Table; 20] = [
             ("outcome", Text),
             ("ended_by", Text),
             ("stage_proof", Text),
+            ("advance", Text),
         ],
     },
     Table {

@@ -184,7 +184,7 @@ async fn what_is_heard_of_a_command_after_the_enrollment_ended_leaves_it_in_doub
     }
     let ack = AgentFrame::Ack { command_id: commands[0].0 };
     let stage = "apply".to_owned();
-    let progress = AgentFrame::Progress { command_id: commands[1].0, stage };
+    let progress = AgentFrame::stage(commands[1].0, stage);
     hub.say(&agent, vec![ack, progress, agent.hello()]).await;
     let told = Downstream::Revoke { device: agent.id, through_generation: 1 };
     while hub.next().await != told {}

@@ -154,10 +154,8 @@ async fn device_cannot_fill_the_audit_log() {
     let agent = bench.agent("a", None).await;
     bench.order("lock", &[agent.id]).await;
     let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
-    let stage = |number: usize| AgentFrame::Progress {
-        command_id: command.command_id,
-        stage: format!("stage {}", number / 2),
-    };
+    let stage =
+        |number: usize| AgentFrame::stage(command.command_id, format!("stage {}", number / 2));
     for from in [0, 100] {
         agent.check_in(&bench, (from..from + 100).map(stage).collect()).await;
     }

@@ -28,8 +28,7 @@ async fn order_reaches_the_device_and_its_receipt_ends_it() {
 
     hub.say(&agent, vec![ack(&command)]).await;
     bench.until_state(&id_of(&command), "acked").await;
-    let progress =
-        AgentFrame::Progress { command_id: command.command_id, stage: "apply".to_owned() };
+    let progress = AgentFrame::stage(command.command_id, "apply".to_owned());
     hub.say(&agent, vec![progress]).await;
     bench.until_state(&id_of(&command), "running").await;
 

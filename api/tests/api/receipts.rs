@@ -96,8 +96,7 @@ async fn what_a_device_signed_outranks_a_cancel() {
     let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
     let path = format!("/v1/commands/{}/cancel", command.command_id);
     bench.post(&path, &json!({}), reqwest::StatusCode::OK).await;
-    let progress =
-        AgentFrame::Progress { command_id: command.command_id, stage: "apply".to_owned() };
+    let progress = AgentFrame::stage(command.command_id, "apply".to_owned());
     let late = agent.receipt(&command, |_| {});
     agent.check_in(&bench, vec![ack(&command), progress, late.clone()]).await;
     agent.check_in(&bench, vec![late]).await;

@@ -23,7 +23,7 @@ async fn held(bench: &Bench) -> (TestAgent, CommandFrame) {
     let command = approved_wipe(bench, &mut agent).await;
     let command_id = command.command_id;
     let stage = "undo window until 2026-01-01T00:10:00Z".to_owned();
-    agent.check_in(bench, vec![ack(&command), AgentFrame::Progress { command_id, stage }]).await;
+    agent.check_in(bench, vec![ack(&command), AgentFrame::stage(command_id, stage)]).await;
     (agent, command)
 }
 

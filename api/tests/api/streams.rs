@@ -3,7 +3,11 @@
 use futures_util::StreamExt as _;
 use reqwest::StatusCode;
 
-use super::actors::commands;
+use protocol::advance::Advance;
+use protocol::frame::AgentFrame;
+use serde_json::{Value, json};
+
+use super::actors::{ack, commands, id_of};
 use super::bench::{Bench, GUARD};
 
 /// Reads the ids of a stream's events until `enough`.
@@ -83,6 +87,101 @@ async fn story_of_a_command_streams_from_its_begin() {
     );
     let kinds: Vec<_> = seen.iter().map(|(_, kind)| kind.as_str()).collect();
     assert_eq!(kinds, ["command_queued", "command_sent", "command_finished"]);
+}
+
+/// Reads what a stream tells beside events until `enough`: their data, and whether one had a number.
+async fn advances(bench: &Bench, path: &str, enough: impl Fn(&Value) -> bool) -> Vec<Value> {
+    let request = bench.http.get(bench.url(path)).bearer_auth(&bench.token);
+    let mut bytes = request.send().await.unwrap().bytes_stream();
+    let (mut text, mut seen) = (String::new(), Vec::new());
+    let read = async {
+        while !seen.last().is_some_and(&enough) {
+            text.push_str(std::str::from_utf8(&bytes.next().await.unwrap().unwrap()).unwrap());
+            while let Some((message, rest)) = text.split_once("\n\n") {
+                if message.lines().any(|line| line == "event: advance") {
+                    assert!(!message.contains("id: "), "it is no event: {message}");
+                    let data = message.lines().find_map(|line| line.strip_prefix("data: "));
+                    seen.push(serde_json::from_str(data.unwrap()).unwrap());
+                }
+                text = rest.to_owned();
+            }
+        }
+    };
+    tokio::time::timeout(GUARD, read).await.unwrap();
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advance_is_the_newest_word_and_no_event_and_ends_with_its_stage() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    bench.order("lock", &[agent.id]).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let (command_id, id) = (command.command_id, id_of(&command));
+    let told = |stage: &str, done: u64| AgentFrame::Progress {
+        command_id,
+        stage: stage.to_owned(),
+        advance: Some(Advance::at("/dev/sda2").step(1, 2).bytes(done, 1000)),
+    };
+    agent.check_in(&bench, vec![ack(&command), told("finish", 0)]).await;
+    let path = format!("/v1/commands/{command_id}/stream");
+    let (with, plain) = (format!("{path}?advance=true"), path);
+    let is_last = |how_far: &Value| how_far["advance"]["bytes"]["done"] == 500;
+    let (seen, ()) = tokio::join!(advances(&bench, &with, is_last), async {
+        for done in (1..=100).chain([500]) {
+            agent.check_in(&bench, vec![told("finish", done)]).await;
+        }
+    });
+    let last = seen.last().unwrap();
+    assert_eq!(last["command_id"], id);
+    assert_eq!((&last["state"], &last["stage"]), (&json!("running"), &json!("finish")));
+    let expected = json!({ "at": "/dev/sda2", "step": { "done": 1, "of": 2 },
+        "bytes": { "done": 500, "of": 1000 } });
+    assert_eq!(last["advance"], expected);
+    assert_eq!(bench.command(&id).await["advance"], expected);
+    // A word without an advance says nothing against it; another stage does.
+    agent.check_in(&bench, vec![AgentFrame::stage(command_id, "finish".to_owned())]).await;
+    assert_eq!(bench.command(&id).await["advance"], expected);
+    assert_eq!(bench.events("command_running").await.len(), 1, "one event for one stage");
+    agent.check_in(&bench, vec![AgentFrame::stage(command_id, "prove".to_owned())]).await;
+    assert_eq!(bench.command(&id).await["advance"], Value::Null);
+    agent.check_in(&bench, vec![told("prove", 7), agent.receipt(&command, |_| {})]).await;
+    let ended = bench.command(&id).await;
+    assert_eq!((&ended["state"], &ended["advance"]), (&json!("succeeded"), &Value::Null));
+    // Who did not ask gets events alone.
+    let all = ids(&bench, &plain, None, |seen| seen.len() >= 5).await;
+    let kinds: Vec<_> = all.iter().map(|(_, kind)| kind.as_str()).collect();
+    let running = "command_running";
+    assert_eq!(
+        kinds[2..],
+        ["command_acked", running, running, "command_finished"][..kinds.len() - 2]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_advances_are_refused_or_left_out() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    bench.order("lock", &[agent.id]).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let hello = serde_json::to_value(agent.hello()).unwrap();
+    let url = bench.agent_url("/agent/v1/checkin");
+    for advance in [
+        json!({ "at": "\u{1b}[2J" }),
+        json!({ "at": "x".repeat(65) }),
+        json!({ "step": { "done": 1, "of": 20_000 } }),
+        json!({ "bytes": { "done": 2, "of": 1 } }),
+        json!({ "secs": { "done": 1, "of": u64::MAX } }),
+        json!({ "bytes": { "done": -1, "of": 1 } }),
+        json!("half"),
+    ] {
+        let frame = json!({ "kind": "progress", "command_id": command.command_id,
+            "stage": "apply", "advance": advance });
+        let body = json!({ "frames": [hello, frame] });
+        let answer = agent.http.post(&url).json(&body).send().await.unwrap();
+        assert!(answer.status().is_client_error(), "{advance}: {}", answer.status());
+    }
+    assert_eq!(bench.command(&id_of(&command)).await["advance"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,10 @@ fn every_agent_frame_is_pinned() {
     );
     golden("agent_sync", &AgentFrame::Sync { last_seq });
     golden("agent_ack", &AgentFrame::Ack { command_id });
-    golden("agent_progress", &AgentFrame::Progress { command_id, stage: "apply".to_owned() });
+    golden("agent_progress", &AgentFrame::stage(command_id, "apply".to_owned()));
+    let advance = Some(Advance::at("/dev/sda2").step(1, 2).bytes(4_194_304, 16_777_216));
+    let stage = "finish".to_owned();
+    golden("agent_progress_advance", &AgentFrame::Progress { command_id, stage, advance });
     let jws = CompactJws::from_text("header.claims.signature".to_owned());
     golden("agent_proof", &AgentFrame::Proof { command_id, jws: jws.clone() });
     golden("agent_escrow", &AgentFrame::Escrow { command_id, jws: jws.clone() });
@@ -106,6 +109,23 @@ fn frames_and_fields_beyond_their_bounds_are_refused() {
     hello.capabilities = vec!["x".to_owned(); limits::LIST_ENTRIES + 1];
     let text = AgentFrame::Hello(hello).encode().expect("encodes");
     assert_eq!(AgentFrame::decode(&text), Err(FrameError::OutOfBounds("capabilities")));
+    let advance = Advance { at: Some("a\u{7}".to_owned()), ..Advance::default() };
+    let (command_id, stage) = (fixture::command(1), "apply".to_owned());
+    let odd = AgentFrame::Progress { command_id, stage, advance: Some(advance) };
+    let text = odd.encode().expect("encodes");
+    assert_eq!(AgentFrame::decode(&text), Err(FrameError::OutOfBounds("advance")));
+}
+
+#[test]
+fn progress_without_an_advance_and_with_more_than_is_known_is_understood() {
+    let command_id = fixture::command(1);
+    let former = AgentFrame::stage(command_id, "apply".to_owned());
+    let text = former.encode().expect("encodes");
+    assert!(!text.contains("advance"), "{text}");
+    let later = text.replace('}', r#","advance":{"at":"x","rows":7}}"#);
+    let advance = Some(Advance { at: Some("x".to_owned()), ..Advance::default() });
+    let stage = "apply".to_owned();
+    assert_eq!(AgentFrame::decode(&later), Ok(AgentFrame::Progress { command_id, stage, advance }));
 }
 
 #[test]

@@ -161,7 +161,8 @@ fn listen(streams: &mut JoinSet<()>, client: &Client, views: &[CommandView], sig
 
 async fn forward(client: Client, command: CommandId, signal: Arc<Notify>) {
     // Without a stream the period alone has to do.
-    let Ok(mut stream) = client.stream(&format!("/v1/commands/{command}/stream"), None).await
+    let Ok(mut stream) =
+        client.stream(&format!("/v1/commands/{command}/stream?advance=true"), None).await
     else {
         return;
     };

@@ -5,20 +5,27 @@
 
 use std::time::Duration;
 
-use api::commands::wire::CommandView;
+use api::commands::wire::{CommandView, HowFar};
 use api::events::EventView;
 use clap::Args;
+use indicatif::ProgressBar;
 use protocol::id::CommandId;
 use runtime::Backoff;
 
 use super::{Context, Exit, Failure, proof};
 use crate::client::{Client, ClientError, sse};
-use crate::output::{Tone, outcome, text};
+use crate::output::advance::{self, Landmark};
+use crate::output::{Out, Tone, outcome, text};
 
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
 const BACKOFF_CAP: Duration = Duration::from_secs(15);
 /// Particulars in one line at most, in characters.
 const PARTICULARS: usize = 120;
+
+/// How often the line on a terminal moves.
+const TICK: Duration = Duration::from_millis(100);
+/// The kind of message that tells how far a command is.
+const ADVANCE: &str = "advance";
 
 /// Arguments of `tocsin watch`.
 #[derive(Debug, Args)]
@@ -35,11 +42,12 @@ pub async fn run(context: &Context, args: WatchArgs) -> Result<Exit, Failure> {
             // Known before the stream is opened: an unknown one is an error and no silence.
             let view: CommandView = client.get(&format!("/v1/commands/{id}")).await?;
             context.out.note(&format!("{} on {}", view.verb, text::clean(&view.device_name)));
-            format!("/v1/commands/{id}/stream")
+            format!("/v1/commands/{id}/stream?advance=true")
         }
         None => "/v1/stream".to_owned(),
     };
-    let mut follower = Follower { client: &client, path, after: None };
+    let screen = Screen::new(context.out);
+    let mut follower = Follower { client: &client, path, after: None, screen };
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     let outcome = tokio::select! {
@@ -47,6 +55,7 @@ pub async fn run(context: &Context, args: WatchArgs) -> Result<Exit, Failure> {
         _ = &mut interrupt => Ok(false),
         outcome = follower.follow(context, args.command) => outcome.map(|()| true),
     };
+    drop(follower);
     match (args.command, outcome?) {
         (Some(id), true) => ended(context, &client, id).await,
         (Some(id), false) => {
@@ -72,6 +81,7 @@ struct Follower<'a> {
     client: &'a Client,
     path: String,
     after: Option<String>,
+    screen: Screen,
 }
 
 impl Follower<'_> {
@@ -108,7 +118,7 @@ impl Follower<'_> {
             if message.id.is_some() {
                 self.after.clone_from(&message.id);
             }
-            show(context, &message);
+            self.screen.show(context, &message);
             if command.is_some() && is_end(&message.event) {
                 return Ok(true);
             }
@@ -125,7 +135,7 @@ fn is_end(kind: &str) -> bool {
     ends.iter().any(|end| end.as_str() == kind)
 }
 
-fn show(context: &Context, message: &sse::Message) {
+fn show_event(context: &Context, message: &sse::Message) {
     let out = context.out;
     let Ok(event) = serde_json::from_str::<EventView>(&message.data) else {
         out.note("an event could not be read; is this the same version as the control plane?");
@@ -143,4 +153,70 @@ fn show(context: &Context, message: &sse::Message) {
         text::clean(&event.actor),
         out.paint(Tone::Faint, &particulars)
     ));
+}
+
+/// How far the command is: a line that moves on a terminal, plain lines elsewhere, objects for
+/// programs. Its events go above the line.
+#[derive(Debug)]
+struct Screen {
+    out: Out,
+    bar: Option<ProgressBar>,
+    shown: Option<HowFar>,
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Screen {
+    const fn new(out: Out) -> Self {
+        Self { out, bar: None, shown: None }
+    }
+
+    fn show(&mut self, context: &Context, message: &sse::Message) {
+        if message.event == ADVANCE && message.id.is_none() {
+            return self.advance(message);
+        }
+        match &self.bar {
+            Some(bar) => bar.suspend(|| show_event(context, message)),
+            None => show_event(context, message),
+        }
+    }
+
+    fn advance(&mut self, message: &sse::Message) {
+        let Ok(how_far) = serde_json::from_str::<HowFar>(&message.data) else { return };
+        self.out.object_line(&how_far);
+        let line = how_far_line(&how_far);
+        if self.out.is_live() {
+            let bar = self.bar.get_or_insert_with(|| {
+                let bar = ProgressBar::new_spinner();
+                bar.enable_steady_tick(TICK);
+                bar
+            });
+            bar.set_message(line);
+        } else if is_worth_a_line(self.shown.as_ref(), &how_far) {
+            self.out.line(&format!("  {line}"));
+            self.shown = Some(how_far);
+        }
+    }
+}
+
+fn how_far_line(how_far: &HowFar) -> String {
+    let stage = text::clean_to(how_far.stage.as_deref().unwrap_or("running"), 60);
+    match &how_far.advance {
+        Some(advance) => format!("{stage}: {}", advance::words(advance)),
+        None => stage,
+    }
+}
+
+/// Whether it is far enough from what was shown last. A stage that only begins has an event.
+fn is_worth_a_line(shown: Option<&HowFar>, how_far: &HowFar) -> bool {
+    let landmark = |how_far: &HowFar| how_far.advance.as_ref().map(Landmark::of);
+    let now = landmark(how_far);
+    let is_same = |shown: &HowFar| shown.stage == how_far.stage && landmark(shown) == now;
+    now.is_some() && !shown.is_some_and(is_same)
 }

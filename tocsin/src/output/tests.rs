@@ -68,3 +68,30 @@ fn counting_words_agree_with_the_number() {
     assert_eq!(text::count(1, "device"), "1 device");
     assert_eq!(text::count(2, "device"), "2 devices");
 }
+
+#[test]
+fn how_far_a_command_is_reads_as_words_and_hides_nothing() {
+    use protocol::advance::Advance;
+    let mib = 1024 * 1024;
+    for (advance, words) in [
+        (Advance::at("/dev/sda2").step(1, 2), "/dev/sda2, 1 of 2"),
+        (Advance::default().bytes(5 * mib / 2, 1024 * mib), "2.5 MiB of 1.0 GiB (0 %)"),
+        (Advance::default().bytes(1023, 1023), "1023 B of 1023 B (100 %)"),
+        (Advance::at("script").secs(12, 300), "script, 12 s of at most 300 s"),
+        (Advance { at: Some("a\u{1b}[2J".to_owned()), ..Advance::default() }, "a\u{fffd}[2J"),
+        (Advance::default(), ""),
+    ] {
+        assert_eq!(super::advance::words(&advance), words);
+    }
+}
+
+#[test]
+fn only_another_thing_step_or_tenth_is_worth_a_line() {
+    use protocol::advance::Advance;
+    let landmark = |done, step| {
+        super::advance::Landmark::of(&Advance::at("x").step(step, 3).bytes(done, 1000))
+    };
+    assert_eq!(landmark(100, 1), landmark(199, 1));
+    assert_ne!(landmark(199, 1), landmark(200, 1));
+    assert_ne!(landmark(199, 1), landmark(199, 2));
+}

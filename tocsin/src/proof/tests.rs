@@ -51,6 +51,7 @@ fn proof(receipt: &Receipt) -> Proof {
             sends: 1,
             overdue: false,
             stage: None,
+            advance: None,
             created_at: fixture::NOW.into(),
             expires_at: fixture::NOW.plus(std::time::Duration::from_secs(3600)).into(),
             queued_at: at(0),

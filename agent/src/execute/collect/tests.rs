@@ -106,7 +106,8 @@ fn what_cannot_be_read_costs_its_own_section_and_says_so() {
     // Whoever opens it waits for somebody who writes.
     let path = sandbox.host.path("/proc/net/tcp");
     nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    let (sections, document) = collect(&sandbox.host, Duration::from_millis(200));
+    let (sections, document) =
+        collect(&sandbox.host, Duration::from_millis(200), &super::Course::default());
     let late: Vec<_> = sections.iter().filter(|section| section["timed_out"] == true).collect();
     assert_eq!(late.len(), 1);
     assert_eq!((&late[0]["name"], &late[0]["bytes"]), (&"sockets".into(), &0.into()));

@@ -9,6 +9,7 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use protocol::advance::Advance;
 use protocol::escrow;
 use protocol::grade::{GRADE, Grade};
 use protocol::receipt::{Evidence, Failure, FailureKind};
@@ -126,7 +127,7 @@ impl<const LOCK: bool> Volumes<LOCK> {
         let (phase, password, sealed) = (Phase::Adding, None, None);
         let mut rotation = Rotation { command_id, envelope, phase, turns, password, sealed };
         rotation.save(host, "apply")?;
-        let added = self.add(host, &mut rotation);
+        let added = self.add((host, task), &mut rotation);
         if let Err(failure) = added {
             self.secrets().clear();
             if self.take_back(&rotation.turns).is_ok() {
@@ -138,12 +139,18 @@ impl<const LOCK: bool> Volumes<LOCK> {
     }
 
     /// Fills the keyslots, tries them, and seals what opens them.
-    fn add(&self, host: &Host, rotation: &mut Rotation<LOCK>) -> Result<(), Failure> {
+    fn add(
+        &self,
+        (host, task): (&Host, &Task),
+        rotation: &mut Rotation<LOCK>,
+    ) -> Result<(), Failure> {
         let entropy = Entropy::system();
         let mut credentials = Vec::new();
         let command_id = rotation.command_id;
         for at in 0..rotation.turns.len() {
             let turn = rotation.turns[at].clone();
+            let path = turn.path.display().to_string();
+            task.course.tell(Advance::at(&path).step(at + 1, rotation.turns.len()));
             let keyslots = Keyslots::of(&turn.path, self.patience);
             let (secret, file) = (Secret::new(entropy.bytes()), key_file(host, &turn.uuid));
             let added = keyslots.add(turn.slot, &secret, &file, "apply");
@@ -207,7 +214,9 @@ impl<const LOCK: bool> Volumes<LOCK> {
             }
         }
         managed.save(host, "finish")?;
-        for turn in &turns {
+        for (at, turn) in turns.iter().enumerate() {
+            let path = turn.path.display().to_string();
+            task.course.tell(Advance::at(&path).step(at + 1, turns.len()));
             self.empty_former(turn)?;
         }
         if LOCK {

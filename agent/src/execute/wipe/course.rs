@@ -3,12 +3,13 @@
 //! Owns the order (the keys of all before the headers of all before any data) and the evidence.
 //! What the targets are is decided before; how one is destroyed is the part of `destroy`.
 
+use protocol::advance::Advance;
 use protocol::grade::{GRADE, Grade};
 use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::{Value, json};
 
-use super::destroy::{self, DestroyError};
+use super::destroy::{self, DestroyError, Reached};
 use super::graph::SwapKind;
 use super::record::{Progress, Swap, Target, Wiping};
 use super::volume::Disk;
@@ -39,17 +40,17 @@ impl<'a> Course<'a> {
 
     /// Destroys the keys and the headers of every volume. One that fails does not protect the
     /// others.
-    pub(super) fn destroy_keys(&mut self) -> Result<(), Failure> {
+    pub(super) fn destroy_keys(&mut self, tell: &dyn Fn(Advance)) -> Result<(), Failure> {
         let mut wrong = Vec::new();
         for to in [Progress::Keys, Progress::Headers] {
-            wrong.extend(self.advance(to, &|_| {}));
+            wrong.extend(self.advance(to, tell));
         }
         self.end("apply", &wrong)
     }
 
     /// Erases what the level asks for beyond the keys.
-    pub(super) fn erase(&mut self, tell: &dyn Fn(&str)) -> Result<(), Failure> {
-        let mut wrong = self.erase_swap();
+    pub(super) fn erase(&mut self, tell: &dyn Fn(Advance)) -> Result<(), Failure> {
+        let mut wrong = self.erase_swap(tell);
         if Progress::goal(self.wiping.level) == Progress::Data {
             wrong.extend(self.advance(Progress::Data, tell));
         }
@@ -70,13 +71,14 @@ impl<'a> Course<'a> {
     }
 
     /// Takes every target one step of the way.
-    fn advance(&mut self, to: Progress, tell: &dyn Fn(&str)) -> Vec<(FailureKind, String)> {
+    fn advance(&mut self, to: Progress, tell: &dyn Fn(Advance)) -> Vec<(FailureKind, String)> {
         let mut wrong = Vec::new();
         for at in 0..self.wiping.targets.len() {
             // A header goes only when the keys behind it are gone, and the data after both.
             if self.wiping.targets[at].progress.next() != Some(to) {
                 continue;
             }
+            tell(self.so_far(at, to));
             if let Err(error) = self.step(at, to, tell) {
                 let detail = particulars(&self.wiping.targets[at].path, &error);
                 wrong.push((error.kind(), detail));
@@ -88,23 +90,28 @@ impl<'a> Course<'a> {
         wrong
     }
 
-    fn step(&mut self, at: usize, to: Progress, tell: &dyn Fn(&str)) -> Result<(), DestroyError> {
+    fn step(
+        &mut self,
+        at: usize,
+        to: Progress,
+        tell: &dyn Fn(Advance),
+    ) -> Result<(), DestroyError> {
         let mut target = self.wiping.targets[at].clone();
         let done = match to {
             Progress::Pending => Ok(()),
             Progress::Keys => destroy::keys(self.disk, &mut target),
             Progress::Headers => destroy::headers(self.disk, &mut target),
-            Progress::Data => destroy::data(self.disk, &mut target, |target| {
+            Progress::Data => destroy::data(self.disk, &mut target, |target, reached| {
                 self.wiping.targets[at] = target.clone();
-                tell(&share(&self.wiping));
-                self.note();
+                tell(self.so_far(at, to));
+                self.note(reached);
             }),
         };
         self.wiping.targets[at] = target;
         done
     }
 
-    fn erase_swap(&mut self) -> Vec<(FailureKind, String)> {
+    fn erase_swap(&mut self, tell: &dyn Fn(Advance)) -> Vec<(FailureKind, String)> {
         let mut wrong = Vec::new();
         for at in 0..self.wiping.swaps.len() {
             let mut swap = self.wiping.swaps[at].clone();
@@ -112,19 +119,40 @@ impl<'a> Course<'a> {
                 continue;
             }
             swap::switch_off(self.host, &swap);
-            let erased = swap::erase(self.disk, &mut swap, |swap| {
+            let (before, all) = amount(&self.wiping);
+            let erased = swap::erase(self.disk, &mut swap, |swap, done, reached| {
                 self.wiping.swaps[at] = swap.clone();
-                self.note();
+                let path = swap.path.display().to_string();
+                tell(Advance::at(&path).bytes(before + done, all));
+                self.note(reached);
             });
             wrong.extend(erased.err().map(|e| (e.kind(), particulars(&swap.path, &e))));
             self.wiping.swaps[at] = swap;
-            self.note();
+            self.note(Reached::Flushed);
         }
         wrong
     }
 
-    /// Writes down how far it is. Without that a crash only repeats a part.
-    fn note(&self) {
+    /// How far it is when it takes that target so far: keys and headers are two steps of each, and
+    /// data is so many bytes.
+    fn so_far(&self, at: usize, to: Progress) -> Advance {
+        let (targets, now) = (&self.wiping.targets, &self.wiping.targets[at]);
+        let advance = Advance::at(&now.path.display().to_string());
+        match to {
+            Progress::Pending | Progress::Keys => advance.step(at + 1, 2 * targets.len()),
+            Progress::Headers => advance.step(targets.len() + at + 1, 2 * targets.len()),
+            Progress::Data => {
+                let (done, all) = amount(&self.wiping);
+                advance.step(at + 1, targets.len()).bytes(done, all)
+            }
+        }
+    }
+
+    /// Writes down how far it is, where that would stand. Without that a crash only repeats a part.
+    fn note(&self, reached: Reached) {
+        if reached == Reached::Written {
+            return;
+        }
         if let Err(error) = self.wiping.save(self.host, "finish") {
             tracing::warn!(error = error.detail, "progress could not be recorded");
         }
@@ -194,10 +222,19 @@ fn swapped(swap: &Swap) -> Value {
     json!({ "path": swap.path, "kind": swap.kind, "grade": grade, "erasure": swap.erasure })
 }
 
-/// How much of the data is erased.
-fn share(wiping: &Wiping) -> String {
-    let areas = || wiping.targets.iter().filter_map(|t| Some((t.data.as_ref()?, t.data_done)));
-    let all: u64 = areas().map(|(data, _)| data.end - data.start).sum();
-    let done: u64 = areas().map(|(data, done)| done.saturating_sub(data.start)).sum();
-    format!("data {} %", u128::from(done) * 100 / u128::from(all.max(1)) / 10 * 10)
+/// How many bytes of data and swap are erased, and of how many that the level asks for. An area counts
+/// as erased as far as it is written.
+fn amount(wiping: &Wiping) -> (u64, u64) {
+    let has_data = Progress::goal(wiping.level) == Progress::Data;
+    let targets = wiping.targets.iter().filter(|_| has_data);
+    let areas = targets.filter_map(|target| {
+        let area = target.data.as_ref()?;
+        let length = area.end - area.start;
+        let is_done = target.progress == Progress::Data;
+        let done = if is_done { length } else { target.data_done.saturating_sub(area.start) };
+        Some((done, length))
+    });
+    let swaps = wiping.swaps.iter().filter(|swap| swap.kind == SwapKind::Plain);
+    let swaps = swaps.map(|swap| (if swap.is_done() { swap.bytes } else { 0 }, swap.bytes));
+    areas.chain(swaps).fold((0, 0), |(done, all), (more, of)| (done + more, all + of))
 }

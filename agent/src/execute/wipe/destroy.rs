@@ -148,20 +148,29 @@ pub(super) fn headers(disk: &dyn Disk, target: &mut Target) -> Result<(), Destro
     Ok(())
 }
 
+/// What erasing has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// So far it is written.
+    Written,
+    /// So far it would stand after a power cut as well.
+    Flushed,
+}
+
 /// Erases the data.
 ///
-/// `save` is called from time to time with the target's progress.
+/// `note` is called from time to time with the target's progress.
 pub(super) fn data(
     disk: &dyn Disk,
     target: &mut Target,
-    mut save: impl FnMut(&Target),
+    mut note: impl FnMut(&Target, Reached),
 ) -> Result<(), DestroyError> {
     let volume = open_same(disk, target)?;
     let area = target.data.clone().unwrap_or(0..0);
     let mut erasing = Erasing { area, done: target.data_done, erasure: target.erasure };
-    let erased = erasing.run(&*volume, &mut |erasing| {
+    let erased = erasing.run(&*volume, &mut |erasing, reached| {
         (target.data_done, target.erasure) = (erasing.done, erasing.erasure);
-        save(target);
+        note(target, reached);
     });
     (target.data_done, target.erasure) = (erasing.done, erasing.erasure);
     erased?;
@@ -186,17 +195,17 @@ impl Erasing {
     pub(super) fn run(
         &mut self,
         volume: &dyn Volume,
-        save: &mut dyn FnMut(&Self),
+        note: &mut dyn FnMut(&Self, Reached),
     ) -> Result<(), DestroyError> {
-        self.discard(volume, save)?;
+        self.discard(volume, note)?;
         if self.done < self.area.end {
-            self.overwrite(volume, save)?;
+            self.overwrite(volume, note)?;
         }
         volume.flush()?;
         if verify_zero(volume, &self.area).is_err() {
             // A device may call data erased and show something else.
             self.done = self.area.start;
-            self.overwrite(volume, save)?;
+            self.overwrite(volume, note)?;
             volume.flush()?;
         }
         volume.release(self.area.clone())?;
@@ -207,14 +216,14 @@ impl Erasing {
     fn discard(
         &mut self,
         volume: &dyn Volume,
-        save: &mut dyn FnMut(&Self),
+        note: &mut dyn FnMut(&Self, Reached),
     ) -> Result<(), DestroyError> {
         while self.done < self.area.end {
             let part = self.done..self.area.end.min(self.done.saturating_add(DISCARD));
             let Some(erasure) = volume.discard(part.clone())? else { return Ok(()) };
             self.done = part.end;
             self.erasure = self.erasure.max(Some(erasure));
-            save(self);
+            note(self, Reached::Flushed);
         }
         Ok(())
     }
@@ -222,7 +231,7 @@ impl Erasing {
     fn overwrite(
         &mut self,
         volume: &dyn Volume,
-        save: &mut dyn FnMut(&Self),
+        note: &mut dyn FnMut(&Self, Reached),
     ) -> Result<(), DestroyError> {
         self.erasure = Some(Erasure::Overwritten);
         let zeros = vec![0; CHUNK];
@@ -234,7 +243,9 @@ impl Erasing {
                 if self.done.saturating_sub(saved) >= SAVE_EVERY {
                     volume.flush()?;
                     saved = self.done;
-                    save(self);
+                    note(self, Reached::Flushed);
+                } else {
+                    note(self, Reached::Written);
                 }
             }
         }

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::destroy::{DestroyError, Erasing, verify_zero};
+use super::destroy::{DestroyError, Erasing, Reached, verify_zero};
 use super::graph::SwapKind;
 use super::record::Swap;
 use super::volume::{Access, Disk, Volume};
@@ -50,7 +50,7 @@ pub(super) fn switch_off(host: &Host, swap: &Swap) {
 pub(super) fn erase(
     disk: &dyn Disk,
     swap: &mut Swap,
-    mut save: impl FnMut(&Swap),
+    mut note: impl FnMut(&Swap, u64, Reached),
 ) -> Result<(), DestroyError> {
     let volume = disk.open(&swap.path, Access::Write)?;
     if volume.size() != swap.bytes || (swap.done == 0 && !is_swap(&*volume)?) {
@@ -58,11 +58,11 @@ pub(super) fn erase(
     }
     // From the first byte on nothing names it as swap any more.
     swap.done = swap.done.max(1);
-    save(swap);
+    note(swap, 0, Reached::Flushed);
     let mut erasing = Erasing { area: 0..swap.bytes, done: 0, erasure: swap.erasure };
-    let erased = erasing.run(&*volume, &mut |erasing| {
+    let erased = erasing.run(&*volume, &mut |erasing, reached| {
         swap.erasure = erasing.erasure;
-        save(swap);
+        note(swap, erasing.done, reached);
     });
     swap.erasure = erasing.erasure;
     erased?;

@@ -24,6 +24,7 @@ pub(in crate::commands) struct Standing {
     pub(in crate::commands) state: CommandState,
     pub(in crate::commands) receipt: Option<String>,
     pub(in crate::commands) stage: Option<String>,
+    advance: Option<String>,
     /// Names the envelope that left; a receipt answers exactly that or nothing.
     pub(in crate::commands) envelope_sha256: Option<String>,
     /// Whether the enrollment that it was made for has ended.
@@ -40,6 +41,7 @@ pub(in crate::commands) struct Standing {
 #[derive(Debug, Clone, Default)]
 struct News {
     is_any: bool,
+    has_advanced: bool,
     receipt: Option<String>,
     outcome: Option<String>,
     proof: Option<String>,
@@ -56,8 +58,22 @@ impl Standing {
     pub(in crate::commands) fn progress(&mut self, stage: String, now: Timestamp) {
         self.go_on(CommandState::Running);
         self.stage = Some(stage);
+        self.news.has_advanced = true;
         self.running_at.get_or_insert(millis(now));
         self.acked_at.get_or_insert(millis(now));
+    }
+
+    /// Its stage has come that far.
+    pub(in crate::commands) fn advance(&mut self, advance: Option<String>) {
+        let is_news = self.advance != advance;
+        self.news.is_any |= is_news;
+        self.news.has_advanced |= is_news;
+        self.advance = advance;
+    }
+
+    /// Whether there is something new to be seen of how far it is.
+    pub(in crate::commands) const fn has_advanced(&self) -> bool {
+        self.news.has_advanced
     }
 
     /// Keeps a proof of a stage, unless there is one. Whether there was none.
@@ -104,13 +120,14 @@ impl Standing {
         self.state = state;
         self.finished_at = None;
         self.ended_by = None;
+        self.advance = None;
         self.news.is_any = true;
     }
 }
 
 const STANDING: &str = "SELECT c.id, c.order_id, c.device_id, c.generation, c.state, c.receipt, \
      c.envelope_sha256, c.stage, d.generation, d.revoked_through, c.acked_at, c.running_at, \
-     c.finished_at, c.ended_by, c.stage_proof IS NOT NULL \
+     c.finished_at, c.ended_by, c.stage_proof IS NOT NULL, c.advance \
      FROM commands c JOIN devices d ON d.id = c.device_id WHERE ";
 
 fn standing(row: &Row) -> Result<Standing, DbError> {
@@ -131,6 +148,7 @@ fn standing(row: &Row) -> Result<Standing, DbError> {
         finished_at: row.try_get(12)?,
         ended_by: row.try_get(13)?,
         has_proof: row.try_get(14)?,
+        advance: row.try_get(15)?,
         news: News::default(),
     })
 }
@@ -206,7 +224,7 @@ pub(in crate::commands) async fn save<'a>(
     let changed: Vec<_> = standings.into_iter().filter(|known| known.news.is_any).collect();
     for changed in changed.chunks(CHUNK) {
         let mut update = sql("WITH news (id, state, stage, acked_at, running_at, finished_at, \
-             ended_by, receipt, outcome, stage_proof) AS (");
+             ended_by, receipt, outcome, stage_proof, advance) AS (");
         update.push_rows(changed, |row, known| {
             row.push_bind(known.id.as_uuid())
                 .push_bind(known.state.as_str())
@@ -217,7 +235,8 @@ pub(in crate::commands) async fn save<'a>(
                 .push_bind(&known.ended_by)
                 .push_bind(&known.news.receipt)
                 .push_bind(&known.news.outcome)
-                .push_bind(&known.news.proof);
+                .push_bind(&known.news.proof)
+                .push_bind(&known.advance);
         });
         update.push(
             ") UPDATE commands SET state = news.state, stage = news.stage, \
@@ -225,7 +244,8 @@ pub(in crate::commands) async fn save<'a>(
              finished_at = news.finished_at, ended_by = news.ended_by, \
              receipt = COALESCE(news.receipt, commands.receipt), \
              outcome = COALESCE(news.outcome, commands.outcome), \
-             stage_proof = COALESCE(news.stage_proof, commands.stage_proof) \
+             stage_proof = COALESCE(news.stage_proof, commands.stage_proof), \
+             advance = news.advance \
              FROM news WHERE commands.id = news.id",
         );
         update.execute(tx.conn()).await?;

@@ -1,4 +1,5 @@
-//! Progress of an order: spinners on a terminal, plain lines elsewhere, nothing beside JSON.
+//! Progress of an order: a line per device that moves on a terminal, plain lines elsewhere, nothing
+//! beside JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use protocol::id::CommandId;
 use protocol::state::CommandState;
 use protocol::time::Timestamp;
 
+use crate::output::advance::{self, Landmark};
 use crate::output::{Out, outcome, text, time};
 
 /// Spinners on one screen; more commands are counted instead.
@@ -22,8 +24,11 @@ pub(super) struct Progress {
     screen: Option<MultiProgress>,
     bars: BTreeMap<CommandId, ProgressBar>,
     total: Option<ProgressBar>,
-    shown: BTreeMap<CommandId, CommandState>,
+    shown: BTreeMap<CommandId, Shown>,
 }
+
+/// What of a command is worth a line of its own.
+type Shown = (CommandState, Option<String>, Option<Landmark>);
 
 impl Progress {
     pub(super) fn new(out: Out) -> Self {
@@ -54,7 +59,9 @@ impl Progress {
 
     fn print_changes(&mut self, views: &[CommandView], now: Timestamp) {
         for view in views {
-            if self.shown.insert(view.id, view.state) != Some(view.state) {
+            let worth = worth(view);
+            if self.shown.get(&view.id) != Some(&worth) {
+                self.shown.insert(view.id, worth);
                 self.out.note(&line(view, now));
             }
         }
@@ -77,6 +84,16 @@ impl Progress {
     }
 }
 
+fn worth(view: &CommandView) -> Shown {
+    let landmark = view.advance.as_ref().map(Landmark::of);
+    (view.state, stage(view).map(str::to_owned), landmark)
+}
+
+/// The stage that it is at, as long as it runs.
+fn stage(view: &CommandView) -> Option<&str> {
+    view.stage.as_deref().filter(|_| view.state == CommandState::Running)
+}
+
 fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
@@ -90,8 +107,10 @@ fn spinner() -> ProgressBar {
 fn line(view: &CommandView, now: Timestamp) -> String {
     let at = outcome::reached(view).unwrap_or(now);
     let took = time::duration(at.since(outcome::begin(view)));
-    let stage = view.stage.as_deref().filter(|_| view.state == CommandState::Running);
-    let stage = stage.map(|stage| format!(" ({})", text::clean_to(stage, 60))).unwrap_or_default();
+    let advance = view.advance.as_ref().map(|advance| format!(": {}", advance::words(advance)));
+    let advance = advance.unwrap_or_default();
+    let stage = stage(view).map(|stage| format!(" ({}{advance})", text::clean_to(stage, 60)));
+    let stage = stage.unwrap_or_default();
     let name = text::clean_to(&view.device_name, 40);
     format!("{name}  {}{stage}  +{took}", outcome::state_words(view.state))
 }
