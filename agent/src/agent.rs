@@ -23,6 +23,7 @@ use crate::identity::{Identity, IdentityError, KeyPair, certificates};
 use crate::ladder::suspend::Watch;
 use crate::ladder::{self, Obstacle, Places, PushState, Shared};
 use crate::offline::{self, Asked, Desk};
+use crate::recognise::{ByTls, Recognise};
 use crate::reconcile::{Core, Event, Reconcile, Storage, StorageError};
 use crate::renew::{Renewal, places};
 use crate::standing::Standing;
@@ -117,6 +118,8 @@ impl Agent {
         };
         let who = (enrollment.device_id, enrollment.generation);
         let identity = Identity::new(who, &key, &enrollment.certificate, &authorities)?;
+        let (identity, places) = (watch::channel(identity), watch::channel(places));
+        host.recognise = recognition(identity.1.clone(), places.1.clone());
         let desk = Desk::open(standing.as_ref().map(|_| host.state_dir.as_path()));
         let start =
             Start { machine, config, deps, state, enrollment, host, places, standing, desk };
@@ -150,6 +153,9 @@ impl Agent {
 /// Addresses and authorities of the configuration file, in place of the signed ones.
 type Fixed = (Places, Option<Vec<CertificateDer<'static>>>);
 
+/// Something that changes while the agent runs: who writes it, and who reads it.
+type Kept<T> = (watch::Sender<T>, watch::Receiver<T>);
+
 /// Everything that is known before the first task runs.
 struct Start {
     machine: Machine,
@@ -158,7 +164,7 @@ struct Start {
     state: StateDir,
     enrollment: Enrollment,
     host: Host,
-    places: Places,
+    places: Kept<Places>,
     standing: Option<Standing>,
     desk: (Option<Desk>, mpsc::Receiver<Asked>),
 }
@@ -167,7 +173,7 @@ impl Start {
     fn run(
         self,
         key: KeyPair,
-        identity: Identity,
+        (identity, identity_now): Kept<Identity>,
         (fixed, fixed_authorities): Fixed,
     ) -> Result<Agent, StartError> {
         let Self { machine, config, deps, state, enrollment, host, places, standing, desk } = self;
@@ -175,8 +181,7 @@ impl Start {
         let (state, wall) = (Arc::new(state), Timestamp::from_millis(clock.unix_millis()));
         let (storage, ledger, records) = Storage::open(state.clone(), &enrollment, wall)?;
         let (boot_id, arming) = (this_boot(&entropy), arming(config.host.arming));
-        let (identity, identity_now) = watch::channel(identity);
-        let (places, places_now) = watch::channel(places);
+        let (places, places_now) = places;
         let (core_status, core_now) = watch::channel(CoreStatus::default());
         let (ladder_status, ladder_now) = watch::channel(LADDER_AT_START);
         let (events, taken) = mpsc::channel::<Event>(EVENTS);
@@ -280,6 +285,18 @@ fn climb(
 async fn ok(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
     task.await;
     Ok(())
+}
+
+/// Whoever would take part in a session of this device, by its certificate and configuration as of now.
+fn recognition(
+    identity: watch::Receiver<Identity>,
+    places: watch::Receiver<Places>,
+) -> Arc<dyn Recognise> {
+    Arc::new(ByTls::new(move || {
+        let places = places.borrow().clone();
+        let all = places.hubs.into_iter().chain(places.api).collect();
+        (identity.borrow().tls.clone(), all)
+    }))
 }
 
 /// The addresses, when none of them needs a name service; else those that a quarantine recorded

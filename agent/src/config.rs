@@ -3,6 +3,7 @@
 //! Owns the settings, their defaults and their judgement. Reads no file: `main` does.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::limits;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use crate::execute::quarantine::Firewall;
 use crate::host::{Arming, Host, Power, ScriptConfig, Superuser};
 use crate::identity::{KeyPlace, Made};
+use crate::recognise::Nobody;
 
 #[cfg(test)]
 mod tests;
@@ -313,6 +315,7 @@ impl Config {
             state_dir: self.state_dir.clone(),
             dbus_address: Some(dbus).filter(|address| !address.is_empty()),
             control_plane: Vec::new(),
+            recognise: Arc::new(Nobody),
             firewall: Firewall::default(),
             confirm_within: self.ladder.confirm,
             wipe_targets: host.wipe_targets.clone(),

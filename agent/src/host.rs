@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::execute::failure;
 use crate::execute::quarantine::Firewall;
 use crate::execute::tool::Tool;
+use crate::recognise::Recognise;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,8 @@ pub struct Host {
     pub dbus_address: Option<String>,
     /// Addresses of hubs and control plane, from the signed configuration.
     pub control_plane: Vec<SocketAddr>,
+    /// Tells hubs and control plane from whoever answers at their addresses.
+    pub recognise: Arc<dyn Recognise>,
     /// The process's hold on a quarantine's tables; all copies of a host share it.
     pub firewall: Firewall,
     /// How long a new quarantine may wait for the control plane before it is rolled back.

@@ -163,7 +163,7 @@ async fn read(response: Response<hyper::body::Incoming>) -> Result<Bytes, HttpEr
 }
 
 /// Host and port of an address; brackets of an IPv6 literal are taken off.
-fn split(address: &str) -> Option<(&str, u16)> {
+pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = bare(address).rsplit_once(':')?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())

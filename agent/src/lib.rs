@@ -18,6 +18,7 @@ pub mod mark;
 pub mod network;
 pub mod notify;
 pub mod offline;
+pub mod recognise;
 pub mod state;
 pub mod status;
 

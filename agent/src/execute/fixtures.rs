@@ -31,6 +31,7 @@ impl Sandbox {
             state_dir,
             dbus_address: None,
             control_plane: Vec::new(),
+            recognise: std::sync::Arc::new(crate::recognise::Nobody),
             firewall: Firewall::default(),
             confirm_within: Duration::from_secs(60),
             wipe_targets: Vec::new(),

@@ -61,7 +61,7 @@ mod watch;
 /// How long an address of the control plane may take to answer before there is a quarantine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long proving waits for the control plane.
-const PROVE_WITHIN: Duration = Duration::from_secs(3);
+const PROVE_WITHIN: Duration = Duration::from_secs(10);
 /// The base chains that must stand, each with policy drop.
 const CHAINS: [&str; 3] = ["forward", "input", "output"];
 
@@ -95,7 +95,7 @@ impl Quarantine {
     }
 
     fn reach(&self, host: &Host, within: Duration) -> Option<SocketAddr> {
-        probe::first_reachable(&host.control_plane, within, &self.clock)
+        probe::first_recognised(&*host.recognise, &host.control_plane, within, &self.clock)
     }
 
     fn peers<'a>(&'a self, host: &'a Host, resolvers: &'a [IpAddr]) -> Peers<'a> {

@@ -23,7 +23,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
     ExtendedKeyUsagePurpose, IsCa,
 };
-use runtime::tls::pki_types::PrivateKeyDer;
+use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer};
 use runtime::tls::{ClientAuth, Identity, SpkiPin, server_config};
 use runtime::{Clock, Drain, Entropy};
 use rustls::ServerConfig;
@@ -35,6 +35,9 @@ pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
 /// Where a server listens that a machine of its own must reach.
 pub(crate) const BRIDGE: &str = "10.78.0.1";
+
+/// Where one listens in a network of its own.
+const LAN: &str = "10.77.0.2";
 
 /// A device with its organisation. Dropping it removes its state.
 pub(crate) struct Bench {
@@ -124,9 +127,14 @@ impl Bench {
         SpkiPin::of(self.authority.der()).unwrap().to_string()
     }
 
+    /// Whose certificates this organisation believes.
+    pub(crate) fn ca(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.authority.der().clone()]
+    }
+
     /// The TLS side of a server at one of the addresses that servers have here.
     pub(crate) fn tls(&self, clients: ClientAuth) -> Arc<ServerConfig> {
-        let names = ["127.0.0.1", BRIDGE].map(str::to_owned);
+        let names = ["127.0.0.1", BRIDGE, LAN].map(str::to_owned);
         let mut params = CertificateParams::new(names.to_vec()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = rcgen::KeyPair::generate().unwrap();
@@ -139,8 +147,7 @@ impl Bench {
 
     /// A server at that address.
     pub(crate) async fn server_at(&self, address: SocketAddr) -> Server {
-        let authorities = vec![self.authority.der().clone()];
-        Server::listen(address, self.tls(ClientAuth::Required(authorities))).await
+        Server::listen(address, self.tls(ClientAuth::Required(self.ca()))).await
     }
 
     /// Starts the agent.

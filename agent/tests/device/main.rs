@@ -9,7 +9,11 @@ mod console;
 mod disk;
 mod enrollment;
 mod escrow;
+#[path = "../support/host.rs"]
+#[expect(dead_code, reason = "shared with the tests of executors, which use the rest")]
+mod host;
 mod hostile;
+mod impostor;
 mod moves;
 #[path = "../support/netns.rs"]
 #[expect(dead_code, reason = "shared with the tests of quarantine, which use the rest")]

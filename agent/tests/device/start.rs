@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use protocol::fixture::command;
 use protocol::time::Timestamp;
 
 use crate::bench::{Bench, GUARD, until};
+use crate::host::Anybody;
 use crate::netns::{ENDPOINT, HUB, Lan, SILENCE, tcp_answers};
 
 const GATE: &str = "# tocsin lock: begin";
@@ -98,6 +100,7 @@ fn quarantine_and_lock_stand_again_before_the_first_connection() {
     let mut host = bench.config.host();
     write_lock(&host);
     host.control_plane = vec![lan.peer_echo(HUB[1], 0)];
+    host.recognise = Arc::new(Anybody);
     lan.endpoint.run(move || {
         let (envelope, started_at) = ("the envelope".to_owned(), Timestamp::default());
         let task = Task {

@@ -208,6 +208,7 @@ pub(crate) fn host(base: &Path) -> Host {
         state_dir: base.join("state"),
         dbus_address: None,
         control_plane: Vec::new(),
+        recognise: std::sync::Arc::new(agent::recognise::Nobody),
         firewall: Firewall::default(),
         confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),

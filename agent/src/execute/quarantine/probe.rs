@@ -7,7 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
@@ -22,9 +22,12 @@ use nix::sys::socket::{
 use runtime::Clock;
 
 use crate::mark::mark;
+use crate::recognise::Recognise;
 
 /// Time for one connection.
 const CONNECT: Duration = Duration::from_secs(1);
+/// Time for one greeting: whoever accepts and says nothing must not keep us from the next address.
+const GREETING: Duration = Duration::from_secs(3);
 /// Pause after a round in which nobody answered.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Time for a sink to be refused. The refusal is local, so this is generous.
@@ -38,8 +41,10 @@ pub(super) const SINKS: [(&str, IpAddr); 2] = [
 /// The discard port (RFC 863).
 const SINK_PORT: u16 = 9;
 
-/// Connects to the addresses in turn, again and again, until one accepts or the time is up.
-pub(super) fn first_reachable(
+/// Greets whoever is at the addresses in turn, again and again, until one of ours answers or the time is
+/// up. Somebody else who accepts connections there does not count.
+pub(super) fn first_recognised(
+    ours: &dyn Recognise,
     addresses: &[SocketAddr],
     within: Duration,
     clock: &Clock,
@@ -49,9 +54,11 @@ pub(super) fn first_reachable(
         for address in addresses {
             let left = deadline.checked_duration_since(clock.now())?;
             // A zero timeout is an error to the standard library, not an immediate answer.
-            let timeout = left.min(CONNECT).max(Duration::from_millis(1));
-            if connects(*address, timeout).is_ok() {
-                return Some(*address);
+            let left = left.max(Duration::from_millis(1));
+            let dial = || dial(*address, left.min(CONNECT));
+            match ours.recognise(*address, &dial, left.min(GREETING)) {
+                Ok(()) => return Some(*address),
+                Err(error) => tracing::debug!(%address, %error, "not recognised as ours"),
             }
         }
         let left = deadline.checked_duration_since(clock.now())?;
@@ -60,13 +67,13 @@ pub(super) fn first_reachable(
 }
 
 /// Connects as the agent does, with its mark.
-fn connects(address: SocketAddr, within: Duration) -> io::Result<()> {
+fn dial(address: SocketAddr, within: Duration) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let connection = socket(family, SockType::Stream, flags, None)?;
     mark(&connection)?;
     match connect(connection.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) => return Ok(()),
+        Ok(()) => return blocking(connection),
         Err(Errno::EINPROGRESS) => {}
         Err(errno) => return Err(errno.into()),
     }
@@ -77,9 +84,15 @@ fn connects(address: SocketAddr, within: Duration) -> io::Result<()> {
         return Err(ErrorKind::TimedOut.into());
     }
     match getsockopt(&connection, sockopt::SocketError)? {
-        0 => Ok(()),
+        0 => blocking(connection),
         errno => Err(Errno::from_raw(errno).into()),
     }
+}
+
+fn blocking(connection: OwnedFd) -> io::Result<TcpStream> {
+    let stream = TcpStream::from(connection);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// What became of raw frames.

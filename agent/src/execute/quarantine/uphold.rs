@@ -13,10 +13,14 @@ use serde::{Deserialize, Serialize};
 use super::super::state_file::StateFile as _;
 use super::firewall::Turn;
 use super::kernel::{Observed, PERSISTENT};
+use super::probe;
 use super::record::Standing;
 use super::ruleset::{CANARY, INET, NETDEV, TABLE};
-use super::{PROVE_WITHIN, probe};
 use crate::host::Host;
+
+/// How long one look waits for the control plane where a quarantine is not confirmed yet: urgent commands
+/// wait as long, and the next look follows.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The quarantine that is recorded on this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,8 +221,8 @@ fn tampering(observed: &Observed, expected_sha256: Option<&str>) -> Option<Tampe
 /// The dead man's switch: a quarantine without its command's end.
 fn settle(host: &Host, mut standing: Standing, upheld: Upheld) -> Result<Upheld, Failure> {
     let (stage, clock) = ("uphold", Clock::system());
-    let is_reached =
-        probe::first_reachable(&standing.control_plane, within(host), &clock).is_some();
+    let (ours, addresses) = (&*host.recognise, &standing.control_plane);
+    let is_reached = probe::first_recognised(ours, addresses, within(host), &clock).is_some();
     let mut turn = host.firewall.turn(stage);
     if is_reached {
         standing.table_sha256 = turn.loaded_sha256().map(str::to_owned);
@@ -238,7 +242,7 @@ fn settle(host: &Host, mut standing: Standing, upheld: Upheld) -> Result<Upheld,
 }
 
 fn within(host: &Host) -> Duration {
-    PROVE_WITHIN.min(host.confirm_within)
+    SETTLE_WITHIN.min(host.confirm_within)
 }
 
 /// Returns to what stood before: the confirmed quarantine that was to be replaced, or none.
