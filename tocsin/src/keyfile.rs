@@ -121,7 +121,7 @@ pub fn open(path: &Path, passphrase: &str) -> Result<SigningKey, KeyFileError> {
     }
 }
 
-fn of_seal(error: SealError, path: &Path) -> KeyFileError {
+pub(crate) fn of_seal(error: SealError, path: &Path) -> KeyFileError {
     match error {
         SealError::TooShort => KeyFileError::TooShort,
         SealError::Sealing => KeyFileError::Sealing,

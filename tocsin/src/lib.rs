@@ -3,6 +3,7 @@
 //! Owns the `tocsin` binary: the operator's verbs, which talk to a control plane as any other
 //! client does, and the roles, which run it. The only crate that imports hub and api together.
 
+pub mod casefile;
 pub mod cli;
 pub mod client;
 pub mod codefile;

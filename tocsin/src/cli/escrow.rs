@@ -18,6 +18,7 @@ use protocol::sealed::CaseKey;
 use runtime::files::{PRIVATE, write_atomic};
 use serde_json::json;
 
+use super::evidence::KeyArgs;
 use super::order::{OrderArgs, give};
 use super::{Context, Exit, Failure, devices, evidence, targets};
 use crate::client::Client;
@@ -43,11 +44,14 @@ pub struct RotateArgs {
 /// The verbs of `tocsin escrow`.
 #[derive(Debug, Subcommand)]
 pub enum EscrowVerb {
-    /// Make a recovery key; whoever has the file opens what devices escrow for it
+    /// Make a recovery key, sealed with a passphrase; whoever has both opens what devices escrow for it
     NewKey {
         /// Where to
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// File with the passphrase, in place of the prompt
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
     },
     /// List what is in escrow
     List {
@@ -60,9 +64,9 @@ pub enum EscrowVerb {
         /// The command by which the device made the credential
         #[arg(value_name = "COMMAND")]
         command: CommandId,
-        /// The recovery key
-        #[arg(long, value_name = "FILE")]
-        key: PathBuf,
+        /// The recovery key.
+        #[command(flatten)]
+        key: KeyArgs,
         /// Why, for the audit log
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -82,7 +86,9 @@ pub async fn rotate(context: &Context, args: RotateArgs) -> Result<Exit, Failure
 /// Carries out a verb on escrows.
 pub async fn run(context: &Context, verb: EscrowVerb) -> Result<Exit, Failure> {
     match verb {
-        EscrowVerb::NewKey { out } => evidence::new_key(context, &out, "recovery_key"),
+        EscrowVerb::NewKey { out, passphrase_file } => {
+            evidence::new_key(context, (&out, passphrase_file.as_deref()), "recovery_key")
+        }
         EscrowVerb::List { device } => list(context, device).await,
         EscrowVerb::Open { command, key, reason, out } => {
             open(context, command, (&key, reason), &out).await
@@ -132,7 +138,7 @@ fn state(state: EscrowState) -> (String, Tone) {
 async fn open(
     context: &Context,
     command: CommandId,
-    (key, reason): (&Path, String),
+    (key, reason): (&KeyArgs, String),
     file: &Path,
 ) -> Result<Exit, Failure> {
     let secret = evidence::secret(key)?;

@@ -10,14 +10,13 @@ use protocol::action::{Action, CollectEvidence};
 use protocol::id::CommandId;
 use protocol::receipt::Outcome;
 use protocol::sealed::{CaseKey, CaseSecret};
-use runtime::files::{PRIVATE, read_bounded, write_atomic};
+use runtime::files::{PRIVATE, write_atomic};
 use serde_json::json;
 
 use super::order::{OrderArgs, give};
-use super::{Context, Exit, Failure, proof};
-
-/// Bytes of a key file.
-const KEY_FILE_BYTES: usize = 1024;
+use super::{Context, Exit, Failure, ask, proof};
+use crate::casefile;
+use crate::keyfile::{Cost, KeyFileError};
 
 /// Arguments of `tocsin collect-evidence`.
 #[derive(Debug, Args)]
@@ -33,24 +32,38 @@ pub struct CollectArgs {
 /// The verbs of `tocsin evidence`.
 #[derive(Debug, Subcommand)]
 pub enum EvidenceVerb {
-    /// Make the key of a case; whoever has the file reads the evidence
+    /// Make the key of a case, sealed with a passphrase; whoever has both reads the evidence
     NewKey {
         /// Where to
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// File with the passphrase, in place of the prompt
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
     },
     /// Verify what a device collected, and open it into a file
     Open {
         /// A command's id, or a file that `tocsin proof ID --json` wrote
         #[arg(value_name = "COMMAND|FILE")]
         what: String,
-        /// The case's key
-        #[arg(long, value_name = "FILE")]
-        key: PathBuf,
+        /// The case's key.
+        #[command(flatten)]
+        key: KeyArgs,
         /// Where to, as JSON
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+}
+
+/// The key that something was sealed to.
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    /// The private half of the key that it was sealed to
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// File with the passphrase of the key, in place of the prompt
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
 }
 
 /// Has devices collect evidence.
@@ -62,33 +75,41 @@ pub async fn collect(context: &Context, args: CollectArgs) -> Result<Exit, Failu
 /// Carries out a verb on evidence.
 pub async fn run(context: &Context, verb: EvidenceVerb) -> Result<Exit, Failure> {
     match verb {
-        EvidenceVerb::NewKey { out } => new_key(context, &out, "case_key"),
+        EvidenceVerb::NewKey { out, passphrase_file } => {
+            new_key(context, (&out, passphrase_file.as_deref()), "case_key")
+        }
         EvidenceVerb::Open { what, key, out } => open(context, &what, &key, &out).await,
     }
 }
 
-/// Makes a key that something is sealed to.
-pub(super) fn new_key(context: &Context, file: &Path, name: &'static str) -> Result<Exit, Failure> {
+/// Makes a key that something is sealed to, in that file, sealed with a passphrase.
+pub(super) fn new_key(
+    context: &Context,
+    (file, passphrase_file): (&Path, Option<&Path>),
+    name: &'static str,
+) -> Result<Exit, Failure> {
     if file.exists() {
-        return Err(Failure::new(format!("{} is there already", file.display())));
+        return Err(KeyFileError::Exists(file.to_owned()).into());
     }
-    let secret = CaseSecret::new(context.entropy.bytes());
-    let public = secret.public().map_err(Failure::of)?;
-    write_atomic(file, secret.reveal().as_bytes(), PRIVATE).map_err(Failure::of)?;
+    let variable = std::env::var("TOCSIN_PASSPHRASE").ok();
+    let passphrase = ask::passphrase(passphrase_file, variable.as_deref(), true)?;
+    let public = casefile::create(file, (&passphrase, Cost::DEFAULT), &context.entropy)?;
     context.out.object(&json!({ name: public }));
     context.out.line(&public.to_string());
     Ok(Exit::Success)
 }
 
 /// The private half in that file.
-pub(super) fn secret(key: &Path) -> Result<CaseSecret, Failure> {
-    let secret = read_bounded(key, KEY_FILE_BYTES).map_err(Failure::of)?;
-    let secret = String::from_utf8_lossy(&secret);
-    let wrong = |error| Failure::new(format!("{} is no such key: {error}", key.display()));
-    secret.trim().parse::<CaseSecret>().map_err(wrong)
+pub(super) fn secret(args: &KeyArgs) -> Result<CaseSecret, Failure> {
+    if !casefile::is_sealed(&args.key)? {
+        return Ok(casefile::open_plain(&args.key)?);
+    }
+    let variable = std::env::var("TOCSIN_PASSPHRASE").ok();
+    let passphrase = ask::passphrase(args.passphrase_file.as_deref(), variable.as_deref(), false)?;
+    Ok(casefile::open(&args.key, &passphrase)?)
 }
 
-async fn open(context: &Context, what: &str, key: &Path, file: &Path) -> Result<Exit, Failure> {
+async fn open(context: &Context, what: &str, key: &KeyArgs, file: &Path) -> Result<Exit, Failure> {
     let secret = secret(key)?;
     let found = match what.parse::<CommandId>() {
         Ok(id) => proof::fetch(&context.client()?, id).await?,

@@ -24,8 +24,13 @@ fn evidence_is_read_by_the_case_and_by_nobody_on_the_way() {
 
     let text = |name: &str| installation.path(name).display().to_string();
     let (case, other, out) = (text("case.key"), text("other.key"), text("evidence.json"));
-    let made = installation.json(&["evidence", "new-key", "--out", &case]);
-    installation.succeed(&["evidence", "new-key", "--out", &other]);
+    let (word, wrong) = (text("passphrase"), text("other-passphrase"));
+    fs::write(&word, "correct horse\n").expect("a passphrase");
+    fs::write(&wrong, "incorrect horse\n").expect("a passphrase");
+    let word = word.as_str();
+    let new_key = |key| ["evidence", "new-key", "--out", key, "--passphrase-file", word];
+    let made = installation.json(&new_key(case.as_str()));
+    installation.succeed(&new_key(other.as_str()));
     let key = made["case_key"].as_str().expect("a key");
     let order = ["collect-evidence", "web-1", "--case-key", key, "--reason", "a test", "--yes"];
     let ended = installation.json(&order);
@@ -35,9 +40,12 @@ fn evidence_is_read_by_the_case_and_by_nobody_on_the_way() {
     assert!(!story.to_string().contains("mallory"));
     assert!(!installation.succeed(&["events", "export"]).contains("mallory"));
 
-    let with = |key: &str, what: &str| {
-        installation.tocsin(&["evidence", "open", what, "--key", key, "--out", &out])
+    let opening = |key: &str, what: &str, word: &str| {
+        let words = ["evidence", "open", what, "--key", key, "--out", out.as_str()];
+        installation.tocsin(&[&words[..], &["--passphrase-file", word]].concat())
     };
+    let with = |key: &str, what: &str| opening(key, what, word);
+    assert!(!opening(&case, command, &wrong).status.success(), "another passphrase opens it");
     assert!(!with(&other, command).status.success(), "another case's key opens it");
     assert!(!installation.path("evidence.json").exists());
     // Also offline, from the receipt alone; and not when somebody altered it.

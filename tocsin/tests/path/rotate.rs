@@ -52,8 +52,12 @@ fn credential_goes_into_escrow_and_comes_out_only_for_the_recovery_key() {
     let alice = approver(&installation, "alice");
     let text = |name: &str| installation.path(name).display().to_string();
     let (recovery, other, out) = (text("recovery.key"), text("other.key"), text("opened.json"));
-    let made = installation.json(&["escrow", "new-key", "--out", &recovery]);
-    installation.succeed(&["escrow", "new-key", "--out", &other]);
+    let word = text("passphrase");
+    fs::write(&word, "correct horse\n").expect("a passphrase");
+    let word = word.as_str();
+    let new_key = |key| ["escrow", "new-key", "--out", key, "--passphrase-file", word];
+    let made = installation.json(&new_key(recovery.as_str()));
+    installation.succeed(&new_key(other.as_str()));
     let key = made["recovery_key"].as_str().expect("a key");
     let ordered = |what: &[&str]| {
         let order = ["web-1", "--recovery-key", key, "--reason", "a test", "--yes", "--no-wait"];
@@ -67,7 +71,8 @@ fn credential_goes_into_escrow_and_comes_out_only_for_the_recovery_key() {
     };
     let open = |command: &str, key: &str| {
         let why = ["--key", key, "--reason", "a test of the way out", "--out", &out];
-        installation.tocsin(&[&["escrow", "open", command], &why[..]].concat())
+        let with = ["--passphrase-file", word];
+        installation.tocsin(&[&["escrow", "open", command], &why[..], &with].concat())
     };
     let (command, story) = ordered(&["rotate-credentials", "--volumes"]);
     assert!(!open(&command, &other).status.success(), "another key opens it");
