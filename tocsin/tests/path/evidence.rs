@@ -24,7 +24,7 @@ fn evidence_is_read_by_the_case_and_by_nobody_on_the_way() {
 
     let text = |name: &str| installation.path(name).display().to_string();
     let (case, other, out) = (text("case.key"), text("other.key"), text("evidence.json"));
-    let (word, wrong) = (text("passphrase"), text("other-passphrase"));
+    let (word, wrong) = (text("case-passphrase"), text("other-passphrase"));
     fs::write(&word, "correct horse\n").expect("a passphrase");
     fs::write(&wrong, "incorrect horse\n").expect("a passphrase");
     let word = word.as_str();

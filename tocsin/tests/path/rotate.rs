@@ -52,7 +52,7 @@ fn credential_goes_into_escrow_and_comes_out_only_for_the_recovery_key() {
     let alice = approver(&installation, "alice");
     let text = |name: &str| installation.path(name).display().to_string();
     let (recovery, other, out) = (text("recovery.key"), text("other.key"), text("opened.json"));
-    let word = text("passphrase");
+    let word = text("recovery-passphrase");
     fs::write(&word, "correct horse\n").expect("a passphrase");
     let word = word.as_str();
     let new_key = |key| ["escrow", "new-key", "--out", key, "--passphrase-file", word];
