@@ -10,6 +10,7 @@ use runtime::{Clock, Drain, Entropy};
 use zeroize::Zeroizing;
 
 use crate::cli::{HELP, Invocation, Verb};
+use crate::enroll::EnrollError;
 use crate::execute::rotate::{Manage, ManagedVolumes};
 use crate::execute::script::supervise;
 use crate::execute::wipe::managed::Managed;
@@ -170,6 +171,11 @@ async fn enroll_here(
     }
     let name = name.or_else(host_name).context("no host name; give one with --name")?;
     let state = StateDir::open(&config.state_dir)?;
+    // Before a key is made that would not be that of the enrollment.
+    if state.enrollment()?.is_some() && !force {
+        return Err(EnrollError::Enrolled(state.path().to_owned()).into());
+    }
+    runtime::observability::init(&config.log)?;
     let key = KeyPair::load_or_make(&state.key_path(), &config.key_place())?;
     let enrollment = enroll::enroll(&state, &key, &token, name, force).await?;
     print(&format!(

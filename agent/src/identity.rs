@@ -51,6 +51,12 @@ pub enum IdentityError {
     /// The key file holds no P-256 key.
     #[error("the device key is damaged")]
     Key(#[from] KeyError),
+    /// There is a key in a file, where only one in the TPM will do.
+    #[error(
+        "{} is a key in a file, and [key] in agent.toml wants one in the tpm: remove it and enroll with \
+         --force, which makes another device", .0.display()
+    )]
+    InFile(PathBuf),
     /// The key file is of a TPM, and damaged.
     #[error("the device key, which a tpm has sealed, is damaged")]
     Sealed,
@@ -122,6 +128,9 @@ impl KeyPair {
             Err(IdentityError::File(error)) if error.is_not_found() => {
                 write_atomic(path, &place.make()?, PRIVATE)?;
                 Self::load(path, &place.tpm)
+            }
+            Ok(known) if place.made == Made::Tpm && !known.is_in_tpm() => {
+                Err(IdentityError::InFile(path.to_owned()))
             }
             known => known,
         }

@@ -179,6 +179,8 @@ fn key_falls_back_to_a_file_only_where_it_may_and_never_while_one_is_sealed() {
     assert!(!KeyPair::load_or_make(&path, &either(&missing)).unwrap().is_in_tpm());
 
     let socket = scene.tpm.socket();
+    let only = KeyPair::load_or_make(&path, &in_tpm(&socket));
+    assert!(matches!(only, Err(IdentityError::InFile(_))), "one in a file will not do");
     assert!(KeyPair::load_or_make(&scene.file(), &either(&socket)).unwrap().is_in_tpm());
     let sealed = std::fs::read(scene.file()).unwrap();
     scene.tpm.switch_off();

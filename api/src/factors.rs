@@ -4,6 +4,8 @@
 //! step-up is the policy's part, in `auth`. Nobody adds a first one by a token alone: that takes an
 //! invitation, which only an administrator with a step-up of their own or the server's console makes.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -27,6 +29,9 @@ pub mod invitation;
 mod kept;
 mod store;
 mod totp;
+
+/// How long a factor that was added waits for its first code.
+const WAITS: Duration = Duration::from_secs(15 * 60);
 
 /// The routes.
 pub fn router() -> OpenApiRouter<App> {
@@ -128,7 +133,9 @@ async fn get(State(app): State<App>, principal: Principal) -> Result<Json<Factor
     Ok(Json(FactorView {
         operator: principal.operator().clone(),
         confirmed_at: known.as_ref().and_then(|factor| factor.confirmed_at).map(Time),
-        is_pending: known.is_some_and(|factor| factor.pending.is_some()),
+        is_pending: known
+            .and_then(|factor| factor.pending)
+            .is_some_and(|pending| pending.waits_for(principal.token(), now)),
         stepped_up_until: principal.stepped_up_until().filter(|until| now < *until).map(Time),
         service: principal.is_service(),
     }))
@@ -155,10 +162,10 @@ async fn add(
             let detail = "the invitation is not for you, or over: ask for another one";
             return Err(Problem::new(ProblemKind::Forbidden, detail));
         }
-        (Some(_) | None, _) => principal.step_up(&app, Act::ChangeFactor).await?,
+        (Some(_) | None, _) => principal.step_up((&app, tx.conn()), Act::ChangeFactor).await?,
     }
     let secret = TotpSecret::draw(&app.entropy);
-    store::add(&mut tx, operator, &secret).await?;
+    store::add(&mut tx, operator, &secret, (principal.token(), now.plus(WAITS))).await?;
     tx.append(Kind::FactorAdded, operator, json!({ "token": principal.token() }));
     tx.commit().await?;
     let added =
@@ -166,7 +173,7 @@ async fn add(
     Ok((StatusCode::CREATED, Json(added)))
 }
 
-/// Confirms the second factor that was added, by a code of it: from now on it counts.
+/// Confirms the second factor that this token added a moment ago, by a code of it: from now on it counts.
 #[utoipa::path(post, path = "/v1/factor/confirm", tag = "factors", security(("token" = [])),
     request_body = Code,
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
@@ -188,8 +195,8 @@ async fn confirm(
     responses((status = 204), (status = "4XX", body = ProblemBody)))]
 async fn remove(State(app): State<App>, principal: Principal) -> Result<StatusCode, Problem> {
     let operator = person(&principal)?;
-    principal.step_up(&app, Act::ChangeFactor).await?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    principal.step_up((&app, tx.conn()), Act::ChangeFactor).await?;
     store::remove(&mut tx, operator).await?;
     tx.append(Kind::FactorRemoved, operator, json!({ "token": principal.token() }));
     tx.commit().await?;

@@ -255,8 +255,9 @@ async fn create_token(
         Begun::Fresh(once) => once,
         Begun::Replay(response) => return Ok(response),
     };
-    let act = Act::make_token(&scopes, asked.service);
-    principal.step_up(&app, act).await?;
+    let is_own = asked.operator.as_ref().is_none_or(|other| other == principal.operator());
+    let act = Act::make_token(&scopes, asked.service, is_own);
+    principal.step_up((&app, once.tx().conn()), act).await?;
     let token = ApiTokenView {
         id: app.uuid(now),
         operator: asked.operator.unwrap_or_else(|| principal.operator().clone()),

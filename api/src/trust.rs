@@ -134,7 +134,7 @@ async fn succeed(
         Begun::Fresh(once) => once,
         Begun::Replay(response) => return Ok(response),
     };
-    principal.step_up(&app, Act::PublishTrust).await?;
+    principal.step_up((&app, once.tx().conn()), Act::PublishTrust).await?;
     let current = current(once.tx().conn()).await?;
     let signed = body.value.signed;
     let root = signed

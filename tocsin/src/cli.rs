@@ -95,6 +95,9 @@ pub struct Global {
     /// API token; others on this machine can see it here, so prefer `login` or TOCSIN_TOKEN
     #[arg(long, global = true, env = "TOCSIN_TOKEN", hide_env = true, hide_env_values = true)]
     pub token: Option<String>,
+    /// Read codes of the second factor from standard input, a line each, where there is no terminal
+    #[arg(long, global = true)]
+    pub code_stdin: bool,
 }
 
 /// The verbs.
@@ -248,6 +251,8 @@ pub struct Context {
     pub out: Out,
     /// What flags and variables say of the profile.
     pub overrides: Overrides,
+    /// Whether codes of the second factor are on standard input.
+    pub code_stdin: bool,
     /// Time.
     pub clock: Clock,
     /// Chance.
@@ -268,6 +273,7 @@ impl Context {
                 pin: given(global.ca_pin),
                 token: given(global.token),
             },
+            code_stdin: global.code_stdin,
             clock: Clock::system(),
             entropy: Entropy::system(),
         }
@@ -276,7 +282,12 @@ impl Context {
     /// A client of the control plane of the profile.
     pub fn client(&self) -> Result<Client, Failure> {
         let client = Client::new(&self.overrides.load()?, self.entropy.clone())?;
-        Ok(client.asking(ask::code))
+        Ok(match (self.code_stdin, ask::is_possible()) {
+            (true, _) => client.asking(ask::piped_code),
+            (false, true) => client.asking(ask::code),
+            // What is on standard input there is the input of something else.
+            (false, false) => client,
+        })
     }
 
     /// Wall time.

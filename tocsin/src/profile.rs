@@ -143,7 +143,7 @@ impl Overrides {
 
     /// What the file says, if it is of the same control plane.
     pub fn former(&self, profile: &Profile) -> Result<Option<Profile>, ProfileError> {
-        Ok(self.file()?.filter(|former| former.url == profile.url))
+        Ok(self.file()?.filter(|former| normal(&former.url) == normal(&profile.url)))
     }
 
     fn file(&self) -> Result<Option<Profile>, ProfileError> {
@@ -161,7 +161,7 @@ impl Overrides {
             None => (None, None, None, None),
         };
         let profile = Profile {
-            url: self.url.clone().or(url).ok_or(ProfileError::Missing("address"))?,
+            url: normal(&self.url.clone().or(url).ok_or(ProfileError::Missing("address"))?),
             token: self.token.clone().or(token).ok_or(ProfileError::Missing("token"))?,
             trust: self.trust()?.or(trust).ok_or(ProfileError::Missing("authority"))?,
             provider,
@@ -206,6 +206,11 @@ impl Profile {
         }
         Ok(())
     }
+}
+
+/// An address as everybody would write it, so that one control plane is one.
+fn normal(url: &str) -> String {
+    url.trim_end_matches('/').to_ascii_lowercase()
 }
 
 fn read(path: &Path) -> Result<Profile, ProfileError> {

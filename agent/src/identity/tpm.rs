@@ -1,12 +1,13 @@
 //! The device key in a TPM 2.0: made there, and used there.
 //!
 //! Owns the loaded key and coming back to a TPM that went away. What lies on the disk is sealed to that one
-//! TPM: a copy of the disk is not the device. Signing waits for the TPM, which takes some hundredths of a
-//! second.
+//! TPM: a copy of the disk is not the device.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use protocol::key::HardwareKey;
@@ -26,18 +27,22 @@ pub(super) struct Sealed {
     pub(super) private: Vec<u8>,
 }
 
-/// A signing key in a TPM.
+/// Signatures that may wait for the TPM.
+const WAITING: usize = 16;
+/// How long a signature may take. A chip takes some tenths of a second at worst.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A signing key in a TPM. A thread of its own speaks with the TPM, so that one that hangs keeps nobody for
+/// longer than [`PATIENCE`].
 pub(super) struct TpmKey {
-    tpm: PathBuf,
-    sealed: Sealed,
     point: [u8; 65],
-    loaded: Mutex<Option<Loaded>>,
+    asked: SyncSender<Asked>,
 }
 
-impl fmt::Debug for TpmKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TpmKey({})", self.tpm.display())
-    }
+/// A digest to be signed, and where the signature goes.
+struct Asked {
+    digest: Vec<u8>,
+    answer: SyncSender<Result<[u8; 64], TpmError>>,
 }
 
 /// A connection on which the key is loaded.
@@ -83,29 +88,50 @@ impl TpmKey {
     /// [`TpmError`], also when it is sealed to another TPM.
     pub(super) fn load(tpm: &Path, sealed: Sealed) -> Result<Self, TpmError> {
         let point = wire::point(&sealed)?;
-        let loaded = Loaded::open(tpm, &sealed)?;
-        Ok(Self { tpm: tpm.to_owned(), sealed, point, loaded: Mutex::new(Some(loaded)) })
+        let mut loaded = Some(Loaded::open(tpm, &sealed)?);
+        let tpm = tpm.to_owned();
+        let (asked, questions) = sync_channel::<Asked>(WAITING);
+        let answering = move || {
+            while let Ok(Asked { digest, answer }) = questions.recv() {
+                // Whoever asked may have given up.
+                let _ = answer.try_send(sign(&mut loaded, (&tpm, &sealed), &digest));
+            }
+        };
+        thread::Builder::new().name("tpm".to_owned()).spawn(answering)?;
+        Ok(Self { point, asked })
     }
 
-    fn try_sign(&self, digest: &[u8]) -> Result<[u8; 64], TpmError> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        // Taken out, so that a connection that failed is not used again.
-        if let Some(mut former) = loaded.take() {
-            match former.link.sign(former.key, digest) {
-                Ok(signature) => {
-                    *loaded = Some(former);
-                    return Ok(signature);
-                }
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "tpm lost the key");
-                }
+    fn ask(&self, message: &[u8]) -> Result<[u8; 64], TpmError> {
+        let (answer, answered) = sync_channel(1);
+        let digest = digest(&SHA256, message).as_ref().to_vec();
+        let late = || TpmError::Link(ErrorKind::TimedOut.into());
+        self.asked.try_send(Asked { digest, answer }).map_err(|_| late())?;
+        answered.recv_timeout(PATIENCE).map_err(|_| late())?
+    }
+}
+
+/// Signs; with a key that is loaded anew when the TPM was away.
+fn sign(
+    loaded: &mut Option<Loaded>,
+    (tpm, sealed): (&Path, &Sealed),
+    digest: &[u8],
+) -> Result<[u8; 64], TpmError> {
+    // Taken out, so that a connection that failed is not used again.
+    if let Some(mut former) = loaded.take() {
+        match former.link.sign(former.key, digest) {
+            Ok(signature) => {
+                *loaded = Some(former);
+                return Ok(signature);
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "tpm lost the key");
             }
         }
-        let mut anew = Loaded::open(&self.tpm, &self.sealed)?;
-        let signature = anew.link.sign(anew.key, digest)?;
-        *loaded = Some(anew);
-        Ok(signature)
     }
+    let mut anew = Loaded::open(tpm, sealed)?;
+    let signature = anew.link.sign(anew.key, digest)?;
+    *loaded = Some(anew);
+    Ok(signature)
 }
 
 impl HardwareKey for TpmKey {
@@ -114,7 +140,7 @@ impl HardwareKey for TpmKey {
     }
 
     fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
-        let signed = self.try_sign(digest(&SHA256, message).as_ref());
+        let signed = self.ask(message);
         signed
             .inspect_err(|error| {
                 tracing::error!(error = error as &dyn std::error::Error, "tpm does not sign");

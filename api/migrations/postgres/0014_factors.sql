@@ -6,6 +6,8 @@ CREATE TABLE factors (
     last_step BIGINT NOT NULL,
     confirmed_at BIGINT,
     pending BYTEA,
+    pending_ends BIGINT,
+    pending_token UUID,
     invitation_hash BYTEA,
     invitation_ends BIGINT,
     failures BIGINT NOT NULL,

@@ -6,6 +6,8 @@ CREATE TABLE factors (
     last_step BIGINT NOT NULL,
     confirmed_at BIGINT,
     pending BLOB,
+    pending_ends BIGINT,
+    pending_token BLOB,
     invitation_hash BLOB,
     invitation_ends BIGINT,
     failures BIGINT NOT NULL,

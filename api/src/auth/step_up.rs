@@ -13,7 +13,7 @@ use serde::de::{Deserializer, IntoDeserializer as _};
 
 use super::{Principal, Scope};
 use crate::app::App;
-use crate::db::{DbError, sql};
+use crate::db::{Conn, DbError, sql};
 use crate::http::{Problem, ProblemKind};
 
 /// What a second factor is asked for, and how long one lasts.
@@ -50,7 +50,7 @@ pub enum Needed {
 pub enum Act {
     /// To give an order of that verb.
     Order(Verb),
-    /// To make a token that only reads.
+    /// To make a token of one's own that only reads.
     MakeReadingToken,
     /// To make a token that does more.
     MakeToken,
@@ -68,10 +68,12 @@ pub enum Act {
 
 impl Default for StepUp {
     fn default() -> Self {
-        // What destroys or runs anything, what lets go on or lets go, and what outlives a session.
+        // What destroys or runs anything, what says who reads a credential, what lets go on or lets go, and
+        // what outlives a session.
         let needed_for = vec![
             Needed::Class(VerbClass::Destructive),
             Needed::Verb(Verb::RunScript),
+            Needed::Verb(Verb::RotateCredentials),
             Needed::Verb(Verb::Unlock),
             Needed::Verb(Verb::Release),
             Needed::Verb(Verb::Thaw),
@@ -101,9 +103,9 @@ impl StepUp {
 }
 
 impl Act {
-    /// What making a token with these scopes is.
-    pub(crate) fn make_token(scopes: &[Scope], is_service: bool) -> Self {
-        match (is_service, scopes.iter().all(Scope::only_looks)) {
+    /// What making a token with these scopes is; only one's own can be of little harm.
+    pub(crate) fn make_token(scopes: &[Scope], is_service: bool, is_own: bool) -> Self {
+        match (is_service, is_own && scopes.iter().all(Scope::only_looks)) {
             (true, _) => Self::MakeServiceToken,
             (false, true) => Self::MakeReadingToken,
             (false, false) => Self::MakeToken,
@@ -148,16 +150,21 @@ impl<'de> Deserialize<'de> for Needed {
 
 impl Principal {
     /// Demands that the person behind the token gave a second factor a moment ago, where the act
-    /// takes one.
+    /// takes one. On the connection that the caller has: whoever held one and waited for another could hold
+    /// them all.
     ///
     /// # Errors
     /// [`ProblemKind::StepUpRequired`], or [`ProblemKind::FactorRequired`] when there is none.
-    pub(crate) async fn step_up(&self, app: &App, act: Act) -> Result<(), Problem> {
+    pub(crate) async fn step_up(
+        &self,
+        (app, conn): (&App, &mut Conn),
+        act: Act,
+    ) -> Result<(), Problem> {
         let is_fresh = self.stepped_up_until().is_some_and(|until| app.now() < until);
         if is_fresh || self.is_service() || !app.config.step_up.asks_for(act) {
             return Ok(());
         }
-        if has_factor(app, self).await? {
+        if has_factor(conn, self).await? {
             let detail = format!("{act} takes a code of your second factor first");
             return Err(Problem::new(ProblemKind::StepUpRequired, detail));
         }
@@ -168,10 +175,10 @@ impl Principal {
     }
 }
 
-async fn has_factor(app: &App, principal: &Principal) -> Result<bool, DbError> {
+async fn has_factor(conn: &mut Conn, principal: &Principal) -> Result<bool, DbError> {
     let row = sql("SELECT 1 FROM factors WHERE operator = $1 AND secret IS NOT NULL")
         .bind(principal.operator().as_str())
-        .fetch_optional(&mut app.db.read().await?)
+        .fetch_optional(conn)
         .await?;
     Ok(row.is_some())
 }
@@ -208,7 +215,9 @@ mod tests {
         for verb in [Verb::Cancel, Verb::Freeze, Verb::Lock, Verb::Quarantine, Verb::Refresh] {
             assert!(!policy.asks_for(Act::Order(verb)), "{verb}");
         }
-        for verb in [Verb::Wipe, Verb::SelectiveWipe, Verb::CryptoLock, Verb::Thaw] {
+        for verb in
+            [Verb::Wipe, Verb::SelectiveWipe, Verb::CryptoLock, Verb::Thaw, Verb::RotateCredentials]
+        {
             assert!(policy.asks_for(Act::Order(verb)), "{verb}");
         }
     }

@@ -47,7 +47,8 @@ pub(super) async fn create(
     {
         return Ok(response);
     }
-    principal.step_up(&app, Act::Order(body.value.action.verb())).await?;
+    let act = Act::Order(body.value.action.verb());
+    principal.step_up((&app, &mut conn), act).await?;
     let now = app.now();
     let order_id = OrderId::new(now, app.random());
     let plan = Plan::new(&mut conn, &permit, &body.value, order_id, now).await?;

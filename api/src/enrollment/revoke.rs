@@ -22,8 +22,8 @@ pub(super) async fn revoke(
     Path(id): Path<DeviceId>,
 ) -> Result<StatusCode, Problem> {
     let permit: Permit<ability::Devices> = principal.permit()?;
-    principal.step_up(&app, Act::RevokeDevice).await?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    principal.step_up((&app, tx.conn()), Act::RevokeDevice).await?;
     commands::record_waiting(&app, &mut tx).await?;
     let device = devices::find(tx.conn(), permit.reach(), id).await?;
     let device = device.ok_or_else(|| Problem::not_found("device"))?;

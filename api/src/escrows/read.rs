@@ -39,8 +39,8 @@ pub(super) async fn read(
     if reason.trim().is_empty() || !is_printable(&reason) {
         return Err(Problem::field("/reason", "is empty, too long or has hidden characters"));
     }
-    principal.step_up(&app, Act::ReadEscrow).await?;
     let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    principal.step_up((&app, tx.conn()), Act::ReadEscrow).await?;
     let found = store::find(tx.conn(), &permit, id).await?;
     let found = found.ok_or_else(|| Problem::not_found("escrow"))?;
     let payload = json!({

@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocol::time::Timestamp;
 use serde_json::json;
 
-use super::store::{self, Factor};
+use super::store::{self, Factor, Pending};
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::Principal;
@@ -46,11 +46,21 @@ pub(super) async fn attempt(
     let mut tx = app.db.write(principal.actor(), now).await?;
     let known = store::find(tx.conn(), operator).await?;
     admit(known.as_ref(), now)?;
-    let Some((factor, secret, last)) = known.as_ref().and_then(|factor| secret_of(factor, of))
-    else {
+    let Some((factor, secret, last)) = known.as_ref().and_then(|factor| {
+        let is_ours = |pending: &&Pending| pending.waits_for(principal.token(), now);
+        let secret = match of {
+            Of::Confirmed => factor.secret.as_ref().map(|secret| (secret, factor.last_step)),
+            Of::Pending => {
+                factor.pending.as_ref().filter(is_ours).map(|pending| (&pending.secret, 0))
+            }
+        };
+        secret.map(|(secret, last)| (factor, secret, last))
+    }) else {
         let detail = match of {
             Of::Confirmed => "you have no second factor: ask an administrator for an invitation",
-            Of::Pending => "no second factor waits to be confirmed: add one first",
+            Of::Pending => {
+                "no second factor that this token added waits to be confirmed: add one first"
+            }
         };
         return Err(Problem::new(ProblemKind::FactorRequired, detail));
     };
@@ -65,13 +75,6 @@ pub(super) async fn attempt(
         }
     }
     Err(refuse(app, tx, principal, factor).await?)
-}
-
-fn secret_of(factor: &Factor, of: Of) -> Option<(&Factor, &super::totp::TotpSecret, i64)> {
-    match of {
-        Of::Confirmed => factor.secret.as_ref().map(|secret| (factor, secret, factor.last_step)),
-        Of::Pending => factor.pending.as_ref().map(|secret| (factor, secret, 0)),
-    }
 }
 
 fn admit(factor: Option<&Factor>, now: Timestamp) -> Result<(), Problem> {

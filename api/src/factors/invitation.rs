@@ -56,8 +56,7 @@ pub(super) async fn invite(
     principal: Principal,
     Path(name): Path<PersonName>,
 ) -> Result<(StatusCode, Json<InvitationView>), Problem> {
-    demand(&app, &principal).await?;
-    let tx = app.db.write(principal.actor(), app.now()).await?;
+    let tx = begin(&app, &principal).await?;
     Ok((StatusCode::CREATED, Json(invite_in(tx, name, &app.entropy).await?)))
 }
 
@@ -70,15 +69,16 @@ pub(super) async fn reset(
     principal: Principal,
     Path(name): Path<PersonName>,
 ) -> Result<StatusCode, Problem> {
-    demand(&app, &principal).await?;
-    let tx = app.db.write(principal.actor(), app.now()).await?;
+    let tx = begin(&app, &principal).await?;
     reset_in(tx, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn demand(app: &App, principal: &Principal) -> Result<(), Problem> {
+async fn begin(app: &App, principal: &Principal) -> Result<Tx, Problem> {
     let _permit: Permit<ability::Tokens> = principal.permit()?.everywhere()?;
-    principal.step_up(app, Act::ChangeFactor).await
+    let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    principal.step_up((app, tx.conn()), Act::ChangeFactor).await?;
+    Ok(tx)
 }
 
 /// The same as the route, on the console.

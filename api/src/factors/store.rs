@@ -19,13 +19,30 @@ pub(super) struct Factor {
     /// The step of the last code that was taken.
     pub(super) last_step: i64,
     /// One that was added, and of which no code was seen.
-    pub(super) pending: Option<TotpSecret>,
+    pub(super) pending: Option<Pending>,
     /// What lets its person add one, and until when.
     pub(super) invitation: Option<(Vec<u8>, Timestamp)>,
     /// Codes that were refused since the last that was taken.
     pub(super) failures: u32,
     /// Until when no code is taken.
     pub(super) locked_until: Option<Timestamp>,
+}
+
+/// A factor that was added.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) secret: TotpSecret,
+    /// Until when it can be confirmed.
+    ends: Timestamp,
+    /// By whom alone.
+    token: Uuid,
+}
+
+impl Pending {
+    /// Whether it still waits, for that token.
+    pub(super) fn waits_for(&self, token: Uuid, now: Timestamp) -> bool {
+        self.token == token && now < self.ends
+    }
 }
 
 impl Factor {
@@ -42,7 +59,8 @@ pub(super) async fn find(
     operator: &PersonName,
 ) -> Result<Option<Factor>, DbError> {
     let row = sql("SELECT secret, confirmed_at, last_step, pending, invitation_hash, \
-         invitation_ends, failures, locked_until FROM factors WHERE operator = $1")
+         invitation_ends, failures, locked_until, pending_ends, pending_token FROM factors \
+         WHERE operator = $1")
     .bind(operator.as_str())
     .fetch_optional(conn)
     .await?;
@@ -53,11 +71,13 @@ pub(super) async fn find(
     };
     let time = |index| Ok::<_, DbError>(row.try_get::<Option<i64>>(index)?.map(timestamp));
     let invitation: Option<Vec<u8>> = row.try_get(4)?;
+    let token: Option<Uuid> = row.try_get(9)?;
+    let pending = secret(3)?.zip(time(8)?).zip(token);
     Ok(Some(Factor {
         secret: secret(0)?,
         confirmed_at: time(1)?,
         last_step: row.try_get(2)?,
-        pending: secret(3)?,
+        pending: pending.map(|((secret, ends), token)| Pending { secret, ends, token }),
         invitation: invitation.zip(time(5)?),
         failures: row.number(6)?,
         locked_until: time(7)?,
@@ -78,7 +98,7 @@ pub(super) async fn invite(
 ) -> Result<(), DbError> {
     sql("INSERT INTO factors (operator, last_step, invitation_hash, invitation_ends, failures) \
          VALUES ($1, 0, $2, $3, 0) ON CONFLICT (operator) DO UPDATE SET pending = NULL, \
-         invitation_hash = excluded.invitation_hash, invitation_ends = excluded.invitation_ends")
+         failures = 0, locked_until = NULL, invitation_hash = excluded.invitation_hash, invitation_ends = excluded.invitation_ends")
     .bind(operator.as_str())
     .bind(hash.as_bytes())
     .bind(millis(ends))
@@ -91,12 +111,16 @@ pub(super) async fn add(
     tx: &mut Tx,
     operator: &PersonName,
     secret: &TotpSecret,
+    (token, ends): (Uuid, Timestamp),
 ) -> Result<(), DbError> {
-    sql("UPDATE factors SET pending = $1 WHERE operator = $2")
-        .bind(kept::put(secret, operator))
-        .bind(operator.as_str())
-        .execute(tx.conn())
-        .await?;
+    sql("UPDATE factors SET pending = $1, pending_token = $2, pending_ends = $3 \
+         WHERE operator = $4")
+    .bind(kept::put(secret, operator))
+    .bind(token)
+    .bind(millis(ends))
+    .bind(operator.as_str())
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! The keys with which the provider signs.
 //!
 //! Owns reading them and how long they are believed. A key that is not known has them read again, at most
-//! every few seconds: whoever makes up key ids does not make this node ask the provider for each. Nobody
-//! whose key is known waits for a provider that hangs.
+//! every few seconds: whoever makes up key ids does not make this node ask the provider for each. Of those
+//! whose key is known one at a time asks again, once an hour, and waits for a provider that hangs a moment only.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ const MAX_BYTES: usize = 256 * 1024;
 const MAX_KEYS: usize = 64;
 /// For both documents together.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The same, while there are keys that suffice.
+const SHORT: Duration = Duration::from_secs(2);
 /// How long they are believed without being read again.
 const FRESH: Duration = Duration::from_secs(60 * 60);
 /// How long they are believed while the provider does not answer.
@@ -79,7 +81,9 @@ impl Provider {
         if !self.may_ask(clock) {
             return known.ok_or_else(unavailable);
         }
-        let read = tokio::time::timeout(DEADLINE, read(oidc)).await;
+        let has_enough = known.as_ref().is_some_and(|keys| suffices(keys));
+        let deadline = if has_enough { SHORT } else { DEADLINE };
+        let read = tokio::time::timeout(deadline, read(oidc)).await;
         match read.unwrap_or(Err(DialError::Late)) {
             Ok(keys) => {
                 let keys = Arc::new(keys);

@@ -318,3 +318,70 @@ async fn token_of_no_person_is_made_with_a_code_and_is_shown_as_such() {
         (&json!("operator:nina"), &json!(true))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_factor_that_was_added_is_not_confirmed_later_nor_by_another_token() {
+    let bench = Bench::start().await;
+    let owner = bench.person("nina", &["read@*"]).await;
+    let copy = bench.person_token("nina", &["read@*"]).await;
+    bench.step_up(&owner).await;
+    let added = bench.post_as(&owner.token, "/v1/factor", &json!({})).await;
+    let added = json_of(added, StatusCode::CREATED).await;
+    let secret = added["secret"].as_str().unwrap().to_owned();
+    let planted = Person { name: owner.name.clone(), token: owner.token.clone(), secret };
+    let confirm = async |token: &str| {
+        let body = json!({ "code": planted.code(&bench, 0) });
+        bench.post_as(token, "/v1/factor/confirm", &body).await
+    };
+    bench.is_refused(confirm(&copy).await, "factor-required").await;
+    bench.hand.advance(Duration::from_secs(15 * 60));
+    bench.is_refused(confirm(&owner.token).await, "factor-required").await;
+    bench.step_up(&owner).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_orders_without_a_code_take_no_place_from_anybody() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let stolen = bench.person("nina", &["*@*"]).await;
+    let unlock = order_body("unlock", &[agent.id]);
+    // More than there are connections to the store.
+    let orders = (0..24).map(|_| bench.post_as(&stolen.token, "/v1/orders", &unlock));
+    for refused in join_all(orders).await {
+        bench.is_refused(refused, "step-up-required").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_that_only_reads_takes_a_code_when_it_is_somebody_elses() {
+    let bench = Bench::start().await;
+    let nina = bench.person("nina", &["*@*"]).await;
+    let mut body = json!({ "label": "x", "scopes": ["read@*"] });
+    let own = bench.post_as(&nina.token, "/v1/tokens", &body).await;
+    json_of(own, StatusCode::CREATED).await;
+    body["operator"] = json!("otto");
+    let other = bench.post_as(&nina.token, "/v1/tokens", &body).await;
+    bench.is_refused(other, "step-up-required").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_invitation_ends_the_lock_of_wrong_codes() {
+    let bench = Bench::start().await;
+    let token = bench.person_token("nina", &["read@*"]).await;
+    let invitation = bench.invite("nina").await;
+    let add = async |invitation: &str| {
+        let body = json!({ "invitation": invitation });
+        json_of(bench.post_as(&token, "/v1/factor", &body).await, StatusCode::CREATED).await
+    };
+    let secret = add(&invitation).await["secret"].as_str().unwrap().to_owned();
+    let pending = Person { name: "nina".to_owned(), token: token.clone(), secret };
+    let wrong = json!({ "code": pending.wrong(&bench) });
+    let confirm = async || bench.post_as(&token, "/v1/factor/confirm", &wrong).await.status();
+    for _ in 0..5 {
+        assert_eq!(confirm().await, WRONG);
+    }
+    assert_eq!(confirm().await, StatusCode::TOO_MANY_REQUESTS);
+    let again = bench.invite("nina").await;
+    add(&again).await;
+    assert_eq!(confirm().await, WRONG, "another try");
+}

@@ -117,6 +117,15 @@ pub fn code(is_again: bool) -> Option<Zeroizing<String>> {
     secret(question).ok().filter(|code| !code.is_empty())
 }
 
+/// A code on the next line of standard input, for whoever said that they come from there. What is no code is
+/// not sent anywhere.
+pub fn piped_code(_is_again: bool) -> Option<Zeroizing<String>> {
+    let is_code = |line: &Zeroizing<String>| {
+        line.len() == 6 && line.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    piped_token().ok().filter(is_code)
+}
+
 /// A secret: asked for without showing it, or a line of standard input.
 pub fn secret(question: &str) -> Result<Zeroizing<String>, Failure> {
     if is_possible() {

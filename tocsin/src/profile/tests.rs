@@ -24,6 +24,8 @@ fn profile_is_written_for_its_owner_and_read_back() {
     let given = Overrides { path: Some(path), ..Overrides::default() };
     assert_eq!(given.load().unwrap(), profile());
     assert_eq!(given.former(&profile()).unwrap(), Some(profile()));
+    let otherwise = Profile { url: "https://TOCSIN.example:7442/".to_owned(), ..profile() };
+    assert_eq!(given.former(&otherwise).unwrap(), Some(profile()), "the same, written otherwise");
     let elsewhere = Profile { url: "https://other:1".to_owned(), ..profile() };
     assert_eq!(given.former(&elsewhere).unwrap(), None, "another control plane's is not its");
 }

@@ -45,7 +45,12 @@ async fn order_that_takes_a_code_asks_for_it_and_is_given_once() {
     let right = code(secret, 1);
     let (first, last) = right.split_at(5);
     let wrong = format!("{first}{}", (last.parse::<u32>().unwrap() + 5) % 10);
-    as_nina(&wipe, &format!("{wrong}\n{right}\n")).await.expect(7);
+    let piped = [&wipe[..], &["--code-stdin"]].concat();
+    // What is no code is somebody's list of hosts, and is not sent.
+    let list = as_nina(&wipe, "desk-2\ndesk-3\n").await;
+    assert!(list.stderr.contains("takes a code of your second factor"), "{list:?}");
+    as_nina(&piped, "desk-2\n").await.expect(1);
+    as_nina(&piped, &format!("{wrong}\n{right}\n")).await.expect(7);
     let orders = bench.json(&["orders", "--json"]).await;
     assert_eq!(orders["items"].as_array().unwrap().len(), 1, "{orders}");
     as_nina(&wipe, "").await.expect(7);
