@@ -21,7 +21,7 @@ use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
 use crate::commands::wire::{OrderView, SubmitApproval};
 use crate::commands::{self, Order, Words};
-use crate::db::Tx;
+use crate::db::{Rank, Tx};
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Path, Problem};
 use crate::lockdown;
@@ -48,7 +48,7 @@ async fn submit(
 ) -> Result<Json<OrderView>, Problem> {
     let permit: Permit<ability::Approve> = principal.permit()?;
     let now = app.now();
-    let mut tx = app.db.write(principal.actor(), now).await?;
+    let mut tx = app.db.write_as(Rank::First, principal.actor(), now).await?;
     let order = commands::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
     if order.manifest.expires_at <= now {

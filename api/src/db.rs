@@ -22,6 +22,8 @@ use self::postgres::Server;
 pub use self::settings::{DatabaseConfig, DatabaseUrl};
 pub(crate) use self::sql::{Row, Sql, sql};
 use self::sqlite::File;
+pub use self::turns::Rank;
+use self::turns::Turns;
 pub use self::tx::Tx;
 
 mod alone;
@@ -36,6 +38,7 @@ mod sql;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod tx;
 
 /// Values bound in one `IN (…)` list: below SQLite's bound of 32,766 parameters.
@@ -71,6 +74,7 @@ pub enum DbError {
 #[derive(Debug, Clone)]
 pub struct Db {
     base: Base,
+    turns: Turns,
     head: watch::Sender<i64>,
 }
 
@@ -96,7 +100,7 @@ impl Db {
             migrate::server(config).await?;
             Base::Postgres(Arc::new(Server::open(config).await?))
         };
-        let db = Self { base, head: watch::Sender::new(0) };
+        let db = Self { base, turns: Turns::default(), head: watch::Sender::new(0) };
         db.see(audit::head(&mut db.read().await?).await?.seq);
         Ok(db)
     }
@@ -109,13 +113,32 @@ impl Db {
         }))
     }
 
-    /// Begins a write transaction. Only one runs at a time; the others wait for it.
+    /// Begins a write transaction, in the order of asking.
     pub async fn write(&self, actor: Actor, now: Timestamp) -> Result<Tx, DbError> {
-        let conn = Conn(match &self.base {
-            Base::Sqlite(file) => Link::SqliteTx(file.write().await?),
-            Base::Postgres(server) => Link::Postgres(server.write().await?),
-        });
-        Ok(Tx::new(conn, actor, now, self.head.clone()))
+        self.write_as(Rank::InOrder, actor, now).await
+    }
+
+    /// Begins a write transaction. Only one runs at a time; the others wait for it, by their ranks.
+    pub async fn write_as(&self, rank: Rank, actor: Actor, now: Timestamp) -> Result<Tx, DbError> {
+        let begin = async {
+            let turn = self.turns.take(rank).await;
+            let conn = match &self.base {
+                Base::Sqlite(file) => Link::SqliteTx(file.write().await?),
+                Base::Postgres(server) => Link::Postgres(server.write().await?),
+            };
+            Ok(Tx::new((Conn(conn), turn), actor, now, self.head.clone()))
+        };
+        let most = match &self.base {
+            Base::Sqlite(_) => sqlite::TURN,
+            Base::Postgres(server) => server.turn(),
+        };
+        let late = |_| sqlx::Error::PoolTimedOut;
+        tokio::time::timeout(most, begin).await.map_err(late)?
+    }
+
+    /// How many of that rank wait for their turn to write, in this process.
+    pub fn waiting(&self, rank: Rank) -> usize {
+        self.turns.waiting(rank)
     }
 
     /// Follows the sequence number of the newest committed event.

@@ -26,6 +26,7 @@ pub fn describe() {
     describe_counter!("tocsin_api_factors_locked_total", "Second factors that somebody guessed at");
     describe_counter!("tocsin_api_break_glass_total", "Orders that left on break-glass");
     describe_histogram!("tocsin_api_orders_per_commit", "Orders written in one transaction");
+    describe_gauge!("tocsin_api_writers_waiting", "Transactions that wait for their turn, by rank");
     describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
 }
 
@@ -67,6 +68,12 @@ pub(crate) fn upstream_frames(count: usize) {
 /// A run of a job failed.
 pub(crate) fn job_failed(job: &'static str) {
     counter!("tocsin_api_jobs_failed_total", "job" => job).increment(1);
+}
+
+/// So many transactions of that rank wait for their turn.
+pub(crate) fn writers_waiting(rank: &'static str, count: usize) {
+    let count = u64::try_from(count).unwrap_or(u64::MAX);
+    gauge!("tocsin_api_writers_waiting", "rank" => rank).set(cast(count));
 }
 
 /// A delivery found its queue full.

@@ -11,6 +11,7 @@ use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
 use crate::commands;
 use crate::commands::wire::{OrderView, Withdraw};
+use crate::db::Rank;
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Path, Problem};
 
@@ -30,7 +31,7 @@ pub(super) async fn reject(
     if !is_printable(&reason) {
         return Err(Problem::field("/reason", "is too long or has hidden characters"));
     }
-    let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    let mut tx = app.db.write_as(Rank::First, principal.actor(), app.now()).await?;
     let order = commands::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
     let why = format!("rejected by {}: {reason}", permit.person());

@@ -20,7 +20,7 @@ use super::wire::{CancelledCommand, CancelledOrder, CreateOrder, CreatedOrder, T
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Permit, Principal, ability};
-use crate::db::Tx;
+use crate::db::{Rank, Tx};
 use crate::devices;
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Path, Problem};
@@ -46,7 +46,7 @@ pub(super) async fn cancel(
     let permit: Permit<ability::Stop> = principal.permit()?;
     let why = why(&permit, &body.value)?;
     let now = app.now();
-    let mut tx = app.db.write(principal.actor(), now).await?;
+    let mut tx = app.db.write_as(Rank::First, principal.actor(), now).await?;
     record_waiting(&app, &mut tx).await?;
     let missing = || Problem::not_found("command");
     store::find(tx.conn(), permit.reach(), id, now).await?.ok_or_else(missing)?;
@@ -80,7 +80,7 @@ pub(super) async fn cancel_order(
 ) -> Result<Json<CancelledOrder>, Problem> {
     let permit: Permit<ability::Stop> = principal.permit()?;
     let why = why(&permit, &body.value)?;
-    let mut tx = app.db.write(principal.actor(), app.now()).await?;
+    let mut tx = app.db.write_as(Rank::First, principal.actor(), app.now()).await?;
     record_waiting(&app, &mut tx).await?;
     let order = store::orders::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;

@@ -40,6 +40,8 @@ const MOST_RAISE: u64 = 1 << 32;
 const SETTLED: Duration = Duration::from_secs(10);
 /// The word of a device that was shown two audit logs.
 const FORKED: &str = "audit_forked";
+/// Hellos in one transaction: urgent orders are written between two of them.
+const PIECE: usize = 100;
 /// How old `last_seen_at` may become before it is written again.
 const SEEN_STEP: Duration = Duration::from_secs(10 * 60);
 
@@ -408,10 +410,18 @@ impl News {
     }
 }
 
-async fn record(app: &App, news: News) -> Result<(), DbError> {
+async fn record(app: &App, mut news: News) -> Result<(), DbError> {
     if news.is_none() {
         return Ok(());
     }
+    while news.hellos.len() > PIECE {
+        let hellos = news.hellos.split_off(news.hellos.len() - PIECE);
+        record_piece(app, News { hellos, ..News::default() }).await?;
+    }
+    record_piece(app, news).await
+}
+
+async fn record_piece(app: &App, news: News) -> Result<(), DbError> {
     let now = app.now();
     let mut tx = app.db.write(Actor::System, now).await?;
     for (device, rollback) in news.rollbacks {

@@ -8,7 +8,7 @@ use super::cancel::withdraw;
 use super::store;
 use crate::audit::Actor;
 use crate::budgets;
-use crate::db::{Db, DbError, Tx};
+use crate::db::{Db, DbError, Rank, Tx};
 use crate::http::Problem;
 use crate::lockdown::{self, Level, Lockdown};
 use crate::metrics;
@@ -24,7 +24,7 @@ pub async fn halt(
     level: Level,
     reason: &str,
 ) -> Result<Option<usize>, Problem> {
-    let mut tx = db.write(Actor::System, now).await?;
+    let mut tx = db.write_as(Rank::First, Actor::System, now).await?;
     if !lockdown::begin(&mut tx, level, reason).await? {
         return Ok(None);
     }
@@ -40,7 +40,7 @@ pub async fn halt(
 /// # Errors
 /// When the store is not available.
 pub async fn resume(db: &Db, now: Timestamp) -> Result<Vec<Lockdown>, DbError> {
-    let mut tx = db.write(Actor::System, now).await?;
+    let mut tx = db.write_as(Rank::First, Actor::System, now).await?;
     let ended = lockdown::end(&mut tx).await?;
     budgets::release_brake(&mut tx).await?;
     tx.commit().await?;

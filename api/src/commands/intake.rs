@@ -23,7 +23,7 @@ use super::store::orders::{self, Order};
 use super::wire::{CommandSummary, CreatedOrder, OrderView};
 use crate::app::App;
 use crate::audit::Actor;
-use crate::db::{DbError, Tx};
+use crate::db::{DbError, Rank, Tx};
 use crate::http::idempotency::{self, Answered, Claim, Place, encode, respond};
 use crate::http::{Problem, ProblemKind};
 use crate::lockdown::{self, Level};
@@ -38,7 +38,7 @@ const WAITING: usize = 64;
 /// Orders in one transaction.
 const ORDERS: usize = 64;
 /// Devices in one transaction, give or take one order.
-const DEVICES: usize = 2000;
+const DEVICES: usize = 500;
 
 /// An order that was checked and is to be written.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ pub(crate) async fn write_orders(app: App, lane: Lane) -> Result<(), Infallible>
         };
         let Some(first) = first else { return Ok(()) };
         // What comes while others write is in this batch.
-        match begin(&app, Actor::System).await {
+        match begin(&app, lane, Actor::System).await {
             Ok(tx) => write(&app, tx, lane, gather(first, &mut inbox)).await,
             Err(problem) => {
                 // Those that came meanwhile as well: the store would let each wait as long again.
@@ -143,8 +143,12 @@ pub(crate) async fn write_orders(app: App, lane: Lane) -> Result<(), Infallible>
     }
 }
 
-async fn begin(app: &App, actor: Actor) -> Result<Tx, Problem> {
-    Ok(app.db.write(actor, app.now()).await?)
+async fn begin(app: &App, lane: Lane, actor: Actor) -> Result<Tx, Problem> {
+    let rank = match lane {
+        Lane::Urgent => Rank::First,
+        Lane::Bulk => Rank::InOrder,
+    };
+    Ok(app.db.write_as(rank, actor, app.now()).await?)
 }
 
 /// Those that wait already, up to about one batch.
@@ -218,7 +222,7 @@ impl From<Failed> for Problem {
 }
 
 async fn write_alone(app: &App, lane: Lane, asked: &Asked) -> Result<Response, Problem> {
-    let tx = begin(app, Actor::System).await?;
+    let tx = begin(app, lane, Actor::System).await?;
     write_one(app, tx, lane, asked).await
 }
 
@@ -231,7 +235,7 @@ async fn write_one(app: &App, tx: Tx, lane: Lane, asked: &Asked) -> Result<Respo
 /// Writes an order that budgets, lockdowns or the brake concern. It is alone in its transaction:
 /// when it is refused, nothing of it was spent.
 async fn write_guarded(app: &App, lane: Lane, asked: &Asked) -> Result<Response, Problem> {
-    let mut tx = begin(app, Actor::Operator(asked.person.clone())).await?;
+    let mut tx = begin(app, lane, Actor::Operator(asked.person.clone())).await?;
     if let Some(claim) = &asked.claim
         && let Some(response) = claim.former(tx.conn()).await?
     {

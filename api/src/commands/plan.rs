@@ -29,7 +29,7 @@ const DEFAULT_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 const SHORTEST_VALIDITY: Duration = Duration::from_secs(10);
 
 /// Devices of one order: all of its commands are signed and written in one transaction, and for
-/// that long nobody else writes.
+/// that long nobody else writes, whatever its rank.
 const ORDER_DEVICES: u32 = 2000;
 
 /// An order that may be given.

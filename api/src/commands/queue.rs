@@ -22,6 +22,9 @@ use crate::http::Problem;
 use crate::metrics;
 use crate::outbox::Delivery;
 
+/// Envelopes that are signed where they are made: handing them to another thread would take longer.
+const SIGNED_HERE: usize = 16;
+
 /// A command without a number yet.
 #[derive(Debug)]
 pub(super) struct Fresh {
@@ -64,9 +67,10 @@ pub(super) async fn number_and_sign(
     let fresh: Vec<_> = ready.iter().flat_map(|ready| &ready.fresh).collect();
     let mut lines = lanes::draw(tx, lane, &fresh).await?;
     let now = tx.now().whole_secs();
-    let mut orders = Vec::with_capacity(ready.len());
+    let mut counts = Vec::with_capacity(ready.len());
+    let mut drafts = Vec::new();
     for Ready { order, approvals, fresh } in ready {
-        let mut signed = Vec::with_capacity(fresh.len());
+        counts.push(fresh.len());
         for fresh in fresh {
             let line = lines.get_mut(&fresh.device);
             let (seq, after_seq) = line.ok_or(DbError::Unreadable("sequence number"))?.take();
@@ -84,13 +88,40 @@ pub(super) async fn number_and_sign(
                 approvals: approvals.to_vec(),
                 script: order.script.clone(),
             };
-            let jws = sign(app, &envelope)?;
-            let frame = CommandFrame { command_id: fresh.id, lane, after_seq, jws };
-            signed.push(Signed { fresh, seq, frame });
+            drafts.push(Draft { fresh, after_seq, envelope });
         }
-        orders.push(signed);
     }
-    Ok(orders)
+    let mut signed = sign_all(app, drafts).await?.into_iter();
+    Ok(counts.into_iter().map(|count| signed.by_ref().take(count).collect()).collect())
+}
+
+/// A command with its number, before its signature.
+#[derive(Debug)]
+struct Draft {
+    fresh: Fresh,
+    after_seq: u64,
+    envelope: Envelope,
+}
+
+impl Draft {
+    fn sign(self, app: &App) -> Result<Signed, Problem> {
+        let Self { fresh, after_seq, envelope } = self;
+        let jws = sign(app, &envelope)?;
+        let frame = CommandFrame { command_id: fresh.id, lane: envelope.lane, after_seq, jws };
+        Ok(Signed { fresh, seq: envelope.seq, frame })
+    }
+}
+
+/// Signs them in order. Many of them are signed on a thread of their own, so that whatever else
+/// shares this one goes on meanwhile.
+async fn sign_all(app: &App, drafts: Vec<Draft>) -> Result<Vec<Signed>, Problem> {
+    if drafts.len() <= SIGNED_HERE {
+        return drafts.into_iter().map(|draft| draft.sign(app)).collect();
+    }
+    let app = app.clone();
+    let work = move || drafts.into_iter().map(|draft| draft.sign(&app)).collect();
+    let work = tokio::task::spawn_blocking(work);
+    work.await.map_err(|error| Problem::internal(&error))?
 }
 
 fn sign(app: &App, envelope: &Envelope) -> Result<CompactJws, Problem> {

@@ -1,6 +1,6 @@
 //! Writing down what devices say of their commands.
 //!
-//! Owns the one transaction per batch. The state machine decides; the first receipt wins; what
+//! Owns the transactions of a batch. The state machine decides; the first receipt wins; what
 //! contradicts it is recorded beside it, and confirmed, so that the device need not insist.
 
 use std::collections::btree_map::Entry;
@@ -30,19 +30,38 @@ const ALARMS: i64 = 1;
 /// has said so by then; the metric counts on.
 const NOTICES: i64 = 64;
 
+/// Reports in one transaction.
+const PIECE: usize = 250;
+
 /// Receipts and proofs that the store holds, by device, as `confirmed` names them.
 pub(super) type Confirmed = BTreeMap<DeviceId, Vec<String>>;
 
-/// Writes reports in one transaction, and answers which receipts and proofs the store holds now.
-pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Confirmed, DbError> {
+/// Writes reports, and answers which receipts and proofs the store holds now. Many of them are
+/// written in several transactions: urgent orders are written between two of them. When one fails
+/// all of them come again, and those that were written already change nothing.
+pub(super) async fn take_reports(
+    app: &App,
+    mut reports: Vec<Report>,
+) -> Result<Confirmed, DbError> {
     let mut confirmed = Confirmed::new();
-    if reports.is_empty() {
-        return Ok(confirmed);
+    while !reports.is_empty() {
+        let rest = reports.split_off(reports.len().min(PIECE));
+        take_piece(app, reports, &mut confirmed).await?;
+        reports = rest;
     }
+    Ok(confirmed)
+}
+
+async fn take_piece(
+    app: &App,
+    reports: Vec<Report>,
+    confirmed: &mut Confirmed,
+) -> Result<(), DbError> {
     let mut tx = app.db.write(Actor::System, app.now()).await?;
     // Before what came of it.
-    sent::record_waiting(app, &mut tx).await?;
-    let mut known = standings(&mut tx, &reports).await?;
+    let ids = reports.iter().map(|report| report.command).collect();
+    sent::record_with(app, &mut tx, &ids).await?;
+    let mut known = standings(&mut tx, ids).await?;
     let mut told = Told::of_stages(&mut tx, &reports).await?;
     for Report { identity, command, what } in reports {
         let known = known.get_mut(&command).filter(|known| {
@@ -101,8 +120,7 @@ pub(super) async fn take_reports(app: &App, reports: Vec<Report>) -> Result<Conf
             }
         }
     }
-    commit(app, tx, &known).await?;
-    Ok(confirmed)
+    commit(app, tx, &known).await
 }
 
 /// Writes what came of the commands, and tells those who watch them.
@@ -120,9 +138,8 @@ async fn commit(
 
 async fn standings(
     tx: &mut Tx,
-    reports: &[Report],
+    ids: BTreeSet<CommandId>,
 ) -> Result<BTreeMap<CommandId, Standing>, DbError> {
-    let ids: BTreeSet<_> = reports.iter().map(|report| report.command).collect();
     let ids: Vec<_> = ids.into_iter().collect();
     let mut known = BTreeMap::new();
     for ids in ids.chunks(CHUNK) {

@@ -4,6 +4,7 @@
 //! shortly after, whichever comes first: no sending waits for a commit. What is lost of it is sent
 //! again, which does no harm.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::db::{DbError, Tx};
 
 /// Commands that may wait to be written down. Beyond it they are sent again.
 const WAITING: usize = 100_000;
+/// Of them in one transaction beside other things, or alone.
+const PIECE: usize = 500;
 /// How long they wait for something else to be written.
 const WAIT: Duration = Duration::from_millis(20);
 
@@ -51,8 +54,24 @@ impl Sent {
         self.news.notify_one();
     }
 
-    fn take(&self) -> Batch {
-        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The oldest of them, so many at most.
+    fn take(&self, most: usize) -> Batch {
+        self.take_with(most, &BTreeSet::new())
+    }
+
+    /// Those that are named, and the oldest of the others up to so many in all.
+    fn take_with(&self, most: usize, named: &BTreeSet<CommandId>) -> Batch {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.ids.len() <= most {
+            return std::mem::take(&mut *waiting);
+        }
+        let ids = std::mem::take(&mut waiting.ids);
+        let (mut taken, others): (Vec<_>, Vec<_>) =
+            ids.into_iter().partition(|id| named.contains(id));
+        let mut others = others.into_iter();
+        taken.extend(others.by_ref().take(most.saturating_sub(taken.len())));
+        waiting.ids.extend(others);
+        Batch { at: waiting.at, ids: taken }
     }
 }
 
@@ -81,17 +100,29 @@ pub(super) async fn write(app: &App, at: Timestamp, ids: &[CommandId]) -> Result
 
 /// Writes down what waits, at the end.
 pub(crate) async fn flush_sent(app: &App) {
-    let Batch { at: Some(at), ids } = app.sent.take() else { return };
-    if let Err(error) = write(app, at, &ids).await {
-        let error = &error as &dyn std::error::Error;
-        tracing::warn!(error, "sending was not written down");
+    while let Batch { at: Some(at), ids } = app.sent.take(PIECE) {
+        if let Err(error) = write(app, at, &ids).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "sending was not written down");
+        }
     }
 }
 
 /// Writes what waits down in a transaction of the caller, who ends or withdraws commands: one that
 /// has left is not taken for one that has not.
 pub(crate) async fn record_waiting(app: &App, tx: &mut Tx) -> Result<(), DbError> {
-    let Batch { at: Some(at), ids } = app.sent.take() else { return Ok(()) };
+    let Batch { at: Some(at), ids } = app.sent.take(WAITING) else { return Ok(()) };
+    record(tx, at, &ids).await
+}
+
+/// Writes down in a transaction of the caller that those were sent, and some of what else waits. The
+/// rest follows: the transaction is to be a short one.
+pub(super) async fn record_with(
+    app: &App,
+    tx: &mut Tx,
+    named: &BTreeSet<CommandId>,
+) -> Result<(), DbError> {
+    let Batch { at: Some(at), ids } = app.sent.take_with(PIECE, named) else { return Ok(()) };
     record(tx, at, &ids).await
 }
 
@@ -102,3 +133,6 @@ pub(super) async fn record(tx: &mut Tx, at: Timestamp, ids: &[CommandId]) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Statements: plain SQL that SQLite and PostgreSQL both understand, with bound values.
 //!
-//! Owns the numbering of placeholders (`$1`, `$2`, …), the closed set of values that may be bound,
-//! and reading rows. The text is made of literals alone: what comes from outside is bound, always.
+//! Owns the placeholders (`$1`, `$2`, … for PostgreSQL, `?` for SQLite), the closed set of values that
+//! may be bound, and reading rows. The text is made of literals alone: what comes from outside is bound,
+//! always.
 
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
@@ -85,11 +86,13 @@ impl<T: Bind + Clone> Bind for &Option<T> {
 pub(crate) struct Sql {
     text: String,
     values: Vec<Value>,
+    /// Where the text lacks a placeholder, in the order of the values.
+    spots: Vec<usize>,
 }
 
 /// Begins a statement. Its text may name placeholders itself, for [`Sql::bind`].
 pub(crate) fn sql(text: &str) -> Sql {
-    Sql { text: text.to_owned(), values: Vec::new() }
+    Sql { text: text.to_owned(), values: Vec::new(), spots: Vec::new() }
 }
 
 impl Sql {
@@ -112,8 +115,7 @@ impl Sql {
 
     pub(super) fn push_value(&mut self, value: Value) -> &mut Self {
         self.values.push(value);
-        self.text.push('$');
-        self.text.push_str(&self.values.len().to_string());
+        self.spots.push(self.text.len());
         self
     }
 
@@ -146,11 +148,34 @@ impl Sql {
         self
     }
 
+    /// The text with its placeholders. SQLite takes a numbered one for a name, and looks each up among
+    /// all that came before it, when it reads the statement and again when values are bound: with
+    /// thousands of them that is most of what a statement costs. A bare one it only counts.
+    fn text(&self, is_sqlite: bool) -> String {
+        // Those that the text names itself come first.
+        let named = self.values.len() - self.spots.len();
+        let is_bare = is_sqlite && named == 0;
+        let mut text = String::with_capacity(self.text.len() + self.spots.len() * 6);
+        let mut from = 0;
+        for (index, spot) in self.spots.iter().enumerate() {
+            text.push_str(&self.text[from..*spot]);
+            if is_bare {
+                text.push('?');
+            } else {
+                text.push('$');
+                text.push_str(&(named + index + 1).to_string());
+            }
+            from = *spot;
+        }
+        text.push_str(&self.text[from..]);
+        text
+    }
+
     /// For SQLite, or nothing when a value cannot be stored.
     pub(super) fn for_sqlite(self) -> Result<Query<'static, Sqlite, SqliteArguments>, DbError> {
         self.check()?;
         let is_kept = self.values.len() <= KEPT_VALUES;
-        let query = sqlx::query(AssertSqlSafe(self.text)).persistent(is_kept);
+        let query = sqlx::query(AssertSqlSafe(self.text(true))).persistent(is_kept);
         Ok(self.values.into_iter().fold(query, |query, value| match value {
             Value::Int(value) => query.bind(value),
             Value::Text(value) => query.bind(value),
@@ -163,7 +188,7 @@ impl Sql {
     pub(super) fn for_postgres(self) -> Result<Query<'static, Postgres, PgArguments>, DbError> {
         self.check()?;
         let is_kept = self.values.len() <= KEPT_VALUES;
-        let query = sqlx::query(AssertSqlSafe(self.text)).persistent(is_kept);
+        let query = sqlx::query(AssertSqlSafe(self.text(false))).persistent(is_kept);
         Ok(self.values.into_iter().fold(query, |query, value| match value {
             Value::Int(value) => query.bind(value),
             Value::Text(value) => query.bind(value),
@@ -237,3 +262,6 @@ impl Row {
         T::try_from(number).map_err(|_| DbError::Unreadable("number"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ const READERS: u32 = 4;
 /// How long a statement waits for a lock, and a caller for a connection that reads.
 const BUSY: Duration = Duration::from_secs(5);
 /// How long a caller waits for its turn to write.
-const TURN: Duration = BUSY.saturating_mul(2);
+pub(super) const TURN: Duration = BUSY.saturating_mul(2);
 /// Pages in the write-ahead log before they are folded into the file: 16 MiB. The pages of the
 /// indexes come in it again and again, and go into the file once.
 const LOG_PAGES: &str = "4000";
@@ -97,8 +97,8 @@ impl File {
     }
 
     pub(super) async fn write(&self) -> Result<Write, DbError> {
-        let turn = timeout(TURN, self.writer.clone().lock_owned()).await;
-        let mut slot = turn.map_err(|_| late())?;
+        // Free, but for a roll-back that is under way: the caller has the turn.
+        let mut slot = self.writer.clone().lock_owned().await;
         let conn = match slot.conn.take() {
             Some(conn) => conn,
             None => slot.options.connect().await?,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::conn::Link;
+use super::turns::Turn;
 use super::{Conn, DbError};
 use crate::audit::{self, Actor, Draft, Kind};
 
@@ -18,16 +19,18 @@ pub struct Tx {
     now: Timestamp,
     drafts: Vec<Draft>,
     head: watch::Sender<i64>,
+    /// Given on after everything else of it.
+    _turn: Turn,
 }
 
 impl Tx {
-    pub(super) const fn new(
-        conn: Conn,
+    pub(super) fn new(
+        (conn, turn): (Conn, Turn),
         actor: Actor,
         now: Timestamp,
         head: watch::Sender<i64>,
     ) -> Self {
-        Self { conn, actor, now, drafts: Vec::new(), head }
+        Self { conn, actor, now, drafts: Vec::new(), head, _turn: turn }
     }
 
     /// When the transaction was asked for; every time it stores is this one.

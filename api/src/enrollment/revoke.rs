@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::{Act, Permit, Principal, ability};
+use crate::db::Rank;
 use crate::http::problem::ProblemBody;
 use crate::http::{Path, Problem};
 use crate::{commands, deliver, devices};
@@ -22,8 +23,10 @@ pub(super) async fn revoke(
     Path(id): Path<DeviceId>,
 ) -> Result<StatusCode, Problem> {
     let permit: Permit<ability::Devices> = principal.permit()?;
-    let mut tx = app.db.write(principal.actor(), app.now()).await?;
-    principal.step_up((&app, tx.conn()), Act::RevokeDevice).await?;
+    let mut conn = app.db.read().await?;
+    principal.step_up((&app, &mut conn), Act::RevokeDevice).await?;
+    drop(conn);
+    let mut tx = app.db.write_as(Rank::First, principal.actor(), app.now()).await?;
     commands::record_waiting(&app, &mut tx).await?;
     let device = devices::find(tx.conn(), permit.reach(), id).await?;
     let device = device.ok_or_else(|| Problem::not_found("device"))?;

@@ -232,19 +232,24 @@ pub(in crate::commands) async fn queue_waiting(
     signed: &[Signed],
 ) -> Result<(), DbError> {
     let now = tx.now();
-    for signed in signed {
-        sql(
-            "UPDATE commands SET state = 'queued', seq = $1, envelope = $2, envelope_sha256 = $3, \
-             queued_at = $4, redeliver_at = $5 WHERE id = $6 AND state = 'awaiting_approval'",
-        )
-        .bind(i64::try_from(signed.seq).unwrap_or(i64::MAX))
-        .bind(signed.frame.jws.as_str())
-        .bind(signed.frame.jws.sha256())
-        .bind(millis(now))
-        .bind(millis(now.plus(FIRST_REDELIVERY)))
-        .bind(signed.fresh.id.as_uuid())
-        .execute(tx.conn())
-        .await?;
+    for chunk in signed.chunks(CHUNK) {
+        let mut update = sql("WITH news (id, seq, envelope, envelope_sha256) AS (");
+        update.push_rows(chunk, |row, signed| {
+            row.push_bind(signed.fresh.id.as_uuid())
+                .push_bind(i64::try_from(signed.seq).unwrap_or(i64::MAX))
+                .push_bind(signed.frame.jws.as_str())
+                .push_bind(signed.frame.jws.sha256());
+        });
+        update.push(
+            ") UPDATE commands SET state = 'queued', seq = news.seq, envelope = news.envelope, \
+             envelope_sha256 = news.envelope_sha256, queued_at = ",
+        );
+        update.push_bind(millis(now)).push(", redeliver_at = ");
+        update.push_bind(millis(now.plus(FIRST_REDELIVERY)));
+        update.push(
+            " FROM news WHERE commands.id = news.id AND commands.state = 'awaiting_approval'",
+        );
+        update.execute(tx.conn()).await?;
     }
     let actor = tx.actor().clone();
     append_queued(tx, &actor, order, signed);
