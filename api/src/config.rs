@@ -13,6 +13,7 @@ use crate::budgets::Budgets;
 use crate::db::DatabaseConfig;
 use crate::sign_in::Oidc;
 use crate::sinks::Sinks;
+use crate::vault::VaultConfig;
 
 /// How the control plane runs. Every setting has a default that suits one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -70,6 +71,8 @@ pub struct Config {
     pub sinks: Sinks,
     /// By whom people sign in.
     pub oidc: Oidc,
+    /// How secrets in the store are kept.
+    pub vault: VaultConfig,
 }
 
 impl Default for Config {
@@ -98,6 +101,7 @@ impl Default for Config {
             step_up: StepUp::default(),
             sinks: Sinks::default(),
             oidc: Oidc::default(),
+            vault: VaultConfig::default(),
         }
     }
 }
@@ -133,6 +137,8 @@ impl Config {
         ensure(self.budgets.brake_times > 0, "budgets.brake_times", "must be at least 1")?;
         let lasts = (Duration::from_secs(30)..=hour).contains(&self.step_up.lasts);
         ensure(lasts, "step_up.lasts", "must be 30 s to one hour")?;
+        let rotates = self.vault.rotate_every >= Duration::from_secs(60);
+        ensure(rotates, "vault.rotate_every", "must be at least one minute")?;
         let oidc = self.oidc.problem();
         oidc.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         let sinks = self.sinks.problem();

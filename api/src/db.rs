@@ -13,6 +13,7 @@ use protocol::time::Timestamp;
 use tokio::sync::watch;
 
 use crate::audit::{self, Actor};
+use crate::vault::{Vault, VaultError};
 
 pub use self::conn::Conn;
 use self::conn::Link;
@@ -65,6 +66,9 @@ pub enum DbError {
     /// A statement of this transaction failed before: none of it is committed.
     #[error("the store did not take a part of this")]
     Failed,
+    /// A text cannot be sealed or opened.
+    #[error("a secret of the store is not accessible")]
+    Vault(#[from] VaultError),
     /// A text that no database should hold.
     #[error("a text has a zero character")]
     ZeroCharacter,
@@ -76,6 +80,7 @@ pub struct Db {
     base: Base,
     turns: Turns,
     head: watch::Sender<i64>,
+    vault: Arc<Vault>,
 }
 
 #[derive(Debug, Clone)]
@@ -100,17 +105,19 @@ impl Db {
             migrate::server(config).await?;
             Base::Postgres(Arc::new(Server::open(config).await?))
         };
-        let db = Self { base, turns: Turns::default(), head: watch::Sender::new(0) };
+        let (turns, head) = (Turns::default(), watch::Sender::new(0));
+        let db = Self { base, turns, head, vault: Arc::default() };
         db.see(audit::head(&mut db.read().await?).await?.seq);
         Ok(db)
     }
 
     /// A connection that reads. It sees everything that was committed before.
     pub async fn read(&self) -> Result<Conn, DbError> {
-        Ok(Conn(match &self.base {
+        let link = match &self.base {
             Base::Sqlite(file) => Link::Sqlite(file.read().await?),
             Base::Postgres(server) => Link::Postgres(server.read().await?),
-        }))
+        };
+        Ok(Conn::new(link, self.vault.clone()))
     }
 
     /// Begins a write transaction, in the order of asking.
@@ -126,7 +133,8 @@ impl Db {
                 Base::Sqlite(file) => Link::SqliteTx(file.write().await?),
                 Base::Postgres(server) => Link::Postgres(server.write().await?),
             };
-            Ok(Tx::new((Conn(conn), turn), actor, now, self.head.clone()))
+            let conn = Conn::new(conn, self.vault.clone());
+            Ok(Tx::new((conn, turn), actor, now, self.head.clone()))
         };
         let most = match &self.base {
             Base::Sqlite(_) => sqlite::TURN,
@@ -149,6 +157,21 @@ impl Db {
     /// There is an event of that number: whoever follows looks.
     fn see(&self, seq: i64) {
         tx::raise(&self.head, seq);
+    }
+
+    /// The keys of what is sealed in it.
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Overwrites what an SQLite file still holds of texts that were replaced, in its free pages
+    /// and in its log; false when somebody reads, and it has to be asked again. A server keeps such
+    /// texts until `VACUUM FULL`, which locks its tables and is a person's to say.
+    pub(crate) async fn compact(&self) -> Result<bool, DbError> {
+        match &self.base {
+            Base::Sqlite(file) => file.compact().await,
+            Base::Postgres(_) => Ok(true),
+        }
     }
 
     /// Closes every connection; SQLite's write-ahead log is folded into its file.

@@ -8,8 +8,9 @@ use protocol::id::DeviceId;
 use serde_json::json;
 
 pub use self::postgres::PostgresServer;
-use crate::audit::Kind;
-use crate::db::{Conn, DbError, Tx, sql};
+use crate::audit::{Actor, Kind};
+use crate::db::{Conn, Db, DbError, Tx, sql};
+use crate::vault::{self, SCRIPT, SEALED};
 
 mod postgres;
 
@@ -161,6 +162,41 @@ pub async fn rewrite_history(tx: &mut Tx, at: i64) -> Result<(), DbError> {
         before = Some(event.hash);
     }
     Ok(())
+}
+
+/// Makes the store what it was before there was a vault: everything in the clear, and no data key.
+///
+/// # Errors
+/// When the store is not available.
+pub async fn forget_vault(tx: &mut Tx) -> Result<(), DbError> {
+    for column in &SEALED {
+        for (row, sealed) in vault::store::stale(tx.conn(), column, ("-", None, i64::MAX)).await? {
+            let clear = tx.conn().unseal(column, &row, &sealed).await?;
+            let clear = String::from_utf8_lossy(&clear);
+            vault::store::replace(tx, column, &row, (&sealed, &clear)).await?;
+        }
+    }
+    sql("DELETE FROM vault_keys").execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Gives every order without a script one, sealed.
+///
+/// # Errors
+/// When the store is not available.
+pub async fn seal_scripts(db: &Db, script: &str) -> Result<(), DbError> {
+    let mut tx = db.write(Actor::System, protocol::time::Timestamp::from_millis(0)).await?;
+    let rows = sql("SELECT id FROM orders WHERE script IS NULL").fetch_all(tx.conn()).await?;
+    for row in rows {
+        let id: uuid::Uuid = row.try_get(0)?;
+        let sealed = tx.seal(&SCRIPT, &id, Some(script)).await?;
+        sql("UPDATE orders SET script = $1 WHERE id = $2")
+            .bind(sealed)
+            .bind(id)
+            .execute(tx.conn())
+            .await?;
+    }
+    tx.commit().await
 }
 
 /// Forgets every checkpoint, as whoever has the database can.

@@ -37,15 +37,15 @@ pub enum InstallationError {
     Key(#[from] KeyFileError),
     /// A file is missing that the store has a record of.
     #[error(
-        "{} is missing, but this store has been started before: copy ca.crt, ca.key and \
-         command.key from the data folder of a node that runs on it",
+        "{} is missing, but this store has been started before: copy ca.crt, ca.key, \
+         command.key and vault.key from the data folder of a node that runs on it",
         .0.display()
     )]
     Missing(PathBuf),
     /// A file is not the one that the store has a record of.
     #[error(
         "{} is not that of this store (it has {found}, the store expects {expected}): copy \
-         ca.crt, ca.key and command.key from the data folder of a node that runs on it",
+         ca.crt, ca.key, command.key and vault.key from the data folder of a node that runs on it",
         path.display()
     )]
     Other {

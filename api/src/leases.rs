@@ -22,7 +22,7 @@ const LASTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The jobs that one node does for all.
-pub(crate) const JOBS: [&str; 8] = [
+pub(crate) const JOBS: [&str; 9] = [
     "checkpoints",
     "eviction",
     "expiry",
@@ -30,6 +30,7 @@ pub(crate) const JOBS: [&str; 8] = [
     "redelivery",
     "syslog sink",
     "tidying",
+    crate::vault::JOB,
     "webhook sink",
 ];
 

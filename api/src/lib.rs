@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod outbox;
 pub mod pki;
+pub mod vault;
 
 pub mod approvals;
 pub mod cluster;

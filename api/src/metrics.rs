@@ -27,6 +27,7 @@ pub fn describe() {
     describe_counter!("tocsin_api_break_glass_total", "Orders that left on break-glass");
     describe_histogram!("tocsin_api_orders_per_commit", "Orders written in one transaction");
     describe_gauge!("tocsin_api_writers_waiting", "Transactions that wait for their turn, by rank");
+    describe_gauge!("tocsin_api_vault_waiting", "Texts that wait to be sealed by the present key");
     describe_counter!("tocsin_api_wakes_dropped_total", "Deliveries left to the redelivery job");
 }
 
@@ -117,6 +118,11 @@ pub(crate) fn over_budget() {
 /// A lockdown began here.
 pub(crate) fn lockdown_began() {
     counter!("tocsin_api_lockdowns_total").increment(1);
+}
+
+/// So many texts wait to be sealed by the present key.
+pub(crate) fn vault_waiting(count: u64) {
+    gauge!("tocsin_api_vault_waiting").set(cast(count));
 }
 
 /// A sink took events.

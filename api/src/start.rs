@@ -43,6 +43,7 @@ use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
 use crate::sign_in::Provider;
 use crate::sinks::{self, Sink};
+use crate::vault::{self, First, UnlockError};
 use crate::{
     checkpoints, cluster, commands, enrollment, housekeeping, jobs, metrics, openapi, operators,
     trust,
@@ -52,6 +53,8 @@ use crate::{
 const FAILURE_GRACE: Duration = Duration::from_secs(5);
 /// Rounds of the other jobs between two looks for revoked devices that are present.
 const EVICTION_PERIODS: u32 = 5;
+/// The same between two looks for texts that another key should seal.
+const VAULT_PERIODS: u32 = 5;
 
 /// How often it is written down when tokens were used.
 const USAGE_PERIOD: Duration = Duration::from_secs(60);
@@ -89,6 +92,9 @@ pub enum StartError {
     /// This node has not the keys of its store.
     #[error("this node has not the keys of its store")]
     Installation(#[from] InstallationError),
+    /// What is secret in the store cannot be opened.
+    #[error("the vault of the store does not open")]
+    Vault(#[from] UnlockError),
     /// A key cannot be loaded.
     #[error("a key cannot be loaded")]
     Key(#[from] KeyFileError),
@@ -238,6 +244,8 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
     let named = trust::command_keys(&mut db.read().await?).await?;
     let Keys { authority, command_key } =
         Keys::settle(&db, folder, now, &deps.entropy, &named).await?;
+    let vault = (&config.vault, folder.as_path());
+    db.unlock(vault, First::Make, (now, &deps.entropy)).await?;
     let holder = SessionId::new(now, deps.entropy.bytes()).as_uuid();
     let leases = Leases::new(node_name(&config), holder);
     let addresses =
@@ -399,6 +407,8 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     let allowances = jobs::Job { name: "allowances", ..tidy };
     let tidy_limits = |app| std::future::ready(Ok(housekeeping::tidy_limits(&app)));
     tasks.spawn("allowances", jobs::run(app.clone(), allowances, tidy_limits));
+    let sealing = jobs::Job { name: vault::JOB, period: period * VAULT_PERIODS };
+    tasks.spawn("vault", jobs::run(app.clone(), sealing, vault::keep));
     let usage = jobs::Job { name: "use of tokens", period: USAGE_PERIOD };
     tasks.spawn("use of tokens", jobs::run(app.clone(), usage, housekeeping::write_usage));
     let renewal = jobs::Job { name: "renewal", period: SERVER_LASTS / 3 };

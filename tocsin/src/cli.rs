@@ -49,6 +49,7 @@ pub mod targets;
 mod tests;
 pub mod token;
 pub mod trust;
+pub mod vault;
 pub mod watch;
 
 /// How long a verb may still take after Ctrl-C, to say how things stand.
@@ -187,6 +188,9 @@ pub enum Verb {
     /// Stop orders from the server's console, whoever has which token
     #[command(subcommand)]
     Lockdown(lockdown::LockdownVerb),
+    /// Show how secrets in the store are sealed, or have another key seal them
+    #[command(subcommand)]
+    Vault(vault::VaultVerb),
     /// Check a configuration file
     Check(check::CheckArgs),
     /// Bring a store to the shape that this program needs
@@ -403,6 +407,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Trust(verb) => trust::run(context, verb).await,
         Verb::Token(verb) => token::run(context, verb).await,
         Verb::Operator(verb) => operator::run(context, verb).await,
+        Verb::Vault(verb) => vault::run(context, verb).await,
         Verb::Lockdown(verb) => lockdown::run(context, verb).await,
         Verb::Check(args) => check::run(context, &args),
         Verb::Migrate(args) => store::migrate(context, args).await,

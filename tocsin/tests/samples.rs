@@ -80,14 +80,15 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    // Five tables lie below that of the api.
+    // Six tables lie below that of the api.
     let api_tables = [
-        ("api", fields(&api) - 5),
+        ("api", fields(&api) - 6),
         ("api.database", fields(&api.database)),
         ("api.budgets", fields(&api.budgets)),
         ("api.step_up", fields(&api.step_up)),
         ("api.sinks", fields(&api.sinks)),
         ("api.oidc", fields(&api.oidc)),
+        ("api.vault", fields(&api.vault)),
     ];
     leaves_none_out("up.toml", &[&hub_tables[..], &api_tables].concat());
     let role = hub_role::Config::default();

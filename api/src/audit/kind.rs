@@ -30,6 +30,12 @@ kinds! {
     AuthorityChanged = "authority_changed",
     /// The command key was replaced by another one that the trust root names.
     CommandKeyChanged = "command_key_changed",
+    /// Another data key seals what is secret in the store.
+    DataKeyMade = "data_key_made",
+    /// Another vault key wraps the data keys.
+    VaultKeyChanged = "vault_key_changed",
+    /// Everything secret is sealed by the present data key; the former ones are forgotten.
+    SecretsSealed = "secrets_sealed",
     /// An operator was added.
     OperatorCreated = "operator_created",
     /// An API token was made.

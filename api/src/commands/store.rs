@@ -12,6 +12,7 @@ use protocol::proof::{self, Proof};
 use protocol::receipt::{Evidence, Outcome};
 use protocol::state::{CommandState, Lane};
 use protocol::time::Timestamp;
+use uuid::Uuid;
 
 use super::list::CommandQuery;
 use super::wire::{CommandView, HowFar};
@@ -19,6 +20,7 @@ use crate::auth::Reach;
 use crate::db::{Conn, DbError, Row, Tx, json, millis, sql, timestamp};
 use crate::http::Page;
 use crate::time::Time;
+use crate::vault::{OUTCOME, RECEIPT, STAGE_PROOF};
 
 pub(super) mod delivery;
 pub(super) mod lanes;
@@ -40,18 +42,35 @@ const VIEW: &str = "SELECT c.id, c.order_id, c.device_id, d.name, c.generation, 
      c.expires_at, c.queued_at, c.sent_at, c.acked_at, c.running_at, c.finished_at, c.outcome, \
      c.receipt, c.stage_proof, d.last_seen_at, c.advance FROM commands c JOIN devices d ON d.id = c.device_id WHERE 1 = 1";
 
-fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
+/// What a device signed of a command.
+struct Signed {
+    outcome: Option<Outcome>,
+    receipt: Option<CompactJws>,
+    proof: Option<CompactJws>,
+}
+
+async fn signed(conn: &mut Conn, row: &Row) -> Result<Signed, DbError> {
+    let id: Uuid = row.try_get(0)?;
+    let outcome = conn.unseal_text(&OUTCOME, &id, row.try_get(20)?).await?;
+    let receipt = conn.unseal_text(&RECEIPT, &id, row.try_get(21)?).await?;
+    let proof = conn.unseal_text(&STAGE_PROOF, &id, row.try_get(22)?).await?;
+    Ok(Signed {
+        outcome: outcome.map(|text| json(&text, "outcome")).transpose()?,
+        receipt: receipt.map(CompactJws::from_text),
+        proof: proof.map(CompactJws::from_text),
+    })
+}
+
+fn view(row: &Row, signed: Signed, now: Timestamp) -> Result<CommandView, DbError> {
     let time = |index: usize| -> Result<Option<Time>, DbError> {
         Ok(row.try_get::<Option<i64>>(index)?.map(|at| Time(timestamp(at))))
     };
     let state = state(row.try_get(8)?)?;
     let expires_at = timestamp(row.try_get(14)?);
     let is_out = matches!(state, CommandState::Acked | CommandState::Running);
-    let outcome: Option<&str> = row.try_get(20)?;
+    let Signed { outcome, receipt, proof } = signed;
     let verb: &str = row.try_get(5)?;
     let verb: Verb = verb.parse().map_err(|_| DbError::Unreadable("verb"))?;
-    let outcome: Option<Outcome> = outcome.map(|text| json(text, "outcome")).transpose()?;
-    let proof = row.try_get::<Option<String>>(22)?.map(CompactJws::from_text);
     let proved = proof.as_ref().and_then(proved_by);
     let heard_at = [time(17)?, time(18)?, time(23)?].into_iter().flatten().map(|at| at.0).max();
     let known = Known {
@@ -86,7 +105,7 @@ fn view(row: &Row, now: Timestamp) -> Result<CommandView, DbError> {
         running_at: time(18)?,
         finished_at: time(19)?,
         outcome,
-        receipt: row.try_get::<Option<String>>(21)?.map(CompactJws::from_text),
+        receipt,
         proof,
     })
 }
@@ -130,7 +149,9 @@ pub(super) async fn find(
     let mut select = sql(VIEW);
     select.push(" AND c.id = ").push_bind(id.as_uuid());
     reach.filter(&mut select, "c.device_id");
-    select.fetch_optional(conn).await?.map(|row| view(&row, now)).transpose()
+    let Some(row) = select.fetch_optional(&mut *conn).await? else { return Ok(None) };
+    let signed = signed(conn, &row).await?;
+    view(&row, signed, now).map(Some)
 }
 
 /// What the device of a plan signed, and which device.
@@ -143,12 +164,12 @@ pub(super) async fn signed_plan(
             .bind(Verb::Plan.as_str())
             .bind(CommandState::Succeeded.as_str())
             .bind(id.as_uuid())
-            .fetch_optional(conn)
+            .fetch_optional(&mut *conn)
             .await?;
     let Some(row) = row else { return Ok(None) };
-    let outcome: Option<&str> = row.try_get(1)?;
+    let outcome = conn.unseal_text(&OUTCOME, &id.as_uuid(), row.try_get(1)?).await?;
     let Some(outcome) = outcome else { return Ok(None) };
-    Ok(Some((DeviceId::from_uuid(row.try_get(0)?), json(outcome, "outcome")?)))
+    Ok(Some((DeviceId::from_uuid(row.try_get(0)?), json(&outcome, "outcome")?)))
 }
 
 /// A page of commands whose devices are within reach.
@@ -177,8 +198,13 @@ pub(super) async fn list(
     }
     reach.filter(&mut select, "c.device_id");
     select.push(" ORDER BY c.id LIMIT ").push_bind(page.rows());
-    let rows = select.fetch_all(conn).await?;
-    rows.iter().map(|row| view(row, now)).collect()
+    let rows = select.fetch_all(&mut *conn).await?;
+    let mut views = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let signed = signed(conn, row).await?;
+        views.push(view(row, signed, now)?);
+    }
+    Ok(views)
 }
 
 /// Moves a command to a state that no receipt brings.

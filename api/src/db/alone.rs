@@ -28,18 +28,18 @@ impl Conn {
     pub(super) async fn alone(to: &Location) -> Result<Self, DbError> {
         if to.database.url.is_empty() {
             let options = sqlite::options(&to.data_dir.join(FILE));
-            let mut conn = Self(Link::File(options.connect().await?));
+            let mut conn = Self::of_tool(Link::File(options.connect().await?));
             sql("BEGIN IMMEDIATE").execute(&mut conn).await?;
             return Ok(conn);
         }
         let mut conn = patient_options(&to.database)?.connect().await?;
         conn.execute(begin()).await?;
-        Ok(Self(Link::Postgres(Session::single(conn, PATIENCE))))
+        Ok(Self::of_tool(Link::Postgres(Session::single(conn, PATIENCE))))
     }
 
     /// Commits, and closes.
     pub(super) async fn finish(self) -> Result<(), DbError> {
-        match self.0 {
+        match self.link {
             Link::File(mut conn) => {
                 conn.execute("COMMIT").await?;
                 Ok(conn.close().await?)
@@ -52,5 +52,5 @@ impl Conn {
 
 async fn session(config: &DatabaseConfig) -> Result<Conn, DbError> {
     let conn = patient_options(config)?.connect().await?;
-    Ok(Conn(Link::Postgres(Session::single(conn, PATIENCE))))
+    Ok(Conn::of_tool(Link::Postgres(Session::single(conn, PATIENCE))))
 }

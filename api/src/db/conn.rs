@@ -3,6 +3,7 @@
 //! Owns carrying out statements. One that went wrong in its middle is never used again.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, SqliteConnection};
@@ -12,10 +13,14 @@ use super::DbError;
 use super::postgres::Session;
 use super::sql::{Row, Sql};
 use super::sqlite::{Read, Write};
+use crate::vault::Vault;
 
 /// A connection. Stores of features take it, and neither know nor ask which database it is.
 #[derive(Debug)]
-pub struct Conn(pub(super) Link);
+pub struct Conn {
+    pub(super) link: Link,
+    vault: Arc<Vault>,
+}
 
 #[derive(Debug)]
 pub(super) enum Link {
@@ -35,14 +40,29 @@ enum Raw<'a> {
 }
 
 impl Conn {
+    /// With the keys of its store.
+    pub(super) const fn new(link: Link, vault: Arc<Vault>) -> Self {
+        Self { link, vault }
+    }
+
+    /// A tool's: what is sealed stays so.
+    pub(super) fn of_tool(link: Link) -> Self {
+        Self { link, vault: Arc::default() }
+    }
+
+    /// The keys of the store.
+    pub(crate) fn vault(&self) -> Arc<Vault> {
+        self.vault.clone()
+    }
+
     /// A store's file, for reading only, beside whoever else uses it.
     pub(crate) async fn read_only(path: &Path) -> Result<Self, DbError> {
         let options = SqliteConnectOptions::new().filename(path).read_only(true);
-        Ok(Self(Link::File(options.connect().await?)))
+        Ok(Self::of_tool(Link::File(options.connect().await?)))
     }
 
     fn raw(&mut self) -> Raw<'_> {
-        match &mut self.0 {
+        match &mut self.link {
             Link::Sqlite(read) => Raw::Sqlite(read.conn()),
             Link::File(conn) => Raw::Sqlite(conn),
             Link::SqliteTx(write) => Raw::Sqlite(write.conn()),
@@ -54,7 +74,7 @@ impl Conn {
 /// Has the connection know of a failure, before it is passed on.
 fn settle<T>(conn: &mut Conn, outcome: Result<T, DbError>) -> Result<T, DbError> {
     if let Err(error) = &outcome {
-        match &mut conn.0 {
+        match &mut conn.link {
             Link::SqliteTx(write) => write.fail(),
             Link::Sqlite(read) => read.fail(error),
             Link::File(_) | Link::Postgres(_) => {}

@@ -60,17 +60,18 @@ macro_rules! migrations {
                 "advance",
                 include_str!(concat!("../../migrations/", $folder, "/0015_advance.sql")),
             ),
+            (16, "vault", include_str!(concat!("../../migrations/", $folder, "/0016_vault.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 13];
+type Texts = [(i64, &'static str, &'static str); 14];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 15;
+pub(super) const VERSION: i64 = 16;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

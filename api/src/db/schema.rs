@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 20] = [
+pub(super) const TABLES: [Table; 21] = [
     Table {
         name: "events",
         key: 1,
@@ -238,4 +238,15 @@ pub(super) const TABLES: [Table; 20] = [
         ],
     },
     Table { name: "sinks", key: 1, columns: &[("name", Text), ("seq", Int)] },
+    Table {
+        name: "vault_keys",
+        key: 1,
+        columns: &[
+            ("id", Text),
+            ("state", Text),
+            ("wrapped", Text),
+            ("wrapped_by", Text),
+            ("created_at", Int),
+        ],
+    },
 ];

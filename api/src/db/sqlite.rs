@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -108,6 +108,20 @@ impl File {
         let mut write = Write { held: Some((conn, slot)), is_failed: false, rollbacks };
         write.conn().execute("BEGIN IMMEDIATE").await?;
         Ok(write)
+    }
+
+    /// Writes the whole file anew, and empties its log into it; false when somebody still reads
+    /// from the log.
+    pub(super) async fn compact(&self) -> Result<bool, DbError> {
+        let mut slot = timeout(TURN, self.writer.clone().lock_owned()).await.map_err(|_| late())?;
+        let mut conn = match slot.conn.take() {
+            Some(conn) => conn,
+            None => slot.options.connect().await?,
+        };
+        conn.execute("VACUUM").await?;
+        let folded = conn.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+        slot.conn = Some(conn);
+        Ok(folded.try_get::<i64, _>(0)? == 0)
     }
 
     pub(super) async fn close(&self) {

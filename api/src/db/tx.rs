@@ -10,6 +10,7 @@ use super::conn::Link;
 use super::turns::Turn;
 use super::{Conn, DbError};
 use crate::audit::{self, Actor, Draft, Kind};
+use crate::vault::Sealer;
 
 /// A write transaction.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Tx {
     now: Timestamp,
     drafts: Vec<Draft>,
     head: watch::Sender<i64>,
+    /// Seals by the key that is in force in it, once it was asked for.
+    pub(crate) sealer: Option<Sealer>,
     /// Given on after everything else of it.
     _turn: Turn,
 }
@@ -30,7 +33,7 @@ impl Tx {
         now: Timestamp,
         head: watch::Sender<i64>,
     ) -> Self {
-        Self { conn, actor, now, drafts: Vec::new(), head, _turn: turn }
+        Self { conn, actor, now, drafts: Vec::new(), head, sealer: None, _turn: turn }
     }
 
     /// When the transaction was asked for; every time it stores is this one.
@@ -68,7 +71,7 @@ impl Tx {
     /// Commits state and events. After `Ok` both are on disk.
     pub async fn commit(mut self) -> Result<(), DbError> {
         let head = audit::append(&mut self.conn, &self.drafts).await?;
-        match self.conn.0 {
+        match self.conn.link {
             Link::SqliteTx(tx) => tx.commit().await?,
             Link::Postgres(session) => session.commit(head).await?,
             Link::Sqlite(_) | Link::File(_) => return Err(DbError::Unreadable("transaction")),

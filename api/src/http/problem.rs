@@ -232,9 +232,10 @@ impl From<DbError> for Problem {
                 Self::new(ProblemKind::Unavailable, "the store is not available")
             }
             DbError::ZeroCharacter => Self::new(ProblemKind::Invalid, error.to_string()),
-            DbError::Migrate(_) | DbError::Unreadable(_) | DbError::Password(_) => {
-                Self::internal(&error)
-            }
+            DbError::Migrate(_)
+            | DbError::Unreadable(_)
+            | DbError::Password(_)
+            | DbError::Vault(_) => Self::internal(&error),
         }
     }
 }

@@ -226,7 +226,7 @@ async fn first_start_keeps_its_files_private_and_happens_once() {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
     };
     assert_eq!(mode("data"), 0o700);
-    for key in ["data/ca.key", "data/command.key", "data/root.key"] {
+    for key in ["data/ca.key", "data/command.key", "data/root.key", "data/vault.key"] {
         assert_eq!(mode(key), 0o600, "{key}");
     }
     let trust = bench.get("/v1/trust").await;

@@ -34,3 +34,4 @@ mod sinks;
 mod step_up;
 mod stops;
 mod streams;
+mod vault;

@@ -54,6 +54,8 @@ mod step_up;
 mod stops;
 #[path = "../api/streams.rs"]
 mod streams;
+#[path = "../api/vault.rs"]
+mod vault;
 
 mod copying;
 mod failover;

@@ -14,14 +14,14 @@ use runtime::clock::ManualClock;
 use runtime::{Clock, Drain, Entropy};
 use serde_json::{Value, json};
 
-use super::actors::commands;
+use super::actors::{ack, commands};
 use super::bench::{Bench, GUARD, Place, json_of, order_body};
 
 /// The files that a person copies from node to node.
-const KEYS: [&str; 3] = ["ca.crt", "ca.key", "command.key"];
+const KEYS: [&str; 4] = ["ca.crt", "ca.key", "command.key", "vault.key"];
 
 /// Jobs of which all nodes of a store need only one.
-const JOBS: i64 = 8;
+const JOBS: i64 = 9;
 
 /// A place for a further node on the same store, without any key.
 fn further(place: &Place) -> Place {
@@ -264,7 +264,7 @@ async fn node_without_the_keys_of_its_store_does_not_start() {
         panic!("{error}");
     };
     assert!(missing.to_string().contains("command.key is missing"), "{missing}");
-    assert!(missing.to_string().contains("copy ca.crt, ca.key and command.key"), "{missing}");
+    assert!(missing.to_string().contains("copy ca.crt, ca.key, command.key"), "{missing}");
     assert!(!place.folder.path().join("data/command.key").exists(), "made none of its own");
 
     api::keys::create(&place.folder.path().join("data/command.key"), &one.entropy).unwrap();
@@ -273,6 +273,10 @@ async fn node_without_the_keys_of_its_store_does_not_start() {
         panic!("{error}");
     };
     assert!(path.ends_with("command.key"));
+    copy_keys(&one.place, &place, &["command.key"]);
+    let StartError::Vault(missing) = try_start(&place).await.unwrap_err() else { panic!() };
+    assert!(missing.to_string().contains("vault.key is missing"), "{missing}");
+    assert!(!place.folder.path().join("data/vault.key").exists(), "made none of its own");
     copy_keys(&one.place, &place, &KEYS);
     try_start(&place).await.unwrap().drain(std::time::Duration::ZERO).await.unwrap();
 }
@@ -328,4 +332,32 @@ async fn hostile_code_that_is_used_on_two_nodes_at_once_counts_on_one() {
             StatusCode::TOO_MANY_REQUESTS
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_of_one_node_is_obeyed_by_the_others() {
+    let one = Bench::start().await;
+    let two = join(&one, "two").await;
+    let agent = one.agent("a", None).await;
+    let lock = async |on: &Bench| {
+        let id = on.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
+        let told = commands(&agent.check_in(on, Vec::new()).await).remove(0);
+        agent.check_in(on, vec![ack(&told), agent.receipt(&told, |_| {})]).await;
+        id
+    };
+    let mut ids = vec![lock(&one).await, lock(&two).await];
+    let config = one.place.config();
+    let place = (&config.vault, config.data_dir.as_path());
+    let db = api::db::Db::open(&config.database, &config.data_dir).await.unwrap();
+    let key = api::vault::rotate(&db, place, (one.now(), &one.entropy)).await.unwrap();
+    // Neither was told, and both seal by it from now on.
+    ids.extend([lock(&two).await, lock(&one).await]);
+    let sealed = format!("SELECT COUNT(*) FROM commands WHERE receipt LIKE 'sealed:{key}:%'");
+    until(&one, &sealed, 4).await;
+    until(&one, "SELECT COUNT(*) FROM vault_keys", 1).await;
+    for id in ids {
+        let seen = one.command(&id).await;
+        assert_eq!((&seen["state"], &seen), (&json!("succeeded"), &two.command(&id).await));
+    }
+    db.close().await;
 }

@@ -19,10 +19,10 @@ const MAX_BYTES: usize = 64 * 1024;
 /// A secret or a reference to one: plain text, `file:/path`, or `credential:name`, which is a
 /// file in the folder that systemd passes in `$CREDENTIALS_DIRECTORY`. Debug shows references
 /// but never plain text.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Source);
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Source {
     Inline(Zeroizing<String>),
     File(PathBuf),

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use api::db::{self, DatabaseConfig, DatabaseUrl, Location};
+use api::vault::VaultConfig;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -74,6 +75,15 @@ pub(super) fn location(args: &PlaceArgs) -> Result<Location, Failure> {
     }
 }
 
+/// The store that is meant, and how its secrets are kept.
+pub(super) fn vault(args: &PlaceArgs) -> Result<(Location, VaultConfig), Failure> {
+    if args.database.is_some() {
+        return Err(Failure::usage("the vault key is with the configuration: name that"));
+    }
+    let config = args.config.as_deref().map(config).transpose()?;
+    Ok((location(args)?, config.map(|config| config.vault).unwrap_or_default()))
+}
+
 /// Carries out a verb on stores.
 pub async fn run(context: &Context, verb: StoreVerb) -> Result<Exit, Failure> {
     match verb {
@@ -135,10 +145,15 @@ fn of_folder(folder: &Path) -> Result<Location, Failure> {
 }
 
 fn of_file(path: &Path) -> Result<Location, Failure> {
+    let config = config(path)?;
+    Ok(Location { database: config.database, data_dir: config.data_dir })
+}
+
+fn config(path: &Path) -> Result<api::Config, Failure> {
     let config = match Role::of(path) {
         Some(Role::Api) => check::load::<api_role::Config>(path)?.api,
         _ => check::load::<platform::Config>(path)?.api,
     };
     config.check().map_err(failed)?;
-    Ok(Location { database: config.database, data_dir: config.data_dir })
+    Ok(config)
 }

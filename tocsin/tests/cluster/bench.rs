@@ -124,7 +124,7 @@ impl Maker<'_> {
         let operator = &self.operators[at];
         if at > 0 {
             fs::create_dir_all(operator.path("data")).expect("the folder is ours");
-            for file in ["ca.crt", "ca.key", "command.key"] {
+            for file in ["ca.crt", "ca.key", "command.key", "vault.key"] {
                 let of_first = self.operators[0].path("data").join(file);
                 fs::copy(of_first, operator.path("data").join(file)).expect("it has its keys");
             }

@@ -7,10 +7,12 @@ use protocol::id::{BootId, CommandId, DeviceId};
 use protocol::jws::CompactJws;
 use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
+use uuid::Uuid;
 
 use super::lane;
 use crate::commands::Pending;
 use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, json, millis, sql, timestamp};
+use crate::vault::ENVELOPE;
 
 /// A device that asked, with everything that waits for it.
 #[derive(Debug)]
@@ -89,13 +91,14 @@ pub(in crate::commands) async fn asking(
     select.push_list(devices.iter().map(|device| device.as_uuid()));
     select.push(" ORDER BY d.id, c.lane DESC, c.seq");
     let mut answers: BTreeMap<DeviceId, Asking> = BTreeMap::new();
-    for row in select.fetch_all(conn).await? {
+    for row in select.fetch_all(&mut *conn).await? {
         let id = DeviceId::from_uuid(row.try_get(0)?);
         let asking = match answers.entry(id) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => entry.insert(device(&row)?),
         };
         let Some(command_id) = row.try_get(10)? else { continue };
+        let jws = envelope(conn, command_id, row.try_get(13)?).await?;
         let lane = lane(row.try_get(11)?)?;
         let seq = u64::try_from(row.try_get::<i64>(12)?).unwrap_or(0);
         asking.out.push(Out {
@@ -105,7 +108,7 @@ pub(in crate::commands) async fn asking(
                 command_id: CommandId::from_uuid(command_id),
                 lane,
                 after_seq: 0,
-                jws: CompactJws::from_text(row.try_get(13)?),
+                jws,
             },
         });
     }
@@ -127,8 +130,8 @@ fn device(row: &Row) -> Result<Asking, DbError> {
         newest_trust: row.number(4)?,
         agent_version: row.try_get(5)?,
         boots: Boots {
-            present: row.try_get::<Option<uuid::Uuid>>(6)?.map(BootId::from_uuid),
-            former: row.try_get::<Option<uuid::Uuid>>(17)?.map(BootId::from_uuid),
+            present: row.try_get::<Option<Uuid>>(6)?.map(BootId::from_uuid),
+            former: row.try_get::<Option<Uuid>>(17)?.map(BootId::from_uuid),
             epoch: number(18)?,
             is_cloned: row.try_get(19)?,
         },
@@ -159,20 +162,27 @@ pub(in crate::commands) async fn due(
     .bind(millis(now))
     .bind(millis(now))
     .bind(limit)
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let before: Option<i64> = row.try_get(5)?;
-            let frame = CommandFrame {
-                command_id: CommandId::from_uuid(row.try_get(1)?),
-                lane: lane(row.try_get(2)?)?,
-                after_seq: before.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0),
-                jws: CompactJws::from_text(row.try_get(4)?),
-            };
-            Ok(Pending { device: DeviceId::from_uuid(row.try_get(0)?), frame })
-        })
-        .collect()
+    let mut due = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let before: Option<i64> = row.try_get(5)?;
+        let id: Uuid = row.try_get(1)?;
+        let frame = CommandFrame {
+            command_id: CommandId::from_uuid(id),
+            lane: lane(row.try_get(2)?)?,
+            after_seq: before.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0),
+            jws: envelope(conn, id, row.try_get(4)?).await?,
+        };
+        due.push(Pending { device: DeviceId::from_uuid(row.try_get(0)?), frame });
+    }
+    Ok(due)
+}
+
+/// An envelope, which is sealed where it carries a script.
+async fn envelope(conn: &mut Conn, command: Uuid, stored: String) -> Result<CompactJws, DbError> {
+    let opened = conn.unseal_text(&ENVELOPE, &command, Some(stored)).await?;
+    Ok(CompactJws::from_text(opened.unwrap_or_default()))
 }
 
 /// Writes that sessions took those commands then, and answers the ones that were not sent before.

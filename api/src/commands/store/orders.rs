@@ -18,6 +18,7 @@ use crate::commands::queue::{Fresh, Signed};
 use crate::commands::wire::{ApprovalView, OrderView};
 use crate::db::{CHUNK, Conn, DbError, Tx, json, millis, sql, timestamp};
 use crate::time::Time;
+use crate::vault::{ENVELOPE, SCRIPT};
 
 /// The first redelivery comes this long after queueing.
 pub(in crate::commands) const FIRST_REDELIVERY: Duration = Duration::from_secs(2);
@@ -56,9 +57,14 @@ pub(in crate::commands) async fn insert(tx: &mut Tx, orders: &[&Order]) -> Resul
     for chunk in orders.chunks(CHUNK) {
         let manifests = chunk.iter().map(|order| encode(&order.manifest));
         let manifests = manifests.collect::<Result<Vec<_>, _>>()?;
+        let mut scripts = Vec::with_capacity(chunk.len());
+        for order in chunk {
+            scripts.push(tx.seal(&SCRIPT, &order.id.as_uuid(), order.script.as_deref()).await?);
+        }
         let mut insert = sql("INSERT INTO orders \
              (id, operator, verb, manifest, reason, device_count, created_at, expires_at, script) ");
-        insert.push_rows(chunk.iter().zip(manifests), |row, (order, manifest)| {
+        let rows = chunk.iter().zip(manifests).zip(scripts);
+        insert.push_rows(rows, |row, ((order, manifest), script)| {
             row.push_bind(order.id.as_uuid())
                 .push_bind(order.operator.as_str())
                 .push_bind(order.manifest.action.verb().as_str())
@@ -67,7 +73,7 @@ pub(in crate::commands) async fn insert(tx: &mut Tx, orders: &[&Order]) -> Resul
                 .push_bind(order.manifest.device_count)
                 .push_bind(millis(order.created_at))
                 .push_bind(millis(order.manifest.expires_at))
-                .push_bind(&order.script);
+                .push_bind(script);
         });
         insert.execute(tx.conn()).await?;
     }
@@ -113,11 +119,15 @@ pub(in crate::commands) async fn insert_queued(
     let now = millis(tx.now());
     let redeliver_at = millis(tx.now().plus(FIRST_REDELIVERY));
     for chunk in signed.chunks(CHUNK) {
+        let mut envelopes = Vec::with_capacity(chunk.len());
+        for (order, signed) in chunk {
+            envelopes.push(envelope(tx, order, signed).await?);
+        }
         let mut insert =
             sql("INSERT INTO commands (id, order_id, device_id, generation, verb, lane, \
              approvals_needed, proof, state, seq, envelope, envelope_sha256, created_at, \
              expires_at, queued_at, redeliver_at) ");
-        insert.push_rows(chunk, |row, (order, signed)| {
+        insert.push_rows(chunk.iter().zip(envelopes), |row, ((order, signed), envelope)| {
             let verb = order.manifest.action.verb();
             row.push_bind(signed.fresh.id.as_uuid())
                 .push_bind(order.id.as_uuid())
@@ -128,7 +138,7 @@ pub(in crate::commands) async fn insert_queued(
                 .push("0, ''")
                 .push_bind(CommandState::Queued.as_str())
                 .push_bind(i64::try_from(signed.seq).unwrap_or(i64::MAX))
-                .push_bind(signed.frame.jws.as_str())
+                .push_bind(envelope)
                 .push_bind(signed.frame.jws.sha256())
                 .push_bind(now)
                 .push_bind(millis(order.manifest.expires_at))
@@ -138,6 +148,16 @@ pub(in crate::commands) async fn insert_queued(
         insert.execute(tx.conn()).await?;
     }
     Ok(())
+}
+
+/// An envelope as it is stored: sealed where it carries a script.
+async fn envelope(tx: &mut Tx, order: &Order, signed: &Signed) -> Result<String, DbError> {
+    let jws = signed.frame.jws.as_str();
+    if order.script.is_none() {
+        return Ok(jws.to_owned());
+    }
+    let sealer = tx.sealer().await?;
+    Ok(sealer.seal(&ENVELOPE, &signed.fresh.id.as_uuid(), jws.as_bytes())?)
 }
 
 /// The events of an order: that it was given, what waits, and what is on its way.
@@ -233,11 +253,15 @@ pub(in crate::commands) async fn queue_waiting(
 ) -> Result<(), DbError> {
     let now = tx.now();
     for chunk in signed.chunks(CHUNK) {
+        let mut envelopes = Vec::with_capacity(chunk.len());
+        for signed in chunk {
+            envelopes.push(envelope(tx, order, signed).await?);
+        }
         let mut update = sql("WITH news (id, seq, envelope, envelope_sha256) AS (");
-        update.push_rows(chunk, |row, signed| {
+        update.push_rows(chunk.iter().zip(envelopes), |row, (signed, envelope)| {
             row.push_bind(signed.fresh.id.as_uuid())
                 .push_bind(i64::try_from(signed.seq).unwrap_or(i64::MAX))
-                .push_bind(signed.frame.jws.as_str())
+                .push_bind(envelope)
                 .push_bind(signed.frame.jws.sha256());
         });
         update.push(
@@ -269,7 +293,7 @@ pub(crate) async fn find_order(
     select.push(" AND EXISTS (SELECT 1 FROM commands c WHERE c.order_id = o.id");
     reach.filter(&mut select, "c.device_id");
     select.push(")");
-    let row = select.fetch_optional(conn).await?;
+    let row = select.fetch_optional(&mut *conn).await?;
     let Some(row) = row else { return Ok(None) };
     let operator: String = row.try_get(1)?;
     Ok(Some(Order {
@@ -278,7 +302,7 @@ pub(crate) async fn find_order(
         manifest: json(row.try_get(2)?, "manifest")?,
         reason: row.try_get(3)?,
         created_at: timestamp(row.try_get(4)?),
-        script: row.try_get(5)?,
+        script: conn.unseal_text(&SCRIPT, &id.as_uuid(), row.try_get(5)?).await?,
     }))
 }
 

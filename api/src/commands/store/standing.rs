@@ -13,6 +13,7 @@ use protocol::time::Timestamp;
 
 use super::state;
 use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, millis, sql};
+use crate::vault::{OUTCOME, RECEIPT, STAGE_PROOF};
 
 /// What a transition needs to know of a command, and what came of it.
 #[derive(Debug, Clone)]
@@ -115,6 +116,16 @@ impl Standing {
         self.ended_by = Some(why.to_owned());
     }
 
+    /// What a device said of it, as it is stored: receipt, outcome and proof.
+    async fn seal_news(&self, tx: &mut Tx) -> Result<[Option<String>; 3], DbError> {
+        let (id, news) = (self.id.as_uuid(), &self.news);
+        Ok([
+            tx.seal(&RECEIPT, &id, news.receipt.as_deref()).await?,
+            tx.seal(&OUTCOME, &id, news.outcome.as_deref()).await?,
+            tx.seal(&STAGE_PROOF, &id, news.proof.as_deref()).await?,
+        ])
+    }
+
     /// Goes to a state, and is not over until its end is told.
     fn go_on(&mut self, state: CommandState) {
         self.state = state;
@@ -154,7 +165,13 @@ fn standing(row: &Row) -> Result<Standing, DbError> {
 }
 
 async fn fetch(select: Sql, conn: &mut Conn) -> Result<Vec<Standing>, DbError> {
-    select.fetch_all(conn).await?.iter().map(standing).collect()
+    let rows = select.fetch_all(&mut *conn).await?;
+    let mut standings = rows.iter().map(standing).collect::<Result<Vec<_>, _>>()?;
+    for known in &mut standings {
+        let stored = known.receipt.take();
+        known.receipt = conn.unseal_text(&RECEIPT, &known.id.as_uuid(), stored).await?;
+    }
+    Ok(standings)
 }
 
 /// Those of the commands that exist.
@@ -223,9 +240,13 @@ pub(in crate::commands) async fn save<'a>(
 ) -> Result<(), DbError> {
     let changed: Vec<_> = standings.into_iter().filter(|known| known.news.is_any).collect();
     for changed in changed.chunks(CHUNK) {
+        let mut sealed = Vec::with_capacity(changed.len());
+        for known in changed {
+            sealed.push(known.seal_news(tx).await?);
+        }
         let mut update = sql("WITH news (id, state, stage, acked_at, running_at, finished_at, \
              ended_by, receipt, outcome, stage_proof, advance) AS (");
-        update.push_rows(changed, |row, known| {
+        update.push_rows(changed.iter().zip(sealed), |row, (known, [receipt, outcome, proof])| {
             row.push_bind(known.id.as_uuid())
                 .push_bind(known.state.as_str())
                 .push_bind(&known.stage)
@@ -233,9 +254,9 @@ pub(in crate::commands) async fn save<'a>(
                 .push_bind(known.running_at)
                 .push_bind(known.finished_at)
                 .push_bind(&known.ended_by)
-                .push_bind(&known.news.receipt)
-                .push_bind(&known.news.outcome)
-                .push_bind(&known.news.proof)
+                .push_bind(receipt)
+                .push_bind(outcome)
+                .push_bind(proof)
                 .push_bind(&known.advance);
         });
         update.push(
