@@ -108,6 +108,27 @@ pub enum Verb {
     Version,
 }
 
+impl Verb {
+    /// Whether its process reads a key, or a code that opens something. The console does not count:
+    /// people log in below it, and nothing may be taken away from them.
+    #[must_use]
+    pub const fn holds_keys(&self) -> bool {
+        match self {
+            Self::Run
+            | Self::Reassert
+            | Self::Enroll { .. }
+            | Self::EndOffline { .. }
+            | Self::ManageVolume(_) => true,
+            Self::Status { .. }
+            | Self::Console { .. }
+            | Self::Manage { .. }
+            | Self::Supervise { .. }
+            | Self::Help
+            | Self::Version => false,
+        }
+    }
+}
+
 /// A command line that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {

@@ -8,6 +8,9 @@ use agent::{cli, command};
 fn main() -> ExitCode {
     let outcome = cli::parse(std::env::args_os().skip(1)).map_err(anyhow::Error::from).and_then(
         |invocation| {
+            if invocation.verb.holds_keys() {
+                runtime::memory::keep_private()?;
+            }
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()

@@ -1,5 +1,5 @@
 //! What every process needs and nothing of the domain: time, chance, lifecycle, configuration,
-//! observability, files, TLS and serving HTTP.
+//! observability, files, memory, TLS and serving HTTP.
 //!
 //! The only crate that may touch ambient time, randomness or bare spawning; everybody else takes
 //! a [`clock::Clock`], an [`entropy::Entropy`] or a [`lifecycle::Drain`] as a value. It imports
@@ -22,6 +22,7 @@ pub mod fixture;
 #[cfg(feature = "server")]
 pub mod http;
 pub mod lifecycle;
+pub mod memory;
 pub mod observability;
 pub mod tls;
 

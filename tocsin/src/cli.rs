@@ -304,6 +304,13 @@ impl Context {
 pub fn start(cli: Cli) -> ExitCode {
     let context = Context::new(cli.global);
     let out = context.out;
+    if holds_keys(&cli.verb)
+        && let Err(error) = runtime::memory::keep_private()
+    {
+        let failure = Failure::new(format!("memory cannot be kept private: {error}"));
+        out.note(&failure.text());
+        return failure.exit().into();
+    }
     // The demo's two leave a namespace, and so run before any thread is started.
     let outcome = if let Verb::DemoRouter(args) = &cli.verb {
         role(demo::sandbox::run_router(args))
@@ -332,6 +339,20 @@ fn in_runtime(context: Context, verb: Verb) -> Result<Exit, Failure> {
     // A question may still wait for a line on standard input: nobody waits for it.
     runtime.shutdown_background();
     outcome
+}
+
+/// Whether the process of a verb may hold somebody's key or token. Those of the demo are made up, and its
+/// sandboxes map their own accounts, which a private process may not; a load test's are made up as well.
+const fn holds_keys(verb: &Verb) -> bool {
+    !matches!(
+        verb,
+        Verb::Demo(_)
+            | Verb::DemoRouter(_)
+            | Verb::DemoDevice(_)
+            | Verb::Load(_)
+            | Verb::Supervise(_)
+            | Verb::Completions(_)
+    )
 }
 
 /// Whether a verb runs until it is stopped, and drains by itself then.

@@ -11,6 +11,7 @@ mod installation;
 mod ladder;
 mod links;
 mod lockdown;
+mod memory;
 #[path = "../support/operator.rs"]
 #[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod operator;

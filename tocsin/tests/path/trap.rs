@@ -62,6 +62,15 @@ enum Ending {
     Kill,
 }
 
+/// Whether a trap can be set: a process that keeps its memory private is traced by root alone.
+pub(crate) fn is_possible() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("SKIPPED: root alone traces a process that keeps its memory private");
+    }
+    is_root
+}
+
 /// A set trap. Dropping it lets a process that is still alive go.
 pub(crate) struct Trap {
     pid: Pid,
