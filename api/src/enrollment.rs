@@ -20,9 +20,11 @@ mod enroll;
 mod evict;
 mod renew;
 mod revoke;
+mod source;
 mod store;
 
 pub(crate) use self::evict::evict;
+pub use self::source::{Network, NetworkError};
 
 /// How long a token lasts when the request does not say.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
@@ -52,6 +54,11 @@ pub struct CreateEnrollmentToken {
     /// How long it lasts, in seconds; 15 minutes by default, a day at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_secs: Option<u64>,
+    /// Networks from which alone it may be used, such as `192.0.2.0/24`: 16 at most. None: from
+    /// anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub from: Vec<Network>,
 }
 
 /// An enrollment token that was made.
@@ -68,6 +75,10 @@ pub struct CreatedEnrollmentToken {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub group: Option<GroupName>,
+    /// Networks from which alone it may be used. None: from anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub from: Vec<Network>,
     /// Until when.
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Time,

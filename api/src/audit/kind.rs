@@ -66,6 +66,8 @@ kinds! {
     TrustRootAccepted = "trust_root_accepted",
     /// An enrollment token was made.
     EnrollmentTokenCreated = "enrollment_token_created",
+    /// An enrollment token was used from a network that it is not for. It stays.
+    EnrollmentRefused = "enrollment_refused",
     /// A device was enrolled for the first time.
     DeviceEnrolled = "device_enrolled",
     /// A known device was enrolled again, with a new generation.

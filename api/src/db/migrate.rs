@@ -61,17 +61,22 @@ macro_rules! migrations {
                 include_str!(concat!("../../migrations/", $folder, "/0015_advance.sql")),
             ),
             (16, "vault", include_str!(concat!("../../migrations/", $folder, "/0016_vault.sql"))),
+            (
+                17,
+                "sources",
+                include_str!(concat!("../../migrations/", $folder, "/0017_sources.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 14];
+type Texts = [(i64, &'static str, &'static str); 15];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 16;
+pub(super) const VERSION: i64 = 17;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -135,6 +135,7 @@ pub(super) const TABLES: [Table; 21] = [
             ("expires_at", Int),
             ("used_at", Int),
             ("used_by", Uuid),
+            ("sources", Text),
         ],
     },
     Table {

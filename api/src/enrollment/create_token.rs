@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use protocol::enrollment::EnrollmentToken;
 
-use super::{CreateEnrollmentToken, CreatedEnrollmentToken, DEFAULT_TTL, MAX_TTL, store};
+use super::{CreateEnrollmentToken, CreatedEnrollmentToken, DEFAULT_TTL, MAX_TTL, source, store};
 use crate::app::App;
 use crate::auth::{Permit, Principal, Secret, ability};
 use crate::http::problem::ProblemBody;
@@ -29,6 +29,9 @@ pub(super) async fn create(
     if ttl.is_zero() || ttl > MAX_TTL {
         return Err(Problem::field("/ttl_secs", "must be 1 s to 24 h"));
     }
+    if asked.from.len() > source::MOST {
+        return Err(Problem::field("/from", format!("must be at most {} networks", source::MOST)));
+    }
     let now = app.now();
     let mut once = match Once::begin(&app.db, &principal, body.ticket, now).await? {
         Begun::Fresh(once) => once,
@@ -39,6 +42,7 @@ pub(super) async fn create(
         id: app.uuid(now),
         token: None,
         group: asked.group,
+        from: asked.from,
         expires_at: now.plus(ttl).into(),
     };
     store::insert(once.tx(), &remembered, &secret.hash(), permit.person()).await?;

@@ -1,5 +1,7 @@
 //! `POST /agent/v1/enroll`
 
+use std::net::IpAddr;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,10 +11,11 @@ use protocol::enrollment::{DeviceIdentity, EnrollRequest, EnrollResponse};
 use protocol::id::DeviceId;
 use runtime::http::ConnectionInfo;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::store;
 use crate::app::App;
-use crate::audit::{Actor, Kind};
+use crate::audit::{self, Actor, Kind};
 use crate::auth::SecretHash;
 use crate::commands;
 use crate::db::{Conn, Tx, millis};
@@ -22,13 +25,17 @@ use crate::http::{Body, Problem, ProblemKind};
 use crate::pki::{Csr, PkiError};
 use crate::trust;
 
+/// Events about one token that was used from elsewhere; later ones say nothing new.
+const ALARMS: i64 = 8;
+
 /// Gives a device its identity, for a token.
 pub(super) async fn enroll(
     State(app): State<App>,
     Extension(connection): Extension<ConnectionInfo>,
     body: Body<EnrollRequest>,
 ) -> Result<Response, Problem> {
-    app.limits.enroll(connection.peer_addr.ip())?;
+    let peer = connection.peer_addr.ip();
+    app.limits.enroll(peer)?;
     let asked = body.value;
     let csr = read_csr(&asked.csr)?;
     if asked.name.trim().is_empty() || !is_printable(&asked.name) {
@@ -37,7 +44,12 @@ pub(super) async fn enroll(
     let secret = SecretHash::of(&asked.secret);
     // Asked on a reader first: who has no token does not hold the only writer.
     let token = store::find(&mut app.db.read().await?, &secret, app.now()).await?;
-    if let Some(used) = token.ok_or_else(refused)?.used {
+    let token = token.ok_or_else(refused)?;
+    // Which networks a token has never changes: what is judged here holds when it is claimed.
+    if !token.admits(peer) {
+        return Err(refuse_source(&app, token.id, peer).await?);
+    }
+    if let Some(used) = token.used {
         return repeat(&app, used, &csr).await;
     }
     let mut tx = app.db.write(Actor::System, app.now()).await?;
@@ -60,9 +72,25 @@ pub(super) async fn enroll(
     Ok((StatusCode::CREATED, axum::Json(response)).into_response())
 }
 
-/// Unknown, used and expired look alike from outside.
+/// Unknown, used, expired and of another network look alike from outside.
 fn refused() -> Problem {
-    Problem::new(ProblemKind::Unauthenticated, "the token is not valid (any more)")
+    Problem::new(ProblemKind::Unauthenticated, "the token is not valid here (any more)")
+}
+
+/// Somebody has a token and is not where it may be used: whoever made it should know. It stays as it
+/// is, for the device that it is meant for.
+async fn refuse_source(app: &App, token: Uuid, peer: IpAddr) -> Result<Problem, Problem> {
+    let kind = Kind::EnrollmentRefused;
+    let peer = peer.to_canonical();
+    // Asked on a reader: whoever goes on does not hold the only writer.
+    let told = audit::count_about(&mut app.db.read().await?, token, kind).await?;
+    if told < ALARMS {
+        tracing::warn!(token.id = %token, %peer, "enrollment token used from another network");
+        let mut tx = app.db.write(Actor::System, app.now()).await?;
+        tx.append(kind, token, json!({ "peer": peer }));
+        tx.commit().await?;
+    }
+    Ok(refused())
 }
 
 /// Answers again the device that used the token and lost the answer: the key that signed the

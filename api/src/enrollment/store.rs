@@ -1,14 +1,16 @@
 //! Enrollment tokens in the store.
 
+use std::net::IpAddr;
+
 use protocol::id::{DeviceId, GroupName, PersonName};
 use protocol::time::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::CreatedEnrollmentToken;
+use super::{CreatedEnrollmentToken, Network};
 use crate::audit::Kind;
 use crate::auth::SecretHash;
-use crate::db::{Conn, DbError, Tx, millis, sql};
+use crate::db::{self, Conn, DbError, Tx, millis, sql};
 
 pub(super) async fn insert(
     tx: &mut Tx,
@@ -17,18 +19,25 @@ pub(super) async fn insert(
     by: &PersonName,
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
+    let sources = serde_json::to_string(&token.from);
+    let sources = sources.map_err(|_| DbError::Unreadable("network"))?;
+    let sources = (!token.from.is_empty()).then_some(sources);
     sql("INSERT INTO enrollment_tokens \
-         (id, secret_hash, group_name, created_by, created_at, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6)")
+         (id, secret_hash, group_name, created_by, created_at, expires_at, sources) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)")
     .bind(token.id)
     .bind(hash.as_bytes())
     .bind(token.group.as_ref().map(GroupName::as_str))
     .bind(by.as_str())
     .bind(now)
     .bind(millis(token.expires_at.0))
+    .bind(sources)
     .execute(tx.conn())
     .await?;
-    let payload = json!({ "group": token.group, "expires_at": token.expires_at });
+    let mut payload = json!({ "group": token.group, "expires_at": token.expires_at });
+    if !token.from.is_empty() {
+        payload["from"] = json!(token.from);
+    }
     tx.append(Kind::EnrollmentTokenCreated, token.id, payload);
     Ok(())
 }
@@ -36,8 +45,19 @@ pub(super) async fn insert(
 /// What is known of a token that has not ended.
 #[derive(Debug)]
 pub(super) struct Standing {
+    pub(super) id: Uuid,
+    /// From where alone it may be used, if not from anywhere.
+    sources: Option<Vec<Network>>,
     /// When it was used, and by which device.
     pub(super) used: Option<(i64, DeviceId)>,
+}
+
+impl Standing {
+    /// Whether it may be used from there.
+    pub(super) fn admits(&self, peer: IpAddr) -> bool {
+        let sources = self.sources.as_ref();
+        sources.is_none_or(|sources| sources.iter().any(|network| network.contains(peer)))
+    }
 }
 
 /// A token that has not ended, used or not. For a reader: nobody unknown takes the only writer.
@@ -46,9 +66,8 @@ pub(super) async fn find(
     hash: &SecretHash,
     now: Timestamp,
 ) -> Result<Option<Standing>, DbError> {
-    let row = sql(
-        "SELECT used_at, used_by FROM enrollment_tokens WHERE secret_hash = $1 AND expires_at > $2",
-    )
+    let row = sql("SELECT used_at, used_by, id, sources FROM enrollment_tokens \
+         WHERE secret_hash = $1 AND expires_at > $2")
     .bind(hash.as_bytes())
     .bind(millis(now))
     .fetch_optional(conn)
@@ -56,7 +75,9 @@ pub(super) async fn find(
     let Some(row) = row else { return Ok(None) };
     let used_at: Option<i64> = row.try_get(0)?;
     let used_by = row.try_get::<Option<Uuid>>(1)?.map(DeviceId::from_uuid);
-    Ok(Some(Standing { used: used_at.zip(used_by) }))
+    let sources: Option<&str> = row.try_get(3)?;
+    let sources = sources.map(|text| db::json(text, "network")).transpose()?;
+    Ok(Some(Standing { id: row.try_get(2)?, sources, used: used_at.zip(used_by) }))
 }
 
 /// A token that was just used up.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use broker::Downstream;
-use protocol::enrollment::{AgentConfig, RenewRequest};
+use protocol::enrollment::{AgentConfig, EnrollRequest, EnrollmentToken, RenewRequest};
 use protocol::frame::AgentFrame;
 use protocol::state::PerLane;
 use reqwest::StatusCode;
+use runtime::tls;
 use serde_json::json;
 
 use super::actors::commands;
@@ -237,4 +238,55 @@ async fn first_start_keeps_its_files_private_and_happens_once() {
     assert_eq!(bench.api.authority().pin(), pin);
     assert_eq!(bench.get("/v1/trust").await, trust);
     assert_eq!(bench.events("store_created").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_finder_of_a_token_in_another_network_neither_uses_it_nor_uses_it_up() {
+    let bench = Bench::start().await;
+    let body = json!({ "from": ["192.0.2.0/24", "127.0.0.2/32"] });
+    let made = bench.post("/v1/enrollment-tokens", &body, StatusCode::CREATED).await;
+    assert_eq!(made["from"], body["from"]);
+    let token: EnrollmentToken = made["token"].as_str().unwrap().parse().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ask = async |from: &str, header: Option<&str>, token: &EnrollmentToken| {
+        let pin = token.ca_spki_sha256.parse().unwrap();
+        let tls = tls::pinned_client_config(pin, &[b"http/1.1"]).unwrap();
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls);
+        let http = http.local_address(from.parse::<std::net::IpAddr>().unwrap()).build().unwrap();
+        let (secret, csr) = (token.secret.clone(), csr(&key));
+        let asked = EnrollRequest { secret, name: "web-1".to_owned(), csr };
+        let mut request = http.post(bench.agent_url("/agent/v1/enroll")).json(&asked);
+        if let Some(header) = header {
+            request = request.header(header, "192.0.2.7").header("forwarded", "for=192.0.2.7");
+        }
+        request.send().await.unwrap()
+    };
+    // As CVE-2026-46356: a header says where a client is.
+    let headers = [None, Some("x-forwarded-for"), Some("x-real-ip"), Some("cf-connecting-ip")];
+    for header in headers.into_iter().cycle().take(12) {
+        let answer = ask("127.0.0.1", header, &token).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{header:?}");
+    }
+    let unknown = EnrollmentToken { secret: "unknown".to_owned(), ..token.clone() };
+    let known = json_of(ask("127.0.0.1", None, &token).await, StatusCode::UNAUTHORIZED).await;
+    let unknown = json_of(ask("127.0.0.1", None, &unknown).await, StatusCode::UNAUTHORIZED).await;
+    assert_eq!(known["detail"], unknown["detail"], "nobody is told that there is such a token");
+    let events = bench.events("enrollment_refused").await;
+    assert_eq!(events.len(), 8, "and nobody fills the log");
+    assert_eq!(
+        (&events[0]["subject"], &events[0]["payload"]["peer"]),
+        (&made["id"], &json!("127.0.0.1"))
+    );
+
+    let enrolled = json_of(ask("127.0.0.2", None, &token).await, StatusCode::CREATED).await;
+    assert_eq!(enrolled["generation"], 1);
+    // The lost answer is given again there, and there alone.
+    assert_eq!(ask("127.0.0.1", None, &token).await.status(), StatusCode::UNAUTHORIZED);
+    json_of(ask("127.0.0.2", None, &token).await, StatusCode::CREATED).await;
+
+    for wrong in [json!(["10.0.0.1/8"]), json!(["nowhere"]), json!(vec!["10.0.0.0/8"; 17])] {
+        let body = json!({ "from": wrong });
+        let answer = bench.post_as(&bench.token, "/v1/enrollment-tokens", &body).await;
+        assert!(answer.status().is_client_error(), "{body}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::enrollment::{CreateEnrollmentToken, CreatedEnrollmentToken};
+use api::enrollment::{CreateEnrollmentToken, CreatedEnrollmentToken, Network};
 use clap::Args;
 use protocol::id::GroupName;
 
@@ -18,12 +18,19 @@ pub struct EnrollTokenArgs {
     /// How long the token lasts, such as 15m or 2h; a day at most
     #[arg(long, value_parser = super::order::duration, default_value = "15m")]
     pub ttl: Duration,
+    /// Networks from which alone it may be used, such as 192.0.2.0/24,2001:db8::/32
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub from: Vec<Network>,
 }
 
 /// Makes a token.
 pub async fn run(context: &Context, args: EnrollTokenArgs) -> Result<Exit, Failure> {
     let client = context.client()?;
-    let body = CreateEnrollmentToken { group: args.group, ttl_secs: Some(args.ttl.as_secs()) };
+    let body = CreateEnrollmentToken {
+        group: args.group,
+        ttl_secs: Some(args.ttl.as_secs()),
+        from: args.from,
+    };
     let made: CreatedEnrollmentToken = client.create("/v1/enrollment-tokens", &body).await?;
     let out = context.out;
     out.object(&made);
@@ -34,8 +41,15 @@ pub async fn run(context: &Context, args: EnrollTokenArgs) -> Result<Exit, Failu
     };
     let until = time::clock(made.expires_at.0, context.now());
     let group = made.group.map(|group| format!(" in group {group}")).unwrap_or_default();
+    let networks: Vec<_> = made.from.iter().map(ToString::to_string).collect();
+    let from = match networks.is_empty() {
+        true => String::new(),
+        false => format!(" from {}", networks.join(" or ")),
+    };
     out.line(token);
-    out.note(&format!("\nEnrolls one device{group}, until {until}. On the device, as root:\n"));
+    out.note(&format!(
+        "\nEnrolls one device{group}{from}, until {until}. On the device, as root:\n"
+    ));
     let line = format!("tocsin-agent enroll {token}");
     out.note(&format!("  {}", out.paint_note(Tone::Strong, &line)));
     Ok(Exit::Success)
