@@ -164,12 +164,15 @@ impl Db {
         &self.vault
     }
 
-    /// Overwrites what an SQLite file still holds of texts that were replaced, in its free pages
-    /// and in its log; false when somebody reads, and it has to be asked again. A server keeps such
-    /// texts until `VACUUM FULL`, which locks its tables and is a person's to say.
-    pub(crate) async fn compact(&self) -> Result<bool, DbError> {
+    /// Empties the log of an SQLite file, which still holds texts that were replaced; false when
+    /// somebody reads, and it has to be asked again. A server keeps such texts until `VACUUM FULL`,
+    /// which locks its tables and is a person's to say.
+    pub(crate) async fn empty_log(&self) -> Result<bool, DbError> {
         match &self.base {
-            Base::Sqlite(file) => file.compact().await,
+            Base::Sqlite(file) => {
+                let _turn = self.turns.take(Rank::InOrder).await;
+                file.empty_log().await
+            }
             Base::Postgres(_) => Ok(true),
         }
     }

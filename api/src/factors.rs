@@ -183,8 +183,8 @@ async fn confirm(
     body: Body<Code>,
 ) -> Result<StatusCode, Problem> {
     let operator = person(&principal)?;
-    let (mut tx, step) = attempt(&app, &principal, &body.value.code, Of::Pending).await?;
-    store::confirm(&mut tx, operator, step).await?;
+    let (mut tx, taken) = attempt(&app, &principal, &body.value.code, Of::Pending).await?;
+    store::confirm(&mut tx, operator, (&taken.0, taken.1)).await?;
     tx.append(Kind::FactorConfirmed, operator, json!({ "token": principal.token() }));
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

@@ -78,13 +78,16 @@ pub(crate) struct Column {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
     Uuid(&'static str),
-    #[cfg_attr(not(test), expect(dead_code, reason = "for tables whose rows have names"))]
     Text(&'static str),
 }
 
 impl Column {
     const fn older(table: &'static str, name: &'static str, only: &'static str) -> Self {
         Self { table, name, key: Key::Uuid("id"), only, was_clear: true }
+    }
+
+    const fn of_operator(table: &'static str, name: &'static str) -> Self {
+        Self { table, name, key: Key::Text("operator"), only: "", was_clear: false }
     }
 
     /// What a text of that row is bound to.
@@ -105,8 +108,14 @@ pub(crate) const OUTCOME: Column = Column::older("commands", "outcome", "");
 /// What a device signed before the end.
 pub(crate) const STAGE_PROOF: Column = Column::older("commands", "stage_proof", "");
 
+/// What the second factor of somebody shares with their app.
+pub(crate) const FACTOR: Column = Column::of_operator("factors", "secret");
+/// The same, of one that waits for its first code.
+pub(crate) const PENDING_FACTOR: Column = Column::of_operator("factors", "pending");
+
 /// Every column whose texts are sealed.
-pub(crate) const SEALED: [Column; 5] = [SCRIPT, ENVELOPE, RECEIPT, OUTCOME, STAGE_PROOF];
+pub(crate) const SEALED: [Column; 7] =
+    [SCRIPT, ENVELOPE, RECEIPT, OUTCOME, STAGE_PROOF, FACTOR, PENDING_FACTOR];
 
 /// Why a text is not sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

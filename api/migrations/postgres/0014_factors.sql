@@ -2,10 +2,10 @@
 
 CREATE TABLE factors (
     operator TEXT NOT NULL PRIMARY KEY REFERENCES operators (name),
-    secret BYTEA,
+    secret TEXT COLLATE "C",
     last_step BIGINT NOT NULL,
     confirmed_at BIGINT,
-    pending BYTEA,
+    pending TEXT COLLATE "C",
     pending_ends BIGINT,
     pending_token UUID,
     invitation_hash BYTEA,

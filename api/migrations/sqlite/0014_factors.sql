@@ -2,10 +2,10 @@
 
 CREATE TABLE factors (
     operator TEXT NOT NULL PRIMARY KEY REFERENCES operators (name),
-    secret BLOB,
+    secret TEXT,
     last_step BIGINT NOT NULL,
     confirmed_at BIGINT,
-    pending BLOB,
+    pending TEXT,
     pending_ends BIGINT,
     pending_token BLOB,
     invitation_hash BLOB,

@@ -70,7 +70,9 @@ impl File {
         let mut conn = options.clone().create_if_missing(true).connect().await?;
         migrate::sqlite(&mut conn).await?;
         conn.close().await?;
-        let writer = options.clone().pragma("cache_size", WRITER_CACHE);
+        // What is replaced is overwritten: texts that lay in the clear do not stay in free pages.
+        let writer =
+            options.clone().pragma("cache_size", WRITER_CACHE).pragma("secure_delete", "ON");
         let readers = Readers {
             free: Arc::new(Semaphore::new(READERS as usize)),
             options: options.pragma("query_only", "ON"),
@@ -110,15 +112,14 @@ impl File {
         Ok(write)
     }
 
-    /// Writes the whole file anew, and empties its log into it; false when somebody still reads
-    /// from the log.
-    pub(super) async fn compact(&self) -> Result<bool, DbError> {
-        let mut slot = timeout(TURN, self.writer.clone().lock_owned()).await.map_err(|_| late())?;
+    /// Folds the log into the file, and empties it; false when somebody still reads from it. The
+    /// caller has the turn.
+    pub(super) async fn empty_log(&self) -> Result<bool, DbError> {
+        let mut slot = self.writer.clone().lock_owned().await;
         let mut conn = match slot.conn.take() {
             Some(conn) => conn,
             None => slot.options.connect().await?,
         };
-        conn.execute("VACUUM").await?;
         let folded = conn.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await?;
         slot.conn = Some(conn);
         Ok(folded.try_get::<i64, _>(0)? == 0)

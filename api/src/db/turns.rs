@@ -59,7 +59,10 @@ impl Turns {
                     line.is_taken = true;
                     return Turn(Some(self.clone()));
                 }
-                line.queue(rank).push_back(sender);
+                let queue = line.queue(rank);
+                // Whoever gave up does not make it longer.
+                queue.retain(|waiting| !waiting.is_closed());
+                queue.push_back(sender);
                 metrics::writers_waiting(rank.as_str(), line.queue(rank).len());
             }
             if let Ok(turn) = receiver.await {

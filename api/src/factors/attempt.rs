@@ -9,12 +9,14 @@ use protocol::time::Timestamp;
 use serde_json::json;
 
 use super::store::{self, Factor, Pending};
+use super::totp::TotpSecret;
 use crate::app::App;
 use crate::audit::Kind;
 use crate::auth::Principal;
 use crate::db::Tx;
 use crate::http::{Problem, ProblemKind};
 use crate::metrics;
+use crate::vault::{Column, FACTOR, PENDING_FACTOR};
 
 /// Codes that may be wrong before none is taken for a while.
 const TRIES: u32 = 5;
@@ -29,7 +31,16 @@ pub(super) enum Of {
     Pending,
 }
 
-/// Tries a code. Answers the transaction in which it is used up, for the caller to commit.
+impl Of {
+    const fn column(self) -> &'static Column {
+        match self {
+            Self::Confirmed => &FACTOR,
+            Self::Pending => &PENDING_FACTOR,
+        }
+    }
+}
+
+/// Tries a code. Answers the transaction in which it is used up, for the caller to commit, and what took it.
 ///
 /// # Errors
 /// When it is refused, which is written down.
@@ -38,7 +49,7 @@ pub(super) async fn attempt(
     principal: &Principal,
     code: &str,
     of: Of,
-) -> Result<(Tx, i64), Problem> {
+) -> Result<(Tx, (TotpSecret, i64)), Problem> {
     let (operator, now) = (principal.operator(), app.now());
     // Whoever guesses on meanwhile costs no transaction.
     let known = store::find(&mut app.db.read().await?, operator).await?;
@@ -46,16 +57,15 @@ pub(super) async fn attempt(
     let mut tx = app.db.write(principal.actor(), now).await?;
     let known = store::find(tx.conn(), operator).await?;
     admit(known.as_ref(), now)?;
-    let Some((factor, secret, last)) = known.as_ref().and_then(|factor| {
+    let known = known.as_ref().and_then(|factor| {
         let is_ours = |pending: &&Pending| pending.waits_for(principal.token(), now);
-        let secret = match of {
-            Of::Confirmed => factor.secret.as_ref().map(|secret| (secret, factor.last_step)),
-            Of::Pending => {
-                factor.pending.as_ref().filter(is_ours).map(|pending| (&pending.secret, 0))
-            }
+        let (kept, last) = match of {
+            Of::Confirmed => (factor.secret.as_ref()?, factor.last_step),
+            Of::Pending => (&factor.pending.as_ref().filter(is_ours)?.secret, 0),
         };
-        secret.map(|(secret, last)| (factor, secret, last))
-    }) else {
+        Some((factor, kept, last))
+    });
+    let Some((factor, kept, last)) = known else {
         let detail = match of {
             Of::Confirmed => "you have no second factor: ask an administrator for an invitation",
             Of::Pending => {
@@ -64,6 +74,7 @@ pub(super) async fn attempt(
         };
         return Err(Problem::new(ProblemKind::FactorRequired, detail));
     };
+    let secret = kept.open(tx.conn(), of.column(), operator).await?;
     let step = secret.step_of(code, now, last);
     if let Some(step) = step {
         let is_first = match of {
@@ -71,7 +82,7 @@ pub(super) async fn attempt(
             Of::Pending => true,
         };
         if is_first {
-            return Ok((tx, step));
+            return Ok((tx, (secret, step)));
         }
     }
     Err(refuse(app, tx, principal, factor).await?)

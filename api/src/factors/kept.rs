@@ -1,18 +1,37 @@
-//! How the secret of a second factor is kept in the store.
+//! How the secret of a second factor is kept in the store: sealed, and bound to its person.
 //!
-//! Owns the one pair of functions through which it goes there and comes back, with whose it is.
+//! Owns the one pair of functions through which it goes there and comes back.
 
 use protocol::id::PersonName;
 
 use super::totp::TotpSecret;
-use crate::db::DbError;
+use crate::db::{Conn, DbError, Tx};
+use crate::vault::Column;
 
-/// A secret, for the store.
-pub(super) fn put(secret: &TotpSecret, _of: &PersonName) -> Vec<u8> {
-    secret.expose().to_vec()
-}
+/// A secret as the store has it.
+#[derive(Debug)]
+pub(super) struct Kept(pub(super) String);
 
-/// A secret from the store.
-pub(super) fn take(stored: &[u8], _of: &PersonName) -> Result<TotpSecret, DbError> {
-    TotpSecret::from_bytes(stored).ok_or(DbError::Unreadable("second factor"))
+impl Kept {
+    /// Seals a secret for that column of its person's row.
+    pub(super) async fn of(
+        tx: &mut Tx,
+        column: &Column,
+        operator: &PersonName,
+        secret: &TotpSecret,
+    ) -> Result<Self, DbError> {
+        let sealer = tx.sealer().await?;
+        Ok(Self(sealer.seal(column, &operator.as_str(), secret.expose())?))
+    }
+
+    /// The secret that was sealed for that column of its person's row.
+    pub(super) async fn open(
+        &self,
+        conn: &mut Conn,
+        column: &Column,
+        operator: &PersonName,
+    ) -> Result<TotpSecret, DbError> {
+        let bytes = conn.unseal(column, &operator.as_str(), &self.0).await?;
+        TotpSecret::from_bytes(&bytes).ok_or(DbError::Unreadable("second factor"))
+    }
 }

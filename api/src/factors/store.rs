@@ -4,16 +4,17 @@ use protocol::id::PersonName;
 use protocol::time::Timestamp;
 use uuid::Uuid;
 
-use super::kept;
+use super::kept::Kept;
 use super::totp::TotpSecret;
 use crate::auth::SecretHash;
 use crate::db::{Conn, DbError, Tx, millis, sql, timestamp};
+use crate::vault::{FACTOR, PENDING_FACTOR};
 
 /// What is known of a person's second factor.
 #[derive(Debug)]
 pub(super) struct Factor {
     /// The one that counts.
-    pub(super) secret: Option<TotpSecret>,
+    pub(super) secret: Option<Kept>,
     /// Since when.
     pub(super) confirmed_at: Option<Timestamp>,
     /// The step of the last code that was taken.
@@ -31,7 +32,7 @@ pub(super) struct Factor {
 /// A factor that was added.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) secret: TotpSecret,
+    pub(super) secret: Kept,
     /// Until when it can be confirmed.
     ends: Timestamp,
     /// By whom alone.
@@ -65,10 +66,7 @@ pub(super) async fn find(
     .fetch_optional(conn)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let secret = |index| {
-        let stored: Option<Vec<u8>> = row.try_get(index)?;
-        stored.map(|stored| kept::take(&stored, operator)).transpose()
-    };
+    let secret = |index| Ok::<_, DbError>(row.try_get::<Option<String>>(index)?.map(Kept));
     let time = |index| Ok::<_, DbError>(row.try_get::<Option<i64>>(index)?.map(timestamp));
     let invitation: Option<Vec<u8>> = row.try_get(4)?;
     let token: Option<Uuid> = row.try_get(9)?;
@@ -113,9 +111,10 @@ pub(super) async fn add(
     secret: &TotpSecret,
     (token, ends): (Uuid, Timestamp),
 ) -> Result<(), DbError> {
+    let kept = Kept::of(tx, &PENDING_FACTOR, operator, secret).await?;
     sql("UPDATE factors SET pending = $1, pending_token = $2, pending_ends = $3 \
          WHERE operator = $4")
-    .bind(kept::put(secret, operator))
+    .bind(kept.0)
     .bind(token)
     .bind(millis(ends))
     .bind(operator.as_str())
@@ -125,11 +124,17 @@ pub(super) async fn add(
 }
 
 /// What was added counts, from a step on, and what was given with another one does not any more.
-pub(super) async fn confirm(tx: &mut Tx, operator: &PersonName, step: i64) -> Result<(), DbError> {
+pub(super) async fn confirm(
+    tx: &mut Tx,
+    operator: &PersonName,
+    (secret, step): (&TotpSecret, i64),
+) -> Result<(), DbError> {
     let now = millis(tx.now());
-    sql("UPDATE factors SET secret = pending, pending = NULL, confirmed_at = $1, last_step = $2, \
-         invitation_hash = NULL, invitation_ends = NULL, failures = 0, locked_until = NULL \
-         WHERE operator = $3")
+    let kept = Kept::of(tx, &FACTOR, operator, secret).await?;
+    sql("UPDATE factors SET secret = $1, pending = NULL, pending_token = NULL, \
+         pending_ends = NULL, confirmed_at = $2, last_step = $3, invitation_hash = NULL, \
+         invitation_ends = NULL, failures = 0, locked_until = NULL WHERE operator = $4")
+    .bind(kept.0)
     .bind(now)
     .bind(step)
     .bind(operator.as_str())

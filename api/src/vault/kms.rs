@@ -79,6 +79,9 @@ pub enum KeyError {
     /// What the configuration names cannot be read.
     #[error("the vault key that `vault.key` names cannot be read")]
     Secret(#[from] SecretError),
+    /// There is no room for another.
+    #[error("the vault key file is full: delete lines whose backups are gone")]
+    Full,
     /// A line is no key.
     #[error("the vault key has a line that is not 32 bytes of base64url")]
     Malformed,
@@ -209,6 +212,9 @@ pub fn add_key(file: &Path, entropy: Entropy) -> Result<String, KeyError> {
     let former = read(file)?;
     LocalKms::parse(&former, entropy.clone())?;
     let text = Zeroizing::new([draw(&entropy).as_str(), &former].concat());
+    if text.len() > MAX_BYTES {
+        return Err(KeyError::Full);
+    }
     files::write_atomic(file, text.as_bytes(), files::PRIVATE)?;
     Ok(LocalKms::parse(&text, entropy)?.first.id)
 }

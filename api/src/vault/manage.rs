@@ -5,7 +5,7 @@ use std::path::Path;
 use protocol::time::Timestamp;
 use runtime::Entropy;
 
-use super::open::First;
+use super::open::{First, load};
 use super::{CLEAR, UnlockError, VaultConfig, seal, store};
 use crate::audit::Actor;
 use crate::db::{Db, timestamp};
@@ -66,6 +66,13 @@ pub async fn rotate(
     (config, folder): (&VaultConfig, &Path),
     (now, entropy): (Timestamp, &Entropy),
 ) -> Result<String, UnlockError> {
+    let keys = store::keys(&mut db.read().await?).await?;
+    let used = keys.into_iter().find(|key| key.is_present).ok_or(UnlockError::NotStarted)?;
+    let first = load((config, folder), &used.wrapped_by, entropy)?.key_id().to_owned();
+    if first != used.wrapped_by {
+        // A node that has not read that key yet could seal nothing any more.
+        return Err(UnlockError::NotInUse { used: used.wrapped_by, first });
+    }
     db.unlock((config, folder), First::Refuse, (now, entropy)).await?;
     let mut tx = db.write(Actor::System, now).await?;
     let id = db.make_next(&mut tx).await?;

@@ -12,7 +12,7 @@ use runtime::Entropy;
 use serde_json::json;
 
 use super::kms::{DataKeyBytes, KeyError, Kms, KmsError, LocalKms};
-use super::seal::{KEY, mark};
+use super::seal::KEY;
 use super::{CLEAR, KEY_FILE, Opened, VaultConfig, VaultError, store};
 use crate::audit::{Actor, Kind, hex};
 use crate::db::{Db, DbError, Tx};
@@ -42,6 +42,17 @@ pub enum UnlockError {
     /// It is another one.
     #[error("this is not the vault key of this store")]
     Kms(#[from] KmsError),
+    /// A vault key that no control plane uses yet.
+    #[error(
+        "the control planes still use the vault key {used}, and the first one here is {first}: restart \
+         each of them with it before the data key is changed"
+    )]
+    NotInUse {
+        /// The key that wraps.
+        used: String,
+        /// The first of the file.
+        first: String,
+    },
     /// A store that has never been started.
     #[error("this store has no data key yet: start the control plane on it once")]
     NotStarted,
@@ -123,7 +134,7 @@ impl Db {
         };
         make_data_key(&mut tx, &kms, entropy).await?;
         // A new store has nothing that was written before.
-        if store::count_stale(tx.conn(), &mark("")).await? > 0 {
+        if store::has_any(tx.conn()).await? {
             store::put_clear(&mut tx).await?;
         }
         tx.commit().await?;
@@ -153,7 +164,7 @@ async fn make_data_key(tx: &mut Tx, kms: &dyn Kms, entropy: &Entropy) -> Result<
     Ok(id)
 }
 
-fn load(
+pub(super) fn load(
     (config, folder): (&VaultConfig, &Path),
     expected: &str,
     entropy: &Entropy,

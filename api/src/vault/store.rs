@@ -158,6 +158,19 @@ pub(crate) async fn stale(
     select.fetch_all(conn).await?.iter().map(row).collect()
 }
 
+/// Whether there is any text at all.
+pub(super) async fn has_any(conn: &mut Conn) -> Result<bool, DbError> {
+    for column in &SEALED {
+        let mut select = sql("SELECT 1 FROM ");
+        select.push(column.table).push(" WHERE ").push(column.name).push(" IS NOT NULL");
+        select.push(column.only).push(" LIMIT 1");
+        if select.fetch_optional(&mut *conn).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// How many texts do not begin with `mark`, over all columns.
 pub(super) async fn count_stale(conn: &mut Conn, mark: &str) -> Result<u64, DbError> {
     let mut total = 0;

@@ -380,3 +380,18 @@ async fn sealing_that_broke_off_in_its_middle_goes_on_at_the_next_start() {
     assert_eq!(number(&bench, done).await, 251);
     assert_eq!(bench.command(&id).await, before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_writer_moves_no_second_factor_to_another_person() {
+    let bench = bench().await;
+    let nina = bench.person("nina", &["read@*"]).await;
+    let otto = bench.person("otto", &["read@*"]).await;
+    let sealed = "SELECT COUNT(*) FROM factors WHERE secret LIKE 'sealed:%' AND pending IS NULL";
+    assert_eq!(number(&bench, sealed).await, 2);
+    let moved = "UPDATE factors SET secret = (SELECT secret FROM factors WHERE operator = 'nina') \
+                 WHERE operator = 'otto'";
+    assert_eq!(execute(&bench, moved).await, 1);
+    let given = bench.give_code(&otto.token, &nina.code(&bench, 0)).await;
+    assert!(given.status().is_server_error(), "{}", given.status());
+    bench.step_up(&nina).await;
+}

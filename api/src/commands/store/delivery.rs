@@ -98,7 +98,7 @@ pub(in crate::commands) async fn asking(
             std::collections::btree_map::Entry::Vacant(entry) => entry.insert(device(&row)?),
         };
         let Some(command_id) = row.try_get(10)? else { continue };
-        let jws = envelope(conn, command_id, row.try_get(13)?).await?;
+        let Some(jws) = envelope(conn, command_id, row.try_get(13)?).await? else { continue };
         let lane = lane(row.try_get(11)?)?;
         let seq = u64::try_from(row.try_get::<i64>(12)?).unwrap_or(0);
         asking.out.push(Out {
@@ -168,21 +168,33 @@ pub(in crate::commands) async fn due(
     for row in &rows {
         let before: Option<i64> = row.try_get(5)?;
         let id: Uuid = row.try_get(1)?;
+        let Some(jws) = envelope(conn, id, row.try_get(4)?).await? else { continue };
         let frame = CommandFrame {
             command_id: CommandId::from_uuid(id),
             lane: lane(row.try_get(2)?)?,
             after_seq: before.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0),
-            jws: envelope(conn, id, row.try_get(4)?).await?,
+            jws,
         };
         due.push(Pending { device: DeviceId::from_uuid(row.try_get(0)?), frame });
     }
     Ok(due)
 }
 
-/// An envelope, which is sealed where it carries a script.
-async fn envelope(conn: &mut Conn, command: Uuid, stored: String) -> Result<CompactJws, DbError> {
-    let opened = conn.unseal_text(&ENVELOPE, &command, Some(stored)).await?;
-    Ok(CompactJws::from_text(opened.unwrap_or_default()))
+/// An envelope, which is sealed where it carries a script. `None` for one that does not open: those of other
+/// commands go out all the same.
+async fn envelope(
+    conn: &mut Conn,
+    command: Uuid,
+    stored: String,
+) -> Result<Option<CompactJws>, DbError> {
+    match conn.unseal_text(&ENVELOPE, &command, Some(stored)).await {
+        Ok(opened) => Ok(opened.map(CompactJws::from_text)),
+        Err(DbError::Vault(error)) => {
+            tracing::error!(%command, %error, "an envelope does not open and is not sent");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes that sessions took those commands then, and answers the ones that were not sent before.
