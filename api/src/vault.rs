@@ -4,8 +4,8 @@
 //! key-encryption key that does not ([`Kms`]). Owns which columns are sealed, the keys, and which
 //! of them seals. Must not know what the texts mean; statements of features stay in their stores.
 //!
-//! For a feature: name the column in [`SEALED`], write what [`Sealer::seal`] answers, and hand what
-//! was read to [`Conn::unseal`]. Whoever writes to the database cannot move a text to another row:
+//! For a feature: name the column in `SEALED`, write what `Sealer::seal` answers, and hand what
+//! was read to `Conn::unseal`. Whoever writes to the database cannot move a text to another row:
 //! it is sealed together with its table, column and row.
 
 use std::collections::BTreeMap;
