@@ -346,8 +346,8 @@ async fn hostile_reconnect_does_not_lead_the_device_away() {
     };
     let odd = ["", ":", "[::1", "127.0.0.1:99999", "../etc:1", "a b:1"].map(str::to_owned);
     hub.send(elsewhere(u64::MAX, odd.to_vec())).await;
-    hub.send(elsewhere(0, [vec![trap.address.to_string()], odd.to_vec()].concat())).await;
     still_obeys(&bench, &mut hub, bench.command(1, lock(), 1)).await;
+    hub.send(elsewhere(0, [vec![trap.address.to_string()], odd.to_vec()].concat())).await;
     let mut moved = server.session().await;
     still_obeys(&bench, &mut moved, bench.command(2, lock(), 2)).await;
     assert!(trap.is_untouched());
