@@ -139,7 +139,8 @@ impl KeyPair {
     /// The key of that file: PKCS#8 (DER), or sealed to that TPM (draft-bottomley-tpm2-keys, PEM).
     ///
     /// # Errors
-    /// [`IdentityError::File`], [`IdentityError::Key`], or [`IdentityError::Tpm`].
+    /// [`IdentityError::File`], [`IdentityError::Key`], [`IdentityError::Sealed`], or
+    /// [`IdentityError::Tpm`].
     pub fn load(path: &Path, tpm: &Path) -> Result<Self, IdentityError> {
         let bytes = Zeroizing::new(read_bounded(path, KEY_BYTES)?);
         let key = match unpem(SEALED, &bytes).map(|der| der::read_sealed_key(&der)) {

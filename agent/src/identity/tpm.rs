@@ -29,7 +29,7 @@ pub(super) struct Sealed {
 
 /// Signatures that may wait for the TPM.
 const WAITING: usize = 16;
-/// How long a signature may take. A chip takes some tenths of a second at worst.
+/// How long a signature may take before it is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A signing key in a TPM. A thread of its own speaks with the TPM, so that one that hangs keeps nobody for
