@@ -108,7 +108,7 @@ async fn add(
 }
 
 /// The approvals that count now: valid under the present trust root, one per person.
-async fn counting<'a>(
+pub(crate) async fn counting<'a>(
     tx: &mut Tx,
     manifest: &Manifest,
     trust: &'a TrustRoot,

@@ -27,6 +27,7 @@ mod judge;
 mod list;
 pub mod model;
 mod plan;
+mod proceed;
 mod queue;
 mod redelivery;
 mod reports;
@@ -34,6 +35,7 @@ mod sent;
 mod store;
 mod stream;
 mod upstream;
+mod waves;
 pub mod wire;
 
 pub use self::advanced::Advanced;
@@ -49,6 +51,8 @@ pub use self::sent::Sent;
 pub(crate) use self::sent::{flush_sent, record_waiting, write_sent};
 pub(crate) use self::store::orders::{Order, find_order, order_view};
 pub(crate) use self::upstream::read_upstream;
+pub use self::waves::Waves;
+pub(crate) use self::waves::waves;
 
 /// The routes for operators.
 pub fn router() -> OpenApiRouter<App> {
@@ -57,6 +61,7 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(get_order::get))
         .routes(routes!(get_order::manifest))
         .routes(routes!(cancel::cancel_order))
+        .routes(routes!(proceed::proceed))
         .routes(routes!(list::list))
         .routes(routes!(get::get))
         .routes(routes!(cancel::cancel))

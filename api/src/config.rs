@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::auth::StepUp;
 use crate::budgets::Budgets;
+use crate::commands::Waves;
 use crate::db::DatabaseConfig;
 use crate::sign_in::Oidc;
 use crate::sinks::Sinks;
@@ -65,6 +66,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// How many devices orders may reach within a while.
     pub budgets: Budgets,
+    /// Which orders have some devices go first.
+    pub first_wave: Waves,
     /// What a person's second factor is asked for.
     pub step_up: StepUp,
     /// Where the audit log goes on to.
@@ -98,6 +101,7 @@ impl Default for Config {
             node: String::new(),
             database: DatabaseConfig::default(),
             budgets: Budgets::default(),
+            first_wave: Waves::default(),
             step_up: StepUp::default(),
             sinks: Sinks::default(),
             oidc: Oidc::default(),
@@ -135,6 +139,8 @@ impl Config {
         let within = (Duration::from_secs(60)..=hour * 24 * 31).contains(&self.budgets.within);
         ensure(within, "budgets.within", "must be one minute to 31 days")?;
         ensure(self.budgets.brake_times > 0, "budgets.brake_times", "must be at least 1")?;
+        let wave = self.first_wave.problem();
+        wave.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         let lasts = (Duration::from_secs(30)..=hour).contains(&self.step_up.lasts);
         ensure(lasts, "step_up.lasts", "must be 30 s to one hour")?;
         let rotates = self.vault.rotate_every >= Duration::from_secs(60);

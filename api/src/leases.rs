@@ -22,11 +22,12 @@ const LASTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The jobs that one node does for all.
-pub(crate) const JOBS: [&str; 9] = [
+pub(crate) const JOBS: [&str; 10] = [
     "checkpoints",
     "eviction",
     "expiry",
     "file sink",
+    "first waves",
     "redelivery",
     "syslog sink",
     "tidying",

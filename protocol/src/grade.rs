@@ -89,6 +89,7 @@ impl Known<'_> {
         let on_the_way = self.proved.and_then(Grade::claimed);
         match self.state {
             CommandState::AwaitingApproval
+            | CommandState::AwaitingWave
             | CommandState::Queued
             | CommandState::Sent
             | CommandState::Expired

@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a command stands. Exactly one of the terminal states ends it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandState {
     /// Stored; too few approvals yet. Has no sequence number.
     AwaitingApproval,
+    /// Stored; leaves when the first wave of its order has succeeded. Has no sequence number.
+    AwaitingWave,
     /// Stored, signed and numbered; no hub has it yet.
     Queued,
     /// Handed to a session; nothing is known of its arrival.
@@ -32,8 +34,9 @@ pub enum CommandState {
 
 impl CommandState {
     /// Every state, in the order of a command's life.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AwaitingApproval,
+        Self::AwaitingWave,
         Self::Queued,
         Self::Sent,
         Self::Acked,
@@ -49,9 +52,12 @@ impl CommandState {
     /// Whether nothing can follow.
     pub const fn is_terminal(self) -> bool {
         match self {
-            Self::AwaitingApproval | Self::Queued | Self::Sent | Self::Acked | Self::Running => {
-                false
-            }
+            Self::AwaitingApproval
+            | Self::AwaitingWave
+            | Self::Queued
+            | Self::Sent
+            | Self::Acked
+            | Self::Running => false,
             Self::Succeeded
             | Self::Failed
             | Self::Refused
@@ -66,6 +72,7 @@ impl CommandState {
         match self {
             Self::Queued | Self::Sent => true,
             Self::AwaitingApproval
+            | Self::AwaitingWave
             | Self::Acked
             | Self::Running
             | Self::Succeeded
@@ -81,6 +88,7 @@ impl CommandState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AwaitingApproval => "awaiting_approval",
+            Self::AwaitingWave => "awaiting_wave",
             Self::Queued => "queued",
             Self::Sent => "sent",
             Self::Acked => "acked",

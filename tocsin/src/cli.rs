@@ -41,6 +41,7 @@ pub mod offline;
 pub mod operator;
 pub mod order;
 pub mod preview;
+pub mod proceed;
 pub mod proof;
 pub mod script;
 pub mod store;
@@ -151,6 +152,8 @@ pub enum Verb {
     Reject(approve::RejectArgs),
     /// List the orders that await approval
     Approvals,
+    /// Have the devices follow that wait for the first wave of their order
+    Continue(proceed::ContinueArgs),
     /// Withdraw a command or a whole order, or call it back in its undo window
     Cancel(cancel::CancelArgs),
     /// Have devices begin nothing that destroys, for a day at most
@@ -414,6 +417,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Approve(args) => approve::run(context, args).await,
         Verb::Reject(args) => approve::reject(context, args).await,
         Verb::Approvals => approve::inbox(context).await,
+        Verb::Continue(args) => proceed::run(context, args).await,
         Verb::Cancel(args) => cancel::run(context, args).await,
         Verb::Freeze(args) => freeze::freeze(context, args).await,
         Verb::Thaw(args) => freeze::thaw(context, args).await,

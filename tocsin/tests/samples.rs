@@ -80,11 +80,12 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    // Six tables lie below that of the api.
+    // Seven tables lie below that of the api.
     let api_tables = [
-        ("api", fields(&api) - 6),
+        ("api", fields(&api) - 7),
         ("api.database", fields(&api.database)),
         ("api.budgets", fields(&api.budgets)),
+        ("api.first_wave", fields(&api.first_wave)),
         ("api.step_up", fields(&api.step_up)),
         ("api.sinks", fields(&api.sinks)),
         ("api.oidc", fields(&api.oidc)),

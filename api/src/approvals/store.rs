@@ -27,11 +27,11 @@ pub(super) async fn of_order(tx: &mut Tx, order: OrderId) -> Result<Vec<CompactJ
 }
 
 pub(super) async fn has_waiting(tx: &mut Tx, order: OrderId) -> Result<bool, DbError> {
-    let row =
-        sql("SELECT COUNT(*) FROM commands WHERE order_id = $1 AND state = 'awaiting_approval'")
-            .bind(order.as_uuid())
-            .fetch_one(tx.conn())
-            .await?;
+    let row = sql("SELECT COUNT(*) FROM commands WHERE order_id = $1 \
+             AND state IN ('awaiting_approval', 'awaiting_wave')")
+    .bind(order.as_uuid())
+    .fetch_one(tx.conn())
+    .await?;
     Ok(row.try_get::<i64>(0)? > 0)
 }
 

@@ -107,6 +107,14 @@ kinds! {
     LockdownBegan = "lockdown_began",
     /// Somebody on the console ended a lockdown.
     LockdownEnded = "lockdown_ended",
+    /// The first wave of an order succeeded: the devices behind it follow.
+    FirstWavePassed = "first_wave_passed",
+    /// A device of an order's first wave did not succeed: the devices behind it wait for somebody.
+    FirstWaveStopped = "first_wave_stopped",
+    /// Somebody had the devices behind a first wave follow.
+    OrderContinued = "order_continued",
+    /// A command waits for the first wave of its order.
+    CommandAwaitsWave = "command_awaits_wave",
     /// A command waits for approvals.
     CommandAwaitsApproval = "command_awaits_approval",
     /// A command was numbered and signed.

@@ -117,6 +117,7 @@ async fn call_back(
     let is_out = |known: &&&Standing| match known.state {
         CommandState::Sent | CommandState::Acked | CommandState::Running => true,
         CommandState::AwaitingApproval
+        | CommandState::AwaitingWave
         | CommandState::Queued
         | CommandState::Succeeded
         | CommandState::Failed
@@ -146,12 +147,14 @@ async fn call_back(
         undo_secs: None,
         offline_codes: BTreeMap::new(),
         script: None,
+        all_at_once: false,
         accept_cloned: false,
         dry_run: false,
     };
     let now = tx.now();
     let order_id = OrderId::new(now, app.random());
-    let plan = Plan::new(tx.conn(), &permit, &asked, order_id, now).await?;
+    let plan =
+        Plan::new((tx.conn(), &app.config.first_wave), &permit, &asked, order_id, now).await?;
     let asked = Asked { person: permit.person().clone(), planned_at: now, claim: None, plan };
     Ok(Some(intake::write_within(app, tx, &asked).await?))
 }
@@ -218,6 +221,7 @@ const fn too_late(state: CommandState) -> &'static str {
             "the device has this command on disk; only a receipt can end it"
         }
         CommandState::AwaitingApproval
+        | CommandState::AwaitingWave
         | CommandState::Queued
         | CommandState::Sent
         | CommandState::Succeeded

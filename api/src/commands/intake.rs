@@ -19,16 +19,19 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::halt::halt;
 use super::plan::Plan;
 use super::queue::{self, Fresh, Ready, Signed};
+use super::store;
 use super::store::orders::{self, Order};
+use super::waves;
 use super::wire::{CommandSummary, CreatedOrder, OrderView};
 use crate::app::App;
 use crate::audit::Actor;
 use crate::db::{DbError, Rank, Tx};
+use crate::devices::{self, Device};
 use crate::http::idempotency::{self, Answered, Claim, Place, encode, respond};
 use crate::http::{Problem, ProblemKind};
 use crate::lockdown::{self, Level};
 use crate::outbox::Delivery;
-use crate::{devices, metrics, trust};
+use crate::{metrics, trust};
 
 mod guard;
 
@@ -369,6 +372,7 @@ struct Draft<'a> {
     asked: &'a Asked,
     order: Order,
     waiting: Vec<Fresh>,
+    behind: Vec<Fresh>,
     free: Vec<Fresh>,
     created: CreatedOrder,
 }
@@ -387,7 +391,13 @@ impl<'a> Draft<'a> {
             return Err(Problem::field("/expires_in_secs", "is over before the order was written"));
         }
         let order = Order::new(plan, &asked.person, now);
-        let (mut waiting, mut free) = (Vec::new(), Vec::new());
+        let (mut waiting, mut behind, mut free) = (Vec::new(), Vec::new(), Vec::new());
+        let first_wave = plan.first_wave();
+        let first = first_wave.map(|size| {
+            let is_free =
+                |device: &&Device| trust.approvals_needed(plan.manifest(), &device.id) == 0;
+            waves::draw(&app.entropy, now, plan.devices().iter().filter(is_free), size)
+        });
         let mut commands = Vec::with_capacity(plan.devices().len());
         for device in plan.devices() {
             let proof = plan.tree().proof(&device.id);
@@ -397,13 +407,18 @@ impl<'a> Draft<'a> {
             let (device, generation) = (device.id, device.generation);
             let approvals_needed = trust.approvals_needed(plan.manifest(), &device);
             let fresh = Fresh { id, device, generation, approvals_needed, proof };
-            let is_free = approvals_needed == 0;
-            let state = if is_free { CommandState::Queued } else { CommandState::AwaitingApproval };
+            let is_behind = first.as_ref().is_some_and(|first| !first.contains(&device));
+            let (state, among) = match (approvals_needed, is_behind) {
+                (0, false) => (CommandState::Queued, &mut free),
+                (0, true) => (CommandState::AwaitingWave, &mut behind),
+                (_, _) => (CommandState::AwaitingApproval, &mut waiting),
+            };
             commands.push(CommandSummary { id, device_id: device, state });
-            if is_free { free.push(fresh) } else { waiting.push(fresh) }
+            among.push(fresh);
         }
-        let created = CreatedOrder { order: OrderView::of_new(&order, &waiting, &free), commands };
-        Ok(Self { asked, order, waiting, free, created })
+        let order_view = OrderView::of_new(&order, (&waiting, &behind, &free), first_wave);
+        let created = CreatedOrder { order: order_view, commands };
+        Ok(Self { asked, order, waiting, behind, free, created })
     }
 
     /// What of it may leave.
@@ -414,18 +429,23 @@ impl<'a> Draft<'a> {
 
 async fn insert(tx: &mut Tx, drafts: &[Draft<'_>], signed: &[Vec<Signed>]) -> Result<(), DbError> {
     let (mut orders, mut waiting, mut queued) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut behind, mut first) = (Vec::new(), Vec::new());
     for (draft, signed) in drafts.iter().zip(signed) {
         let order = &draft.order;
         orders.push(order);
         waiting.extend(draft.waiting.iter().map(|fresh| (order, fresh)));
+        behind.extend(draft.behind.iter().map(|fresh| (order, fresh)));
+        first.extend(draft.asked.plan.first_wave().map(|size| (order.id, size)));
         queued.extend(signed.iter().map(|signed| (order, signed)));
     }
     orders::insert(tx, &orders).await?;
-    orders::insert_waiting(tx, &waiting).await?;
+    store::waves::insert(tx, &first).await?;
+    orders::insert_waiting(tx, &waiting, CommandState::AwaitingApproval).await?;
+    orders::insert_waiting(tx, &behind, CommandState::AwaitingWave).await?;
     orders::insert_queued(tx, &queued).await?;
     for (draft, signed) in drafts.iter().zip(signed) {
         let actor = Actor::Operator(draft.asked.person.clone());
-        orders::append(tx, &actor, &draft.order, (&draft.waiting, signed));
+        orders::append(tx, &actor, &draft.order, (&draft.waiting, &draft.behind, signed));
     }
     Ok(())
 }

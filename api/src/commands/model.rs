@@ -10,7 +10,9 @@ use protocol::state::CommandState;
 /// What happened to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happening {
-    /// Enough persons approved; it has a number and a signature now.
+    /// Enough persons approved, and the first wave of its order is to succeed before it leaves.
+    PutBehind,
+    /// Nothing is awaited any more; it has a number and a signature now.
     Released,
     /// It was handed to a session.
     Sent,
@@ -49,6 +51,7 @@ pub enum Step {
 /// The transition table.
 pub const fn step(state: CommandState, happening: Happening) -> Step {
     match happening {
+        Happening::PutBehind => put_behind(state),
         Happening::Released => released(state),
         Happening::Sent => sent(state),
         Happening::Acked => acked(state),
@@ -61,10 +64,22 @@ pub const fn step(state: CommandState, happening: Happening) -> Step {
     }
 }
 
+const fn put_behind(state: CommandState) -> Step {
+    use CommandState as S;
+    match state {
+        S::AwaitingApproval => Step::To(S::AwaitingWave),
+        S::AwaitingWave => Step::Stay,
+        S::Queued | S::Sent | S::Acked | S::Running => Step::Conflict,
+        S::Succeeded | S::Failed | S::Refused | S::Expired | S::Cancelled | S::InDoubt => {
+            Step::Conflict
+        }
+    }
+}
+
 const fn released(state: CommandState) -> Step {
     use CommandState as S;
     match state {
-        S::AwaitingApproval => Step::To(S::Queued),
+        S::AwaitingApproval | S::AwaitingWave => Step::To(S::Queued),
         S::Queued | S::Sent | S::Acked | S::Running => Step::Stay,
         S::Succeeded | S::Failed | S::Refused | S::Expired | S::Cancelled | S::InDoubt => {
             Step::Conflict
@@ -81,7 +96,7 @@ const fn sent(state: CommandState) -> Step {
         S::Succeeded | S::Failed | S::Refused | S::Expired | S::Cancelled | S::InDoubt => {
             Step::Stay
         }
-        S::AwaitingApproval => Step::Conflict,
+        S::AwaitingApproval | S::AwaitingWave => Step::Conflict,
     }
 }
 
@@ -90,7 +105,7 @@ const fn acked(state: CommandState) -> Step {
     match state {
         S::Queued | S::Sent | S::Expired | S::Cancelled => Step::To(S::Acked),
         S::Acked | S::Running | S::Succeeded | S::Failed | S::Refused => Step::Stay,
-        S::AwaitingApproval | S::InDoubt => Step::Conflict,
+        S::AwaitingApproval | S::AwaitingWave | S::InDoubt => Step::Conflict,
     }
 }
 
@@ -99,7 +114,7 @@ const fn lost(state: CommandState) -> Step {
     match state {
         // It is out still, and nobody may say that it never was.
         S::Acked | S::Running => Step::To(S::Sent),
-        S::AwaitingApproval | S::Queued | S::Sent => Step::Stay,
+        S::AwaitingApproval | S::AwaitingWave | S::Queued | S::Sent => Step::Stay,
         S::Succeeded | S::Failed | S::Refused | S::Expired | S::Cancelled | S::InDoubt => {
             Step::Stay
         }
@@ -111,7 +126,7 @@ const fn progressed(state: CommandState) -> Step {
     match state {
         S::Queued | S::Sent | S::Acked | S::Expired | S::Cancelled => Step::To(S::Running),
         S::Running | S::Succeeded | S::Failed | S::Refused => Step::Stay,
-        S::AwaitingApproval | S::InDoubt => Step::Conflict,
+        S::AwaitingApproval | S::AwaitingWave | S::InDoubt => Step::Conflict,
     }
 }
 
@@ -128,14 +143,14 @@ const fn receipt(state: CommandState, outcome: CommandState, is_stored: bool) ->
                 Step::Conflict
             }
         }
-        S::AwaitingApproval => Step::Conflict,
+        S::AwaitingApproval | S::AwaitingWave => Step::Conflict,
     }
 }
 
 const fn expired(state: CommandState) -> Step {
     use CommandState as S;
     match state {
-        S::AwaitingApproval | S::Queued | S::Sent => Step::To(S::Expired),
+        S::AwaitingApproval | S::AwaitingWave | S::Queued | S::Sent => Step::To(S::Expired),
         // The device has it: only the device can say how it ended.
         S::Acked | S::Running => Step::Stay,
         S::Succeeded | S::Failed | S::Refused | S::Expired | S::Cancelled | S::InDoubt => {
@@ -147,7 +162,7 @@ const fn expired(state: CommandState) -> Step {
 const fn withdrawn(state: CommandState) -> Step {
     use CommandState as S;
     match state {
-        S::AwaitingApproval | S::Queued | S::Sent => Step::To(S::Cancelled),
+        S::AwaitingApproval | S::AwaitingWave | S::Queued | S::Sent => Step::To(S::Cancelled),
         S::Cancelled => Step::Stay,
         S::Acked | S::Running => Step::Conflict,
         S::Succeeded | S::Failed | S::Refused | S::Expired | S::InDoubt => Step::Conflict,
@@ -157,7 +172,7 @@ const fn withdrawn(state: CommandState) -> Step {
 const fn enrollment_ended(state: CommandState) -> Step {
     use CommandState as S;
     match state {
-        S::AwaitingApproval | S::Queued => Step::To(S::Cancelled),
+        S::AwaitingApproval | S::AwaitingWave | S::Queued => Step::To(S::Cancelled),
         // It was out, and its device can prove nothing any more. This is the only way in which
         // the control plane itself calls a command in doubt.
         S::Sent | S::Acked | S::Running => Step::To(S::InDoubt),

@@ -17,6 +17,7 @@ use protocol::time::Timestamp;
 use protocol::trust::{Forbidden, Needs, TrustRoot};
 
 use super::store;
+use super::waves::Waves;
 use super::wire::{CreateOrder, Targets};
 use crate::auth::{Permit, ability};
 use crate::db::Conn;
@@ -40,13 +41,14 @@ pub(super) struct Plan {
     devices: Vec<Device>,
     reason: Option<String>,
     script: Option<String>,
+    first_wave: Option<u32>,
     accept_cloned: bool,
 }
 
 impl Plan {
     /// Checks a request against the present trust root and the permit.
     pub(super) async fn new(
-        conn: &mut Conn,
+        (conn, policy): (&mut Conn, &Waves),
         permit: &Permit<ability::Order>,
         asked: &CreateOrder,
         order_id: OrderId,
@@ -82,9 +84,10 @@ impl Plan {
             offline_codes: offline_codes(asked, &devices)?,
             requested_by: Some(permit.person().clone()),
         };
+        let first_wave = first_wave(policy, asked, device_count)?;
         let (devices, script) = (devices.into_values().collect(), asked.script.clone());
         let accept_cloned = asked.accept_cloned;
-        Ok(Self { manifest, tree, devices, reason, script, accept_cloned })
+        Ok(Self { manifest, tree, devices, reason, script, first_wave, accept_cloned })
     }
 
     pub(super) const fn manifest(&self) -> &Manifest {
@@ -97,6 +100,11 @@ impl Plan {
 
     pub(super) fn devices(&self) -> &[Device] {
         &self.devices
+    }
+
+    /// How many devices go first, if some do.
+    pub(super) const fn first_wave(&self) -> Option<u32> {
+        self.first_wave
     }
 
     pub(super) fn script(&self) -> Option<&str> {
@@ -198,6 +206,20 @@ fn ends(asked: &CreateOrder, now: Timestamp) -> Result<(), Problem> {
         return wrong(format!("must be in the next {} s; it is {now}", limits::FREEZE.as_secs()));
     }
     Ok(())
+}
+
+/// How many devices go first. Nobody skips that where nothing can be taken back.
+fn first_wave(policy: &Waves, asked: &CreateOrder, devices: u32) -> Result<Option<u32>, Problem> {
+    let class = asked.action.verb().class();
+    if !asked.all_at_once {
+        return Ok(policy.size(class, devices));
+    }
+    match class {
+        VerbClass::Destructive => {
+            Err(Problem::field("/all_at_once", "is not for what destroys; leave it out"))
+        }
+        VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => Ok(None),
+    }
 }
 
 /// The undo window that the order asks for.

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::store::orders::Order;
 use super::store::{lanes, orders};
+use super::waves;
 use crate::app::App;
 use crate::audit::Kind;
 use crate::db::{DbError, Tx};
@@ -141,20 +142,49 @@ pub(crate) struct Words<'a> {
     pub(crate) tally: &'a Tally<'a>,
 }
 
-/// Queues those commands of an order that these approvals suffice for, by the rules of devices.
+impl Words<'_> {
+    /// By whose word that device would obey, if by anybody's.
+    fn authority(&self, order: &Order, fresh: &Fresh) -> Option<Authority> {
+        let needs = self.trust.needs(&order.manifest, &fresh.device).ok()?;
+        self.tally.authority(needs)
+    }
+}
+
+/// Queues those commands of an order that these approvals suffice for, by the rules of devices, as
+/// far as they do not wait for its first wave.
 pub(crate) async fn release(
     app: &App,
     tx: &mut Tx,
     order: &Order,
     words: &Words<'_>,
 ) -> Result<Vec<Delivery>, Problem> {
-    let authority = |fresh: &Fresh| {
-        let needs = words.trust.needs(&order.manifest, &fresh.device).ok()?;
-        words.tally.authority(needs)
-    };
     let mut fresh = orders::waiting(tx, order.id).await?;
-    fresh.retain(|fresh| authority(fresh).is_some());
-    let broken = fresh.iter().filter(|f| authority(f) == Some(Authority::BreakGlass)).count();
+    fresh.retain(|fresh| words.authority(order, fresh).is_some());
+    let fresh = waves::let_go(app, tx, order, fresh).await?;
+    queue(app, tx, (order, words), fresh).await
+}
+
+/// Queues so many of those that waited for the first wave of their order.
+pub(super) async fn release_behind(
+    app: &App,
+    tx: &mut Tx,
+    order: &Order,
+    (words, most): (&Words<'_>, usize),
+) -> Result<Vec<Delivery>, Problem> {
+    let mut fresh = orders::behind(tx, order.id).await?;
+    fresh.retain(|fresh| words.authority(order, fresh).is_some());
+    fresh.truncate(most);
+    queue(app, tx, (order, words), fresh).await
+}
+
+async fn queue(
+    app: &App,
+    tx: &mut Tx,
+    (order, words): (&Order, &Words<'_>),
+    fresh: Vec<Fresh>,
+) -> Result<Vec<Delivery>, Problem> {
+    let is_broken = |fresh: &&Fresh| words.authority(order, fresh) == Some(Authority::BreakGlass);
+    let broken = fresh.iter().filter(is_broken).count();
     if broken > 0 {
         let persons: Vec<_> = words.tally.break_glass().collect();
         tracing::warn!(order.id = %order.id, devices = broken, ?persons, "break-glass was used");

@@ -16,6 +16,7 @@ use super::judge::{Escrowed, Finished, Noticed, Proved, Report, Said, Stage};
 use super::model::{Happening, Step, step};
 use super::sent;
 use super::store::{self, Standing};
+use super::waves;
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
 use crate::db::{CHUNK, DbError, Tx};
@@ -130,7 +131,16 @@ async fn commit(
     known: &BTreeMap<CommandId, Standing>,
 ) -> Result<(), DbError> {
     store::save(&mut tx, known.values()).await?;
+    let ended = known.values().filter(|known| known.has_ended()).map(|known| known.order);
+    // What devices said is written whatever comes of the others: the job tries again. A statement that
+    // failed fails the commit.
+    let deliveries = waves::conclude(app, &mut tx, &ended.collect()).await;
+    let deliveries = deliveries.unwrap_or_else(|problem| {
+        tracing::error!(error = %problem, "nobody followed a first wave");
+        Vec::new()
+    });
     tx.commit().await?;
+    app.outbox.push(deliveries);
     let advanced = known.values().filter(|known| known.has_advanced()).map(|known| known.id);
     app.advanced.tell(advanced);
     Ok(())

@@ -26,6 +26,7 @@ pub(super) mod delivery;
 pub(super) mod lanes;
 pub(super) mod orders;
 mod standing;
+pub(super) mod waves;
 
 pub(super) use self::standing::{
     Standing, of_order, open_of_device, past_their_end, save, standings, undelivered_destructive,

@@ -48,6 +48,10 @@ pub struct CreateOrder {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub offline_codes: BTreeMap<DeviceId, Hash>,
+    /// No devices go first: each gets the order at once, where the control plane has some go first.
+    /// Not for what destroys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_at_once: bool,
     /// Gives the order also to devices whose identity two machines are known to hold: one of the
     /// two obeys, and nobody can say which.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -80,6 +84,9 @@ pub struct DryRun {
     pub device_count: u32,
     /// How many persons must approve, on the device that asks for most.
     pub approvals_needed: u8,
+    /// How many devices would go first, if some would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_wave: Option<u32>,
     /// Until when the order would be valid.
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Time,
@@ -169,9 +176,59 @@ pub struct OrderView {
     pub approvals_needed: u8,
     /// Who approved.
     pub approvals: Vec<ApprovalView>,
+    /// The devices that go first, of an order where some do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_wave: Option<FirstWave>,
     /// How many commands stand where.
     #[schema(value_type = BTreeMap<String, u32>)]
     pub states: BTreeMap<String, u32>,
+}
+
+/// The devices of an order that go first. The others follow when all of these succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FirstWave {
+    /// How many.
+    pub size: u32,
+    /// How it goes.
+    pub state: WaveState,
+    /// Why the others wait for somebody, or who had them follow all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl FirstWave {
+    /// One that begins now.
+    pub(super) const fn new(size: u32) -> Self {
+        Self { size, state: WaveState::Running, why: None }
+    }
+}
+
+/// How the first wave of an order goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaveState {
+    /// It is not over.
+    Running,
+    /// The others follow.
+    Passed,
+    /// One of its devices did not succeed: the others wait for somebody.
+    Stopped,
+}
+
+impl WaveState {
+    /// The state as the store spells it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Passed => "passed",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// The state of that spelling.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        [Self::Running, Self::Passed, Self::Stopped].into_iter().find(|s| s.as_str() == name)
+    }
 }
 
 /// An approval.

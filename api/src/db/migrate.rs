@@ -66,17 +66,18 @@ macro_rules! migrations {
                 "sources",
                 include_str!(concat!("../../migrations/", $folder, "/0017_sources.sql")),
             ),
+            (18, "waves", include_str!(concat!("../../migrations/", $folder, "/0018_waves.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 15];
+type Texts = [(i64, &'static str, &'static str); 16];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 17;
+pub(super) const VERSION: i64 = 18;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 21] = [
+pub(super) const TABLES: [Table; 22] = [
     Table {
         name: "events",
         key: 1,
@@ -154,6 +154,11 @@ pub(super) const TABLES: [Table; 21] = [
             ("expires_at", Int),
             ("script", Text),
         ],
+    },
+    Table {
+        name: "first_waves",
+        key: 1,
+        columns: &[("order_id", Uuid), ("size", Int), ("state", Text), ("why", Text)],
     },
     Table {
         name: "commands",

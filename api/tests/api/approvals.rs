@@ -108,6 +108,7 @@ async fn wipe_of_too_many_devices_is_no_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wipe_of_many_devices_leaves_when_the_mass_role_signed() {
     let bench = Bench::start().await;
+    let bench = bench.restart_with(|config| config.first_wave.destructive_above = 0).await;
     let mut agents = Vec::new();
     for index in 0..11 {
         agents.push(bench.agent(&format!("d{index}"), None).await);

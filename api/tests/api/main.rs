@@ -35,3 +35,4 @@ mod step_up;
 mod stops;
 mod streams;
 mod vault;
+mod waves;

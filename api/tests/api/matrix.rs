@@ -326,6 +326,7 @@ fn met_by_another_group(route: &str) -> Met {
         | "GET /v1/orders/{id}"
         | "POST /v1/orders/{id}/approvals"
         | "POST /v1/orders/{id}/cancel"
+        | "POST /v1/orders/{id}/continue"
         | "GET /v1/orders/{id}/manifest"
         | "POST /v1/orders/{id}/reject"
         | "GET /v1/stream"

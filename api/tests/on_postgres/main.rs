@@ -56,6 +56,8 @@ mod stops;
 mod streams;
 #[path = "../api/vault.rs"]
 mod vault;
+#[path = "../api/waves.rs"]
+mod waves;
 
 mod copying;
 mod failover;

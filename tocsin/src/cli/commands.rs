@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use api::commands::wire::{CommandView, OrderView};
+use api::commands::wire::{CommandView, OrderView, WaveState};
 use clap::{Args, Subcommand};
 use protocol::action::Verb;
 use protocol::id::{CommandId, OrderId};
@@ -103,8 +103,11 @@ pub async fn orders(context: &Context, args: ListArgs) -> Result<Exit, Failure> 
     }
     let mut table = Table::new(&["order", "what", "devices", "states", "by", "given", "why"]);
     for order in &orders {
-        let counted: Vec<_> =
+        let mut counted: Vec<_> =
             order.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        if order.first_wave.as_ref().is_some_and(|wave| wave.state == WaveState::Stopped) {
+            counted.push("first wave stopped".to_owned());
+        }
         table.row([
             (order.id.to_string(), Tone::Strong),
             (outcome::action(&order.action), outcome::tone_of_verb(order.action.verb())),

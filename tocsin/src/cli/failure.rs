@@ -62,7 +62,8 @@ impl Exit {
     pub const fn of_state(state: CommandState) -> Self {
         match state {
             CommandState::AwaitingApproval => Self::AwaitingApproval,
-            CommandState::Queued
+            CommandState::AwaitingWave
+            | CommandState::Queued
             | CommandState::Sent
             | CommandState::Acked
             | CommandState::Running => Self::Pending,

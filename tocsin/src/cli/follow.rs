@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::commands::wire::CommandView;
+use api::commands::wire::{CommandView, OrderView, WaveState};
 use protocol::frame::UNDO_WINDOW_STAGE;
 use protocol::id::{CommandId, DeviceId, OrderId};
 use protocol::state::CommandState;
@@ -49,6 +49,8 @@ enum End {
     OthersOffline,
     /// The rest waits on its devices, and can be called back.
     Held,
+    /// The rest waits for somebody, because a device of the first wave did not succeed.
+    Stopped,
     /// It took too long.
     TimedOut,
     /// Ctrl-C.
@@ -86,9 +88,16 @@ fn say_end(context: &Context, end: End, waiting: &Waiting, views: &[CommandView]
         End::Settled => return,
         End::OthersOffline => "not waiting for devices that are offline",
         End::Held => "not waiting for the end of an undo window",
+        End::Stopped => "the first wave did not succeed, and the others wait",
         End::TimedOut => "stopped waiting",
         End::Interrupted => "interrupted",
     };
+    if end == End::Stopped {
+        out.note(&out.paint_note(Tone::Bad, why));
+        out.note(&format!("  go on:       tocsin continue {} --reason TEXT", waiting.order));
+        out.note(&format!("  withdraw it: tocsin cancel {}", waiting.order));
+        return;
+    }
     out.note(&out.paint_note(Tone::Waiting, &format!("{why}; the order goes on")));
     match views {
         [only] => out.note(&format!("  follow it:   tocsin watch {}", only.id)),
@@ -112,7 +121,7 @@ async fn wait(
     loop {
         let views: Vec<CommandView> = client.all("/v1/commands", &query, None).await?;
         progress.show(&views, context.now());
-        if let Some(end) = settled(&views, waiting) {
+        if let Some(end) = ended(client, &views, waiting).await? {
             progress.close();
             return Ok((end, views));
         }
@@ -132,12 +141,32 @@ async fn wait(
     }
 }
 
-/// Whether there is nothing left to wait for.
+/// Why there is nothing left to wait for, if so. Devices behind a first wave follow as soon as that
+/// is over, unless it stopped.
+async fn ended(
+    client: &Client,
+    views: &[CommandView],
+    waiting: &Waiting,
+) -> Result<Option<End>, Failure> {
+    let end = settled(views, waiting);
+    let are_behind = views.iter().any(|view| view.state == CommandState::AwaitingWave);
+    if end.is_none() || !are_behind {
+        return Ok(end);
+    }
+    let order: OrderView = client.get(&format!("/v1/orders/{}", waiting.order)).await?;
+    if order.first_wave.is_some_and(|wave| wave.state == WaveState::Stopped) {
+        return Ok(Some(End::Stopped));
+    }
+    Ok(end.filter(|end| *end != End::Settled))
+}
+
+/// Whether there is nothing left to wait for, but for what waits for others.
 fn settled(views: &[CommandView], waiting: &Waiting) -> Option<End> {
     let mut end = End::Settled;
     for view in views {
-        let is_settled = view.state.is_terminal() || view.state == CommandState::AwaitingApproval;
-        if is_settled {
+        let waits_for_others =
+            matches!(view.state, CommandState::AwaitingApproval | CommandState::AwaitingWave);
+        if view.state.is_terminal() || waits_for_others {
             continue;
         }
         let is_away = waiting.online.get(&view.device_id) == Some(&false);

@@ -98,6 +98,7 @@ async fn give(
             reason: args.reason.clone(),
             expires,
             accept_cloned: false,
+            all_at_once: false,
             dry_run: args.dry_run,
             yes: args.yes,
             wait: args.wait.clone(),

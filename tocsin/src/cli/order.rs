@@ -42,6 +42,9 @@ pub struct OrderArgs {
     /// Also on devices whose identity two machines are known to hold: one of the two obeys
     #[arg(long)]
     pub accept_cloned: bool,
+    /// On all devices at once, where some would go first
+    #[arg(long)]
+    pub all_at_once: bool,
     /// Show what would happen, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -330,6 +333,7 @@ pub(super) async fn give_all(
         undo_secs,
         script,
         offline_codes: BTreeMap::new(),
+        all_at_once: args.all_at_once,
         accept_cloned: args.accept_cloned,
         dry_run: true,
     };

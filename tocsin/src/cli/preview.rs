@@ -63,6 +63,10 @@ pub async fn lines(
         0 => "no approval needed".to_owned(),
         many => format!("{} must approve", text::count(many.into(), "person")),
     };
+    if let Some(size) = plan.first_wave {
+        let first = text::count(usize::try_from(size).unwrap_or(usize::MAX), "device");
+        lines.push(format!("{first} first; the others follow when all of these succeeded"));
+    }
     lines.push(format!("{approvals}; valid until {until}"));
     lines
 }

@@ -101,6 +101,7 @@ fn plan(names: &[&str]) -> DryRun {
     DryRun {
         dry_run: true,
         device_count: u32::try_from(names.len()).unwrap(),
+        first_wave: None,
         approvals_needed: 0,
         expires_at: fixture::NOW.into(),
         devices: (1..).zip(names).map(device).collect(),
@@ -175,6 +176,7 @@ fn shown() -> (OrderView, ManifestView) {
         device_count: 3,
         approvals_needed: 2,
         approvals: Vec::new(),
+        first_wave: None,
         states: std::collections::BTreeMap::new(),
     };
     let name = |id| ManifestDevice { id, name: "web".to_owned() };

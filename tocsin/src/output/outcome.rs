@@ -127,6 +127,7 @@ pub const fn tone(state: CommandState) -> Tone {
     match state {
         CommandState::Succeeded => Tone::Good,
         CommandState::AwaitingApproval
+        | CommandState::AwaitingWave
         | CommandState::Queued
         | CommandState::Sent
         | CommandState::Acked
@@ -152,7 +153,7 @@ pub fn begin(view: &CommandView) -> Timestamp {
 /// When a command came to where it stands.
 pub fn reached(view: &CommandView) -> Option<Timestamp> {
     let at = match view.state {
-        CommandState::AwaitingApproval => Some(view.created_at),
+        CommandState::AwaitingApproval | CommandState::AwaitingWave => Some(view.created_at),
         CommandState::Queued => view.queued_at,
         CommandState::Sent => view.sent_at,
         CommandState::Acked => view.acked_at,
@@ -179,6 +180,7 @@ pub fn sentence(
         CommandState::AwaitingApproval => {
             format!("awaits approval by {}", text::count(view.approvals_needed.into(), "person"))
         }
+        CommandState::AwaitingWave => "waits for the first wave of its order".to_owned(),
         CommandState::Queued | CommandState::Sent => undelivered(view, online, now),
         CommandState::Acked | CommandState::Running => {
             let stage = view.stage.as_deref().map(|stage| format!(" ({})", text::clean(stage)));
@@ -247,6 +249,7 @@ pub fn grade_of(view: &CommandView) -> Option<Grade> {
 pub const fn state_words(state: CommandState) -> &'static str {
     match state {
         CommandState::AwaitingApproval => "awaiting approval",
+        CommandState::AwaitingWave => "awaiting first wave",
         CommandState::InDoubt => "in doubt",
         CommandState::Queued
         | CommandState::Sent

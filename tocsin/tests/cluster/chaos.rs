@@ -123,6 +123,7 @@ impl Giver {
             targets: Targets::Names(self.devices.clone()),
             reason: Some("a test".to_owned()),
             expires_in_secs: None,
+            all_at_once: false,
             accept_cloned: false,
             dry_run: false,
         };

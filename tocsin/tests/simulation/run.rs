@@ -407,6 +407,7 @@ impl World {
             | CommandState::Running
             | CommandState::Failed
             | CommandState::AwaitingApproval
+            | CommandState::AwaitingWave
             | CommandState::Queued
             | CommandState::Sent => false,
         };

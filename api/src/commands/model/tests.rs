@@ -14,6 +14,7 @@ fn letter(step: Step) -> char {
         Step::Stay => '.',
         Step::Conflict => '!',
         Step::To(S::AwaitingApproval) => 'w',
+        Step::To(S::AwaitingWave) => 'b',
         Step::To(S::Queued) => 'q',
         Step::To(S::Sent) => 's',
         Step::To(S::Acked) => 'a',
@@ -29,20 +30,21 @@ fn letter(step: Step) -> char {
 
 #[test]
 fn table_is_as_documented() {
-    // One letter per state, in the order of `CommandState::ALL`: awaiting, queued, sent, acked,
-    // running, succeeded, failed, refused, expired, cancelled, in doubt.
+    // One letter per state, in the order of `CommandState::ALL`: awaiting approval, awaiting
+    // the first wave, queued, sent, acked, running, succeeded, failed, refused, expired, cancelled, in doubt.
     let rows = [
-        (Happening::Released, "q....!!!!!!"),
-        (Happening::Sent, "!s........."),
-        (Happening::Acked, "!aa.....aa!"),
-        (Happening::Lost, "...ss......"),
-        (Happening::Progressed, "!rrr....rr!"),
-        (receipt_of(S::Succeeded), "!++++!!!++!"),
-        (receipt_of(S::Refused), "!xxxx!!!xx!"),
-        (Happening::Receipt { outcome: S::Failed, is_stored: true }, "!----...--."),
-        (Happening::Expired, "eee........"),
-        (Happening::Withdrawn, "ccc!!!!!!.!"),
-        (Happening::EnrollmentEnded, "cc???......"),
+        (Happening::PutBehind, "b.!!!!!!!!!!"),
+        (Happening::Released, "qq....!!!!!!"),
+        (Happening::Sent, "!!s........."),
+        (Happening::Acked, "!!aa.....aa!"),
+        (Happening::Lost, "....ss......"),
+        (Happening::Progressed, "!!rrr....rr!"),
+        (receipt_of(S::Succeeded), "!!++++!!!++!"),
+        (receipt_of(S::Refused), "!!xxxx!!!xx!"),
+        (Happening::Receipt { outcome: S::Failed, is_stored: true }, "!!----...--."),
+        (Happening::Expired, "eeee........"),
+        (Happening::Withdrawn, "cccc!!!!!!.!"),
+        (Happening::EnrollmentEnded, "ccc???......"),
     ];
     for (happening, expected) in rows {
         let actual: String =
@@ -55,6 +57,7 @@ fn happenings() -> impl Strategy<Value = Happening> {
     let outcome =
         prop_oneof![Just(S::Succeeded), Just(S::Failed), Just(S::Refused), Just(S::InDoubt)];
     prop_oneof![
+        Just(Happening::PutBehind),
         Just(Happening::Released),
         Just(Happening::Sent),
         Just(Happening::Acked),

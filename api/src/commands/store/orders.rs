@@ -15,7 +15,7 @@ use crate::audit::{Actor, Kind};
 use crate::auth::Reach;
 use crate::commands::plan::Plan;
 use crate::commands::queue::{Fresh, Signed};
-use crate::commands::wire::{ApprovalView, OrderView};
+use crate::commands::wire::{ApprovalView, FirstWave, OrderView};
 use crate::db::{CHUNK, Conn, DbError, Tx, json, millis, sql, timestamp};
 use crate::time::Time;
 use crate::vault::{ENVELOPE, SCRIPT};
@@ -80,10 +80,11 @@ pub(in crate::commands) async fn insert(tx: &mut Tx, orders: &[&Order]) -> Resul
     Ok(())
 }
 
-/// Writes commands that wait for approvals.
+/// Writes commands that wait: for approvals, or for the first wave.
 pub(in crate::commands) async fn insert_waiting(
     tx: &mut Tx,
     waiting: &[(&Order, &Fresh)],
+    state: CommandState,
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
     for chunk in waiting.chunks(CHUNK) {
@@ -102,7 +103,7 @@ pub(in crate::commands) async fn insert_waiting(
                 .push_bind(verb.lane().as_str())
                 .push_bind(fresh.approvals_needed)
                 .push_bind(proof)
-                .push_bind(CommandState::AwaitingApproval.as_str())
+                .push_bind(state.as_str())
                 .push_bind(now)
                 .push_bind(millis(order.manifest.expires_at));
         });
@@ -165,7 +166,7 @@ pub(in crate::commands) fn append(
     tx: &mut Tx,
     actor: &Actor,
     order: &Order,
-    (waiting, signed): (&[Fresh], &[Signed]),
+    (waiting, behind, signed): (&[Fresh], &[Fresh], &[Signed]),
 ) {
     let payload = json!({ "manifest": order.manifest, "reason": order.reason });
     tx.append_by(actor.clone(), Kind::OrderCreated, order.id, payload);
@@ -177,6 +178,10 @@ pub(in crate::commands) fn append(
             "approvals_needed": fresh.approvals_needed,
         });
         tx.append_by(actor.clone(), Kind::CommandAwaitsApproval, fresh.id, payload);
+    }
+    for fresh in behind {
+        let payload = json!({ "order_id": order.id, "device_id": fresh.device });
+        tx.append_by(actor.clone(), Kind::CommandAwaitsWave, fresh.id, payload);
     }
     append_queued(tx, actor, order, signed);
 }
@@ -222,16 +227,28 @@ fn append_queued(tx: &mut Tx, actor: &Actor, order: &Order, signed: &[Signed]) {
     }
 }
 
-/// The commands of an order that wait for approvals.
+/// The commands of an order that wait, for whatever.
 pub(in crate::commands) async fn waiting(
     tx: &mut Tx,
     order: OrderId,
 ) -> Result<Vec<Fresh>, DbError> {
-    let rows = sql("SELECT id, device_id, generation, approvals_needed, proof FROM commands \
-         WHERE order_id = $1 AND state = 'awaiting_approval' ORDER BY id")
-    .bind(order.as_uuid())
-    .fetch_all(tx.conn())
-    .await?;
+    fresh(tx, order, "state IN ('awaiting_approval', 'awaiting_wave')").await
+}
+
+/// The commands of an order that wait for its first wave.
+pub(in crate::commands) async fn behind(
+    tx: &mut Tx,
+    order: OrderId,
+) -> Result<Vec<Fresh>, DbError> {
+    fresh(tx, order, "state = 'awaiting_wave'").await
+}
+
+async fn fresh(tx: &mut Tx, order: OrderId, which: &'static str) -> Result<Vec<Fresh>, DbError> {
+    let mut select =
+        sql("SELECT id, device_id, generation, approvals_needed, proof FROM commands WHERE ");
+    select.push(which).push(" AND order_id = ").push_bind(order.as_uuid());
+    select.push(" ORDER BY id");
+    let rows = select.fetch_all(tx.conn()).await?;
     rows.iter()
         .map(|row| {
             Ok(Fresh {
@@ -271,7 +288,8 @@ pub(in crate::commands) async fn queue_waiting(
         update.push_bind(millis(now)).push(", redeliver_at = ");
         update.push_bind(millis(now.plus(FIRST_REDELIVERY)));
         update.push(
-            " FROM news WHERE commands.id = news.id AND commands.state = 'awaiting_approval'",
+            " FROM news WHERE commands.id = news.id \
+             AND commands.state IN ('awaiting_approval', 'awaiting_wave')",
         );
         update.execute(tx.conn()).await?;
     }
@@ -324,9 +342,16 @@ pub(in crate::commands) async fn devices(
 
 impl OrderView {
     /// An order that was given just now.
-    pub(in crate::commands) fn of_new(order: &Order, waiting: &[Fresh], free: &[Fresh]) -> Self {
-        let counts =
-            [(CommandState::AwaitingApproval, waiting.len()), (CommandState::Queued, free.len())];
+    pub(in crate::commands) fn of_new(
+        order: &Order,
+        (waiting, behind, free): (&[Fresh], &[Fresh], &[Fresh]),
+        first_wave: Option<u32>,
+    ) -> Self {
+        let counts = [
+            (CommandState::AwaitingApproval, waiting.len()),
+            (CommandState::AwaitingWave, behind.len()),
+            (CommandState::Queued, free.len()),
+        ];
         let states = counts.into_iter().filter(|(_, count)| *count > 0).map(|(state, count)| {
             (state.as_str().to_owned(), u32::try_from(count).unwrap_or(u32::MAX))
         });
@@ -341,6 +366,7 @@ impl OrderView {
             device_count: order.manifest.device_count,
             approvals_needed: approvals_needed.unwrap_or(0),
             approvals: Vec::new(),
+            first_wave: first_wave.map(FirstWave::new),
             states: states.collect(),
         }
     }
@@ -370,6 +396,7 @@ pub(crate) async fn order_view(conn: &mut Conn, order: &Order) -> Result<OrderVi
         device_count: order.manifest.device_count,
         approvals_needed,
         approvals: approvals(conn, order.id).await?,
+        first_wave: super::waves::find(conn, order.id).await?,
         states,
     })
 }

@@ -77,6 +77,11 @@ impl Standing {
         self.news.has_advanced
     }
 
+    /// Whether it has ended just now.
+    pub(in crate::commands) const fn has_ended(&self) -> bool {
+        self.news.is_any && self.state.is_terminal()
+    }
+
     /// Keeps a proof of a stage, unless there is one. Whether there was none.
     pub(in crate::commands) fn keep_proof(&mut self, proof: &CompactJws) -> bool {
         if self.has_proof {
@@ -202,7 +207,8 @@ pub(in crate::commands) async fn undelivered_destructive(
     let destroys = |verb: &Verb| verb.class() == VerbClass::Destructive;
     let verbs = Verb::ALL.into_iter().filter(destroys).map(|verb| verb.as_str().to_owned());
     let mut select = sql(STANDING);
-    select.push("c.state IN ('awaiting_approval', 'queued', 'sent') AND c.verb IN ");
+    select
+        .push("c.state IN ('awaiting_approval', 'awaiting_wave', 'queued', 'sent') AND c.verb IN ");
     select.push_list(verbs);
     select.push(" ORDER BY c.id");
     fetch(select, conn).await
@@ -215,7 +221,10 @@ pub(in crate::commands) async fn open_of_device(
 ) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
     select.push("c.device_id = ").push_bind(device.as_uuid());
-    select.push(" AND c.state IN ('awaiting_approval', 'queued', 'sent', 'acked', 'running')");
+    select.push(
+        " AND c.state IN \
+         ('awaiting_approval', 'awaiting_wave', 'queued', 'sent', 'acked', 'running')",
+    );
     fetch(select, conn).await
 }
 
@@ -227,7 +236,8 @@ pub(in crate::commands) async fn past_their_end(
     limit: i64,
 ) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
-    select.push("((c.state = 'awaiting_approval' AND c.expires_at <= ").push_bind(millis(now));
+    select.push("((c.state IN ('awaiting_approval', 'awaiting_wave') AND c.expires_at <= ");
+    select.push_bind(millis(now));
     select.push(") OR (c.state IN ('queued', 'sent') AND c.expires_at <= ");
     select.push_bind(millis(now.minus(grace))).push(")) LIMIT ").push_bind(limit);
     fetch(select, conn).await
