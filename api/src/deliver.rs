@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker::Downstream;
+use futures_util::{StreamExt as _, stream};
 use protocol::id::{DeviceId, HubId};
 
 use crate::app::App;
@@ -13,6 +14,9 @@ use crate::metrics;
 mod places;
 
 pub(crate) use self::places::Places;
+
+/// Hubs that are told something at once.
+const HUBS_AT_ONCE: usize = 64;
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -123,7 +127,8 @@ pub(crate) async fn to_hub(
     taken
 }
 
-/// Tells every hub that a device's enrollment ended.
+/// Tells every hub that a device's enrollment ended: all at once, so that none of them waits for
+/// another that does not answer.
 pub(crate) async fn revoke_everywhere(app: &App, device: DeviceId, through_generation: u32) {
     let hubs = match app.broker.hubs().await {
         Ok(hubs) => hubs,
@@ -133,8 +138,17 @@ pub(crate) async fn revoke_everywhere(app: &App, device: DeviceId, through_gener
             return;
         }
     };
-    for lease in hubs {
-        let part = Downstream::Revoke { device, through_generation };
-        to_hub(app, &lease.hub, vec![part]).await;
-    }
+    let word = Downstream::Revoke { device, through_generation };
+    to_hubs(app, hubs.into_iter().map(|lease| (lease.hub, vec![word.clone()]))).await;
+}
+
+/// Sends each hub its parts, to so many hubs at once.
+pub(crate) async fn to_hubs(
+    app: &App,
+    batches: impl IntoIterator<Item = (HubId, Vec<Downstream>)>,
+) {
+    let send = |(hub, parts): (HubId, Vec<Downstream>)| async move {
+        to_hub(app, &hub, parts).await;
+    };
+    stream::iter(batches).for_each_concurrent(HUBS_AT_ONCE, send).await;
 }

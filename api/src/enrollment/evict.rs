@@ -35,8 +35,6 @@ pub(crate) async fn evict(app: App, _lease: Lease) -> Result<Found, Problem> {
                 by_hub.entry(presence.hub).or_default().push(word);
             }
         }
-        for (hub, words) in by_hub {
-            deliver::to_hub(&app, &hub, words).await;
-        }
+        deliver::to_hubs(&app, by_hub).await;
     }
 }

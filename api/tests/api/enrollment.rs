@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::actors::commands;
 use super::bench::{Bench, csr, json_of};
+use super::gate::Held;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_claims_at_once_exactly_one_wins() {
@@ -148,6 +149,30 @@ async fn revoked_device_is_out_everywhere_also_on_open_connections() {
     assert_eq!(late_hub.next().await, told);
     let lost = bench.order_for_revoked(agent.id).await;
     assert_eq!(lost["errors"][0]["pointer"], "/targets/devices/0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_waits_for_no_hub_that_hangs() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut hubs = Vec::new();
+    for name in ["hub-1", "hub-2", "hub-3"] {
+        hubs.push(bench.hub(name).await);
+    }
+    let told = Downstream::Revoke { device: agent.id, through_generation: 1 };
+    let (path, none) = (format!("/v1/devices/{}/revoke", agent.id), json!({}));
+    for (number, name) in ["hub-1", "hub-2", "hub-3"].into_iter().enumerate() {
+        bench.gate.hold(Held::PublishingTo(name));
+        let hear = async {
+            for (_, hub) in hubs.iter_mut().enumerate().filter(|(other, _)| *other != number) {
+                assert_eq!(hub.next().await, told);
+            }
+            bench.gate.release();
+            assert_eq!(hubs[number].next().await, told, "{name}");
+        };
+        let (answer, ()) = tokio::join!(bench.post_as(&bench.token, &path, &none), hear);
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,8 @@ pub(crate) enum Held {
     Locating,
     /// Publishing what carries a bulk command.
     PublishingBulk,
+    /// Publishing to the hub of that name.
+    PublishingTo(&'static str),
 }
 
 /// A bus whose calls can be held back.
@@ -52,6 +54,10 @@ impl Gate {
 
     pub(crate) fn release(&self) {
         self.held.send_replace(None);
+    }
+
+    fn holds(&self) -> Option<Held> {
+        *self.held.borrow()
     }
 
     /// Waits until a call is held back.
@@ -106,6 +112,11 @@ impl Broker for Gate {
     async fn publish(&self, hub: &HubId, batch: Vec<Downstream>) -> Result<usize, BrokerError> {
         if batch.iter().any(carries_bulk) {
             self.pass(Held::PublishingBulk).await;
+        }
+        if let Some(Held::PublishingTo(name)) = self.holds()
+            && name == hub.as_str()
+        {
+            self.pass(Held::PublishingTo(name)).await;
         }
         self.bus.publish(hub, batch).await
     }

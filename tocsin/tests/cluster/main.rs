@@ -16,4 +16,5 @@ mod hubs;
 mod operator;
 #[path = "../support/program.rs"]
 mod program;
+mod revoked;
 mod site;
