@@ -22,6 +22,7 @@ mod expiry;
 mod get;
 mod get_order;
 pub mod halt;
+mod hold;
 mod intake;
 mod judge;
 mod list;

@@ -117,6 +117,8 @@ kinds! {
     CommandAwaitsWave = "command_awaits_wave",
     /// A command waits for approvals.
     CommandAwaitsApproval = "command_awaits_approval",
+    /// A command stays where it is, because two machines hold the identity of its device.
+    CommandHeld = "command_held",
     /// A command was numbered and signed.
     CommandQueued = "command_queued",
     /// A command was handed to a session.

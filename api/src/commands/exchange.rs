@@ -17,6 +17,7 @@ use protocol::limits;
 use protocol::state::{Lane, PerLane};
 use serde_json::{Value, json};
 
+use super::hold;
 use super::judge::{self, Report, printable};
 use super::reports::take_reports;
 use super::store::delivery::{self, Asking, Boots, Out};
@@ -177,16 +178,17 @@ async fn answer_asks(
             };
             answer.frames.extend(frames.iter().cloned());
         }
+        let mut is_cloned = asking.boots.is_cloned;
         if let Some(hello) = hello.map(tidied)
             && is_news(&asking, &hello, now)
         {
-            news.note_hello(device, hello, &asking);
+            is_cloned |= news.note_hello(device, hello, &asking);
             // Seldom enough to cost nothing, and often enough to be remembered.
             answer.frames.extend(checkpoints::frame(app));
         }
         news.note_ahead(app, identity, last_seq, asking.last_seq);
         let mut rollback = Rollback { last_seq, had_seq: asking.had_seq, lost: Vec::new() };
-        let frames = to_tell(asking.out, &mut rollback, just_said);
+        let frames = to_tell((asking.out, is_cloned), &mut rollback, just_said);
         news.note_rollback(app, &mut conn, device, rollback).await?;
         news.left.extend(fill(answer, frames));
     }
@@ -237,15 +239,15 @@ impl Rollback {
 }
 
 /// What waits, in order, urgent lane first, each with the number of the one before it. What the
-/// device is said to have although its numbers say that it has not is among it.
+/// device is said to have although its numbers say that it has not is among it; what is held is not.
 fn to_tell(
-    out: Vec<Out>,
+    (out, is_cloned): (Vec<Out>, bool),
     rollback: &mut Rollback,
     just_said: &BTreeSet<CommandId>,
 ) -> Vec<CommandFrame> {
     let mut frames = Vec::with_capacity(out.len());
     let mut before = PerLane::default();
-    for Out { seq, is_taken, mut frame } in out {
+    for Out { seq, is_taken, is_held_of_clones, mut frame } in out {
         let last = *rollback.last_seq.get(frame.lane);
         let is_lost = seq > last && !just_said.contains(&frame.command_id);
         if is_taken && !is_lost {
@@ -255,6 +257,9 @@ fn to_tell(
             let had = rollback.had_seq.get_mut(frame.lane);
             *had = seq.max(*had);
             rollback.lost.push(frame.command_id);
+        }
+        if is_held_of_clones && is_cloned {
+            continue;
         }
         frame.after_seq = std::mem::replace(before.get_mut(frame.lane), seq);
         frames.push(frame);
@@ -352,20 +357,24 @@ impl News {
             && self.left.is_empty()
     }
 
-    /// A hello of a session that a later one has followed says nothing any more.
-    fn note_hello(&mut self, device: DeviceId, hello: Hello, asking: &Asking) {
+    /// A hello of a session that a later one has followed says nothing any more. Answers whether
+    /// it gives a second machine away.
+    fn note_hello(&mut self, device: DeviceId, hello: Hello, asking: &Asking) -> bool {
         let boots = &asking.boots;
         let is_numbered = hello.epoch > 0 && boots.present.is_some();
         if is_numbered && boots.present != Some(hello.boot_id) && hello.epoch <= boots.epoch {
-            return;
+            return false;
         }
-        self.hellos.push(Said {
+        let said = Said {
             device,
             hello,
             capabilities: asking.capabilities.clone(),
             agent_version: asking.agent_version.clone(),
             boots: boots.clone(),
-        });
+        };
+        let is_of_a_clone = said.is_of_a_clone();
+        self.hellos.push(said);
+        is_of_a_clone
     }
 
     async fn note_rollback(
@@ -452,6 +461,7 @@ async fn record_hello(app: &App, tx: &mut Tx, said: Said) -> Result<(), DbError>
     if said.is_of_a_clone() && !said.boots.is_cloned {
         tracing::error!(device.id = %device, "two machines hold the identity of a device");
         devices::record_clone(tx, device).await?;
+        hold::tell(tx, device).await?;
         let payload = json!({ "boots": [said.hello.boot_id, said.boots.present] });
         tx.append_by(Actor::Device(device), Kind::DeviceCloned, device, payload);
     }

@@ -344,6 +344,7 @@ async fn judge<'a>(
         batch.iter().flat_map(|asked| asked.plan.devices()).map(|device| device.id).collect();
     let ids: Vec<_> = ids.into_iter().collect();
     let standing = devices::standing_generations(tx.conn(), &ids).await?;
+    let cloned = devices::cloned(tx.conn(), &ids).await?;
     let trust = trust::current(tx.conn()).await?.root;
     let mut claimed: BTreeSet<&Place> = BTreeSet::new();
     let mut drafts = Vec::with_capacity(batch.len());
@@ -354,7 +355,7 @@ async fn judge<'a>(
             verdicts.push(Verdict::Repeats);
             continue;
         }
-        verdicts.push(match Draft::new(app, tx.now(), asked, &standing, &trust) {
+        verdicts.push(match Draft::new(app, tx.now(), asked, (&standing, &cloned), &trust) {
             Ok(draft) => {
                 drafts.push(draft);
                 claimed.extend(place);
@@ -382,11 +383,12 @@ impl<'a> Draft<'a> {
         app: &App,
         now: Timestamp,
         asked: &'a Asked,
-        standing: &BTreeMap<DeviceId, u32>,
+        (standing, cloned): (&BTreeMap<DeviceId, u32>, &BTreeSet<DeviceId>),
         trust: &TrustRoot,
     ) -> Result<Self, Problem> {
         let plan = &asked.plan;
         plan.check(trust)?;
+        plan.check_cloned(cloned)?;
         if plan.manifest().expires_at <= now {
             return Err(Problem::field("/expires_in_secs", "is over before the order was written"));
         }

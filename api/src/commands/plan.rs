@@ -3,7 +3,7 @@
 //! Owns every check of an order before anything is written. A plan exists only for devices that
 //! the permit reaches, each of them checked: an order for one device too many is no order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use protocol::action::{Verb, is_printable};
@@ -16,9 +16,9 @@ use protocol::state::VerbClass;
 use protocol::time::Timestamp;
 use protocol::trust::{Forbidden, Needs, TrustRoot};
 
-use super::store;
 use super::waves::Waves;
 use super::wire::{CreateOrder, Targets};
+use super::{hold, store};
 use crate::auth::{Permit, ability};
 use crate::db::Conn;
 use crate::devices::{self, Device};
@@ -107,6 +107,11 @@ impl Plan {
         self.first_wave
     }
 
+    /// Whether whoever asked knows that two machines may hold the identity of a device.
+    pub(super) const fn accept_cloned(&self) -> bool {
+        self.accept_cloned
+    }
+
     pub(super) fn script(&self) -> Option<&str> {
         self.script.as_deref()
     }
@@ -133,18 +138,15 @@ impl Plan {
                 Problem::field("/targets", detail)
             })?;
         }
-        self.check_cloned()
+        Ok(())
     }
 
     /// Of two machines with one identity one would obey, and nobody can say which: what changes a
     /// device waits for somebody who knows.
-    fn check_cloned(&self) -> Result<(), Problem> {
-        let changes_a_device = match self.manifest.action.verb().class() {
-            VerbClass::Disruptive | VerbClass::Destructive => true,
-            VerbClass::Routine | VerbClass::Stop => false,
-        };
-        let mut cloned = self.devices.iter().filter(|device| device.cloned_at.is_some());
-        match cloned.next().filter(|_| changes_a_device && !self.accept_cloned) {
+    pub(super) fn check_cloned(&self, cloned: &BTreeSet<DeviceId>) -> Result<(), Problem> {
+        let is_held = hold::concerns(self.manifest.action.verb()) && !self.accept_cloned;
+        let mut cloned = self.devices.iter().filter(|device| cloned.contains(&device.id));
+        match cloned.next().filter(|_| is_held) {
             None => Ok(()),
             Some(device) => {
                 let detail = format!(

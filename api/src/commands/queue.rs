@@ -13,6 +13,7 @@ use protocol::state::Lane;
 use protocol::trust::{Authority, Tally, TrustRoot};
 use serde_json::json;
 
+use super::hold;
 use super::store::orders::Order;
 use super::store::{lanes, orders};
 use super::waves;
@@ -160,6 +161,7 @@ pub(crate) async fn release(
 ) -> Result<Vec<Delivery>, Problem> {
     let mut fresh = orders::waiting(tx, order.id).await?;
     fresh.retain(|fresh| words.authority(order, fresh).is_some());
+    let fresh = hold::let_go(tx, order, fresh).await?;
     let fresh = waves::let_go(app, tx, order, fresh).await?;
     queue(app, tx, (order, words), fresh).await
 }
@@ -173,6 +175,7 @@ pub(super) async fn release_behind(
 ) -> Result<Vec<Delivery>, Problem> {
     let mut fresh = orders::behind(tx, order.id).await?;
     fresh.retain(|fresh| words.authority(order, fresh).is_some());
+    let mut fresh = hold::let_go(tx, order, fresh).await?;
     fresh.truncate(most);
     queue(app, tx, (order, words), fresh).await
 }

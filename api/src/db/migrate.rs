@@ -67,17 +67,18 @@ macro_rules! migrations {
                 include_str!(concat!("../../migrations/", $folder, "/0017_sources.sql")),
             ),
             (18, "waves", include_str!(concat!("../../migrations/", $folder, "/0018_waves.sql"))),
+            (19, "holds", include_str!(concat!("../../migrations/", $folder, "/0019_holds.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 16];
+type Texts = [(i64, &'static str, &'static str); 17];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 18;
+pub(super) const VERSION: i64 = 19;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

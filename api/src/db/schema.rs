@@ -153,6 +153,7 @@ pub(super) const TABLES: [Table; 22] = [
             ("created_at", Int),
             ("expires_at", Int),
             ("script", Text),
+            ("accept_cloned", Int),
         ],
     },
     Table {

@@ -1,6 +1,6 @@
 //! Devices in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::enrollment::DeviceIdentity;
 use protocol::frame::Hello;
@@ -169,6 +169,22 @@ pub(crate) async fn standing_generations(
         push_ids(&mut select, " AND id IN ", ids);
         for row in select.fetch_all(conn).await? {
             found.insert(DeviceId::from_uuid(row.try_get(0)?), row.number(1)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Those of the devices whose identity two machines hold.
+pub(crate) async fn cloned(
+    conn: &mut Conn,
+    ids: &[DeviceId],
+) -> Result<BTreeSet<DeviceId>, DbError> {
+    let mut found = BTreeSet::new();
+    for ids in ids.chunks(CHUNK) {
+        let mut select = sql("SELECT id FROM devices WHERE cloned_at IS NOT NULL");
+        push_ids(&mut select, " AND id IN ", ids);
+        for row in select.fetch_all(conn).await? {
+            found.insert(DeviceId::from_uuid(row.try_get(0)?));
         }
     }
     Ok(found)

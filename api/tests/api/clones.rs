@@ -1,11 +1,15 @@
 //! One identity on two machines: a boot that comes back after a later one gives it away.
 
+use std::time::Duration;
+
+use protocol::frame::CommandFrame;
 use protocol::id::BootId;
 use protocol::time::Timestamp;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::actors::TestAgent;
+use super::actors::{TestAgent, commands, id_of};
+use super::approvals::{key, manifest, signed};
 use super::bench::{Bench, json_of, order_body};
 
 fn boot(number: u8) -> BootId {
@@ -57,6 +61,83 @@ async fn hostile_copy_of_a_device_is_told_and_orders_wait_for_somebody_who_knows
 
     hello(&bench, &agent, 2, 40).await;
     assert_eq!(bench.events("device_cloned").await.len(), 1, "told once");
+}
+
+/// A device that was heard from in two boots, one after the other.
+async fn rebooted(bench: &Bench) -> TestAgent {
+    let agent = bench.agent("a", None).await;
+    hello(bench, &agent, 1, 10).await;
+    hello(bench, &agent, 2, 20).await;
+    agent
+}
+
+/// What waits for the device, in that boot.
+async fn told(bench: &Bench, agent: &TestAgent, number: u8, epoch: u64) -> Vec<CommandFrame> {
+    let frames = agent.check_in_as(bench, |hello| {
+        hello.boot_id = boot(number);
+        hello.epoch = epoch;
+    });
+    commands(&frames.await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_copy_gets_no_wipe_that_was_ordered_before_it_was_told() {
+    let bench = Bench::start().await;
+    let agent = rebooted(&bench).await;
+    let (ann, bob) = (key(1), key(2));
+    bench.set_approvers(&[(&ann, "ann"), (&bob, "bob")]).await;
+    let created = bench.order("wipe", &[agent.id]).await;
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/orders/{order}/approvals");
+    let manifest = manifest(&bench, &order).await;
+    bench.post(&path, &signed(&bench, &manifest, &ann), StatusCode::OK).await;
+
+    hello(&bench, &agent, 1, 30).await;
+    let held = bench.events("command_held").await;
+    assert_eq!((held.len(), &held[0]["subject"]), (1, &created["commands"][0]["id"]));
+    let view = bench.post(&path, &signed(&bench, &manifest, &bob), StatusCode::OK).await;
+    assert_eq!(view["states"], json!({ "awaiting_approval": 1 }), "though two persons signed");
+    assert!(told(&bench, &agent, 1, 31).await.is_empty());
+    assert!(bench.events("command_queued").await.is_empty());
+    // Whoever enrolls it anew ends the order with it.
+    let token = bench.enrollment_token(None).await;
+    json_of(bench.enroll(&token, "a", &agent.key).await, StatusCode::CREATED).await;
+    assert_eq!(bench.command(&created["commands"][0]["id"]).await["state"], "cancelled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_copy_gets_nothing_that_was_queued_but_what_somebody_ordered_knowing_of_it() {
+    let bench = Bench::start().await;
+    let agent = rebooted(&bench).await;
+    let held = bench.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
+    assert!(told(&bench, &agent, 1, 30).await.is_empty(), "not even in answer to the copy");
+    assert_eq!(bench.command(&held).await["state"], "queued");
+    let mut order = order_body("unlock", &[agent.id]);
+    order["accept_cloned"] = json!(true);
+    let free = bench.post("/v1/orders", &order, StatusCode::CREATED).await;
+    let free = free["commands"][0]["id"].clone();
+    let until = bench.now().as_millis() / 1000 + 3600;
+    order["action"] = json!({ "verb": "freeze", "params": { "until": until } });
+    order["accept_cloned"] = json!(false);
+    let stop = bench.post("/v1/orders", &order, StatusCode::CREATED).await;
+    let stop = stop["commands"][0]["id"].clone();
+    let again = told(&bench, &agent, 2, 40).await;
+    assert_eq!(again.iter().map(id_of).collect::<Vec<_>>(), [free.clone(), stop]);
+    assert_eq!(again[0].after_seq, 0, "it follows nothing that the device could ask for");
+
+    // Everything is due again, the held one first.
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+    bench.hand.advance(Duration::from_secs(3));
+    loop {
+        let next = id_of(&hub.command_for(agent.id).await);
+        assert_ne!(next, held);
+        if next == free {
+            break;
+        }
+    }
+    bench.hand.advance(Duration::from_secs(2 * 24 * 3600));
+    bench.until_state(&held, "expired").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

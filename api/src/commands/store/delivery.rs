@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use protocol::action::Verb;
 use protocol::frame::CommandFrame;
-use protocol::id::{BootId, CommandId, DeviceId};
+use protocol::id::{BootId, CommandId, DeviceId, OrderId};
 use protocol::jws::CompactJws;
 use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::lane;
-use crate::commands::Pending;
+use crate::commands::{Pending, hold};
 use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, json, millis, sql, timestamp};
 use crate::vault::ENVELOPE;
 
@@ -52,6 +53,8 @@ pub(in crate::commands) struct Out {
     pub(in crate::commands) seq: u64,
     /// The device is said to have it on disk.
     pub(in crate::commands) is_taken: bool,
+    /// It changes the device, and nobody ordered it knowing of a second machine.
+    pub(in crate::commands) is_held_of_clones: bool,
     pub(in crate::commands) frame: CommandFrame,
 }
 
@@ -71,7 +74,8 @@ pub(in crate::commands) async fn asking(
           AND s.generation = d.generation AND s.lane = 'urgent'), \
          (SELECT s.last_seq FROM lane_seqs s WHERE s.device_id = d.id \
           AND s.generation = d.generation AND s.lane = 'bulk'), \
-         d.former_boot_id, d.boot_epoch, d.cloned_at IS NOT NULL");
+         d.former_boot_id, d.boot_epoch, d.cloned_at IS NOT NULL, ");
+    push_held_of_clones(&mut select);
     for lane in [Lane::Urgent, Lane::Bulk] {
         // Down the index of the lane, to the first that fits.
         select.push(
@@ -87,7 +91,8 @@ pub(in crate::commands) async fn asking(
          AND c.generation = d.generation \
          AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ",
     );
-    select.push_bind(millis(now)).push(" WHERE d.id IN ");
+    select.push_bind(millis(now));
+    select.push(" LEFT JOIN orders o ON o.id = c.order_id WHERE d.id IN ");
     select.push_list(devices.iter().map(|device| device.as_uuid()));
     select.push(" ORDER BY d.id, c.lane DESC, c.seq");
     let mut answers: BTreeMap<DeviceId, Asking> = BTreeMap::new();
@@ -104,6 +109,7 @@ pub(in crate::commands) async fn asking(
         asking.out.push(Out {
             seq,
             is_taken: row.try_get(14)?,
+            is_held_of_clones: row.try_get(20)?,
             frame: CommandFrame {
                 command_id: CommandId::from_uuid(command_id),
                 lane,
@@ -139,7 +145,7 @@ fn device(row: &Row) -> Result<Asking, DbError> {
         degraded_since: time(8)?,
         last_seen_at: time(9)?,
         last_seq: PerLane { urgent: number(15)?, bulk: number(16)? },
-        had_seq: PerLane { urgent: number(20)?, bulk: number(21)? },
+        had_seq: PerLane { urgent: number(21)?, bulk: number(22)? },
         out: Vec::new(),
     })
 }
@@ -152,18 +158,21 @@ pub(in crate::commands) async fn due(
     now: Timestamp,
     limit: i64,
 ) -> Result<Vec<Pending>, DbError> {
-    let rows = sql("SELECT c.device_id, c.id, c.lane, c.seq, c.envelope, \
+    let now = millis(now);
+    let mut select = sql("SELECT c.device_id, c.id, c.lane, c.seq, c.envelope, \
          (SELECT MAX(p.seq) FROM commands p WHERE p.device_id = c.device_id \
           AND p.generation = c.generation AND p.lane = c.lane AND p.seq < c.seq \
-          AND p.state IN ('queued', 'sent', 'acked', 'running') AND p.expires_at > $1) \
-         FROM commands c WHERE c.state IN ('queued', 'sent') AND c.redeliver_at <= $2 \
-         AND c.expires_at > $3 ORDER BY c.lane DESC, c.redeliver_at, c.device_id, c.seq LIMIT $4")
-    .bind(millis(now))
-    .bind(millis(now))
-    .bind(millis(now))
-    .bind(limit)
-    .fetch_all(&mut *conn)
-    .await?;
+          AND p.state IN ('queued', 'sent', 'acked', 'running') AND p.expires_at > ");
+    select.push_bind(now).push(
+        ") FROM commands c JOIN devices d ON d.id = c.device_id JOIN orders o ON o.id = c.order_id \
+         WHERE c.state IN ('queued', 'sent') AND c.redeliver_at <= ",
+    );
+    select.push_bind(now).push(" AND c.expires_at > ").push_bind(now);
+    select.push(" AND NOT (d.cloned_at IS NOT NULL AND ");
+    push_held_of_clones(&mut select);
+    select.push(") ORDER BY c.lane DESC, c.redeliver_at, c.device_id, c.seq LIMIT ");
+    select.push_bind(limit);
+    let rows = select.fetch_all(&mut *conn).await?;
     let mut due = Vec::with_capacity(rows.len());
     for row in &rows {
         let before: Option<i64> = row.try_get(5)?;
@@ -281,6 +290,31 @@ pub(in crate::commands) async fn make_due(
         update.execute(tx.conn()).await?;
     }
     Ok(())
+}
+
+/// That a command `c` of an order `o` leaves for no device that is a clone.
+fn push_held_of_clones(query: &mut Sql) {
+    let verbs = Verb::ALL.into_iter().filter(|verb| hold::concerns(*verb));
+    query.push("(o.accept_cloned = 0 AND c.verb IN ");
+    query.push_list(verbs.map(Verb::as_str)).push(")");
+}
+
+/// The commands that are held because their device is a clone, each with its order.
+pub(in crate::commands) async fn held(
+    tx: &mut Tx,
+    device: DeviceId,
+) -> Result<Vec<(CommandId, OrderId)>, DbError> {
+    let mut select = sql("SELECT c.id, c.order_id FROM commands c \
+         JOIN orders o ON o.id = c.order_id WHERE c.state IN \
+         ('awaiting_approval', 'awaiting_wave', 'queued', 'sent') AND c.device_id = ");
+    select.push_bind(device.as_uuid()).push(" AND ");
+    push_held_of_clones(&mut select);
+    select.push(" ORDER BY c.id");
+    let rows = select.fetch_all(tx.conn()).await?;
+    let ids = |row: &Row| {
+        Ok((CommandId::from_uuid(row.try_get(0)?), OrderId::from_uuid(row.try_get(1)?)))
+    };
+    rows.iter().map(ids).collect()
 }
 
 fn push_ids(query: &mut Sql, ids: &[CommandId]) {

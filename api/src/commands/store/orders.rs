@@ -31,6 +31,8 @@ pub(crate) struct Order {
     pub(crate) manifest: Manifest,
     pub(crate) reason: Option<String>,
     pub(crate) script: Option<String>,
+    /// It is for its devices even where two machines hold the identity of one.
+    pub(crate) accept_cloned: bool,
     pub(crate) created_at: Timestamp,
 }
 
@@ -47,6 +49,7 @@ impl Order {
             manifest: plan.manifest().clone(),
             reason: plan.reason().map(str::to_owned),
             script: plan.script().map(str::to_owned),
+            accept_cloned: plan.accept_cloned(),
             created_at: now,
         }
     }
@@ -62,7 +65,8 @@ pub(in crate::commands) async fn insert(tx: &mut Tx, orders: &[&Order]) -> Resul
             scripts.push(tx.seal(&SCRIPT, &order.id.as_uuid(), order.script.as_deref()).await?);
         }
         let mut insert = sql("INSERT INTO orders \
-             (id, operator, verb, manifest, reason, device_count, created_at, expires_at, script) ");
+             (id, operator, verb, manifest, reason, device_count, created_at, expires_at, script, \
+             accept_cloned) ");
         let rows = chunk.iter().zip(manifests).zip(scripts);
         insert.push_rows(rows, |row, ((order, manifest), script)| {
             row.push_bind(order.id.as_uuid())
@@ -73,7 +77,8 @@ pub(in crate::commands) async fn insert(tx: &mut Tx, orders: &[&Order]) -> Resul
                 .push_bind(order.manifest.device_count)
                 .push_bind(millis(order.created_at))
                 .push_bind(millis(order.manifest.expires_at))
-                .push_bind(script);
+                .push_bind(script)
+                .push_bind(u8::from(order.accept_cloned));
         });
         insert.execute(tx.conn()).await?;
     }
@@ -304,9 +309,8 @@ pub(crate) async fn find_order(
     reach: &Reach,
     id: OrderId,
 ) -> Result<Option<Order>, DbError> {
-    let mut select =
-        sql("SELECT o.id, o.operator, o.manifest, o.reason, o.created_at, o.script FROM orders o \
-         WHERE o.id = ");
+    let mut select = sql("SELECT o.id, o.operator, o.manifest, o.reason, o.created_at, o.script, \
+         o.accept_cloned FROM orders o WHERE o.id = ");
     select.push_bind(id.as_uuid());
     select.push(" AND EXISTS (SELECT 1 FROM commands c WHERE c.order_id = o.id");
     reach.filter(&mut select, "c.device_id");
@@ -320,6 +324,7 @@ pub(crate) async fn find_order(
         manifest: json(row.try_get(2)?, "manifest")?,
         reason: row.try_get(3)?,
         created_at: timestamp(row.try_get(4)?),
+        accept_cloned: row.number::<u8>(6)? > 0,
         script: conn.unseal_text(&SCRIPT, &id.as_uuid(), row.try_get(5)?).await?,
     }))
 }

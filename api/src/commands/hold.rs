@@ -1,0 +1,49 @@
+//! Commands that are held, because two machines hold the identity of their device.
+//!
+//! Owns which ones: those that change the device, of orders that nobody gave knowing of the second
+//! machine. They stay where they are, and end by their validity, when they are withdrawn, or with the
+//! enrollment. Every way out asks: what approvals release, what a device asks for, what is sent again.
+
+use protocol::action::Verb;
+use protocol::id::DeviceId;
+use protocol::state::VerbClass;
+use serde_json::json;
+
+use super::queue::Fresh;
+use super::store::delivery;
+use super::store::orders::Order;
+use crate::audit::Kind;
+use crate::db::{DbError, Tx};
+use crate::devices;
+
+/// Whether commands of that verb wait for somebody who knows. What stops something waits for nobody.
+pub(super) const fn concerns(verb: Verb) -> bool {
+    match verb.class() {
+        VerbClass::Disruptive | VerbClass::Destructive => true,
+        VerbClass::Routine | VerbClass::Stop => false,
+    }
+}
+
+/// Those of an order's commands that may leave, whoever their devices are.
+pub(super) async fn let_go(
+    tx: &mut Tx,
+    order: &Order,
+    mut fresh: Vec<Fresh>,
+) -> Result<Vec<Fresh>, DbError> {
+    if order.accept_cloned || !concerns(order.manifest.action.verb()) {
+        return Ok(fresh);
+    }
+    let ids: Vec<_> = fresh.iter().map(|fresh| fresh.device).collect();
+    let cloned = devices::cloned(tx.conn(), &ids).await?;
+    fresh.retain(|fresh| !cloned.contains(&fresh.device));
+    Ok(fresh)
+}
+
+/// Tells which commands are held from now on, of a device that was found to be two.
+pub(super) async fn tell(tx: &mut Tx, device: DeviceId) -> Result<(), DbError> {
+    for (command, order) in delivery::held(tx, device).await? {
+        let payload = json!({ "order_id": order, "device_id": device, "why": "device cloned" });
+        tx.append(Kind::CommandHeld, command, payload);
+    }
+    Ok(())
+}
