@@ -49,6 +49,9 @@ pub struct Budgets {
     pub brake_above: u32,
     /// Beyond them: how many times the busiest hour of the last 30 days trip it.
     pub brake_times: u32,
+    /// For how long it freezes every device besides; 0: not at all.
+    #[serde(with = "runtime::config::duration")]
+    pub brake_freeze: Duration,
 }
 
 impl Default for Budgets {
@@ -63,6 +66,7 @@ impl Default for Budgets {
             verbs: BTreeMap::new(),
             brake_above: 30,
             brake_times: 3,
+            brake_freeze: HOUR,
         }
     }
 }

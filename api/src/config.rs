@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::limits;
 use serde::Deserialize;
 
 use crate::auth::StepUp;
@@ -141,6 +142,9 @@ impl Config {
         ensure(self.budgets.brake_times > 0, "budgets.brake_times", "must be at least 1")?;
         let wave = self.first_wave.problem();
         wave.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
+        let longest = limits::FREEZE.saturating_sub(limits::CLOCK_SKEW);
+        let freezes = self.budgets.brake_freeze <= longest;
+        ensure(freezes, "budgets.brake_freeze", "must be just below a day at most")?;
         let lasts = (Duration::from_secs(30)..=hour).contains(&self.step_up.lasts);
         ensure(lasts, "step_up.lasts", "must be 30 s to one hour")?;
         let rotates = self.vault.rotate_every >= Duration::from_secs(60);

@@ -28,8 +28,9 @@ pub use self::groups::SetGroups;
 pub use self::list::DeviceQuery;
 pub(crate) use self::store::{
     Device, Enrolling, Key, add_to_group, behind_on_trust, cloned, enroll_again, enroll_new,
-    find, find_by_key, groups_of, in_group, keys, record_boot, record_certificate, record_clone,
-    record_facts, revoke, revoked_with_certificate, standing_generations, with_ids, with_names,
+    enrolled_after, find, find_by_key, groups_of, in_group, keys, record_boot, record_certificate,
+    record_clone, record_facts, revoke, revoked_with_certificate, standing_generations, with_ids,
+    with_names,
 };
 
 /// The routes.

@@ -22,12 +22,13 @@ const LASTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The jobs that one node does for all.
-pub(crate) const JOBS: [&str; 10] = [
+pub(crate) const JOBS: [&str; 11] = [
     "checkpoints",
     "eviction",
     "expiry",
     "file sink",
     "first waves",
+    crate::commands::FREEZE_JOB,
     "redelivery",
     "syslog sink",
     "tidying",

@@ -1,12 +1,14 @@
 //! Lockdown: a switch in the store that only somebody on the server's console turns back.
 //!
 //! Owns its rows and what they forbid. No route turns it: whoever stole a token, or every token,
-//! meets it and cannot lift it.
+//! meets it and cannot lift it. Also how far the freeze has come that the brake orders with one.
 
 use axum::http::Method;
+use protocol::id::DeviceId;
 use protocol::state::VerbClass;
 use protocol::time::Timestamp;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::audit::Kind;
 use crate::db::{Conn, DbError, Tx, millis, sql, timestamp};
@@ -76,6 +78,52 @@ pub(crate) async fn begin(tx: &mut Tx, level: Level, reason: &str) -> Result<boo
         .await?;
     tx.append(Kind::LockdownBegan, level.as_str(), json!({ "reason": reason }));
     Ok(true)
+}
+
+/// A freeze that belongs to a lockdown and has not reached every device.
+#[derive(Debug)]
+pub(crate) struct OwedFreeze {
+    /// When it ends.
+    pub(crate) until: Timestamp,
+    /// Why there is a lockdown.
+    pub(crate) reason: String,
+    /// The last device that has it, in the order of their ids.
+    pub(crate) after: Option<DeviceId>,
+}
+
+/// Has every device be frozen as well, as long as what destroys is locked down.
+pub(crate) async fn owe_freeze(tx: &mut Tx, until: Timestamp) -> Result<(), DbError> {
+    sql("UPDATE lockdowns SET freeze_until = $1, freeze_after = NULL WHERE level = $2")
+        .bind(millis(until))
+        .bind(Level::Destructive.as_str())
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
+/// The freeze that is owed, if there is one.
+pub(crate) async fn owed_freeze(conn: &mut Conn) -> Result<Option<OwedFreeze>, DbError> {
+    let row = sql("SELECT freeze_until, reason, freeze_after FROM lockdowns \
+         WHERE freeze_until IS NOT NULL")
+    .fetch_optional(conn)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(OwedFreeze {
+        until: timestamp(row.try_get(0)?),
+        reason: row.try_get(1)?,
+        after: row.try_get::<Option<Uuid>>(2)?.map(DeviceId::from_uuid),
+    }))
+}
+
+/// Writes how far the freeze has come; `None`: it is owed to nobody any more.
+pub(crate) async fn record_freeze(tx: &mut Tx, after: Option<DeviceId>) -> Result<(), DbError> {
+    let statement = match after {
+        Some(after) => sql("UPDATE lockdowns SET freeze_after = $1 WHERE freeze_until IS NOT NULL")
+            .bind(after.as_uuid()),
+        None => sql("UPDATE lockdowns SET freeze_until = NULL WHERE freeze_until IS NOT NULL"),
+    };
+    statement.execute(tx.conn()).await?;
+    Ok(())
 }
 
 /// Ends whatever is in force, and answers it.

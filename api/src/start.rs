@@ -393,6 +393,8 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("expiry", jobs::run_once(app.clone(), expiry, commands::expire));
     let waves = jobs::Job { name: "first waves", period };
     tasks.spawn("first waves", jobs::run_once(app.clone(), waves, commands::waves));
+    let freeze = jobs::Job { name: commands::FREEZE_JOB, period };
+    tasks.spawn("freeze", jobs::run_once(app.clone(), freeze, commands::freeze));
     let eviction = jobs::Job { name: "eviction", period: period * EVICTION_PERIODS };
     tasks.spawn("eviction", jobs::run_once(app.clone(), eviction, enrollment::evict));
     for sink in Sink::ALL.into_iter().filter(|sink| sink.is_configured(&app.config.sinks)) {

@@ -6,6 +6,7 @@ use protocol::time::Timestamp;
 
 use super::cancel::withdraw;
 use super::store;
+use crate::app::App;
 use crate::audit::Actor;
 use crate::budgets;
 use crate::db::{Db, DbError, Rank, Tx};
@@ -24,9 +25,30 @@ pub async fn halt(
     level: Level,
     reason: &str,
 ) -> Result<Option<usize>, Problem> {
+    begin(db, now, (level, None), reason).await
+}
+
+/// What the brake does: nothing that destroys leaves, or is on its way, and devices are told to
+/// begin nothing that they have. That freeze is owed from here on, and given by its job.
+pub(super) async fn brake(app: &App, why: &str) -> Result<(), Problem> {
+    let lasts = app.config.budgets.brake_freeze;
+    let until = (!lasts.is_zero()).then(|| app.now().plus(lasts).whole_secs());
+    begin(&app.db, app.now(), (Level::Destructive, until), why).await?;
+    Ok(())
+}
+
+async fn begin(
+    db: &Db,
+    now: Timestamp,
+    (level, frozen_until): (Level, Option<Timestamp>),
+    reason: &str,
+) -> Result<Option<usize>, Problem> {
     let mut tx = db.write_as(Rank::First, Actor::System, now).await?;
     if !lockdown::begin(&mut tx, level, reason).await? {
         return Ok(None);
+    }
+    if let Some(until) = frozen_until {
+        lockdown::owe_freeze(&mut tx, until).await?;
     }
     let withdrawn = withdraw_destructive(&mut tx, reason).await?;
     tx.commit().await?;

@@ -16,7 +16,7 @@ use protocol::time::Timestamp;
 use protocol::trust::TrustRoot;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::halt::halt;
+use super::halt::brake;
 use super::plan::Plan;
 use super::queue::{self, Fresh, Ready, Signed};
 use super::store;
@@ -29,7 +29,7 @@ use crate::db::{DbError, Rank, Tx};
 use crate::devices::{self, Device};
 use crate::http::idempotency::{self, Answered, Claim, Place, encode, respond};
 use crate::http::{Problem, ProblemKind};
-use crate::lockdown::{self, Level};
+use crate::lockdown;
 use crate::outbox::Delivery;
 use crate::{metrics, trust};
 
@@ -51,6 +51,17 @@ pub(super) struct Asked {
     pub(super) planned_at: Timestamp,
     pub(super) claim: Option<Claim>,
     pub(super) plan: Plan,
+}
+
+impl Asked {
+    /// Who gave the order.
+    fn actor(&self) -> Actor {
+        if self.plan.is_by_the_brake() {
+            Actor::System
+        } else {
+            Actor::Operator(self.person.clone())
+        }
+    }
 }
 
 /// A place among the orders that wait in a lane, while it is held.
@@ -246,7 +257,7 @@ async fn write_guarded(app: &App, lane: Lane, asked: &Asked) -> Result<Response,
     }
     if let Some(why) = guard::pass(app, &mut tx, &asked.person, &asked.plan).await? {
         drop(tx);
-        halt(&app.db, app.now(), Level::Destructive, &why).await?;
+        brake(app, &why).await?;
         return Err(lockdown::refusal(&why));
     }
     write_one(app, tx, lane, asked).await
@@ -446,7 +457,7 @@ async fn insert(tx: &mut Tx, drafts: &[Draft<'_>], signed: &[Vec<Signed>]) -> Re
     orders::insert_waiting(tx, &behind, CommandState::AwaitingWave).await?;
     orders::insert_queued(tx, &queued).await?;
     for (draft, signed) in drafts.iter().zip(signed) {
-        let actor = Actor::Operator(draft.asked.person.clone());
+        let actor = draft.asked.actor();
         orders::append(tx, &actor, &draft.order, (&draft.waiting, &draft.behind, signed));
     }
     Ok(())

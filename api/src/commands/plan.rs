@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use protocol::action::{Verb, is_printable};
+use protocol::action::{Action, Freeze, Verb, is_printable};
 use protocol::envelope::longest_validity;
 use protocol::id::{DeviceId, OrderId};
 use protocol::limits;
@@ -88,6 +88,34 @@ impl Plan {
         let (devices, script) = (devices.into_values().collect(), asked.script.clone());
         let accept_cloned = asked.accept_cloned;
         Ok(Self { manifest, tree, devices, reason, script, first_wave, accept_cloned })
+    }
+
+    /// A freeze of devices that the brake orders: nobody asked for it.
+    pub(super) fn freeze(
+        devices: Vec<Device>,
+        (until, reason): (Timestamp, String),
+        order_id: OrderId,
+    ) -> Option<Self> {
+        let tree = DeviceTree::new(devices.iter().map(|device| device.id))?;
+        let manifest = Manifest {
+            plans: BTreeMap::new(),
+            order_id,
+            action: Action::Freeze(Freeze { until }),
+            expires_at: until,
+            device_count: u32::try_from(devices.len()).ok()?,
+            device_root: tree.root(),
+            undo_secs: None,
+            offline_codes: BTreeMap::new(),
+            requested_by: None,
+        };
+        let (reason, script, first_wave) = (Some(reason), None, None);
+        let accept_cloned = false;
+        Some(Self { manifest, tree, devices, reason, script, first_wave, accept_cloned })
+    }
+
+    /// Whether nobody asked for it.
+    pub(super) const fn is_by_the_brake(&self) -> bool {
+        self.manifest.requested_by.is_none()
     }
 
     pub(super) const fn manifest(&self) -> &Manifest {

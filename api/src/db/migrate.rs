@@ -68,17 +68,22 @@ macro_rules! migrations {
             ),
             (18, "waves", include_str!(concat!("../../migrations/", $folder, "/0018_waves.sql"))),
             (19, "holds", include_str!(concat!("../../migrations/", $folder, "/0019_holds.sql"))),
+            (
+                20,
+                "freezes",
+                include_str!(concat!("../../migrations/", $folder, "/0020_freezes.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 17];
+type Texts = [(i64, &'static str, &'static str); 18];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 19;
+pub(super) const VERSION: i64 = 20;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -223,7 +223,13 @@ pub(super) const TABLES: [Table; 22] = [
     Table {
         name: "lockdowns",
         key: 1,
-        columns: &[("level", Text), ("since", Int), ("reason", Text)],
+        columns: &[
+            ("level", Text),
+            ("since", Int),
+            ("reason", Text),
+            ("freeze_until", Int),
+            ("freeze_after", Uuid),
+        ],
     },
     Table {
         name: "checkpoints",

@@ -213,6 +213,19 @@ pub(crate) async fn in_group(conn: &mut Conn, group: &GroupName) -> Result<Vec<D
     fetch(select, conn).await
 }
 
+/// So many enrolled devices after that one, in the order of their ids.
+pub(crate) async fn enrolled_after(
+    conn: &mut Conn,
+    after: Option<DeviceId>,
+    limit: i64,
+) -> Result<Vec<Device>, DbError> {
+    let mut select = sql(COLUMNS);
+    select.push(" AND d.revoked_through < d.generation AND d.id > ");
+    select.push_bind(after.map_or(Uuid::nil(), |id| id.as_uuid()));
+    select.push(" ORDER BY d.id LIMIT ").push_bind(limit);
+    fetch(select, conn).await
+}
+
 /// The groups of those devices.
 pub(crate) async fn groups_of(
     conn: &mut Conn,

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use api::audit::Actor;
 use api::commands::halt;
 use api::lockdown::Level;
+use protocol::action::Action;
+use protocol::id::DeviceId;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::actors::{TestAgent, commands};
 use super::approvals::{key, manifest, signed};
-use super::bench::{Bench, approvers, order_body};
+use super::bench::{Bench, GUARD, approvers, order_body};
 
 const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
 const LOCKED: StatusCode = StatusCode::LOCKED;
@@ -80,6 +84,70 @@ async fn hostile_rate_of_wipes_trips_the_brake_which_withdraws_them_and_no_token
     halt::resume(&bench.api.app().db, bench.now()).await.unwrap();
     bench.post("/v1/orders", &body, StatusCode::CREATED).await;
     assert_eq!(bench.events("lockdown_ended").await.len(), 1);
+}
+
+/// Trips the brake, and answers how many orders it let through before.
+async fn trip(bench: &Bench, agent: &TestAgent) {
+    let body = order_body("wipe", &[agent.id]);
+    bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    bench.post("/v1/orders", &body, LOCKED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brake_freezes_every_device_by_orders_that_they_believe() {
+    let bench = Bench::start().await.restart_with(|config| config.budgets.brake_above = 1).await;
+    let (here, away) = (bench.agent("a", None).await, bench.agent("b", None).await);
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(here.id, bench.session()).await;
+    trip(&bench, &here).await;
+    let pushed = hub.command_for(here.id).await;
+    let asked = commands(&away.check_in(&bench, Vec::new()).await).remove(0);
+    for (agent, command) in [(&here, pushed), (&away, asked)] {
+        let verified = agent.verify(&bench, &command.jws);
+        let Action::Freeze(freeze) = verified.envelope().action() else { panic!("{verified:?}") };
+        assert_eq!(freeze.until.since(bench.now()).as_secs().div_ceil(60), 60);
+    }
+    let ordered = bench.events("freeze_ordered").await;
+    assert_eq!((ordered.len(), &ordered[0]["actor"]), (1, &json!("system")), "{ordered:?}");
+    // It is given once, also by a control plane that starts again.
+    let bench = bench.restart_with(|config| config.budgets.brake_above = 1).await;
+    bench.order("lock", &[away.id]).await;
+    assert_eq!(bench.events("freeze_ordered").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brake_freezes_a_fleet_that_no_single_order_reaches() {
+    let bench = Bench::start().await.restart_with(|config| config.budgets.brake_above = 1).await;
+    let agent = bench.agent("a", None).await;
+    let ids: Vec<_> = (0..450).map(|_| DeviceId::new(bench.now(), bench.entropy.bytes())).collect();
+    let mut tx = bench.api.app().db.write(Actor::System, bench.now()).await.unwrap();
+    api::fixture::insert_devices(&mut tx, &ids, None).await.unwrap();
+    tx.commit().await.unwrap();
+    trip(&bench, &agent).await;
+    let frozen = async {
+        loop {
+            let orders = bench.events("freeze_ordered").await;
+            let devices = orders.iter().map(|order| order["payload"]["devices"].as_u64().unwrap());
+            if devices.clone().sum::<u64>() >= 451 {
+                return devices.collect::<Vec<_>>();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(GUARD, frozen).await.unwrap(), [200, 200, 51]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brake_that_is_to_freeze_nobody_freezes_nobody() {
+    let bench = Bench::start().await.restart_with(|config| {
+        config.budgets.brake_above = 1;
+        config.budgets.brake_freeze = Duration::ZERO;
+    });
+    let bench = bench.await;
+    let agent = bench.agent("a", None).await;
+    trip(&bench, &agent).await;
+    halt::resume(&bench.api.app().db, bench.now()).await.unwrap();
+    assert!(bench.events("freeze_ordered").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,26 @@ fn wipe(installation: &Installation, keys: [&str; 2], undo: &[&str]) -> (String,
     (order, command)
 }
 
+/// The brake trips on somebody else's rate, and what a device holds in its undo window ends with it.
+#[test]
+fn wipe_in_its_undo_window_ends_when_the_brake_trips() {
+    let mut installation = Installation::new();
+    installation.kill();
+    installation.start(&[("TOCSIN_UP_API__BUDGETS__BRAKE_ABOVE", "1")]);
+    let device = installation.device("web-1");
+    let (alice, bob) = (approver(&installation, "alice"), approver(&installation, "bob"));
+    let (_, held) = wipe(&installation, [&alice, &bob], &["--undo", "1h"]);
+    eventually("the window is open", || {
+        let stage = installation.command(&held)["stage"].as_str().unwrap_or("").to_owned();
+        stage.starts_with("undo window until ").then_some(())
+    });
+    let more = ["wipe", "web-1", "--reason", "a test", "--yes", "--no-wait"];
+    assert!(!installation.tocsin(&more).status.success(), "the brake trips");
+    let story = installation.ended(&held);
+    assert_eq!(story["outcome"]["reason"], "frozen", "{story}");
+    assert_eq!(device.effects(&held), 0);
+}
+
 #[test]
 fn wipe_is_called_back_in_its_undo_window_and_a_freeze_holds_until_two_end_it() {
     let installation = Installation::new();

@@ -1,0 +1,3 @@
+-- The freeze that the brake orders with its lockdown: until when, and which devices have it already.
+ALTER TABLE lockdowns ADD COLUMN freeze_until BIGINT;
+ALTER TABLE lockdowns ADD COLUMN freeze_after BLOB;
