@@ -29,10 +29,14 @@ use crate::trust;
 
 mod reject;
 mod store;
+mod withdraw;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(submit)).routes(routes!(reject::reject))
+    OpenApiRouter::new()
+        .routes(routes!(submit))
+        .routes(routes!(reject::reject))
+        .routes(routes!(withdraw::withdraw))
 }
 
 /// Hands an approval in. When it is the last one needed, the commands are queued with it.

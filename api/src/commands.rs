@@ -41,7 +41,7 @@ mod waves;
 pub mod wire;
 
 pub use self::advanced::Advanced;
-pub(crate) use self::cancel::reject_waiting;
+pub(crate) use self::cancel::{reject_waiting, withdraw_unapproved};
 pub(crate) use self::dispatch::dispatch;
 pub(crate) use self::end::end_enrollment;
 pub(crate) use self::expiry::expire;

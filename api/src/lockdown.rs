@@ -158,7 +158,7 @@ pub(crate) async fn admit(conn: &mut Conn, class: VerbClass) -> Result<(), Probl
 pub(crate) fn spares(method: &Method, path: &str) -> bool {
     match *method {
         Method::GET | Method::HEAD => true,
-        Method::POST => path.ends_with("/cancel") || path.ends_with("/reject"),
+        Method::POST => ["/cancel", "/reject", "/withdraw"].iter().any(|end| path.ends_with(end)),
         Method::DELETE => path.starts_with("/v1/tokens/"),
         _ => false,
     }

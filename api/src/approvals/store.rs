@@ -35,6 +35,20 @@ pub(super) async fn has_waiting(tx: &mut Tx, order: OrderId) -> Result<bool, DbE
     Ok(row.try_get::<i64>(0)? > 0)
 }
 
+/// Forgets a person's approval; whether there was one.
+pub(super) async fn remove(
+    tx: &mut Tx,
+    order: OrderId,
+    person: &PersonName,
+) -> Result<bool, DbError> {
+    let removed = sql("DELETE FROM approvals WHERE order_id = $1 AND person = $2")
+        .bind(order.as_uuid())
+        .bind(person.as_str())
+        .execute(tx.conn())
+        .await?;
+    Ok(removed > 0)
+}
+
 /// Writes a person's approval, in place of a former one.
 pub(super) async fn put(
     tx: &mut Tx,

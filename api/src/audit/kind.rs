@@ -99,6 +99,8 @@ kinds! {
     ThawOrdered = "thaw_ordered",
     /// A person's approval of an order was accepted.
     OrderApproved = "order_approved",
+    /// A person's approval of an order was taken back, and with it what left on its word.
+    ApprovalWithdrawn = "approval_withdrawn",
     /// An order was withdrawn before it was approved.
     OrderRejected = "order_rejected",
     /// Commands of an order left on the word of break-glass, in place of its approvers.

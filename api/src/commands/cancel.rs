@@ -8,12 +8,14 @@ use axum::extract::State;
 use protocol::action::{Action, Cancel, Verb, is_printable};
 use protocol::id::{CommandId, OrderId};
 use protocol::limits;
+use protocol::manifest::Manifest;
 use protocol::state::CommandState;
 use serde_json::json;
 
 use super::intake::{self, Asked};
 use super::model::{Happening, Step, step};
 use super::plan::Plan;
+use super::queue::Words;
 use super::sent::record_waiting;
 use super::store::{self, Standing};
 use super::wire::{CancelledCommand, CancelledOrder, CreateOrder, CreatedOrder, Targets, Withdraw};
@@ -202,6 +204,49 @@ pub(crate) async fn reject_waiting(
         if known.state == CommandState::AwaitingApproval {
             count += usize::from(withdraw(tx, &known, why).await?);
         }
+    }
+    Ok(count)
+}
+
+/// Withdraws those commands of an order that left on approvals which suffice no more, and that no
+/// device has. Answers how many.
+///
+/// # Errors
+/// A conflict when every command has ended or is on its device: nothing can be taken back then.
+pub(crate) async fn withdraw_unapproved(
+    tx: &mut Tx,
+    permit: &Permit<ability::Approve>,
+    (manifest, words): (&Manifest, &Words<'_>),
+    why: &str,
+) -> Result<usize, Problem> {
+    let known = store::of_order(tx.conn(), manifest.order_id).await?;
+    demand_all(tx, permit, &known).await?;
+    let may_go = |device| {
+        let needs = words.trust.needs(manifest, &device).ok();
+        needs.is_some_and(|needs| words.tally.authority(needs).is_some())
+    };
+    let (mut count, mut waiting) = (0, 0);
+    for known in &known {
+        match known.state {
+            CommandState::AwaitingApproval | CommandState::AwaitingWave => waiting += 1,
+            CommandState::Queued | CommandState::Sent if may_go(known.device) => waiting += 1,
+            CommandState::Queued | CommandState::Sent => {
+                count += usize::from(withdraw(tx, known, why).await?);
+            }
+            CommandState::Acked
+            | CommandState::Running
+            | CommandState::Succeeded
+            | CommandState::Failed
+            | CommandState::Refused
+            | CommandState::Expired
+            | CommandState::Cancelled
+            | CommandState::InDoubt => {}
+        }
+    }
+    if count + waiting == 0 {
+        let detail = "every command of this order has ended or is on its device; cancel calls back \
+                      what waits there";
+        return Err(Problem::conflict(detail));
     }
     Ok(count)
 }

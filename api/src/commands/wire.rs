@@ -274,6 +274,18 @@ pub struct SubmitApproval {
     pub jws: CompactJws,
 }
 
+/// An approval that is taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WithdrawApproval {
+    /// Whose.
+    #[schema(value_type = String)]
+    pub person: PersonName,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Why something is withdrawn.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

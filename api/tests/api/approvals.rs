@@ -8,7 +8,7 @@ use protocol::trust::{Quorum, SignedTrustRoot};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::actors::{TestAgent, commands, id_of};
+use super::actors::{TestAgent, ack, commands, id_of};
 use super::bench::{Bench, approvers, order_body};
 
 pub(crate) fn key(seed: u8) -> SigningKey {
@@ -91,6 +91,54 @@ async fn one_person_suffices_to_stop() {
     let view = bench.post(&path, &json!({ "reason": "not ours" }), StatusCode::OK).await;
     assert_eq!(view["states"], json!({ "cancelled": 1 }));
     bench.post(&path, &json!({}), StatusCode::CONFLICT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn approval_is_taken_back_until_the_device_has_the_command() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let (ann, bob, cleo) = (key(1), key(2), key(3));
+    bench.set_approvers(&[(&ann, "ann"), (&bob, "bob"), (&cleo, "cleo")]).await;
+    let ordered = async || {
+        let created = bench.order("wipe", &[agent.id]).await;
+        let order = created["order"]["id"].as_str().unwrap().to_owned();
+        let manifest = manifest(&bench, &order).await;
+        let path = format!("/v1/orders/{order}/");
+        (path, manifest, created["commands"][0]["id"].clone())
+    };
+    let body = json!({ "person": "ann", "reason": "the wrong one" });
+
+    // While it waits: it goes on waiting, for somebody else.
+    let (path, manifest, command) = ordered().await;
+    let (approve, withdraw) = (format!("{path}approvals"), format!("{path}withdraw"));
+    bench.post(&withdraw, &body, StatusCode::CONFLICT).await;
+    bench.post(&approve, &signed(&bench, &manifest, &ann), StatusCode::OK).await;
+    let view = bench.post(&withdraw, &body, StatusCode::OK).await;
+    assert_eq!((&view["approvals"], &view["states"]["awaiting_approval"]), (&json!([]), &json!(1)));
+    bench.post(&approve, &signed(&bench, &manifest, &bob), StatusCode::OK).await;
+    assert_eq!(bench.command(&command).await["state"], "awaiting_approval", "one of two");
+    bench.post(&approve, &signed(&bench, &manifest, &ann), StatusCode::OK).await;
+
+    // When it has left: nothing of it is delivered any more.
+    assert_eq!(bench.command(&command).await["state"], "queued");
+    bench.post(&withdraw, &body, StatusCode::OK).await;
+    let ended = bench.command(&command).await;
+    assert_eq!(ended["state"], "cancelled");
+    assert_eq!(ended["ended_by"], "approval of ann withdrawn by admin: the wrong one");
+    assert!(commands(&agent.check_in(&bench, Vec::new()).await).is_empty());
+    let told = bench.events("approval_withdrawn").await;
+    let counts: Vec<_> = told.iter().map(|event| &event["payload"]["commands"]).collect();
+    assert_eq!(counts, [&json!(0), &json!(1)]);
+
+    // When the device has it: only its device ends it.
+    let (path, manifest, command) = ordered().await;
+    let (approve, withdraw) = (format!("{path}approvals"), format!("{path}withdraw"));
+    bench.post(&approve, &signed(&bench, &manifest, &ann), StatusCode::OK).await;
+    bench.post(&approve, &signed(&bench, &manifest, &bob), StatusCode::OK).await;
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    agent.check_in(&bench, vec![ack(&told[0])]).await;
+    bench.post(&withdraw, &body, StatusCode::CONFLICT).await;
+    assert_eq!(bench.command(&command).await["state"], "acked", "the device has it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -229,6 +229,7 @@ fn body_of(route: &str, agent: &TestAgent, trust: &Value) -> Value {
         "POST /v1/escrows/{id}/read" => json!({ "reason": "a test" }),
         "PUT /v1/devices/{id}/groups" => json!({ "groups": ["b"] }),
         "POST /v1/orders/{id}/approvals" => json!({ "jws": trust["signed"][0] }),
+        "POST /v1/orders/{id}/withdraw" => json!({ "person": "ann" }),
         "POST /v1/factor/confirm" | "POST /v1/step-ups" => json!({ "code": "000000" }),
         _ => json!({}),
     }
@@ -329,6 +330,7 @@ fn met_by_another_group(route: &str) -> Met {
         | "POST /v1/orders/{id}/continue"
         | "GET /v1/orders/{id}/manifest"
         | "POST /v1/orders/{id}/reject"
+        | "POST /v1/orders/{id}/withdraw"
         | "GET /v1/stream"
         | "POST /v1/tokens"
         | "DELETE /v1/tokens/{id}"

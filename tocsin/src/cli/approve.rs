@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use api::commands::wire::{CommandView, ManifestView, OrderView, SubmitApproval, Withdraw};
+use api::commands::wire::{
+    CommandView, ManifestView, OrderView, SubmitApproval, Withdraw, WithdrawApproval,
+};
 use api::trust::TrustView;
 use clap::Args;
 use protocol::envelope::{self, Approval};
@@ -43,6 +45,12 @@ pub struct ApproveArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+    /// Take your approval back, as long as no device has the command
+    #[arg(long)]
+    pub withdraw: bool,
+    /// Why you take it back
+    #[arg(long, value_name = "TEXT", requires = "withdraw")]
+    pub reason: Option<String>,
     /// How the order is waited for.
     #[command(flatten)]
     pub wait: WaitArgs,
@@ -122,6 +130,9 @@ pub fn check_manifest(
 
 /// Shows an order, signs it, and hands the approval in.
 pub async fn run(context: &Context, args: ApproveArgs) -> Result<Exit, Failure> {
+    if args.withdraw {
+        return withdraw(context, args).await;
+    }
     let (out, client) = (context.out, context.client()?);
     let order: OrderView = client.get(&format!("/v1/orders/{}", args.order)).await?;
     let shown: ManifestView = client.get(&format!("/v1/orders/{}/manifest", args.order)).await?;
@@ -258,6 +269,29 @@ pub(super) async fn presence(
         online.extend(view.online.map(|is_online| (view.id, is_online)));
     }
     Ok(online)
+}
+
+/// Takes back the approval of the key's owner.
+async fn withdraw(context: &Context, args: ApproveArgs) -> Result<Exit, Failure> {
+    let (out, client) = (context.out, context.client()?);
+    let public = keyfile::public(&args.key)?;
+    let trust: TrustView = client.get("/v1/trust").await?;
+    let owner = trust.root.signer(public.id()).map(|(_, approver)| approver.person.clone());
+    let person = owner.ok_or_else(|| {
+        Failure::new(format!("{public} is no approver's key in version {}", trust.version))
+    })?;
+    let path = format!("/v1/orders/{}/withdraw", args.order);
+    let body = WithdrawApproval { person, reason: args.reason };
+    let order: OrderView = client.post(&path, &body).await?;
+    out.object(&order);
+    let withdrawn = out.paint(Tone::Waiting, "withdrawn");
+    out.line(&format!(
+        "{withdrawn}: the approval of {}; order {} has {}",
+        body.person,
+        order.id,
+        people(&order)
+    ));
+    Ok(Exit::Success)
 }
 
 /// Refuses an order that awaits approval.

@@ -58,6 +58,7 @@ fn every_verb_parses_as_documented() {
         "tocsin issue-hub --data d --name hub-1 --server-name h.example --server-name ::1 --out o",
         "tocsin agent enroll tocsin-enroll-1.x --config agent.toml",
         &format!("tocsin approve {id} --key a.key --yes"),
+        &format!("tocsin approve {id} --key a.key --withdraw --reason x"),
         &format!("tocsin reject {id} --reason x"),
         &format!("tocsin cancel {id}"),
         &format!("tocsin command show {id}"),
