@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use protocol::action::{Action, Refresh};
 use protocol::envelope::{self, Approval};
 use protocol::fixture::{device, lock, signing_key, wipe};
 use protocol::frame::{CommandFrame, HubFrame};
-use protocol::jws::CompactJws;
+use protocol::jws::{self, CompactJws};
 use protocol::manifest::DeviceTree;
 use protocol::receipt::{Outcome, RefusalReason};
 use protocol::trust::{Approver, Quorum};
@@ -44,6 +45,38 @@ async fn expired_command_is_refused() {
     late.exp = now().minus(Duration::from_secs(1));
     let frame = bench.organisation.deliver(&late, 0);
     assert_eq!(bench.refusal(frame).await, RefusalReason::Expired);
+}
+
+/// Not ignored: whoever ordered it learns that this agent is too old for it.
+#[tokio::test]
+async fn f20_verb_of_a_newer_protocol_is_refused_by_a_signed_receipt() {
+    let mut bench = Bench::new();
+    let mut claims = serde_json::to_value(bench.envelope(1, lock(), 1)).unwrap();
+    claims["manifest"]["action"] = serde_json::json!({ "verb": "teleport", "params": {} });
+    let jws = jws::sign(envelope::TYP, &claims, &bench.organisation.command_key).unwrap();
+    let frame = CommandFrame { jws, ..bench.command(1, lock(), 1) };
+    assert_eq!(bench.refusal(frame).await, RefusalReason::Unsupported);
+    assert!(bench.effects().is_empty());
+}
+
+#[tokio::test]
+async fn routine_command_that_is_valid_for_more_than_a_day_is_refused() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    for (more, refused) in [(1, Some(RefusalReason::ValidityTooLong)), (0, None)] {
+        let mut bench = Bench::new();
+        let mut long = bench.envelope(1, Action::Refresh(Refresh {}), 1);
+        long.exp = long.nbf.plus(day + Duration::from_secs(more));
+        long.manifest.expires_at = long.exp;
+        let frame = bench.organisation.deliver(&long, 0);
+        let mut server = bench.server().await;
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        hub.send(HubFrame::Command(frame)).await;
+        let receipt = bench.receipt(&hub.receipt().await);
+        let is_refused = matches!(receipt.outcome, Outcome::Refused { .. });
+        assert_eq!(is_refused.then(|| reason(&receipt)), refused);
+        agent.drain().await.unwrap();
+    }
 }
 
 #[tokio::test]

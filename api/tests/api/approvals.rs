@@ -1,5 +1,7 @@
 //! Approvals: persons count, not keys; what they signed is what the device gets.
 
+use std::time::Duration;
+
 use protocol::envelope::{Approval, approve};
 use protocol::frame::{CommandFrame, HubFrame};
 use protocol::key::SigningKey;
@@ -139,6 +141,27 @@ async fn approval_is_taken_back_until_the_device_has_the_command() {
     agent.check_in(&bench, vec![ack(&told[0])]).await;
     bench.post(&withdraw, &body, StatusCode::CONFLICT).await;
     assert_eq!(bench.command(&command).await["state"], "acked", "the device has it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn approval_after_the_end_of_its_order_is_refused() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let (ann, bob) = (key(1), key(2));
+    bench.set_approvers(&[(&ann, "ann"), (&bob, "bob")]).await;
+    let mut body = order_body("wipe", &[agent.id]);
+    body["expires_in_secs"] = json!(600);
+    let created = bench.post("/v1/orders", &body, StatusCode::CREATED).await;
+    let order = created["order"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/orders/{order}/approvals");
+    let manifest = manifest(&bench, &order).await;
+    let (first, second) = (signed(&bench, &manifest, &ann), signed(&bench, &manifest, &bob));
+    bench.hand.advance(Duration::from_secs(599));
+    bench.post(&path, &first, StatusCode::OK).await;
+    bench.hand.advance(Duration::from_secs(1));
+    let refused = bench.post(&path, &second, StatusCode::CONFLICT).await;
+    assert_eq!(refused["detail"], "this order is past its end");
+    bench.until_state(&created["commands"][0]["id"], "expired").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,22 @@ async fn devices_are_found_by_group_name_and_presence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn token_past_its_end_is_refused() {
+    let bench = Bench::start().await;
+    let body = json!({ "label": "x", "scopes": ["read@*"], "ttl_secs": 60, "service": true });
+    let made = bench.post("/v1/tokens", &body, StatusCode::CREATED).await;
+    let secret = made["secret"].as_str().unwrap();
+    let look = async || {
+        let url = bench.url("/v1/devices");
+        bench.http.get(url).bearer_auth(secret).send().await.unwrap().status()
+    };
+    bench.hand.advance(std::time::Duration::from_secs(59));
+    assert_eq!(look().await, StatusCode::OK);
+    bench.hand.advance(std::time::Duration::from_secs(1));
+    assert_eq!(look().await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn groups_are_replaced_and_recorded() {
     let bench = Bench::start().await;
     let agent = bench.agent("one", Some("a")).await;

@@ -2,13 +2,73 @@
 
 use std::time::Duration;
 
-use protocol::frame::AgentFrame;
+use protocol::enrollment::{ENROLL_PATH, RENEW_PATH};
+use protocol::frame::{AgentFrame, CHECK_IN_PATH};
 use protocol::id::CommandId;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::actors::commands;
-use super::bench::{Bench, json_of, order_body};
+use super::actors::{ack, commands, id_of};
+use super::bench::{Bench, csr, json_of, order_body};
+
+/// Every route of the agent port, and what somebody without a device's certificate meets there.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_stranger_at_the_agent_port_is_let_in_nowhere() {
+    let routes = [
+        (ENROLL_PATH, StatusCode::UNAUTHORIZED),
+        (RENEW_PATH, StatusCode::UNAUTHORIZED),
+        (CHECK_IN_PATH, StatusCode::UNAUTHORIZED),
+    ];
+    // Whoever adds a route says here what a stranger meets.
+    let sources = [include_str!("../../src/enrollment.rs"), include_str!("../../src/commands.rs")];
+    let count = sources.iter().map(|source| source.matches(".route(").count()).sum::<usize>();
+    assert_eq!(count, routes.len());
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let hello = json!({ "frames": [agent.hello()] });
+    let bodies = [
+        json!({ "secret": "x".repeat(43), "name": "b", "csr": csr(&agent.key) }),
+        json!({ "csr": csr(&agent.key) }),
+        hello,
+    ];
+    let before = bench.get("/v1/events?limit=500").await["items"].as_array().unwrap().len();
+    for ((path, status), body) in routes.into_iter().zip(bodies) {
+        // With an operator's token as well: it is none of a device.
+        for token in ["", &bench.token] {
+            let request = bench.http.post(bench.agent_url(path)).bearer_auth(token);
+            let answer = request.json(&body).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{path}");
+        }
+        let other = bench.http.get(bench.agent_url(path)).send().await.unwrap();
+        assert_eq!(other.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+    }
+    let elsewhere = bench.http.get(bench.agent_url("/v1/devices")).bearer_auth(&bench.token);
+    assert_eq!(elsewhere.send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let after = bench.get("/v1/events?limit=500").await["items"].as_array().unwrap().len();
+    assert_eq!(after, before, "nothing of it changed anything");
+}
+
+/// Whoever writes presence says that another device is on their hub.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_broker_that_claims_a_devices_presence_delays_its_commands_and_loses_none() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut liar = bench.hub("hub-evil").await;
+    liar.arrive(agent.id, bench.session()).await;
+    let made = bench.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
+    let stolen = liar.command_for(agent.id).await;
+    assert_eq!(id_of(&stolen), made);
+    // It says what it likes of it, and nothing that only the device can say is believed.
+    let mallory = bench.agent("mallory", None).await;
+    liar.say(&agent, vec![mallory.receipt(&stolen, |claims| claims.iss = agent.id)]).await;
+    bench.until_state(&made, "sent").await;
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    assert_eq!((told.len(), id_of(&told[0])), (1, made.clone()), "the device itself asks");
+    agent.verify(&bench, &told[0].jws);
+    let receipts = vec![ack(&told[0]), agent.receipt(&told[0], |_| ())];
+    agent.check_in(&bench, receipts).await;
+    assert_eq!(bench.command(&made).await["state"], "succeeded");
+}
 
 /// As CVE-2026-34388: one unexpected value of an enrolled host crashed the whole server.
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,7 @@ mod roles;
 mod sign_in;
 mod sinks;
 mod step_up;
+mod stolen;
 mod stops;
 mod streams;
 mod vault;

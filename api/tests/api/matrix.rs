@@ -174,7 +174,7 @@ async fn methods_that_the_document_lacks_are_refused_with_those_it_has() {
     }
 }
 
-fn params_of(verb: Verb) -> Value {
+pub(crate) fn params_of(verb: Verb) -> Value {
     match verb {
         Verb::Lock => json!({ "level": "session" }),
         Verb::Wipe => json!({ "level": "keys", "power_off": true }),
@@ -219,7 +219,7 @@ async fn token_orders_the_verbs_of_its_scopes_and_no_other() {
 }
 
 /// A body that can be read there.
-fn body_of(route: &str, agent: &TestAgent, trust: &Value) -> Value {
+pub(crate) fn body_of(route: &str, agent: &TestAgent, trust: &Value) -> Value {
     match route {
         "POST /v1/orders" => order_body("lock", &[agent.id]),
         "POST /v1/enrollment-tokens" => json!({ "group": "a" }),

@@ -97,6 +97,11 @@ impl Installation {
         &self.ports.hub
     }
 
+    /// The addresses of everything that it serves over TLS: operators, agents, the hub.
+    pub(crate) fn listeners(&self) -> [&str; 3] {
+        [&self.ports.operator, &self.ports.agent, &self.ports.hub]
+    }
+
     /// The process of the platform.
     pub(crate) fn pid(&self) -> u32 {
         self.up.as_ref().expect("the platform runs").id()

@@ -10,6 +10,7 @@ mod hardware;
 mod installation;
 mod ladder;
 mod links;
+mod listeners;
 mod lockdown;
 mod memory;
 #[path = "../support/operator.rs"]
