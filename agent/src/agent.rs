@@ -110,6 +110,7 @@ impl Agent {
         let standing = config.acts().then(|| Standing::at_start(&host));
 
         let key = KeyPair::load(&state.key_path(), &config.key.tpm)?;
+        host.tpm.holds_device_key = key.is_in_tpm();
         let fixed_authorities =
             config.addresses.ca.as_deref().map(read_certificates).transpose()?;
         let authorities = match &fixed_authorities {

@@ -11,7 +11,7 @@ use runtime::observability::ObservabilityConfig;
 use serde::Deserialize;
 
 use crate::execute::quarantine::Firewall;
-use crate::host::{Arming, Host, Power, ScriptConfig, Superuser};
+use crate::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 use crate::identity::{KeyPlace, Made};
 use crate::recognise::Nobody;
 
@@ -95,6 +95,8 @@ pub struct HostConfig {
     pub wipe_targets: Vec<PathBuf>,
     /// Volumes that hold the company's data and nothing else, for a selective wipe; none.
     pub company_volumes: Vec<PathBuf>,
+    /// Codes on the labels of drives (PSID) by serial number, for Opal drives that a wipe erases; none.
+    pub psids: Psids,
     /// Accounts that a lock leaves open; none.
     pub break_glass: Vec<String>,
     /// Who becomes root on a locked device; `from_break_glass`.
@@ -113,6 +115,7 @@ impl Default for HostConfig {
             dbus: None,
             wipe_targets: Vec::new(),
             company_volumes: Vec::new(),
+            psids: Psids::default(),
             break_glass: Vec::new(),
             superuser: Superuser::default(),
             power: PowerConfig::Real,
@@ -320,6 +323,14 @@ impl Config {
             confirm_within: self.ladder.confirm,
             wipe_targets: host.wipe_targets.clone(),
             company_volumes: host.company_volumes.clone(),
+            psids: host.psids.clone(),
+            tpm: match host.arming {
+                ArmingConfig::Armed => WipedTpm::at(self.key.tpm.clone(), false),
+                // The machine's TPM is not a sandbox's.
+                ArmingConfig::Off | ArmingConfig::Sandboxed | ArmingConfig::Simulated => {
+                    WipedTpm::default()
+                }
+            },
             break_glass: host.break_glass.clone(),
             superuser: host.superuser,
             scripts: host.scripts.clone(),

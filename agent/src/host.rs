@@ -3,12 +3,15 @@
 //! On an enrolled machine the roots are `/`; in a sandbox they are a chroot, a private D-Bus and
 //! files that stand for volumes. Nothing outside a `Host` may be read or changed by an executor.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
@@ -18,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::execute::failure;
 use crate::execute::quarantine::Firewall;
 use crate::execute::tool::Tool;
+use crate::execute::wipe;
+use crate::identity;
 use crate::recognise::Recognise;
 
 #[cfg(test)]
@@ -45,6 +50,10 @@ pub struct Host {
     pub wipe_targets: Vec<PathBuf>,
     /// Volumes that hold the company's data and nothing else: what a selective wipe destroys.
     pub company_volumes: Vec<PathBuf>,
+    /// Codes on the labels of drives, by which a wipe has Opal drives erase themselves.
+    pub psids: Psids,
+    /// The TPM that a wipe clears.
+    pub tpm: WipedTpm,
     /// Accounts that a lock leaves open.
     pub break_glass: Vec<String>,
     /// Who becomes root on a locked device.
@@ -71,6 +80,57 @@ pub struct ScriptConfig {
 impl Default for ScriptConfig {
     fn default() -> Self {
         Self { supervisor: None, account: "nobody".to_owned() }
+    }
+}
+
+/// Codes on the labels of drives (PSID), by serial number. Whoever has one can erase the drive and nothing else.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Psids(BTreeMap<String, String>);
+
+impl Psids {
+    /// The code of the drive with that serial number.
+    pub fn of(&self, serial: &str) -> Option<&str> {
+        self.0.get(serial).map(String::as_str)
+    }
+}
+
+impl FromIterator<(String, String)> for Psids {
+    fn from_iter<T: IntoIterator<Item = (String, String)>>(psids: T) -> Self {
+        Self(psids.into_iter().collect())
+    }
+}
+
+impl fmt::Debug for Psids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// The TPM that a wipe clears. Copies are about the same one.
+#[derive(Debug, Clone, Default)]
+pub struct WipedTpm {
+    /// Where it is; nowhere in a sandbox that does not name one.
+    pub path: Option<PathBuf>,
+    /// The device's own key is in it: then it is cleared when the power goes, and not before.
+    pub holds_device_key: bool,
+    is_due: Arc<AtomicBool>,
+}
+
+impl WipedTpm {
+    /// That one.
+    pub fn at(path: PathBuf, holds_device_key: bool) -> Self {
+        Self { path: Some(path), holds_device_key, is_due: Arc::default() }
+    }
+
+    /// Where it is, if it is there.
+    pub fn there(&self) -> Option<&Path> {
+        self.path.as_deref().filter(|path| path.exists())
+    }
+
+    /// From now on it goes with the power.
+    pub fn goes_with_power(&self) {
+        self.is_due.store(true, Ordering::SeqCst);
     }
 }
 
@@ -138,6 +198,21 @@ impl Host {
         let absolute = absolute.as_ref();
         self.root.join(absolute.strip_prefix("/").unwrap_or(absolute))
     }
+
+    /// After a wipe, the TPM whose key had to sign the receipt. The power goes whatever becomes of it.
+    fn clear_tpm_when_due(&self) {
+        let Some(path) = self.tpm.there() else { return };
+        if !self.tpm.is_due.load(Ordering::SeqCst) && !wipe::owes_tpm(self) {
+            return;
+        }
+        match identity::clear_tpm(path) {
+            Ok(cleared) => tracing::warn!(?cleared, "tpm cleared with the power"),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "tpm was not cleared");
+            }
+        }
+    }
+
     /// Powers the device off or starts it again, in the sense this host gives to it.
     ///
     /// The service manager is asked first, so that file systems are left clean; when it is not
@@ -147,6 +222,10 @@ impl Host {
     /// `Internal` when only an armed host may do that and this one is not; `Io` or `Permission`
     /// when it did not work.
     pub fn shut_down(&self, how: Shutdown) -> Result<(), Failure> {
+        match how {
+            Shutdown::PowerOff => self.clear_tpm_when_due(),
+            Shutdown::Reboot => {}
+        }
         match (&self.power, self.arming) {
             (Power::Recorded(path), _) => {
                 record(path, how).map_err(|error| failure(FailureKind::Io, how.stage(), error))

@@ -27,8 +27,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureAlgorithm, SignatureScheme};
 use zeroize::Zeroizing;
 
-pub use self::tpm::TpmError;
 use self::tpm::TpmKey;
+pub use self::tpm::{Cleared, TpmError, clear as clear_tpm};
 
 mod der;
 #[cfg(test)]

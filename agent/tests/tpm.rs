@@ -7,13 +7,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use agent::identity::{Identity, IdentityError, KeyPair, KeyPlace, Made, TpmError};
+use agent::identity::{
+    Cleared, Identity, IdentityError, KeyPair, KeyPlace, Made, TpmError, clear_tpm,
+};
 use protocol::fixture::{command, device};
 use protocol::id::BootId;
 use protocol::receipt::{self, Evidence, Outcome, Receipt};
@@ -218,6 +220,42 @@ fn hostile_tpm_is_an_error_whatever_it_answers() {
             assert_eq!(tpm.join().unwrap(), if is_retry { 5 } else { 1 }, "{answer:?}");
         });
     }
+}
+
+/// Gives a hierarchy a password, as whoever set the machine up may have done (TPM2_HierarchyChangeAuth).
+fn set_password(tpm: &Path, hierarchy: u8) {
+    let mut command = b"\x80\x02\0\0\0\x21\0\0\x01\x29\x40\0\0\0".to_vec();
+    command[13] = hierarchy;
+    command.extend(b"\0\0\0\x09\x40\0\0\x09\0\0\0\0\0\0\x04pass");
+    let mut stream = UnixStream::connect(tpm).unwrap();
+    stream.write_all(&command).unwrap();
+    let mut answer = [0; 64];
+    let read = stream.read(&mut answer).unwrap();
+    assert_eq!(answer[6..10], [0; 4], "{:?}", &answer[..read]);
+}
+
+const LOCKOUT: u8 = 0x0a;
+const PLATFORM: u8 = 0x0c;
+
+#[test]
+fn cleared_tpm_opens_nothing_that_was_sealed_to_it() {
+    let scene = Scene::new();
+    drop(scene.make().unwrap());
+    assert_eq!(clear_tpm(&scene.tpm.socket()).unwrap(), Cleared::Anew);
+    let dead = KeyPair::load(&scene.file(), &scene.tpm.socket());
+    assert!(matches!(refused(dead), TpmError::Refused(_)));
+}
+
+#[test]
+fn tpm_with_passwords_is_not_cleared_and_says_so() {
+    let scene = Scene::new();
+    // One in software hears one at a time, so that nobody may hold the key meanwhile.
+    drop(scene.make().unwrap());
+    set_password(&scene.tpm.socket(), LOCKOUT);
+    set_password(&scene.tpm.socket(), PLATFORM);
+    assert_eq!(clear_tpm(&scene.tpm.socket()).unwrap(), Cleared::NotAuthorized);
+    assert!(signs(&scene.make().unwrap()));
+    assert!(matches!(clear_tpm(&scene.folder.path().join("none")), Err(TpmError::Link(_))));
 }
 
 /// Answers every command with the same, and hangs up where that is no whole answer. How many commands came.

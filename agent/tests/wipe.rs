@@ -18,6 +18,8 @@ use scene::{
 use support::host::{sandbox, task};
 use support::luks;
 
+#[path = "wipe/drives.rs"]
+mod drives;
 #[path = "wipe/failures.rs"]
 mod failures;
 #[path = "wipe/faults.rs"]
@@ -30,6 +32,8 @@ mod order;
 mod scene;
 #[path = "wipe/selective.rs"]
 mod selective;
+#[path = "support/soft_tpm.rs"]
+mod soft_tpm;
 #[path = "support"]
 mod support {
     pub(crate) mod host;
@@ -37,6 +41,8 @@ mod support {
 }
 #[path = "wipe/targets.rs"]
 mod targets;
+#[path = "wipe/tpm.rs"]
+mod tpm;
 
 #[test]
 fn wiped_volume_does_not_open_even_with_its_old_headers() {

@@ -139,8 +139,31 @@ fn only_the_broker_names_redis() {
 fn every_crate_takes_the_lints_of_the_workspace() {
     for package in metadata().packages {
         let manifest = fs::read_to_string(&package.manifest_path).expect("the manifest exists");
-        assert!(manifest.contains("[lints]\nworkspace = true"), "{}", package.name);
+        match package.name.as_str() {
+            WITH_UNSAFE => assert_same_lints(&manifest),
+            name => assert!(manifest.contains("[lints]\nworkspace = true"), "{name}"),
+        }
     }
+}
+
+/// The crate that hands pointers to the kernel, in one file.
+const WITH_UNSAFE: &str = "drive";
+
+/// A crate cannot take the lints of the workspace and less of one: it repeats them.
+fn assert_same_lints(manifest: &str) {
+    let workspace = read("Cargo.toml");
+    let lints = workspace.split("[workspace.lints.rust]").nth(1).expect("the table exists");
+    let lints = lints.split("[profile").next().expect("a split has a first part");
+    let lints = lints.lines().filter(|line| line.contains('='));
+    for lint in lints.filter(|line| !line.starts_with("unsafe_code")) {
+        assert!(manifest.contains(lint), "{WITH_UNSAFE} lacks {lint}");
+    }
+    assert!(manifest.contains("unsafe_code = \"deny\""));
+    let may = files().into_iter().filter(|(path, text)| {
+        path.starts_with(&format!("{WITH_UNSAFE}/src/")) && text.contains("(unsafe_code")
+    });
+    let may: Vec<_> = may.map(|(path, _)| path).collect();
+    assert_eq!(may, [format!("{WITH_UNSAFE}/src/kernel.rs")], "one file has unsafe code");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use protocol::time::Timestamp;
 use super::Task;
 use super::course::Course;
 use super::quarantine::Firewall;
-use crate::host::{Arming, Host, Power, ScriptConfig, Superuser};
+use crate::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 
 /// A host whose every path is below one temporary folder.
 pub(crate) struct Sandbox {
@@ -36,6 +36,8 @@ impl Sandbox {
             confirm_within: Duration::from_secs(60),
             wipe_targets: Vec::new(),
             company_volumes: Vec::new(),
+            psids: Psids::default(),
+            tpm: WipedTpm::default(),
             break_glass: Vec::new(),
             superuser: Superuser::default(),
             power: Power::Recorded(folder.path().join("power.log")),

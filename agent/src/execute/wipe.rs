@@ -7,12 +7,17 @@
 //! was. A mapping that is open stays readable until the device powers off, which is what
 //! [`Afterwards::PowerOff`] is for.
 //!
+//! What lies on drives that erase themselves is erased so, the whole drive and everything on it; what does not,
+//! or would not, is erased range by range. The TPM is cleared after the proof of the keys.
+//!
 //! Evidence: `grade` (`proven`, or `proven_media` when all data is erased too),
 //! `header_backup_opens` (whether a backup of the headers that somebody made earlier still opens
 //! the data), `targets`, a list of `{path, format, uuid, headers_before_sha256,
 //! headers_after_sha256, keyslots_before, keyslots_left, data_bytes, erasure}`, where `data_bytes`
 //! counts destroyed data and `erasure` says in which way; where there is any, `swaps`, a list of
-//! `{path, kind, grade, erasure}`, and `unencrypted`, the paths of what stays readable.
+//! `{path, kind, grade, erasure}`, `unencrypted`, the paths of what stays readable, `drives`, a list of `{path,
+//! model, serial, method, passed_over, places_changed}` with the method that erased the drive and the obstacles of
+//! better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`, `with_power`, `kept_for_key`).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +30,7 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use self::course::Course;
 use self::destroy::DestroyError;
 use self::endurance::{Endurance, PATIENCE};
-use self::record::Wiping;
+use self::record::{TpmFate, Wiping};
 use self::volume::{Disk, SystemDisk};
 use super::state_file::StateFile as _;
 use super::{Afterwards, Executor, Plan, Recovery, Task, failure};
@@ -33,6 +38,7 @@ use crate::host::Host;
 
 mod course;
 mod destroy;
+mod drives;
 mod endurance;
 mod graph;
 pub(in crate::execute) mod luks;
@@ -42,6 +48,7 @@ mod record;
 pub mod selective;
 mod survey;
 mod swap;
+mod tpm;
 pub mod volume;
 
 /// Whether a wipe of this host would be proven fast: there are volumes to be destroyed, and each
@@ -74,6 +81,12 @@ pub fn resume(host: &Host) -> Result<(), Failure> {
     seen.map(|_| ()).map_err(|detail| failure(FailureKind::NotProven, "reassert", detail))
 }
 
+/// Whether a wipe has come to its end and left the TPM to the moment when the power goes.
+pub fn owes_tpm(host: &Host) -> bool {
+    let recorded = Wiping::load(host, "power_off").unwrap_or_default();
+    recorded.is_some_and(|wiping| wiping.finished && wiping.tpm == Some(TpmFate::WithPower))
+}
+
 /// A volume that a wipe of this host would destroy, and whose UUID is not known so.
 pub(super) fn unmanaged(host: &Host, is_known: impl Fn(&str) -> bool) -> Option<PathBuf> {
     let volumes = survey::volumes(&SystemDisk, host).into_iter();
@@ -87,6 +100,8 @@ pub struct Wipe {
     disk: Box<dyn Disk>,
     /// Held from the first step to the last.
     endurance: Mutex<Option<Endurance>>,
+    /// The record as it is at the end: the disk that it should be on may have gone with the rest.
+    ended: Mutex<Option<Wiping>>,
 }
 
 impl Wipe {
@@ -97,7 +112,7 @@ impl Wipe {
 
     /// Wipes volumes of that disk instead of the machine's.
     pub fn on(params: action::Wipe, disk: Box<dyn Disk>) -> Self {
-        Self { params, disk, endurance: Mutex::default() }
+        Self { params, disk, endurance: Mutex::default(), ended: Mutex::default() }
     }
 
     /// The wipe of this command as recorded, or a new one.
@@ -105,8 +120,7 @@ impl Wipe {
         if let Some(course) = Course::load(&*self.disk, host, task.command_id, "apply")? {
             return Ok(course);
         }
-        let former = survey::former(host, "apply")?;
-        let survey = survey::machine(&*self.disk, host, &former, "apply")?;
+        let survey = survey::wipe(&*self.disk, host, self.params.level, "apply")?;
         let wiping = Wiping {
             command_id: task.command_id,
             envelope: task.envelope.clone(),
@@ -116,9 +130,25 @@ impl Wipe {
             swaps: survey.swaps,
             unencrypted: survey.unencrypted,
             files: Vec::new(),
+            drives: survey.drives,
+            tpm: tpm::fate(host, self.params.power_off),
         };
         wiping.save(host, "apply")?;
         Ok(Course { disk: &*self.disk, host, wiping })
+    }
+
+    /// The wipe of this command, as it ended in this process or as it is recorded.
+    fn known<'a>(
+        &'a self,
+        host: &'a Host,
+        task: &Task,
+        stage: &str,
+    ) -> Result<Option<Course<'a>>, Failure> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match ended.filter(|wiping| wiping.command_id == task.command_id) {
+            Some(wiping) => Ok(Some(Course { disk: &*self.disk, host, wiping })),
+            None => Course::load(&*self.disk, host, task.command_id, stage),
+        }
     }
 
     /// Becomes hard to kill, if that did not happen yet.
@@ -140,8 +170,7 @@ impl Wipe {
 
 impl Executor for Wipe {
     fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
-        let former = survey::former(host, "plan")?;
-        let survey = survey::machine(&*self.disk, host, &former, "plan")?;
+        let survey = survey::wipe(&*self.disk, host, self.params.level, "plan")?;
         let detached = network::mounted(host);
         let detached = detached.iter().map(|place| {
             format!("{}: detach, and delete nothing: it is on the network", place.display())
@@ -157,18 +186,23 @@ impl Executor for Wipe {
         }
         self.endure(host);
         network::detach(host);
-        self.unless_failed(course.destroy_keys(&|advance| task.course.tell(advance)))
+        self.unless_failed(course.destroy_keys(&|advance| task.course.tell(advance)))?;
+        if course.wiping.tpm == Some(TpmFate::WithPower) {
+            host.tpm.goes_with_power();
+        }
+        Ok(())
     }
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
         let not_proven = |detail: String| failure(FailureKind::NotProven, "prove", detail);
-        let course = Course::load(&*self.disk, host, task.command_id, "prove")?
+        let course = self
+            .known(host, task, "prove")?
             .ok_or_else(|| not_proven("no wipe of this command is recorded".to_owned()))?;
         self.unless_failed(course.observe().map_err(not_proven))
     }
 
     fn has_remainder(&self, host: &Host, task: &Task) -> bool {
-        let recorded = Course::load(&*self.disk, host, task.command_id, "prove");
+        let recorded = self.known(host, task, "prove");
         recorded.is_ok_and(|course| course.is_some_and(|course| !course.wiping.finished))
     }
 
@@ -176,10 +210,15 @@ impl Executor for Wipe {
         self.endure(host);
         match Course::load(&*self.disk, host, task.command_id, "finish")? {
             // What fails here came after the proof of the keys: the power goes all the same.
-            Some(mut course) => course.erase(&|advance| {
-                self.endure(host);
-                task.course.tell(advance);
-            }),
+            Some(mut course) => {
+                let erased = course.erase(&|advance| {
+                    self.endure(host);
+                    task.course.tell(advance);
+                });
+                let ended = Some(course.wiping).filter(Wiping::has_erased_drives);
+                *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+                erased
+            }
             None => Ok(()),
         }
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use protocol::key::HardwareKey;
 use tpm2_protocol::basic::TpmHandle;
+use tpm2_protocol::data::TpmRh;
 
 use self::wire::Link;
 pub use self::wire::TpmError;
@@ -25,6 +26,38 @@ pub(super) struct Sealed {
     pub(super) public: Vec<u8>,
     /// `TPM2B_PRIVATE`.
     pub(super) private: Vec<u8>,
+}
+
+/// What came of clearing a TPM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleared {
+    /// Its primary key is another one: what was sealed to it opens no more.
+    Anew,
+    /// It says that it is done, and its primary key is the same.
+    Unchanged,
+    /// It wants a password that is not known here, or forbids it.
+    NotAuthorized,
+}
+
+/// Clears that TPM, where whoever set it up left it without a password for that, and looks whether it is
+/// another one then.
+///
+/// # Errors
+/// [`TpmError`] when it does something else than answer.
+pub fn clear(tpm: &Path) -> Result<Cleared, TpmError> {
+    let mut link = Link::open(tpm)?;
+    // Who has taken the owner's password away from us did not take the right to clear.
+    let before = link.fingerprint();
+    // The second is for firmware, which closes it before any system starts; few forget to.
+    let cleared = link.clear(TpmRh::Lockout).or_else(|_| link.clear(TpmRh::Platform));
+    match cleared {
+        Err(error) if error.is_about_authority() => return Ok(Cleared::NotAuthorized),
+        Err(error) => return Err(error),
+        Ok(()) => {}
+    }
+    let after = link.fingerprint()?;
+    let is_same = before.is_ok_and(|before| before == after);
+    Ok(if is_same { Cleared::Unchanged } else { Cleared::Anew })
 }
 
 /// Signatures that may wait for the TPM.

@@ -372,3 +372,39 @@ async fn damaged_journal_does_not_begin_a_wipe_that_may_have_been_called_back() 
     assert_eq!(fs::read(&volume).unwrap(), before);
     agent.drain().await.unwrap();
 }
+
+#[tokio::test]
+async fn damaged_journal_does_not_repeat_a_wipe_of_which_nothing_shows_that_it_began() {
+    let (mut bench, _) = scene_of(wipe(), Duration::from_secs(3600));
+    let volume = bench.config.host.wipe_targets[0].clone();
+    let before = fs::read(&volume).unwrap();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    // There is no window in which it could have been called back.
+    let wipe = deliver(&bench, window(&bench, 1, 1, None));
+    hub.send(HubFrame::Command(wipe.clone())).await;
+    let receipt = outcome(&bench, &mut hub, &wipe).await;
+    assert!(matches!(receipt.outcome, Outcome::Succeeded { .. }), "{receipt:?}");
+    // Its end is not the last that the journal knows: a torn last record would be no damage.
+    let next = bench.command(2, Action::Refresh(protocol::action::Refresh {}), 2);
+    hub.send(HubFrame::Command(next.clone())).await;
+    outcome(&bench, &mut hub, &next).await;
+    bench.kill(agent).await;
+    drop(hub);
+    let mut journal = fs::read(bench.journal_path()).unwrap();
+    let text = String::from_utf8_lossy(&journal).into_owned();
+    let at = text.find("\"done\"").expect("the end of the wipe");
+    journal[at] ^= 1;
+    fs::write(bench.journal_path(), journal).unwrap();
+    // Somebody has set the device up anew since.
+    fs::write(&volume, &before).unwrap();
+    fs::remove_file(bench.config.state_dir.join("wipe.json")).unwrap();
+    let agent = bench.start();
+    assert!(agent.status().commands.journal_damaged);
+    let mut hub = server.session().await;
+    let receipt = outcome(&bench, &mut hub, &wipe).await;
+    assert!(matches!(receipt.outcome, Outcome::InDoubt { .. }), "{receipt:?}");
+    assert_eq!(fs::read(&volume).unwrap(), before);
+    agent.drain().await.unwrap();
+}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use agent::execute::Task;
 use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
-use agent::host::{Arming, Host, Power, ScriptConfig, Superuser};
+use agent::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
@@ -213,6 +213,8 @@ pub(crate) fn host(base: &Path) -> Host {
         confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
         company_volumes: Vec::new(),
+        psids: Psids::default(),
+        tpm: WipedTpm::default(),
         break_glass: vec!["rescue".to_owned(), "not-there".to_owned()],
         superuser: Superuser::default(),
         power: Power::Recorded(base.join("power")),

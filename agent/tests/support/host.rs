@@ -8,7 +8,7 @@ use std::time::Duration;
 use agent::execute::Task;
 use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
-use agent::host::{Arming, Host, Power, ScriptConfig, Superuser};
+use agent::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 use agent::recognise::Recognise;
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
@@ -45,6 +45,8 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
         company_volumes: Vec::new(),
+        psids: Psids::default(),
+        tpm: WipedTpm::default(),
         break_glass: Vec::new(),
         superuser: Superuser::default(),
         power: Power::Recorded(folder.path().join("power.log")),

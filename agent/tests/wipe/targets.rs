@@ -17,8 +17,8 @@ use crate::scene::{carry_out, format_luks, opens_with_any, wipe};
 use crate::support::host::{sandbox, task};
 
 /// A machine: what sysfs, procfs and crypttab say, and files for its devices.
-struct Machine {
-    host: Host,
+pub(crate) struct Machine {
+    pub(crate) host: Host,
     mounts: String,
     swaps: String,
     _folder: TempDir,
@@ -37,7 +37,7 @@ impl Machine {
     }
 
     /// A block device with its number and those that stand on it; `disk/part` is a partition.
-    fn device(&self, place: &str, number: &str, holders: &[&str]) -> &Self {
+    pub(crate) fn device(&self, place: &str, number: &str, holders: &[&str]) -> &Self {
         let folder = self.host.path("/sys/block").join(place);
         for holder in holders {
             fs::create_dir_all(folder.join("holders").join(holder)).unwrap();
@@ -50,18 +50,18 @@ impl Machine {
         self
     }
 
-    fn luks(&self, name: &str, format: &str) -> PathBuf {
+    pub(crate) fn luks(&self, name: &str, format: &str) -> PathBuf {
         let path = self.host.path("/dev").join(name);
         format_luks(&path, format);
         path
     }
 
-    fn file(&self, path: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn file(&self, path: &str, text: impl AsRef<[u8]>) {
         fs::create_dir_all(self.host.path(path).parent().unwrap()).unwrap();
         fs::write(self.host.path(path), text).unwrap();
     }
 
-    fn mount(&mut self, number: &str, place: &str, rest: &str) {
+    pub(crate) fn mount(&mut self, number: &str, place: &str, rest: &str) {
         self.mounts += &format!("40 36 {number} / {place} rw - {rest} rw\n");
         fs::write(self.host.path("/proc/self/mountinfo"), &self.mounts).unwrap();
     }
@@ -84,7 +84,7 @@ impl Machine {
 }
 
 /// A root in LVM on LUKS2, a home on LUKS1, and a boot partition.
-fn laptop() -> Machine {
+pub(crate) fn laptop() -> Machine {
     let mut machine = Machine::new();
     machine.device("sda", "8:0", &[]);
     machine.device("sda/sda1", "8:1", &[]).device("sda/sda2", "8:2", &["dm-0"]);

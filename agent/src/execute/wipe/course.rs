@@ -10,10 +10,11 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::{Value, json};
 
 use super::destroy::{self, DestroyError, Reached};
+use super::drives;
 use super::graph::SwapKind;
-use super::record::{Progress, Swap, Target, Wiping};
-use super::volume::Disk;
-use super::{particulars, swap};
+use super::record::{Progress, Swap, Target, TpmFate, Wiping};
+use super::volume::{Disk, Erasure};
+use super::{particulars, swap, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
 use crate::host::Host;
@@ -42,19 +43,65 @@ impl<'a> Course<'a> {
     /// others.
     pub(super) fn destroy_keys(&mut self, tell: &dyn Fn(Advance)) -> Result<(), Failure> {
         let mut wrong = Vec::new();
+        let all: Vec<_> = (0..self.wiping.targets.len()).collect();
         for to in [Progress::Keys, Progress::Headers] {
-            wrong.extend(self.advance(to, tell));
+            wrong.extend(self.advance(to, &all, tell));
         }
         self.end("apply", &wrong)
     }
 
-    /// Erases what the level asks for beyond the keys.
+    /// Erases what the level asks for beyond the keys: the TPM, what drives do not erase by themselves, then the
+    /// drives, and in the end what lies on those that would not.
     pub(super) fn erase(&mut self, tell: &dyn Fn(Advance)) -> Result<(), Failure> {
+        self.clear_tpm();
         let mut wrong = self.erase_swap(tell);
         if Progress::goal(self.wiping.level) == Progress::Data {
-            wrong.extend(self.advance(Progress::Data, tell));
+            let all = 0..self.wiping.targets.len();
+            let is_for_drives =
+                |at: &usize| self.wiping.is_for_drives(&self.wiping.targets[*at].path);
+            let (later, now): (Vec<_>, Vec<_>) = all.partition(is_for_drives);
+            wrong.extend(self.advance(Progress::Data, &now, tell));
+            self.erase_drives(tell);
+            wrong.extend(self.advance(Progress::Data, &later, tell));
         }
         self.end("finish", &wrong)
+    }
+
+    fn clear_tpm(&mut self) {
+        if self.wiping.tpm != Some(TpmFate::Pending) {
+            return;
+        }
+        self.wiping.tpm = Some(tpm::clear(self.host));
+        self.note(Reached::Flushed);
+    }
+
+    /// Has drives erase themselves, and everything on them counts as gone with those that did.
+    fn erase_drives(&mut self, tell: &dyn Fn(Advance)) {
+        let (disk, host) = (self.disk, self.host);
+        for at in 0..self.wiping.drives.len() {
+            let mut drive = self.wiping.drives[at].clone();
+            drives::erase(disk, host, &mut drive, &mut |drive, progress| match progress {
+                Some(_) => tell(Advance::at(&drive.path.display().to_string())),
+                None => {
+                    self.wiping.drives[at] = drive.clone();
+                    self.note(Reached::Flushed);
+                }
+            });
+            self.wiping.drives[at] = drive;
+        }
+        for at in 0..self.wiping.targets.len() {
+            if self.wiping.went_with_drives(&self.wiping.targets[at].path) {
+                let target = &mut self.wiping.targets[at];
+                (target.progress, target.erasure) = (Progress::Data, Some(Erasure::Drive));
+            }
+        }
+        for at in 0..self.wiping.swaps.len() {
+            if self.wiping.went_with_drives(&self.wiping.swaps[at].path) {
+                let swap = &mut self.wiping.swaps[at];
+                (swap.done, swap.erasure) = (swap.bytes, Some(Erasure::Drive));
+            }
+        }
+        self.note(Reached::Flushed);
     }
 
     /// Records that everything is done, where it is.
@@ -63,17 +110,24 @@ impl<'a> Course<'a> {
             let all: Vec<_> = wrong.iter().map(|(_, detail)| detail.as_str()).collect();
             return Err(failure(*first, stage, all.join("; ")));
         }
-        if self.wiping.is_complete() {
-            self.wiping.finished = true;
-            self.wiping.save(self.host, stage)?;
+        if !self.wiping.is_complete() {
+            return Ok(());
         }
-        Ok(())
+        self.wiping.finished = true;
+        let saved = self.wiping.save(self.host, stage);
+        // The disk of the record may be one of those that are erased now; the executor remembers.
+        if self.wiping.has_erased_drives() { Ok(()) } else { saved }
     }
 
-    /// Takes every target one step of the way.
-    fn advance(&mut self, to: Progress, tell: &dyn Fn(Advance)) -> Vec<(FailureKind, String)> {
+    /// Takes those targets one step of the way.
+    fn advance(
+        &mut self,
+        to: Progress,
+        which: &[usize],
+        tell: &dyn Fn(Advance),
+    ) -> Vec<(FailureKind, String)> {
         let mut wrong = Vec::new();
-        for at in 0..self.wiping.targets.len() {
+        for at in which.iter().copied() {
             // A header goes only when the keys behind it are gone, and the data after both.
             if self.wiping.targets[at].progress.next() != Some(to) {
                 continue;
@@ -82,7 +136,9 @@ impl<'a> Course<'a> {
             if let Err(error) = self.step(at, to, tell) {
                 let detail = particulars(&self.wiping.targets[at].path, &error);
                 wrong.push((error.kind(), detail));
-            } else if let Err(error) = self.wiping.save(self.host, "apply") {
+            } else if let Err(error) = self.wiping.save(self.host, "apply")
+                && to != Progress::Data
+            {
                 // Destroying goes on: without the record a crash only repeats this step.
                 wrong.push((error.kind, error.detail));
             }
@@ -160,17 +216,25 @@ impl<'a> Course<'a> {
 
     /// Looks at everything as far as the record says, or says what is not as it should be.
     pub(super) fn observe(&self) -> Result<Evidence, String> {
-        let Wiping { targets, swaps, unencrypted, .. } = &self.wiping;
+        let Wiping { targets, swaps, unencrypted, tpm, .. } = &self.wiping;
         if !self.wiping.has_reached(Progress::Headers) {
             return Err("the keys of this wipe are not recorded as destroyed".to_owned());
         }
         let mut seen = Vec::new();
         for target in targets {
-            let after = destroy::verify(self.disk, target)
-                .map_err(|error| particulars(&target.path, &error))?;
-            seen.push(observed(target, &after));
+            let after = if self.wiping.went_with_drives(&target.path) {
+                destroy::verify_gone(self.disk, target).map(|()| None)
+            } else if self.wiping.is_on_begun_drive(&target.path) {
+                // It was proven before its drive began, which goes on by itself after a power cut.
+                let seen = destroy::verify(self.disk, target).map(Some);
+                seen.or_else(|_| destroy::verify_gone(self.disk, target).map(|()| None))
+            } else {
+                destroy::verify(self.disk, target).map(Some)
+            };
+            let after = after.map_err(|error| particulars(&target.path, &error))?;
+            seen.push(observed(target, after.as_deref()));
         }
-        for swap in swaps {
+        for swap in swaps.iter().filter(|swap| !self.wiping.is_on_begun_drive(&swap.path)) {
             swap::verify(self.disk, swap).map_err(|error| particulars(&swap.path, &error))?;
         }
         // Data on another device than its keys is not this wipe's to erase.
@@ -184,10 +248,15 @@ impl<'a> Course<'a> {
         if !swaps.is_empty() {
             evidence = evidence.with("swaps", swaps.iter().map(swapped).collect::<Vec<_>>());
         }
-        if !unencrypted.is_empty() {
-            evidence = evidence.with("unencrypted", json!(unencrypted));
+        let stays = unencrypted.iter().filter(|path| !self.wiping.went_with_drives(path));
+        let stays: Vec<_> = stays.collect();
+        if !stays.is_empty() {
+            evidence = evidence.with("unencrypted", json!(stays));
         }
-        Ok(evidence)
+        if let Some(tpm) = tpm {
+            evidence = evidence.with("tpm", json!(tpm));
+        }
+        self.wiping.observe_drives(self.disk, evidence)
     }
 }
 
@@ -197,7 +266,8 @@ pub(super) fn is_recorded(host: &Host, command_id: CommandId) -> bool {
     recorded.is_ok_and(|wiping| wiping.is_some_and(|wiping| wiping.command_id == command_id))
 }
 
-fn observed(target: &Target, headers_after: &str) -> Value {
+/// `headers_after` is nothing where they went with the drive.
+fn observed(target: &Target, headers_after: Option<&str>) -> Value {
     let data = target.data.as_ref().filter(|_| target.progress == Progress::Data);
     json!({
         "path": target.path,

@@ -277,6 +277,16 @@ pub(super) fn verify(disk: &dyn Disk, target: &Target) -> Result<String, Destroy
     Ok(after)
 }
 
+/// Looks whether a volume is nowhere to be found that went with its drives. What shows there now is whatever a
+/// drive shows that was erased; also nothing at all, and errors.
+pub(super) fn verify_gone(disk: &dyn Disk, target: &Target) -> Result<(), DestroyError> {
+    let Ok(volume) = disk.open(&target.path, Access::Read) else { return Ok(()) };
+    match luks::shows_header(&*volume) {
+        Ok(true) => Err(DestroyError::Left("a header")),
+        Ok(false) | Err(_) => Ok(()),
+    }
+}
+
 /// Reads evenly spread samples, the first and the last bytes of the area among them.
 pub(super) fn verify_zero(volume: &dyn Volume, area: &Range<u64>) -> Result<(), DestroyError> {
     let sample = SAMPLE_BYTES.min(area.end - area.start);

@@ -56,6 +56,10 @@ struct Node {
     backing: Option<String>,
     /// Whether the disk that it is, or is a part of, can be pulled out.
     is_removable: bool,
+    /// The disk that it is a part of.
+    part_of: Option<String>,
+    /// Whether a piece of hardware stands behind it.
+    is_hardware: bool,
 }
 
 /// A line of crypttab.
@@ -131,6 +135,61 @@ pub(super) fn standing_on(host: &Host, volume: &Path) -> Standing {
     Standing { mappings, places }
 }
 
+/// A whole drive, and what of a wipe lies on it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Carrier {
+    /// The drive.
+    pub(super) path: PathBuf,
+    /// What lies on it.
+    pub(super) carries: Vec<PathBuf>,
+    /// The running system lies on it.
+    is_systems: bool,
+}
+
+/// The drives that those volumes lie on, with whatever else lies there; the running system's last. None that can
+/// be pulled out, and, where volumes are named, none but those that are volumes as a whole: whoever names a part
+/// means no more than that.
+pub(super) fn carriers(
+    host: &Host,
+    volumes: &[PathBuf],
+    others: &[PathBuf],
+    are_named: bool,
+) -> Vec<Carrier> {
+    let graph = Graph::read(host);
+    let drives = |path: &PathBuf| {
+        let is_it = |name: &&String| device(host, name).canonicalize().ok().as_ref() == Some(path);
+        graph.nodes.keys().find(is_it).and_then(|name| graph.drives(name)).unwrap_or_default()
+    };
+    let is_whole = |drives: &BTreeSet<String>, path: &PathBuf| {
+        drives.iter().all(|name| device(host, name).canonicalize().ok().as_ref() == Some(path))
+    };
+    let mut carried: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in volumes {
+        let drives = drives(path);
+        for name in drives.iter().filter(|_| !are_named || is_whole(&drives, path)) {
+            carried.entry(name.clone()).or_default().push(path.clone());
+        }
+    }
+    for path in others {
+        for name in path.canonicalize().map(|real| drives(&real)).unwrap_or_default() {
+            carried.entry(name).and_modify(|carries| carries.push(path.clone()));
+        }
+    }
+    let mounts = graph.mounts(host);
+    let roots = mounts.iter().filter(|(_, place)| place == "/");
+    let systems: BTreeSet<_> = roots.filter_map(|(name, _)| graph.drives(name)).flatten().collect();
+    let mut carriers: Vec<_> = carried
+        .into_iter()
+        .map(|(name, carries)| Carrier {
+            path: device(host, &name),
+            carries,
+            is_systems: systems.contains(&name),
+        })
+        .collect();
+    carriers.sort_by_key(|carrier| carrier.is_systems);
+    carriers
+}
+
 /// The block devices, and what stands on what.
 #[derive(Debug, Default)]
 struct Graph {
@@ -142,17 +201,17 @@ impl Graph {
         let mut graph = Self::default();
         for disk in entries(&host.path("/sys/block")) {
             let is_removable = line(&disk.join("removable")).as_deref() == Some("1");
-            graph.add(&disk, is_removable);
+            graph.add(&disk, is_removable, None);
             for part in entries(&disk) {
                 if part.join("partition").exists() {
-                    graph.add(&part, is_removable);
+                    graph.add(&part, is_removable, name(&disk));
                 }
             }
         }
         graph
     }
 
-    fn add(&mut self, path: &Path, is_removable: bool) {
+    fn add(&mut self, path: &Path, is_removable: bool, part_of: Option<String>) {
         let Some(name) = name(path) else { return };
         let holders = entries(&path.join("holders"));
         let node = Node {
@@ -161,6 +220,8 @@ impl Graph {
             mapping: line(&path.join("dm/uuid")),
             backing: line(&path.join("loop/backing_file")),
             is_removable,
+            part_of,
+            is_hardware: path.join("device").exists(),
         };
         self.nodes.insert(name, node);
     }
@@ -180,6 +241,20 @@ impl Graph {
             seen.insert(name);
         }
         seen
+    }
+
+    /// The whole drives that it stands on; `None` where one of them is no hardware, or can be pulled out.
+    fn drives(&self, name: &str) -> Option<BTreeSet<String>> {
+        let below = self.below(name);
+        let stands_on_others =
+            |name: &String| self.nodes.values().any(|node| node.holders.contains(name));
+        let drives = below.iter().filter(|name| !stands_on_others(name)).map(|name| {
+            let node = self.nodes.get(name)?;
+            let whole = node.part_of.as_ref().unwrap_or(name);
+            let drive = self.nodes.get(whole)?;
+            (drive.is_hardware && !drive.is_removable).then(|| whole.clone())
+        });
+        drives.collect()
     }
 
     /// Devices with a mounted file system, and one place of each.

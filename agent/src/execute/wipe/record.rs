@@ -11,6 +11,7 @@ use protocol::id::CommandId;
 use serde::{Deserialize, Serialize};
 
 use super::super::state_file::StateFile;
+use super::drives::Drive;
 use super::graph::SwapKind;
 use super::luks::Format;
 use super::volume::Erasure;
@@ -37,6 +38,30 @@ pub(super) struct Wiping {
     /// Files that go with them, as the endpoint names them.
     #[serde(default)]
     pub(super) files: Vec<PathBuf>,
+    /// The drives that all of these lie on, as far as they are to be erased whole.
+    #[serde(default)]
+    pub(super) drives: Vec<Drive>,
+    /// What becomes of the TPM, where there is one.
+    #[serde(default)]
+    pub(super) tpm: Option<TpmFate>,
+}
+
+/// What becomes of a TPM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum TpmFate {
+    /// It is to be cleared.
+    Pending,
+    /// It is cleared: what it made before is nobody's.
+    Cleared,
+    /// It takes a password for that, or forbids it.
+    NotAuthorized,
+    /// It does not answer as it should.
+    Failed,
+    /// The device's key is in it, which signs the receipt: it is cleared when the power goes.
+    WithPower,
+    /// The device's key is in it, and the power stays on.
+    KeptForKey,
 }
 
 impl StateFile for Wiping {
@@ -89,7 +114,9 @@ impl Target {
 impl Wiping {
     /// Whether everything came as far as the level says.
     pub(super) fn is_complete(&self) -> bool {
-        self.has_reached(Progress::goal(self.level)) && self.swaps.iter().all(Swap::is_done)
+        self.has_reached(Progress::goal(self.level))
+            && self.swaps.iter().all(Swap::is_done)
+            && self.tpm != Some(TpmFate::Pending)
     }
 
     /// Whether every volume came at least that far.

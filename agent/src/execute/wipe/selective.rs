@@ -63,6 +63,8 @@ impl SelectiveWipe {
             swaps: Vec::new(),
             unencrypted: Vec::new(),
             files: files.into_iter().filter(|path| managed::is_there(host, path)).collect(),
+            drives: Vec::new(),
+            tpm: None,
         };
         wiping.save(host, "apply")?;
         Ok(Course { disk: &*self.disk, host, wiping })

@@ -10,6 +10,7 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::{Value, json};
 
 use super::destroy::{self, DestroyError};
+use super::drives::{self, Drive};
 use super::graph::{self, Found, SwapKind};
 use super::luks;
 use super::record::{Progress, Swap, Target, Wiping};
@@ -29,10 +30,34 @@ pub(super) struct Survey {
     pub(super) unencrypted: Vec<PathBuf>,
     /// What is left alone, because it can be pulled out.
     pub(super) spared: Vec<PathBuf>,
+    /// The drives that they lie on, where these are asked to erase themselves.
+    pub(super) drives: Vec<Drive>,
+    /// The TPM that goes with them.
+    pub(super) tpm: Option<PathBuf>,
 }
 
-/// What a wipe of the whole machine destroys. `former` is what an earlier wipe began with.
-pub(super) fn machine(
+/// What a wipe of the whole machine destroys at that level.
+pub(super) fn wipe(
+    disk: &dyn Disk,
+    host: &Host,
+    level: WipeLevel,
+    stage: &str,
+) -> Result<Survey, Failure> {
+    let mut survey = machine(disk, host, &former(host, stage)?, stage)?;
+    match level {
+        WipeLevel::Keys => {}
+        WipeLevel::Data => {
+            let swaps = survey.swaps.iter().map(|swap| swap.path.clone());
+            let others: Vec<_> = survey.unencrypted.iter().cloned().chain(swaps).collect();
+            survey.drives = drives::look(disk, host, &survey.targets, &others);
+        }
+    }
+    survey.tpm = host.tpm.there().map(Path::to_owned);
+    Ok(survey)
+}
+
+/// The volumes and the swap of the machine. `former` is what an earlier wipe began with.
+fn machine(
     disk: &dyn Disk,
     host: &Host,
     former: &[Target],
@@ -155,16 +180,29 @@ impl Survey {
                 SwapKind::Plain => format!("{path}: swap off, erase {} bytes", swap.bytes),
             }
         }));
+        lines.extend(self.drives.iter().map(Drive::step));
+        let goes = |path: &&PathBuf| {
+            let is_on = |drive: &&Drive| drive.carries.contains(path);
+            self.drives.iter().any(|drive| is_on(&drive) && !drive.methods.is_empty())
+        };
         let left = |path: &PathBuf, why| format!("{}: left as it is, {why}", path.display());
-        lines.extend(self.unencrypted.iter().map(|path| left(path, "it is not encrypted")));
+        let stays = self.unencrypted.iter().filter(|path| !goes(path));
+        lines.extend(stays.map(|path| left(path, "it is not encrypted")));
         lines.extend(self.spared.iter().map(|path| left(path, "it can be pulled out")));
+        lines.extend(self.tpm.iter().map(|path| format!("{}: clear the TPM", path.display())));
         lines
     }
 
     /// What identifies the targets: nothing that differs from one look to the next.
     pub(super) fn facts(&self, level: WipeLevel) -> Evidence {
         let targets: Vec<Value> = self.targets.iter().map(|target| facts(target, level)).collect();
-        let facts = Evidence::new().with("targets", targets);
+        let mut facts = Evidence::new().with("targets", targets);
+        if !self.drives.is_empty() {
+            facts = facts.with("drives", self.drives.iter().map(Drive::facts).collect::<Vec<_>>());
+        }
+        if let Some(tpm) = &self.tpm {
+            facts = facts.with("tpm", json!(tpm));
+        }
         if self.swaps.is_empty() {
             return facts;
         }

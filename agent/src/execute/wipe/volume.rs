@@ -9,25 +9,21 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
+use drive::line::Line;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 
-use crate::execute::tool::Tool;
-
-/// How long a device may take to discard one range.
-const DISCARD_BUDGET: Duration = Duration::from_secs(120);
-/// The stage that failures of discarding name; they only mean that the device cannot.
-const STAGE: &str = "discard";
-
 /// How data was taken away, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Erasure {
+    /// The whole drive erased itself.
+    Drive,
     /// The device erased it and every copy that it kept (BLKSECDISCARD).
     SecureDiscard,
     /// The device gave its space back and shows zeros (FALLOC_FL_PUNCH_HOLE).
@@ -40,6 +36,7 @@ impl Erasure {
     /// The way as evidence names it.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Drive => "drive",
             Self::SecureDiscard => "secure_discard",
             Self::Unmapped => "unmapped",
             Self::Overwritten => "overwritten",
@@ -63,6 +60,11 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// What the system says, or `InvalidInput` for anything that is neither.
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Volume>>;
+
+    /// The way to the whole drive at that path; `None` where nothing can be said to it.
+    fn drive(&self, _path: &Path) -> Option<Arc<dyn Line>> {
+        None
+    }
 }
 
 /// One open volume.
@@ -113,7 +115,6 @@ pub struct SystemDisk;
 
 #[derive(Debug)]
 struct SystemVolume {
-    path: PathBuf,
     file: File,
     size: u64,
     is_file: bool,
@@ -137,8 +138,13 @@ impl Disk for SystemDisk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let size = file.seek(SeekFrom::End(0))?;
-        let path = path.to_owned();
-        Ok(Box::new(SystemVolume { path, file, size, is_file: kind.is_file() }))
+        Ok(Box::new(SystemVolume { file, size, is_file: kind.is_file() }))
+    }
+
+    fn drive(&self, path: &Path) -> Option<Arc<dyn Line>> {
+        let is_device = path.metadata().is_ok_and(|found| found.file_type().is_block_device());
+        let drive = drive::Kernel::open(path).ok().filter(|_| is_device)?;
+        Some(Arc::new(drive))
     }
 }
 
@@ -185,7 +191,7 @@ impl Volume for SystemVolume {
         if self.is_file || range.is_empty() {
             return Ok(None);
         }
-        if self.discards_securely(&range) {
+        if drive::discard_securely(&self.file, range.clone()).is_ok() {
             return Ok(Some(Erasure::SecureDiscard));
         }
         match self.punch(range) {
@@ -214,16 +220,5 @@ impl SystemVolume {
         let start = i64::try_from(range.start).map_err(|_| Errno::EINVAL)?;
         let length = i64::try_from(range.end - range.start).map_err(|_| Errno::EINVAL)?;
         fallocate(&self.file, flags, start, length)
-    }
-
-    /// The ioctl has no safe wrapper, so blkdiscard(8) of util-linux makes it. `--force`: the
-    /// device is in use, by the mapping whose keys are gone.
-    fn discards_securely(&self, range: &Range<u64>) -> bool {
-        let (offset, length) = (range.start.to_string(), (range.end - range.start).to_string());
-        let arguments = ["--force", "--secure", "--offset", &offset, "--length", &length];
-        let discarded = Tool::find("blkdiscard", STAGE).and_then(|tool| {
-            tool.args(arguments).args([&self.path]).budget(DISCARD_BUDGET).run_ok(STAGE)
-        });
-        discarded.is_ok()
     }
 }

@@ -19,9 +19,10 @@ use tpm2_protocol::data::{
     TpmuPublicParms, TpmuSignature, TpmuSymKeyBits, TpmuSymMode,
 };
 use tpm2_protocol::frame::{
-    TpmCreateCommand, TpmCreatePrimaryCommand, TpmCreatePrimaryResponse, TpmCreateResponse,
-    TpmFlushContextCommand, TpmFlushContextResponse, TpmFrame, TpmLoadCommand, TpmLoadResponse,
-    TpmResponse, TpmSignCommand, TpmSignResponse, TpmUnmarshalBody, tpm_marshal_command,
+    TpmClearCommand, TpmClearResponse, TpmCreateCommand, TpmCreatePrimaryCommand,
+    TpmCreatePrimaryResponse, TpmCreateResponse, TpmFlushContextCommand, TpmFlushContextResponse,
+    TpmFrame, TpmLoadCommand, TpmLoadResponse, TpmResponse, TpmSignCommand, TpmSignResponse,
+    TpmUnmarshalBody, tpm_marshal_command,
 };
 use tpm2_protocol::{TpmError as FormError, TpmMarshal, TpmUnmarshal, TpmWriter};
 
@@ -51,6 +52,23 @@ pub enum TpmError {
     /// It answers with another key or another kind of signature.
     #[error("the tpm answers with another key")]
     Key,
+}
+
+impl TpmError {
+    /// Whether it wants a password that is not known here, or forbids what was asked: a wrong one, too many of
+    /// them, a hierarchy that is switched off (TPM_RC_AUTH_FAIL, BAD_AUTH, HIERARCHY,
+    /// LOCKOUT, DISABLED; the handle or session that the code is about aside).
+    pub(super) fn is_about_authority(&self) -> bool {
+        /// Format one: which parameter, handle or session it is about.
+        const WHICH: u32 = 0xf40;
+        match self {
+            Self::Refused(code) if code & 0x80 != 0 => {
+                matches!(code & !WHICH, 0x8e | 0xa2 | 0x85)
+            }
+            Self::Refused(code) => matches!(code, 0x921 | 0x120),
+            Self::Link(_) | Self::Form(_) | Self::Key => false,
+        }
+    }
 }
 
 /// A connection to a TPM.
@@ -90,13 +108,24 @@ impl Link {
 
     /// Makes the primary key, which is the same each time and is kept nowhere.
     pub(super) fn primary(&mut self) -> Result<TpmHandle, TpmError> {
-        let command = TpmCreatePrimaryCommand {
-            handles: [TpmHandle::new(TpmRh::Owner.value())],
-            in_public: storage_key().into(),
-            ..Default::default()
-        };
-        let made: TpmCreatePrimaryResponse = self.call(&command, true)?;
+        let made: TpmCreatePrimaryResponse = self.call(&primary_command(), true)?;
         Ok(made.handles[0])
+    }
+
+    /// The public half of the primary key: another one once the owner's hierarchy was cleared.
+    pub(super) fn fingerprint(&mut self) -> Result<Vec<u8>, TpmError> {
+        let command = primary_command();
+        let made: TpmCreatePrimaryResponse = self.call(&command, true)?;
+        let public = bytes(&made.out_public);
+        self.flush(made.handles[0])?;
+        public
+    }
+
+    /// Clears the owner's and the endorsement hierarchy, by the empty password of one that may.
+    pub(super) fn clear(&mut self, by: TpmRh) -> Result<(), TpmError> {
+        let command = TpmClearCommand { handles: [TpmHandle::new(by.value())] };
+        let _: TpmClearResponse = self.call(&command, true)?;
+        Ok(())
     }
 
     /// Loads a key that [`Link::create`] made.
@@ -183,6 +212,14 @@ impl Link {
             Transport::Device(device) => exchange(device, command),
             Transport::Socket(stream) => exchange(stream, command),
         }
+    }
+}
+
+fn primary_command() -> TpmCreatePrimaryCommand {
+    TpmCreatePrimaryCommand {
+        handles: [TpmHandle::new(TpmRh::Owner.value())],
+        in_public: storage_key().into(),
+        ..Default::default()
     }
 }
 
