@@ -197,6 +197,7 @@ impl Start {
             places: places_now.clone(),
             host: Arc::new(host.clone()),
             is_armed: config.is_armed(),
+            is_simulated: config.host.arming == ArmingConfig::Simulated,
             boot_id,
             config: config.ladder.clone(),
             epochs: epochs.clone(),

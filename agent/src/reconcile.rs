@@ -72,6 +72,8 @@ pub(crate) struct Core {
     pub(crate) places: watch::Receiver<Places>,
     pub(crate) host: Arc<Host>,
     pub(crate) is_armed: bool,
+    /// Whether its executors act on nothing.
+    pub(crate) is_simulated: bool,
     pub(crate) boot_id: BootId,
     pub(crate) config: LadderConfig,
     pub(crate) epochs: Epochs,

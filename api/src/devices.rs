@@ -67,6 +67,10 @@ pub struct DeviceView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub cloned_at: Option<Time>,
+    /// Whether it was enrolled as a device that acts on nothing: only orders for simulated devices
+    /// reach it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
     /// When its certificate ends.
     #[schema(value_type = String, format = DateTime)]
     pub certificate_expires_at: Time,
@@ -119,6 +123,7 @@ fn view(
         enrolled_at: device.enrolled_at.into(),
         revoked_at: device.revoked_at.map(Time),
         cloned_at: device.cloned_at.map(Time),
+        simulated: device.is_simulated,
         certificate_expires_at: device.certificate_expires_at.into(),
         trust_version: device.trust_version,
         agent_version: device.agent_version,

@@ -59,6 +59,10 @@ pub struct CreateEnrollmentToken {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub from: Vec<Network>,
+    /// The device acts on nothing, as those of a load test: orders reach it only if they are for
+    /// simulated devices, and these reach no other. A device never changes from one to the other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
 }
 
 /// An enrollment token that was made.
@@ -79,6 +83,9 @@ pub struct CreatedEnrollmentToken {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
     pub from: Vec<Network>,
+    /// Whether the device will be one that acts on nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
     /// Until when.
     #[schema(value_type = String, format = DateTime)]
     pub expires_at: Time,

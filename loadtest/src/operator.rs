@@ -1,7 +1,8 @@
 //! The little of the operator's API that a load test needs: tokens, orders, revocation.
 //!
-//! Owns the JSON of those three requests as it is on the wire (docs/openapi.json). Orders only
-//! name devices by id, and only those that the caller enrolled itself.
+//! Owns the JSON of those three requests as it is on the wire (docs/openapi.json). Tokens are for
+//! simulated devices and orders are marked so: the platform sends none of them to anybody else.
+//! Orders name devices by id besides, and only those that the caller enrolled itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -172,6 +173,7 @@ pub struct Desk {
 struct TokenAsked<'a> {
     group: &'a GroupName,
     ttl_secs: u64,
+    simulated: bool,
 }
 
 #[derive(Deserialize)]
@@ -185,6 +187,7 @@ struct OrderAsked<'a> {
     targets: TargetsAsked<'a>,
     reason: &'static str,
     expires_in_secs: u64,
+    simulated: bool,
 }
 
 #[derive(Serialize)]
@@ -212,7 +215,7 @@ impl Desk {
         Ok(self.line.ready().await?)
     }
 
-    /// Makes a token that enrolls one device into that group.
+    /// Makes a token that enrolls one simulated device into that group.
     ///
     /// # Errors
     /// [`OperatorError`].
@@ -220,7 +223,8 @@ impl Desk {
         &mut self,
         group: &GroupName,
     ) -> Result<EnrollmentToken, OperatorError> {
-        let body = serde_json::to_vec(&TokenAsked { group, ttl_secs: TOKEN_SECS })?;
+        let body =
+            serde_json::to_vec(&TokenAsked { group, ttl_secs: TOKEN_SECS, simulated: true })?;
         let answer = success(self.line.post("/v1/enrollment-tokens", None, body).await?)?;
         let made: TokenMade = serde_json::from_slice(&answer.body)?;
         Ok(made.token.parse()?)
@@ -243,6 +247,7 @@ impl Desk {
             },
             reason: "load test",
             expires_in_secs: VALID_SECS,
+            simulated: true,
         })?;
         let key: String = self.entropy.bytes::<16>().iter().map(|b| format!("{b:02x}")).collect();
         let answer = success(self.line.post("/v1/orders", Some(&key), body).await?)?;

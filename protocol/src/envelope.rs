@@ -130,6 +130,8 @@ pub struct Verifying<'a> {
     pub now: Timestamp,
     /// Its pinned trust root.
     pub trust: &'a TrustRoot,
+    /// Whether it acts on nothing. Only then it takes an order for simulated devices.
+    pub is_simulated: bool,
 }
 
 /// An envelope that was verified. Only [`Verifying::verify`] makes one.
@@ -244,6 +246,10 @@ impl Verifying<'_> {
     fn check_manifest(&self, envelope: &Envelope) -> Result<(), Refusal> {
         use RefusalReason::WidenedManifest;
         let manifest = &envelope.manifest;
+        if manifest.simulated && !self.is_simulated {
+            let detail = "the order is for simulated devices, and this one acts";
+            return Err(Refusal::new(RefusalReason::WrongAudience, detail));
+        }
         if envelope.exp > manifest.expires_at {
             return Err(Refusal::new(WidenedManifest, "valid for longer than its manifest"));
         }

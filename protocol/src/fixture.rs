@@ -171,7 +171,7 @@ impl Organisation {
 
     /// A device that verifies at [`NOW`].
     pub fn verifying(&self, device: DeviceId) -> Verifying<'_> {
-        Verifying { device, generation: 1, now: NOW, trust: &self.trust }
+        Verifying { device, generation: 1, now: NOW, trust: &self.trust, is_simulated: false }
     }
 
     /// The manifest of an order on those devices, valid for an hour.
@@ -186,6 +186,7 @@ impl Organisation {
             undo_secs: None,
             offline_codes: BTreeMap::new(),
             requested_by: None,
+            simulated: false,
         }
     }
 

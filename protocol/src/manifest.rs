@@ -48,6 +48,9 @@ pub struct Manifest {
     /// trust root does not approve it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_by: Option<PersonName>,
+    /// Whether it is for simulated devices: whoever acts refuses it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
 }
 
 impl Manifest {

@@ -95,6 +95,7 @@ impl Reconcile {
             generation: identity.generation,
             now: self.now(),
             trust: self.storage().trust.in_force(),
+            is_simulated: self.core.is_simulated,
         }
     }
 

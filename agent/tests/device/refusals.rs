@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agent::config::ArmingConfig;
 use protocol::action::{Action, Refresh};
 use protocol::envelope::{self, Approval};
 use protocol::fixture::{device, lock, signing_key, wipe};
@@ -35,6 +36,25 @@ async fn wrong_audience_is_refused() {
     (other.iat, other.nbf) = (now(), now());
     let frame = bench.organisation.deliver(&other, 0);
     assert_eq!(bench.refusal(frame).await, RefusalReason::WrongAudience);
+}
+
+#[tokio::test]
+async fn order_for_simulated_devices_is_refused_by_whoever_acts() {
+    let mut bench = Bench::new();
+    let mut claims = bench.envelope(1, Action::Refresh(Refresh {}), 1);
+    claims.manifest.simulated = true;
+    let frame = bench.organisation.deliver(&claims, 0);
+    bench.config.host.arming = ArmingConfig::Off;
+    assert_eq!(bench.refusal(frame.clone()).await, RefusalReason::WrongAudience);
+
+    let mut simulated = Bench::new();
+    let mut server = simulated.server().await;
+    let agent = simulated.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(frame)).await;
+    let receipt = simulated.receipt(&hub.receipt().await);
+    assert!(matches!(receipt.outcome, Outcome::Succeeded { .. }), "{receipt:?}");
+    agent.drain().await.unwrap();
 }
 
 #[tokio::test]

@@ -151,6 +151,7 @@ async fn call_back(
         script: None,
         all_at_once: false,
         accept_cloned: false,
+        simulated: order.manifest.simulated,
         dry_run: false,
     };
     let now = tx.now();

@@ -97,6 +97,7 @@ async fn dry_run(
         first_wave: plan.first_wave(),
         expires_at: plan.manifest().expires_at.into(),
         devices: rows,
+        skipped: plan.skipped(),
         warnings,
     };
     Ok(axum::Json(answer).into_response())

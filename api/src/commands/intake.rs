@@ -430,7 +430,7 @@ impl<'a> Draft<'a> {
             among.push(fresh);
         }
         let order_view = OrderView::of_new(&order, (&waiting, &behind, &free), first_wave);
-        let created = CreatedOrder { order: order_view, commands };
+        let created = CreatedOrder { order: order_view, commands, skipped: plan.skipped() };
         Ok(Self { asked, order, waiting, behind, free, created })
     }
 

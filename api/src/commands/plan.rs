@@ -43,6 +43,7 @@ pub(super) struct Plan {
     script: Option<String>,
     first_wave: Option<u32>,
     accept_cloned: bool,
+    skipped: u32,
 }
 
 impl Plan {
@@ -62,8 +63,8 @@ impl Plan {
             let detail = "must be the script that the action names by its hash, and readable";
             return Err(Problem::field("/script", detail));
         }
-        let devices = targets(conn, permit, &asked.targets).await?;
-        let no_devices = || Problem::field("/targets", "name no device");
+        let Targeted { devices, skipped } = targets(conn, permit, asked).await?;
+        let no_devices = || Problem::field("/targets", nobody(asked, skipped));
         let tree = DeviceTree::new(devices.keys().copied()).ok_or_else(no_devices)?;
         let device_count = u32::try_from(tree.devices().len())
             .ok()
@@ -83,11 +84,12 @@ impl Plan {
             undo_secs: undo_secs(asked)?,
             offline_codes: offline_codes(asked, &devices)?,
             requested_by: Some(permit.person().clone()),
+            simulated: asked.simulated,
         };
         let first_wave = first_wave(policy, asked, device_count)?;
         let (devices, script) = (devices.into_values().collect(), asked.script.clone());
         let accept_cloned = asked.accept_cloned;
-        Ok(Self { manifest, tree, devices, reason, script, first_wave, accept_cloned })
+        Ok(Self { manifest, tree, devices, reason, script, first_wave, accept_cloned, skipped })
     }
 
     /// A freeze of devices that the brake orders: nobody asked for it.
@@ -107,10 +109,11 @@ impl Plan {
             undo_secs: None,
             offline_codes: BTreeMap::new(),
             requested_by: None,
+            simulated: false,
         };
         let (reason, script, first_wave) = (Some(reason), None, None);
-        let accept_cloned = false;
-        Some(Self { manifest, tree, devices, reason, script, first_wave, accept_cloned })
+        let (accept_cloned, skipped) = (false, 0);
+        Some(Self { manifest, tree, devices, reason, script, first_wave, accept_cloned, skipped })
     }
 
     /// Whether nobody asked for it.
@@ -138,6 +141,11 @@ impl Plan {
     /// Whether whoever asked knows that two machines may hold the identity of a device.
     pub(super) const fn accept_cloned(&self) -> bool {
         self.accept_cloned
+    }
+
+    /// Devices of the group that are of the other kind, simulated or not: they are passed by.
+    pub(super) const fn skipped(&self) -> u32 {
+        self.skipped
     }
 
     pub(super) fn script(&self) -> Option<&str> {
@@ -322,17 +330,31 @@ fn validity(asked: &CreateOrder) -> Result<Duration, Problem> {
     }
 }
 
-/// The devices meant, each of them within reach of the permit.
+/// The devices meant, and how many of their group are not.
+#[derive(Debug)]
+struct Targeted {
+    devices: BTreeMap<DeviceId, Device>,
+    skipped: u32,
+}
+
+/// The devices meant, each of them within reach of the permit. Whoever is named and of the other
+/// kind, simulated or not, is refused; of a group they are passed by.
 async fn targets(
     conn: &mut Conn,
     permit: &Permit<ability::Order>,
-    targets: &Targets,
-) -> Result<BTreeMap<DeviceId, Device>, Problem> {
-    let found = match targets {
+    asked: &CreateOrder,
+) -> Result<Targeted, Problem> {
+    let is_meant = |device: &Device| device.is_simulated == asked.simulated;
+    let mut skipped = 0_usize;
+    let found = match &asked.targets {
         Targets::Devices(ids) => by_id(conn, permit, ids).await?,
         Targets::Group(group) => {
             permit.demand(std::slice::from_ref(group))?;
-            devices::in_group(conn, group).await?
+            let mut found = devices::in_group(conn, group).await?;
+            let all = found.len();
+            found.retain(is_meant);
+            skipped = all - found.len();
+            found
         }
         Targets::Names(names) => by_name(conn, names).await?,
     };
@@ -341,9 +363,48 @@ async fn targets(
     let mut devices = BTreeMap::new();
     for device in found {
         permit.demand(&groups.remove(&device.id).unwrap_or_default())?;
+        if !is_meant(&device) {
+            return Err(of_the_other_kind(asked, &device));
+        }
         devices.insert(device.id, device);
     }
-    Ok(devices)
+    Ok(Targeted { devices, skipped: u32::try_from(skipped).unwrap_or(u32::MAX) })
+}
+
+/// A device that was named, and that the order must not reach.
+fn of_the_other_kind(asked: &CreateOrder, device: &Device) -> Problem {
+    let place = match &asked.targets {
+        Targets::Devices(ids) => {
+            ids.iter().position(|id| *id == device.id).map(|at| ("devices", at))
+        }
+        Targets::Names(names) => {
+            names.iter().position(|name| *name == device.name).map(|at| ("names", at))
+        }
+        Targets::Group(_) => None,
+    };
+    let pointer = match place {
+        Some((list, index)) => format!("/targets/{list}/{index}"),
+        None => "/targets".to_owned(),
+    };
+    let detail = if device.is_simulated {
+        "is a simulated device, and the order is not `simulated`"
+    } else {
+        "is no simulated device, and the order is `simulated`"
+    };
+    Problem::field(pointer, detail)
+}
+
+/// Why there is nobody to order anything.
+fn nobody(asked: &CreateOrder, skipped: u32) -> String {
+    match (skipped, asked.simulated) {
+        (0, _) => "name no device".to_owned(),
+        (_, false) => {
+            format!("name only simulated devices ({skipped}); the order is not `simulated`")
+        }
+        (_, true) => {
+            format!("name no simulated device ({skipped} others); the order is `simulated`")
+        }
+    }
 }
 
 async fn by_id(

@@ -56,6 +56,10 @@ pub struct CreateOrder {
     /// two obeys, and nobody can say which.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accept_cloned: bool,
+    /// For simulated devices: it reaches no other, and whoever acts refuses it. Orders that do not
+    /// say so reach no simulated device.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
     /// Only says what would happen.
     #[serde(default)]
     pub dry_run: bool,
@@ -92,6 +96,10 @@ pub struct DryRun {
     pub expires_at: Time,
     /// The devices.
     pub devices: Vec<DryRunDevice>,
+    /// Devices of the group that the order passes by: the simulated ones, or in an order for
+    /// simulated devices the others.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub skipped: u32,
     /// What to think about before giving the order.
     pub warnings: Vec<Warning>,
 }
@@ -133,6 +141,15 @@ pub struct CreatedOrder {
     pub order: OrderView,
     /// Its commands, one per device.
     pub commands: Vec<CommandSummary>,
+    /// Devices of the group that it passes by: the simulated ones, or in an order for simulated
+    /// devices the others.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub skipped: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A command in short.
@@ -172,6 +189,9 @@ pub struct OrderView {
     pub expires_at: Time,
     /// How many devices.
     pub device_count: u32,
+    /// Whether it is for simulated devices.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
     /// How many persons must approve, on the device that asks for most.
     pub approvals_needed: u8,
     /// Who approved.

@@ -73,17 +73,22 @@ macro_rules! migrations {
                 "freezes",
                 include_str!(concat!("../../migrations/", $folder, "/0020_freezes.sql")),
             ),
+            (
+                21,
+                "simulated",
+                include_str!(concat!("../../migrations/", $folder, "/0021_simulated.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 18];
+type Texts = [(i64, &'static str, &'static str); 19];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 20;
+pub(super) const VERSION: i64 = 21;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -122,6 +122,7 @@ pub(super) const TABLES: [Table; 22] = [
             ("former_boot_id", Uuid),
             ("boot_epoch", Int),
             ("cloned_at", Int),
+            ("simulated", Int),
         ],
     },
     Table { name: "device_groups", key: 2, columns: &[("device_id", Uuid), ("group_name", Text)] },
@@ -138,6 +139,7 @@ pub(super) const TABLES: [Table; 22] = [
             ("used_at", Int),
             ("used_by", Uuid),
             ("sources", Text),
+            ("simulated", Int),
         ],
     },
     Table {

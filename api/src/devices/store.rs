@@ -16,7 +16,7 @@ use crate::http::Page;
 
 const COLUMNS: &str = "SELECT d.id, d.name, d.generation, d.revoked_through, d.enrolled_at, \
      d.revoked_at, d.certificate_expires_at, d.trust_version, d.agent_version, d.capabilities, \
-     d.degraded_since, d.last_seen_at, d.public_key, d.cloned_at FROM devices d WHERE 1 = 1";
+     d.degraded_since, d.last_seen_at, d.public_key, d.cloned_at, d.simulated FROM devices d WHERE 1 = 1";
 
 /// A device's row.
 #[derive(Debug, Clone)]
@@ -36,6 +36,8 @@ pub(crate) struct Device {
     pub(crate) public_key: DevicePublicKey,
     /// Since when two machines are known to hold its identity.
     pub(crate) cloned_at: Option<Timestamp>,
+    /// Whether its token said that it acts on nothing. It never changes.
+    pub(crate) is_simulated: bool,
 }
 
 impl Device {
@@ -70,6 +72,7 @@ pub(crate) struct Enrolling<'a> {
     pub(crate) key: &'a DevicePublicKey,
     pub(crate) generation: u32,
     pub(crate) certificate_expires_at: Timestamp,
+    pub(crate) is_simulated: bool,
 }
 
 fn device(row: &Row) -> Result<Device, DbError> {
@@ -92,6 +95,7 @@ fn device(row: &Row) -> Result<Device, DbError> {
         public_key: DevicePublicKey::from_point(row.try_get(12)?)
             .map_err(|_| DbError::Unreadable("device key"))?,
         cloned_at: time(13)?,
+        is_simulated: row.try_get::<i64>(14)? != 0,
     })
 }
 
@@ -220,7 +224,7 @@ pub(crate) async fn enrolled_after(
     limit: i64,
 ) -> Result<Vec<Device>, DbError> {
     let mut select = sql(COLUMNS);
-    select.push(" AND d.revoked_through < d.generation AND d.id > ");
+    select.push(" AND d.revoked_through < d.generation AND d.simulated = 0 AND d.id > ");
     select.push_bind(after.map_or(Uuid::nil(), |id| id.as_uuid()));
     select.push(" ORDER BY d.id LIMIT ").push_bind(limit);
     fetch(select, conn).await
@@ -310,8 +314,8 @@ pub(crate) async fn revoked_with_certificate(
 pub(crate) async fn enroll_new(tx: &mut Tx, new: &Enrolling<'_>) -> Result<(), DbError> {
     let now = millis(tx.now());
     sql("INSERT INTO devices \
-         (id, name, key_id, public_key, generation, certificate_expires_at, enrolled_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)")
+         (id, name, key_id, public_key, generation, certificate_expires_at, enrolled_at, \
+         simulated) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
     .bind(new.id.as_uuid())
     .bind(new.name)
     .bind(new.key.id().as_str())
@@ -319,6 +323,7 @@ pub(crate) async fn enroll_new(tx: &mut Tx, new: &Enrolling<'_>) -> Result<(), D
     .bind(new.generation)
     .bind(millis(new.certificate_expires_at))
     .bind(now)
+    .bind(i64::from(new.is_simulated))
     .execute(tx.conn())
     .await?;
     Ok(())

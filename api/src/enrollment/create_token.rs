@@ -43,6 +43,7 @@ pub(super) async fn create(
         token: None,
         group: asked.group,
         from: asked.from,
+        simulated: asked.simulated,
         expires_at: now.plus(ttl).into(),
     };
     store::insert(once.tx(), &remembered, &secret.hash(), permit.person()).await?;

@@ -60,7 +60,8 @@ pub(super) async fn enroll(
         return repeat(&app, used, &csr).await;
     };
     commands::record_waiting(&app, &mut tx).await?;
-    let (response, ended) = give_identity(&app, &mut tx, &asked.name, &csr).await?;
+    let about = About { name: &asked.name, is_simulated: claimed.is_simulated };
+    let (response, ended) = give_identity(&app, &mut tx, about, &csr).await?;
     store::record_user(&mut tx, claimed.id, response.device_id).await?;
     if let Some(group) = &claimed.group {
         devices::add_to_group(&mut tx, response.device_id, group).await?;
@@ -131,15 +132,30 @@ async fn answer(
     })
 }
 
+/// What a device calls itself, and what its token says of it.
+#[derive(Debug, Clone, Copy)]
+struct About<'a> {
+    name: &'a str,
+    is_simulated: bool,
+}
+
 /// Writes the enrollment, and answers the generation that it ended, if any.
 async fn give_identity(
     app: &App,
     tx: &mut Tx,
-    name: &str,
+    About { name, is_simulated }: About<'_>,
     csr: &Csr,
 ) -> Result<(EnrollResponse, Option<u32>), Problem> {
     let now = tx.now();
     let known = devices::find_by_key(tx.conn(), csr.public()).await?;
+    if known.as_ref().is_some_and(|known| known.is_simulated != is_simulated) {
+        // Orders for it would pass it by, or what is no test would reach it.
+        return Err(Problem::conflict(if is_simulated {
+            "this device is enrolled as one that acts; a token for simulated devices is for others"
+        } else {
+            "this device is enrolled as a simulated one, and stays so; make another key"
+        }));
+    }
     let identity = match &known {
         Some(known) => {
             DeviceIdentity { device: known.id, generation: known.generation.saturating_add(1) }
@@ -157,6 +173,7 @@ async fn give_identity(
         key: csr.public(),
         generation: identity.generation,
         certificate_expires_at,
+        is_simulated,
     };
     let kind = match &known {
         Some(known) => {
@@ -169,11 +186,14 @@ async fn give_identity(
             Kind::DeviceEnrolled
         }
     };
-    let payload = json!({
+    let mut payload = json!({
         "name": name,
         "generation": identity.generation,
         "key_id": csr.public().id(),
     });
+    if is_simulated {
+        payload["simulated"] = json!(true);
+    }
     tx.append_by(Actor::Device(identity.device), kind, identity.device, payload);
     let response = answer(app, tx.conn(), identity, certificate).await?;
     Ok((response, known.map(|known| known.generation)))

@@ -23,8 +23,8 @@ pub(super) async fn insert(
     let sources = sources.map_err(|_| DbError::Unreadable("network"))?;
     let sources = (!token.from.is_empty()).then_some(sources);
     sql("INSERT INTO enrollment_tokens \
-         (id, secret_hash, group_name, created_by, created_at, expires_at, sources) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)")
+         (id, secret_hash, group_name, created_by, created_at, expires_at, sources, simulated) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
     .bind(token.id)
     .bind(hash.as_bytes())
     .bind(token.group.as_ref().map(GroupName::as_str))
@@ -32,11 +32,15 @@ pub(super) async fn insert(
     .bind(now)
     .bind(millis(token.expires_at.0))
     .bind(sources)
+    .bind(i64::from(token.simulated))
     .execute(tx.conn())
     .await?;
     let mut payload = json!({ "group": token.group, "expires_at": token.expires_at });
     if !token.from.is_empty() {
         payload["from"] = json!(token.from);
+    }
+    if token.simulated {
+        payload["simulated"] = json!(true);
     }
     tx.append(Kind::EnrollmentTokenCreated, token.id, payload);
     Ok(())
@@ -85,6 +89,7 @@ pub(super) async fn find(
 pub(super) struct Claimed {
     pub(super) id: Uuid,
     pub(super) group: Option<GroupName>,
+    pub(super) is_simulated: bool,
 }
 
 /// Uses a token up, in one step: of two claims at once exactly one gets it.
@@ -92,7 +97,7 @@ pub(super) async fn claim(tx: &mut Tx, hash: &SecretHash) -> Result<Option<Claim
     let now = millis(tx.now());
     let row = sql("UPDATE enrollment_tokens SET used_at = $1 \
          WHERE secret_hash = $2 AND used_at IS NULL AND expires_at > $3 \
-         RETURNING id, group_name")
+         RETURNING id, group_name, simulated")
     .bind(now)
     .bind(hash.as_bytes())
     .bind(now)
@@ -102,7 +107,8 @@ pub(super) async fn claim(tx: &mut Tx, hash: &SecretHash) -> Result<Option<Claim
     let group: Option<String> = row.try_get(1)?;
     let group = group.map(|name| name.parse()).transpose();
     let group = group.map_err(|_| DbError::Unreadable("group"))?;
-    Ok(Some(Claimed { id: row.try_get(0)?, group }))
+    let is_simulated = row.try_get::<i64>(2)? != 0;
+    Ok(Some(Claimed { id: row.try_get(0)?, group, is_simulated }))
 }
 
 pub(super) async fn record_user(tx: &mut Tx, token: Uuid, device: DeviceId) -> Result<(), DbError> {

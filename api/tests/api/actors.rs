@@ -115,6 +115,7 @@ impl TestAgent {
             generation: self.generation,
             now: bench.now(),
             trust: &self.trust,
+            is_simulated: false,
         };
         verifying.verify(jws).unwrap()
     }

@@ -30,6 +30,7 @@ mod refusals;
 mod renewal;
 mod roles;
 mod sign_in;
+mod simulated;
 mod sinks;
 mod step_up;
 mod stolen;

@@ -46,6 +46,8 @@ mod plans;
 mod receipts;
 #[path = "../api/renewal.rs"]
 mod renewal;
+#[path = "../api/simulated.rs"]
+mod simulated;
 #[path = "../api/sinks.rs"]
 mod sinks;
 #[path = "../api/step_up.rs"]

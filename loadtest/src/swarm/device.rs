@@ -105,6 +105,7 @@ impl Device {
             generation: self.enrolled.generation,
             now,
             trust: &self.enrolled.trust,
+            is_simulated: true,
         };
         let command_id = frame.command_id;
         match self.ledger.offer(frame, &verifying) {

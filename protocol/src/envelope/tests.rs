@@ -29,6 +29,29 @@ fn good_wipe_with_two_persons_is_believed() {
 }
 
 #[test]
+fn order_for_simulated_devices_is_taken_by_no_other_and_is_what_was_approved() {
+    let organisation = Organisation::new();
+    let mut envelope = organisation.envelope(1, fixture::lock(), device(1), 1);
+    let plain = serde_json::to_value(&envelope.manifest).expect("plain data");
+    assert_eq!(plain.get("simulated"), None, "signatures of before stay good");
+    envelope.manifest.simulated = true;
+    let jws = sign(&envelope, &organisation.command_key).expect("signs");
+    let acts = organisation.verifying(device(1));
+    let refusal = acts.verify(&jws).expect_err("it acts");
+    assert_eq!(refusal.reason, RefusalReason::WrongAudience);
+    assert!(refusal.authentic.is_some(), "its number counts as seen");
+    assert!(Verifying { is_simulated: true, ..acts }.verify(&jws).is_ok());
+    // Nobody takes the mark off, or puts it on, under an approval.
+    let outcome = reason(|organisation, envelope| {
+        envelope.manifest.simulated = true;
+        *envelope =
+            organisation.approved(envelope.clone(), &[&organisation.alice, &organisation.bob]);
+        envelope.manifest.simulated = false;
+    });
+    assert_eq!(outcome, Err(RefusalReason::WidenedManifest));
+}
+
+#[test]
 fn wipe_with_one_approval_is_refused() {
     let outcome = reason(|_, envelope| envelope.approvals.truncate(1));
     assert_eq!(outcome, Err(RefusalReason::MissingApproval));

@@ -203,6 +203,9 @@ fn show(context: &Context, order: &OrderView, shown: &ManifestView) {
     for device in shown.devices.iter().take(SHOWN) {
         out.note(&format!("    {:<24} {}", text::clean_to(&device.name, 63), device.id));
     }
+    if manifest.simulated {
+        out.note(&format!("  {:<12} simulated devices; whoever acts refuses it", "only for"));
+    }
     if let Some(undo_secs) = manifest.undo_secs {
         let undo = time::duration(Duration::from_secs(undo_secs.into()));
         out.note(&format!("  {:<12} {undo} on each device, where it can be called back", "waits"));

@@ -58,7 +58,10 @@ pub async fn list(context: &Context, args: DevicesArgs) -> Result<Exit, Failure>
     }
     let mut table = Table::new(&["name", "seen", "groups", "agent", "id"]);
     for device in &devices {
-        let (tone, seen) = seen(device, context.now());
+        let (tone, mut seen) = seen(device, context.now());
+        if device.simulated {
+            seen.push_str(", simulated");
+        }
         let groups: Vec<_> = device.groups.iter().map(ToString::to_string).collect();
         table.row([
             (device.name.clone(), Tone::Strong),
@@ -116,6 +119,12 @@ async fn show(context: &Context, device: &str) -> Result<Exit, Failure> {
         ("can", text::clean(&device.capabilities.join(", "))),
         ("key", device.public_key.clone()),
     ];
+    if device.simulated {
+        rows.push((
+            "simulated",
+            "acts on nothing; only orders with --simulated reach it".to_owned(),
+        ));
+    }
     rows.extend(device.hub.as_ref().map(|hub| ("hub", hub.to_string())));
     rows.extend(device.degraded_since.map(|at| {
         let since = time::ago(at.0, now);

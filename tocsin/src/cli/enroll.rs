@@ -21,6 +21,10 @@ pub struct EnrollTokenArgs {
     /// Networks from which alone it may be used, such as 192.0.2.0/24,2001:db8::/32
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub from: Vec<Network>,
+    /// For a device that acts on nothing, such as those of a load test: only orders with
+    /// --simulated reach it, and these reach no other
+    #[arg(long)]
+    pub simulated: bool,
 }
 
 /// Makes a token.
@@ -30,6 +34,7 @@ pub async fn run(context: &Context, args: EnrollTokenArgs) -> Result<Exit, Failu
         group: args.group,
         ttl_secs: Some(args.ttl.as_secs()),
         from: args.from,
+        simulated: args.simulated,
     };
     let made: CreatedEnrollmentToken = client.create("/v1/enrollment-tokens", &body).await?;
     let out = context.out;
@@ -46,9 +51,10 @@ pub async fn run(context: &Context, args: EnrollTokenArgs) -> Result<Exit, Failu
         true => String::new(),
         false => format!(" from {}", networks.join(" or ")),
     };
+    let kind = if made.simulated { "simulated device" } else { "device" };
     out.line(token);
     out.note(&format!(
-        "\nEnrolls one device{group}{from}, until {until}. On the device, as root:\n"
+        "\nEnrolls one {kind}{group}{from}, until {until}. On the device, as root:\n"
     ));
     let line = format!("tocsin-agent enroll {token}");
     out.note(&format!("  {}", out.paint_note(Tone::Strong, &line)));

@@ -99,6 +99,7 @@ async fn give(
             expires,
             accept_cloned: false,
             all_at_once: false,
+            simulated: false,
             dry_run: args.dry_run,
             yes: args.yes,
             wait: args.wait.clone(),
@@ -111,10 +112,11 @@ async fn give(
     Ok(worst)
 }
 
-/// Every device that is enrolled.
+/// Every device that is enrolled, and not a simulated one.
 async fn everybody(context: &Context) -> Result<Vec<String>, Failure> {
     let devices: Vec<DeviceView> = context.client()?.all("/v1/devices", &[], None).await?;
-    let enrolled = devices.into_iter().filter(|device| device.revoked_at.is_none());
+    let is_meant = |device: &DeviceView| device.revoked_at.is_none() && !device.simulated;
+    let enrolled = devices.into_iter().filter(is_meant);
     let ids: Vec<_> = enrolled.map(|device| device.id.to_string()).collect();
     if ids.is_empty() {
         return Err(Failure::new("there is no device"));

@@ -45,6 +45,9 @@ pub struct OrderArgs {
     /// On all devices at once, where some would go first
     #[arg(long)]
     pub all_at_once: bool,
+    /// On simulated devices only, such as those of a load test; without it on no such device
+    #[arg(long)]
+    pub simulated: bool,
     /// Show what would happen, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -335,6 +338,7 @@ pub(super) async fn give_all(
         offline_codes: BTreeMap::new(),
         all_at_once: args.all_at_once,
         accept_cloned: args.accept_cloned,
+        simulated: args.simulated,
         dry_run: true,
     };
     if order.reason.is_none() && args.dry_run {
@@ -350,7 +354,7 @@ pub(super) async fn give_all(
         // Codes may take more approvals, and not every agent knows them.
         plan = client.post("/v1/orders", &order).await?;
     }
-    let lines = preview::lines(context, &client, &order.action, &plan).await;
+    let lines = preview::lines(context, &client, &order, &plan).await;
     if args.dry_run {
         out.object(&plan);
         lines.iter().for_each(|line| out.line(line));

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use api::commands::wire::{DryRun, DryRunDevice};
+use api::commands::wire::{CreateOrder, DryRun, DryRunDevice};
 use api::devices::DeviceView;
-use protocol::action::Action;
 use protocol::id::DeviceId;
 use protocol::state::VerbClass;
 
@@ -21,19 +20,19 @@ const WARNINGS: usize = 20;
 pub async fn lines(
     context: &Context,
     client: &Client,
-    action: &Action,
+    order: &CreateOrder,
     plan: &DryRun,
 ) -> Vec<String> {
     let known = look_up(client, &plan.devices).await;
     let out = context.out;
-    let verb = action.verb();
+    let verb = order.action.verb();
     let tone = match verb.class() {
         VerbClass::Destructive => Tone::Bad,
         VerbClass::Disruptive => Tone::Strong,
         VerbClass::Routine | VerbClass::Stop => Tone::Plain,
     };
     let count = text::count(plan.devices.len(), "device");
-    let head = format!("{} on {count}: {}", outcome::action(action), outcome::class(verb));
+    let head = format!("{} on {count}: {}", outcome::action(&order.action), outcome::class(verb));
     let mut lines = vec![out.paint_note(tone, &head), String::new()];
     let mut table = Table::new(&["device", "seen", "approvals", "id"]);
     for device in &plan.devices {
@@ -50,6 +49,12 @@ pub async fn lines(
     }
     lines.extend(table.render(false).lines().map(|line| format!("  {line}")));
     lines.push(String::new());
+    if plan.skipped > 0 {
+        let skipped = text::count(usize::try_from(plan.skipped).unwrap_or(usize::MAX), "device");
+        let kind = if order.simulated { "not simulated" } else { "simulated" };
+        let line = format!("! passes by {skipped} of the group: {kind}");
+        lines.push(out.paint_note(Tone::Waiting, &line));
+    }
     for warning in plan.warnings.iter().take(WARNINGS) {
         let detail = format!("! {}", text::clean(&warning.detail));
         lines.push(out.paint_note(Tone::Waiting, &detail));

@@ -106,6 +106,7 @@ fn plan(names: &[&str]) -> DryRun {
         approvals_needed: 0,
         expires_at: fixture::NOW.into(),
         devices: (1..).zip(names).map(device).collect(),
+        skipped: 0,
         warnings: Vec::new(),
     }
 }
@@ -175,6 +176,7 @@ fn shown() -> (OrderView, ManifestView) {
         created_at: fixture::NOW.into(),
         expires_at: manifest.expires_at.into(),
         device_count: 3,
+        simulated: false,
         approvals_needed: 2,
         approvals: Vec::new(),
         first_wave: None,

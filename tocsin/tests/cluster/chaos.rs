@@ -125,6 +125,7 @@ impl Giver {
             expires_in_secs: None,
             all_at_once: false,
             accept_cloned: false,
+            simulated: false,
             dry_run: false,
         };
         let client = &self.clients[turn % self.clients.len()];

@@ -147,8 +147,8 @@ impl Device {
 
     fn verifying<'a>(&self, scene: &'a Scene) -> Verifying<'a> {
         let trust = &scene.organisation.trust;
-        let device = device_id(self.index);
-        Verifying { device, generation: GENERATION, now: self.wall(scene), trust }
+        let (device, now) = (device_id(self.index), self.wall(scene));
+        Verifying { device, generation: GENERATION, now, trust, is_simulated: false }
     }
 
     /// Whether it can take another frame: one thing at a time.

@@ -116,6 +116,7 @@ impl Store {
             undo_secs: None,
             offline_codes: BTreeMap::new(),
             requested_by: None,
+            simulated: false,
         };
         let trust = &scene.organisation.trust;
         let needed = usize::from(trust.approvals_needed(&manifest, &device_id(device)));

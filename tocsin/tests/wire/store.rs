@@ -92,6 +92,7 @@ impl Store {
             undo_secs: None,
             offline_codes: BTreeMap::new(),
             requested_by: None,
+            simulated: false,
         };
         let claims = Envelope {
             jti: CommandId::new(iat, chance.bytes()),

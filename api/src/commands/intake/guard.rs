@@ -49,6 +49,10 @@ pub(super) async fn pass(
             return Ok(None);
         }
     }
+    if plan.manifest().simulated {
+        // Nothing is locked or destroyed by it, and what is usual is told by orders that do.
+        return Ok(None);
+    }
     let mut groups: BTreeMap<_, u32> = BTreeMap::new();
     if budgets.concerns_groups(verb) {
         let ids: Vec<_> = plan.devices().iter().map(|device| device.id).collect();
