@@ -9,6 +9,7 @@ use std::time::Duration;
 use protocol::id::HubId;
 use protocol::limits;
 use protocol::session::hub::Pace;
+use runtime::tls::TicketConfig;
 use serde::Deserialize;
 
 use crate::socket::SocketConfig;
@@ -55,6 +56,8 @@ pub struct Config {
     /// has no room; none by default. Agents follow only to hubs that their signed configuration
     /// names as well.
     pub other_hubs: Vec<String>,
+    /// How agents that come back are spared half of the handshake.
+    pub tickets: TicketConfig,
     /// Who is let in, and how fast.
     pub admission: AdmissionConfig,
     /// The limits of one WebSocket.
@@ -75,6 +78,7 @@ impl Default for Config {
             reassert_every: Duration::from_secs(60),
             drain_spread: Duration::from_secs(20),
             other_hubs: Vec::new(),
+            tickets: TicketConfig::default(),
             admission: AdmissionConfig::default(),
             socket: SocketConfig::default(),
         }
@@ -172,6 +176,12 @@ impl Config {
                 self.other_hubs.iter().all(|hub| is_address(hub)),
                 "other_hubs",
                 "must be addresses such as https://hub2.example:7444",
+            ),
+            (
+                (TicketConfig::SHORTEST..=TicketConfig::LONGEST)
+                    .contains(&self.tickets.rotate_every),
+                "tickets.rotate_every",
+                "must be 1 min to 1 day",
             ),
             (
                 (1024..=limits::FRAME_BYTES).contains(&socket.max_message_bytes),

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use broker::Broker;
 use runtime::admin::Readiness;
 use runtime::tls::pki_types::CertificateDer;
-use runtime::tls::{self, ClientAuth, Identity, TlsError};
+use runtime::tls::{self, ClientAuth, Identity, Tickets, TlsError};
 use runtime::{Clock, Drain, Entropy};
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
@@ -73,15 +73,20 @@ pub struct Deps {
 }
 
 /// The TLS side of an agent port: 1.3 only, and a client certificate of one of `authorities` is
-/// demanded.
+/// demanded. Sessions are resumed by `tickets`. Reads their secret.
 ///
 /// # Errors
-/// When key and chain do not fit, or no authority is usable.
+/// When key and chain do not fit, or no authority or no secret is usable.
 pub fn agent_tls(
     identity: &Identity,
     authorities: Vec<CertificateDer<'static>>,
+    tickets: &Tickets,
 ) -> Result<ServerConfig, TlsError> {
-    tls::server_config(identity, ClientAuth::Required(authorities), &[b"http/1.1"])
+    let ticketer = tickets.producer(&authorities)?;
+    let required = ClientAuth::Required(authorities);
+    let mut config = tls::server_config(identity, required, &[b"http/1.1"])?;
+    config.ticketer = ticketer;
+    Ok(config)
 }
 
 /// A running hub. Dropping it cuts everything.

@@ -1,4 +1,4 @@
-//! The hub's own identity in files, exchanged while the hub runs.
+//! The hub's own identity in files, exchanged while the hub runs, and with it the secret of tickets.
 //!
 //! Owns looking at the files, and the judgement whether agents would believe what they hold. What
 //! they would not is refused, and the former identity stays. Must not write the files.
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use runtime::files::read_bounded;
-use runtime::tls::{self, Leaf, PemError, TlsError, UnreadableLeaf};
+use runtime::tls::{self, Leaf, PemError, Tickets, TlsError, UnreadableLeaf};
 use runtime::{Clock, Drain};
 use rustls::ServerConfig;
 use serde::Deserialize;
@@ -81,7 +81,7 @@ struct Loaded {
 }
 
 impl IdentityFiles {
-    fn load(&self, unix_secs: u64) -> Result<Loaded, IdentityError> {
+    fn load(&self, tickets: &Tickets, unix_secs: u64) -> Result<Loaded, IdentityError> {
         let identity = tls::read_identity(&self.certificate, &self.key)?;
         let authorities = tls::read_certificates(&self.authorities)?;
         let leaf = identity.chain.first().ok_or(UnreadableLeaf)?;
@@ -89,12 +89,16 @@ impl IdentityFiles {
         let name = hosts.first().ok_or(IdentityError::Nameless)?;
         tls::check_server(&identity, &authorities, name, unix_secs)?;
         let end_secs = validity.not_after_secs;
-        Ok(Loaded { tls: agent_tls(&identity, authorities)?, end_secs })
+        Ok(Loaded { tls: agent_tls(&identity, authorities, tickets)?, end_secs })
     }
 
-    /// Changes whenever a file does, or ceases to be readable.
-    fn fingerprint(&self) -> u64 {
+    /// Changes whenever a file or the secret of tickets does, or ceases to be readable.
+    fn fingerprint(&self, tickets: &Tickets) -> u64 {
         let mut hasher = DefaultHasher::new();
+        match tickets.read() {
+            Ok(secret) => secret.as_deref().hash(&mut hasher),
+            Err(error) => error.to_string().hash(&mut hasher),
+        }
         for path in [&self.certificate, &self.key, &self.authorities] {
             match read_bounded(path, MAX_BYTES) {
                 Ok(bytes) => bytes.hash(&mut hasher),
@@ -109,6 +113,7 @@ impl IdentityFiles {
 #[derive(Debug)]
 pub struct Watch {
     files: IdentityFiles,
+    tickets: Tickets,
     clock: Clock,
     tls: Arc<ArcSwap<ServerConfig>>,
     fingerprint: u64,
@@ -121,12 +126,16 @@ impl Watch {
     ///
     /// # Errors
     /// See [`IdentityError`].
-    pub fn start(files: IdentityFiles, clock: Clock) -> Result<Self, IdentityError> {
-        let fingerprint = files.fingerprint();
-        let Loaded { tls, end_secs } = files.load(clock.unix_secs())?;
+    pub fn start(
+        files: IdentityFiles,
+        tickets: Tickets,
+        clock: Clock,
+    ) -> Result<Self, IdentityError> {
+        let fingerprint = files.fingerprint(&tickets);
+        let Loaded { tls, end_secs } = files.load(&tickets, clock.unix_secs())?;
         let tls = Arc::new(ArcSwap::from_pointee(tls));
         metrics::certificate_end(end_secs);
-        Ok(Self { files, clock, tls, fingerprint, end_secs, warned_at: None })
+        Ok(Self { files, tickets, clock, tls, fingerprint, end_secs, warned_at: None })
     }
 
     /// The TLS side of the agent port, for [`Deps`](crate::Deps); this keeps it up to date.
@@ -151,11 +160,12 @@ impl Watch {
     }
 
     async fn look(&mut self) {
-        let (files, known, now) = (self.files.clone(), self.fingerprint, self.clock.unix_secs());
+        let (files, tickets) = (self.files.clone(), self.tickets.clone());
+        let (known, now) = (self.fingerprint, self.clock.unix_secs());
         let looking = tokio::task::spawn_blocking(move || {
-            let fingerprint = files.fingerprint();
+            let fingerprint = files.fingerprint(&tickets);
             // Whoever replaces a file between this and the loading is seen the next time.
-            (fingerprint != known).then(|| (fingerprint, files.load(now)))
+            (fingerprint != known).then(|| (fingerprint, files.load(&tickets, now)))
         });
         let Ok(Some((fingerprint, loaded))) = looking.await else { return };
         self.fingerprint = fingerprint;

@@ -110,6 +110,7 @@ async fn serve<P: Port>(
                 TlsError::Settings(_)
                 | TlsError::Roots(_)
                 | TlsError::Unbelieved(_)
+                | TlsError::Tickets(_)
                 | TlsError::Handshake(_) => Outcome::Handshake,
             };
         }

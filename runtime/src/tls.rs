@@ -27,6 +27,8 @@ pub use tokio_rustls::server::TlsStream;
 pub use self::leaf::{Leaf, Standing, UnreadableLeaf, Validity};
 pub use self::pem::{PemError, read_certificates, read_identity, write_certificates, write_key};
 pub use self::pin::{PinError, SpkiPin};
+#[cfg(feature = "server")]
+pub use self::tickets::{TicketConfig, TicketError, Tickets};
 
 #[cfg(feature = "server")]
 mod leaf;
@@ -36,6 +38,8 @@ mod pem;
 mod pin;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(feature = "server")]
+mod tickets;
 
 /// Why a configuration could not be made or a handshake did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,10 @@ pub enum TlsError {
     /// A client of those authorities would not believe the certificate.
     #[error("clients would not believe the certificate")]
     Unbelieved(#[source] rustls::Error),
+    /// There is a secret for session tickets, and it cannot be used.
+    #[cfg(feature = "server")]
+    #[error("no usable secret for session tickets")]
+    Tickets(#[from] TicketError),
     /// The handshake did not finish in time.
     #[error("tls handshake took longer than {} ms", .0.as_millis())]
     TimedOut(Duration),
@@ -117,8 +125,8 @@ pub fn install_provider() {
 /// A TLS 1.3 server with stateless resumption.
 ///
 /// Each configuration has ticket keys of its own: one made from changed authorities does not
-/// resume what the former ones admitted. One ticket per handshake instead of rustls's two, since
-/// an agent opens one connection at a time.
+/// resume what the former ones admitted. [`Tickets`] makes keys that several share. One ticket
+/// per handshake instead of rustls's two, since an agent opens one connection at a time.
 ///
 /// # Errors
 /// When key and chain do not fit, or no root certificate is usable.

@@ -16,7 +16,7 @@ use push_hub::Hub;
 use runtime::admin::{Admin, Readiness};
 use runtime::lifecycle::{TaskError, Tasks};
 use runtime::observability::ObservabilityConfig;
-use runtime::tls::{self, TlsError};
+use runtime::tls::{self, Tickets, TlsError};
 use runtime::{Clock, Drain, Entropy};
 use rustls::ServerConfig;
 use serde::Deserialize;
@@ -109,7 +109,9 @@ impl Platform {
         };
         let mut api = Api::start(config.api, deps).await?;
 
-        let certificates = HubCertificates { names: server_names, hub: config.hub.name.clone() };
+        let tickets = Tickets::new(config.hub.tickets.clone(), clock.clone(), entropy.clone());
+        let hub = config.hub.name.clone();
+        let certificates = HubCertificates { names: server_names, hub, tickets };
         let tls = Arc::new(ArcSwap::from_pointee(certificates.issue(&api)?));
         let deps = push_hub::Deps {
             broker,
@@ -179,6 +181,7 @@ fn url(names: &[String], bound: SocketAddr) -> String {
 struct HubCertificates {
     names: Vec<String>,
     hub: protocol::id::HubId,
+    tickets: Tickets,
 }
 
 impl HubCertificates {
@@ -190,7 +193,7 @@ impl HubCertificates {
         let authority = &app.authority;
         let times = (app.now(), SERVER_LASTS);
         let identity = api::pki::issue_hub_identity(authority, &self.hub, &self.names, times)?;
-        Ok(push_hub::agent_tls(&identity, authority.trusted())?)
+        Ok(push_hub::agent_tls(&identity, authority.trusted(), &self.tickets)?)
     }
 }
 

@@ -12,6 +12,7 @@ fn keys_out_of_bounds_are_named() {
     for (text, key) in [
         ("heartbeat = \"60s\"", "dead_after"),
         ("poll_hold = \"2m\"", "poll_hold"),
+        ("[tickets]\nrotate_every = \"48h\"", "tickets.rotate_every"),
         ("[socket]\nmax_message_bytes = 1000000", "socket.max_message_bytes"),
         ("[socket]\ncontrols_per_sec = 0", "socket.controls_per_sec"),
         ("[admission]\nmax_sessions = 0", "admission.max_sessions"),

@@ -14,4 +14,5 @@ mod polls;
 mod redis_faults;
 mod sessions;
 mod support;
+mod tickets;
 mod two_hubs;

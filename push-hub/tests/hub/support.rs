@@ -24,7 +24,7 @@ use rcgen::{
 };
 use runtime::admin::Readiness;
 use runtime::tls::pki_types::{PrivateKeyDer, ServerName};
-use runtime::tls::{Identity, client_config};
+use runtime::tls::{Identity, Tickets, client_config};
 use runtime::{Clock, Drain, Entropy};
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -128,9 +128,13 @@ impl World {
 
     /// One more hub of that name, on the same bus.
     pub(crate) async fn beside(&self, name: &str) -> Self {
-        let config = Config { name: name.parse().unwrap(), ..config() };
+        self.beside_with(Config { name: name.parse().unwrap(), ..config() }, Clock::system()).await
+    }
+
+    /// One more hub, on the same bus and of the same authority.
+    pub(crate) async fn beside_with(&self, config: Config, clock: Clock) -> Self {
         let buses = (self.broker.clone() as Arc<dyn Broker>, self.broker.clone());
-        Self::under(self.authority.clone(), config, Clock::system(), buses).await
+        Self::under(self.authority.clone(), config, clock, buses).await
     }
 
     async fn assemble(
@@ -149,7 +153,8 @@ impl World {
         (bus, broker): (Arc<dyn Broker>, Arc<MemoryBroker>),
     ) -> Self {
         let authorities = vec![authority.0.der().clone()];
-        let tls = agent_tls(&authority.issue(&[], 86_400), authorities).unwrap();
+        let tickets = Tickets::new(config.tickets.clone(), clock.clone(), Entropy::system());
+        let tls = agent_tls(&authority.issue(&[], 86_400), authorities, &tickets).unwrap();
         let (readiness, drain) = (Readiness::new(&[]), Drain::new());
         let deps = Deps {
             broker: bus,

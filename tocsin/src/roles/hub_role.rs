@@ -15,6 +15,7 @@ use push_hub::identity::{IdentityError, IdentityFiles, Watch};
 use runtime::admin::{Admin, Readiness};
 use runtime::lifecycle::{TaskError, Tasks};
 use runtime::observability::ObservabilityConfig;
+use runtime::tls::Tickets;
 use runtime::{Clock, Drain, Entropy};
 use serde::{Deserialize, Serialize};
 
@@ -119,7 +120,8 @@ impl HubRole {
         let (clock, entropy) = (Clock::system(), Entropy::system());
         let readiness = Readiness::new(&[]);
         let admin = start_admin(config.admin_listen, &readiness, &drain).await?;
-        let identity = Watch::start(config.tls, clock.clone())?;
+        let tickets = Tickets::new(config.hub.tickets.clone(), clock.clone(), entropy.clone());
+        let identity = Watch::start(config.tls, tickets, clock.clone())?;
         let deps = push_hub::Deps {
             broker: config.broker.connect(clock.clone(), entropy.clone())?,
             clock,

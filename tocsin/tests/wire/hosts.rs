@@ -16,7 +16,8 @@ use push_hub::config::AdmissionConfig;
 use push_hub::socket::SocketConfig;
 use push_hub::{Hub, agent_tls};
 use runtime::admin::Readiness;
-use runtime::{Blocking, Clock, Drain};
+use runtime::tls::Tickets;
+use runtime::{Blocking, Clock, Drain, Entropy};
 use rustls::ServerConfig;
 
 use crate::bus::Bus;
@@ -49,7 +50,8 @@ pub(crate) struct HubHost {
 
 impl HubHost {
     pub(crate) fn new(number: usize, scene: &Arc<Scene>, fleet: &Fleet, bus: Bus) -> Self {
-        let tls = agent_tls(&fleet.server(&hub_name(number)), fleet.authorities());
+        let tickets = Tickets::new(Default::default(), Clock::system(), Entropy::system());
+        let tls = agent_tls(&fleet.server(&hub_name(number)), fleet.authorities(), &tickets);
         Self {
             number,
             life: Life::new(hub_name(number), scene),
