@@ -1,7 +1,7 @@
 //! Who is let in, and how fast.
 //!
-//! Owns the rate limits before a session: per address and in total before TLS, per device after
-//! it. Must not speak to the peer: the listener and the doors do.
+//! Owns the rate limits before a session: per address, and for all handshakes of a kind, before TLS;
+//! per device after it. Must not speak to the peer: the listener and the doors do.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -18,6 +18,7 @@ use runtime::{Clock, Entropy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::AdmissionConfig;
+use crate::turns::Rank;
 
 #[cfg(test)]
 mod tests;
@@ -46,8 +47,10 @@ type Direct = RateLimiter<NotKeyed, InMemoryState, Time, Middleware>;
 pub(crate) enum Refusal {
     /// Too many connections from that address.
     Source,
-    /// Too many TLS handshakes in total.
+    /// Too many full TLS handshakes in total.
     Handshakes,
+    /// Too many resumed ones.
+    Resumptions,
     /// Too many requests of that device; come back after the given time.
     Device(Duration),
     /// As many sessions as there may be.
@@ -64,7 +67,12 @@ impl Refusal {
     pub(crate) fn retry_after(self, entropy: &Entropy) -> Duration {
         match self {
             Self::Device(wait) => wait,
-            Self::Source | Self::Handshakes | Self::Full | Self::Memory | Self::Draining => {
+            Self::Source
+            | Self::Handshakes
+            | Self::Resumptions
+            | Self::Full
+            | Self::Memory
+            | Self::Draining => {
                 let spread = u64::try_from(AWAY.as_millis()).unwrap_or(u64::MAX);
                 AWAY + Duration::from_millis(entropy.below(spread))
             }
@@ -75,7 +83,12 @@ impl Refusal {
     pub(crate) const fn is_of_the_hub(self) -> bool {
         match self {
             Self::Device(_) => false,
-            Self::Source | Self::Handshakes | Self::Full | Self::Memory | Self::Draining => true,
+            Self::Source
+            | Self::Handshakes
+            | Self::Resumptions
+            | Self::Full
+            | Self::Memory
+            | Self::Draining => true,
         }
     }
 }
@@ -84,6 +97,7 @@ impl Refusal {
 #[derive(Debug)]
 pub(crate) struct Admission {
     handshakes: Option<Direct>,
+    resumptions: Option<Direct>,
     sources: Option<Keyed<IpAddr>>,
     devices: Option<Keyed<DeviceId>>,
     slots: Arc<Semaphore>,
@@ -94,10 +108,13 @@ impl Admission {
     pub(crate) fn new(config: &AdmissionConfig, clock: &Clock) -> Self {
         let time = Time(clock.clone());
         let keyed = |quota| RateLimiter::new(quota, DashMapStateStore::default(), time.clone());
+        let direct = |quota| RateLimiter::direct_with_clock(quota, time.clone());
         let slots = usize::try_from(config.max_handshakes).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             handshakes: quota(config.handshakes_per_sec, config.handshake_burst, SECOND)
-                .map(|quota| RateLimiter::direct_with_clock(quota, time.clone())),
+                .map(direct),
+            resumptions: quota(config.resumptions_per_sec, config.resumption_burst, SECOND)
+                .map(direct),
             sources: quota(config.source_per_sec, config.source_burst, SECOND).map(keyed),
             devices: quota(config.device_per_min, config.device_burst, 60 * SECOND)
                 .map(|quota| RateLimiter::new(quota, DashMapStateStore::default(), time.clone())),
@@ -112,15 +129,22 @@ impl Admission {
         slot.expect("the semaphore of the slots is never closed")
     }
 
-    /// Before TLS: costs less than a microsecond.
+    /// At once: costs less than a microsecond.
     pub(crate) fn check_source(&self, source: IpAddr) -> Result<(), Refusal> {
-        let source_is_over =
-            self.sources.as_ref().is_some_and(|limit| limit.check_key(&network(source)).is_err());
-        if source_is_over {
-            return Err(Refusal::Source);
-        }
-        let all_are_over = self.handshakes.as_ref().is_some_and(|limit| limit.check().is_err());
-        if all_are_over { Err(Refusal::Handshakes) } else { Ok(()) }
+        let Some(limit) = &self.sources else { return Ok(()) };
+        limit.check_key(&network(source)).map_err(|_| Refusal::Source)
+    }
+
+    /// Before TLS, once the kind of the handshake is known. Who is owed is let in: there are few of
+    /// them, and each one's own rate still holds.
+    pub(crate) fn check_handshake(&self, rank: Rank) -> Result<(), Refusal> {
+        let (limit, refusal) = match rank {
+            Rank::Owed => return Ok(()),
+            Rank::Resuming => (&self.resumptions, Refusal::Resumptions),
+            Rank::Full => (&self.handshakes, Refusal::Handshakes),
+        };
+        let is_over = limit.as_ref().is_some_and(|limit| limit.check().is_err());
+        if is_over { Err(refusal) } else { Ok(()) }
     }
 
     /// After TLS, for each request.

@@ -90,17 +90,21 @@ impl Default for Config {
 #[serde(deny_unknown_fields, default)]
 pub struct AdmissionConfig {
     /// Connections between accept and hello at a time; further ones wait in the kernel's
-    /// backlog. 1024 by default.
+    /// backlog. 4096 by default: who is to go before others must have been accepted.
     pub max_handshakes: u32,
     /// Sessions at a time; 100,000 by default. Beyond, agents are sent away with `Retry-After`.
     pub max_sessions: u32,
     /// Resident memory of the process, beyond which no further session is let in: bytes; 0, no
     /// limit, by default.
     pub max_memory_bytes: u64,
-    /// TLS handshakes per second; 1000 by default.
+    /// Full TLS handshakes per second; 1000 by default.
     pub handshakes_per_sec: u32,
-    /// TLS handshakes at once; 2000 by default.
+    /// Full TLS handshakes at once; 2000 by default.
     pub handshake_burst: u32,
+    /// Resumed TLS handshakes per second, which cost half; 2000 by default.
+    pub resumptions_per_sec: u32,
+    /// Resumed TLS handshakes at once; 4000 by default.
+    pub resumption_burst: u32,
     /// Connections per second from one address (IPv6: one /64); 100 by default, since many
     /// devices may share one address.
     pub source_per_sec: u32,
@@ -128,11 +132,13 @@ pub struct AdmissionConfig {
 impl Default for AdmissionConfig {
     fn default() -> Self {
         Self {
-            max_handshakes: 1024,
+            max_handshakes: 4096,
             max_sessions: 100_000,
             max_memory_bytes: 0,
             handshakes_per_sec: 1000,
             handshake_burst: 2000,
+            resumptions_per_sec: 2000,
+            resumption_burst: 4000,
             source_per_sec: 100,
             source_burst: 500,
             device_per_min: 60,

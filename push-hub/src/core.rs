@@ -23,8 +23,10 @@ use crate::config::Config;
 use crate::handle::Handle;
 use crate::link::Link;
 use crate::metrics::Metrics;
+use crate::owed::Owed;
 use crate::presence::Lanes;
 use crate::registry::Registry;
+use crate::turns::Turns;
 
 /// How many agents are sent away in a second while that keeps the drain within its spread: as many
 /// as other hubs take in beside their work.
@@ -43,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) port: CancellationToken,
     pub(crate) metrics: Metrics,
     pub(crate) admission: Admission,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) owed: Owed,
     pub(crate) budget: Budget,
     pub(crate) revocations: Revocations,
     pub(crate) registry: Registry,

@@ -9,6 +9,7 @@ use broker::{Downstream, Subscription};
 use protocol::close::CloseCode;
 use protocol::frame::{Frame as _, HubFrame};
 use protocol::id::DeviceId;
+use protocol::state::Lane;
 use tokio::sync::mpsc;
 
 use crate::core::Core;
@@ -57,6 +58,9 @@ fn handle(core: &Core, message: Downstream) {
 fn deliver(core: &Core, device: DeviceId, frames: Vec<HubFrame>) {
     let Some(handle) = core.registry.get(device) else {
         core.metrics.absent.increment(1);
+        if frames.iter().any(is_urgent) {
+            core.owed.note(device, core.clock.now());
+        }
         return;
     };
     let frames = frames.into_iter().filter(is_for_agents).inspect(|frame| {
@@ -65,6 +69,10 @@ fn deliver(core: &Core, device: DeviceId, frames: Vec<HubFrame>) {
     if handle.push(frames).is_err() {
         tracing::debug!(device.id = %device, session.id = %handle.session, "inbox is full");
     }
+}
+
+fn is_urgent(frame: &HubFrame) -> bool {
+    matches!(frame, HubFrame::Command(command) if command.lane == Lane::Urgent)
 }
 
 /// What the control plane may say through a hub.

@@ -195,9 +195,11 @@ pub(crate) fn refused(core: &Core, refusal: Refusal) -> Answer {
         Refusal::Device(_) => {
             (StatusCode::TOO_MANY_REQUESTS, CloseCode::Overloaded, "too many requests")
         }
-        Refusal::Source | Refusal::Handshakes | Refusal::Full | Refusal::Memory => {
-            (StatusCode::SERVICE_UNAVAILABLE, CloseCode::Overloaded, "no room")
-        }
+        Refusal::Source
+        | Refusal::Handshakes
+        | Refusal::Resumptions
+        | Refusal::Full
+        | Refusal::Memory => (StatusCode::SERVICE_UNAVAILABLE, CloseCode::Overloaded, "no room"),
         Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, CloseCode::Drain, "draining"),
     };
     let mut answer = closed(status, code, text);

@@ -26,11 +26,15 @@ use crate::config::{Config, InvalidConfig};
 use crate::core::Core;
 use crate::link::{self, Keeper, Link};
 use crate::metrics::Metrics;
+use crate::owed::Owed;
 use crate::port::{self, Port};
 use crate::presence::{self, Lanes};
 use crate::registry::Registry;
+use crate::turns::Turns;
 use crate::{budget, dispatch, listener, upstream};
 
+/// Handshakes that begin at a time, for each thread of the runtime: enough that none rests.
+const TURNS_PER_WORKER: usize = 2;
 /// The readiness condition of the agent port.
 const LISTENING: &str = "agent_port";
 /// How long sessions may take to close at the hard end of a drain.
@@ -239,6 +243,7 @@ fn assemble(config: Config, deps: Deps, upstream: mpsc::Sender<broker::Upstream>
     let now = protocol::time::Timestamp::from_millis(deps.clock.unix_millis());
     let incarnation = protocol::id::SessionId::new(now, deps.entropy.bytes());
     let link = Link::new(config.name.clone(), incarnation);
+    let workers = tokio::runtime::Handle::current().metrics().num_workers();
     Core {
         config,
         broker: deps.broker,
@@ -249,6 +254,8 @@ fn assemble(config: Config, deps: Deps, upstream: mpsc::Sender<broker::Upstream>
         port: CancellationToken::new(),
         metrics: Metrics::new(),
         admission,
+        turns: Turns::new(workers * TURNS_PER_WORKER),
+        owed: Owed::default(),
         budget,
         revocations: Revocations::default(),
         registry: Registry::default(),

@@ -17,14 +17,17 @@ mod certificate;
 mod core;
 mod dispatch;
 mod door;
+mod greeting;
 mod handle;
 mod link;
 mod listener;
 mod metrics;
+mod owed;
 mod poll;
 mod presence;
 mod registry;
 mod session;
+mod turns;
 mod upstream;
 
 pub use config::Config;

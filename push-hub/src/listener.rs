@@ -1,27 +1,30 @@
 //! The agent port, from `accept` to the end of a connection's requests.
 //!
-//! Owns accepting, refusing before TLS, the TLS handshake and the HTTP connection. A session
-//! runs in a second task, so that its memory is not that of the handshake.
+//! Owns accepting, refusing before TLS, the order and the performing of TLS handshakes, and the HTTP
+//! connection. A session runs in a second task, so that its memory is not that of the handshake.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::limits;
-use runtime::tls::{self, TlsError, TlsStream};
+use runtime::tls::{self, Peer, TlsError, TlsStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::certificate::{CertificateError, Identity};
 use crate::core::Core;
 use crate::door::Door;
+use crate::greeting::{self, Claim, Replay};
 use crate::metrics::Outcome;
 use crate::port::Port;
 use crate::session;
 use crate::socket::Socket;
+use crate::turns::Rank;
 
 /// Bytes that TLS holds for an agent that does not read.
 const TLS_BUFFER_BYTES: usize = 16 * 1024;
@@ -95,25 +98,14 @@ async fn serve<P: Port>(
     let limit = core.config.admission.tls_timeout;
     #[cfg(feature = "planted-bugs")]
     let limit = protocol::planted::limit(protocol::planted::Bug::EndlessHandshake, limit);
-    let handshake = tls::accept(stream, core.tls.load_full(), limit);
     let shaken = tokio::select! {
         biased;
         () = core.drain.hard().cancelled() => return Outcome::Refused,
-        shaken = Box::pin(handshake) => shaken,
+        shaken = Box::pin(shake::<P>(core, stream, limit)) => shaken,
     };
     let (mut stream, peer) = match shaken {
         Ok(shaken) => shaken,
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "handshake failed");
-            return match error {
-                TlsError::TimedOut(_) => Outcome::HandshakeTimeout,
-                TlsError::Settings(_)
-                | TlsError::Roots(_)
-                | TlsError::Unbelieved(_)
-                | TlsError::Tickets(_)
-                | TlsError::Handshake(_) => Outcome::Handshake,
-            };
-        }
+        Err(outcome) => return outcome,
     };
     stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     note_handshake(core, accepted_at, peer.resumed);
@@ -126,6 +118,56 @@ async fn serve<P: Port>(
     drop(peer);
     let door = Arc::new(Door::new(core.clone(), identity, slot));
     Box::pin(converse(core, stream, door)).await
+}
+
+/// Reads the greeting, waits for its turn, and performs the handshake.
+async fn shake<P: Port>(
+    core: &Core,
+    stream: P::Stream,
+    limit: Duration,
+) -> Result<(TlsStream<Replay<P::Stream>>, Peer), Outcome> {
+    let config = core.tls.load_full();
+    let greeting = tokio::time::timeout(limit, greeting::read(stream));
+    let stream =
+        greeting.await.map_err(|_| Outcome::HandshakeTimeout)?.map_err(|_| Outcome::Handshake)?;
+    let rank = match stream.claim(&config) {
+        Claim::Resuming(Some(device)) if core.owed.is_owed(device, core.clock.now()) => Rank::Owed,
+        Claim::Resuming(_) => Rank::Resuming,
+        Claim::Full => Rank::Full,
+    };
+    let turn = match core.admission.check_handshake(rank) {
+        Ok(()) => tokio::time::timeout(limit, core.turns.wait(rank)).await.ok(),
+        Err(refusal) => {
+            core.metrics.refusal(refusal);
+            None
+        }
+    };
+    let Some(turn) = turn else {
+        P::refuse(stream.into_inner());
+        return Err(Outcome::Refused);
+    };
+    let mut handshake = Box::pin(tls::accept(stream, config, limit));
+    // The greeting is here, so this is the costly half of it; then everybody else who can go on
+    // does, before the next turn is given.
+    let shaken = match (&mut handshake).now_or_never() {
+        Some(shaken) => shaken,
+        None => {
+            tokio::task::yield_now().await;
+            drop(turn);
+            handshake.await
+        }
+    };
+    shaken.map_err(|error| {
+        tracing::debug!(error = &error as &dyn std::error::Error, "handshake failed");
+        match error {
+            TlsError::TimedOut(_) => Outcome::HandshakeTimeout,
+            TlsError::Settings(_)
+            | TlsError::Roots(_)
+            | TlsError::Unbelieved(_)
+            | TlsError::Tickets(_)
+            | TlsError::Handshake(_) => Outcome::Handshake,
+        }
+    })
 }
 
 fn note_handshake(core: &Core, accepted_at: Instant, resumed: bool) {

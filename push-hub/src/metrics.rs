@@ -59,7 +59,8 @@ const AGENT_KINDS: [&str; 9] =
 const HUB_KINDS: [&str; 8] =
     ["welcome", "command", "confirmed", "trust", "mode", "reconnect", "unknown", "checkpoint"];
 /// Why a request or connection was turned away, as labels.
-const REFUSALS: [&str; 6] = ["source", "handshakes", "device", "full", "draining", "memory"];
+const REFUSALS: [&str; 7] =
+    ["source", "handshakes", "device", "full", "draining", "memory", "resumptions"];
 /// Why a certificate was turned away, as labels.
 const CERTIFICATES: [&str; 4] = ["missing", "not_a_device", "expired", "revoked"];
 
@@ -152,6 +153,7 @@ impl Metrics {
             Refusal::Full => 3,
             Refusal::Draining => 4,
             Refusal::Memory => 5,
+            Refusal::Resumptions => 6,
         };
         self.refusals[index].increment(1);
     }

@@ -130,6 +130,7 @@ where
 pub(crate) fn begin(core: &Arc<Core>, handle: &Arc<Handle>, hello: AgentFrame) {
     core.metrics.frame_in(&hello);
     core.registry.register(handle);
+    core.owed.forget(handle.device);
     // The revocation may have come between the handshake and the registration.
     if core.revocations.covers(handle.device, handle.generation) {
         handle.close(CloseCode::Revoked);
@@ -179,6 +180,10 @@ where
     let mut session = Live { core, socket, machine, handle, frames, expires_at };
     let ended = session.run().await;
     tracing::debug!(end = ?ended, "session ends");
+    let is_current = core.registry.is_current(&session.handle);
+    if is_current && session.machine.awaits_urgent_ack() {
+        core.owed.note(session.handle.device, core.clock.now());
+    }
     end(core, &session.handle);
     core.metrics.sockets.decrement(1);
     ended

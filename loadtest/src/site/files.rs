@@ -19,6 +19,7 @@ const HUB: &str = r"
 source_per_sec = 0
 device_per_min = 0
 handshakes_per_sec = 0
+resumptions_per_sec = 0
 ";
 /// What a control plane of a run has.
 const API: &str = r#"

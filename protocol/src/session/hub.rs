@@ -244,6 +244,11 @@ impl HubSession {
         self.outbox.pop().map(Output::Transmit)
     }
 
+    /// Whether an urgent command was sent that the agent has not acked.
+    pub fn awaits_urgent_ack(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
     /// When to call `handle_timeout` next, and why.
     pub fn poll_timeout(&self) -> (Instant, Wake) {
         let heartbeat = (self.pinged_at + self.pace.heartbeat, Wake::Heartbeat);

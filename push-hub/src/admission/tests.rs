@@ -8,7 +8,7 @@ use protocol::id::DeviceId;
 use runtime::{Clock, Entropy};
 use uuid::Uuid;
 
-use super::{Admission, Refusal, network};
+use super::{Admission, Rank, Refusal, network};
 use crate::config::AdmissionConfig;
 
 fn source(text: &str) -> IpAddr {
@@ -29,13 +29,23 @@ fn one_source_does_not_use_up_the_allowance_of_others() {
 }
 
 #[test]
-fn all_sources_share_the_rate_of_handshakes() {
-    let (clock, _hand) = Clock::manual();
-    let config =
-        AdmissionConfig { handshakes_per_sec: 1, handshake_burst: 1, ..AdmissionConfig::default() };
+fn full_and_resumed_handshakes_have_a_rate_each_and_who_is_owed_has_none() {
+    let (clock, hand) = Clock::manual();
+    let config = AdmissionConfig {
+        handshakes_per_sec: 1,
+        handshake_burst: 1,
+        resumptions_per_sec: 1,
+        resumption_burst: 2,
+        ..AdmissionConfig::default()
+    };
     let admission = Admission::new(&config, &clock);
-    assert_eq!(admission.check_source(source("192.0.2.1")), Ok(()));
-    assert_eq!(admission.check_source(source("192.0.2.2")), Err(Refusal::Handshakes));
+    let check = |rank| admission.check_handshake(rank);
+    assert_eq!([Rank::Full; 2].map(check), [Ok(()), Err(Refusal::Handshakes)]);
+    let resumed = [Rank::Resuming; 3].map(check);
+    assert_eq!(resumed, [Ok(()), Ok(()), Err(Refusal::Resumptions)]);
+    assert_eq!([Rank::Owed; 3].map(check), [Ok(()); 3]);
+    hand.advance(Duration::from_secs(1));
+    assert_eq!([Rank::Full, Rank::Resuming].map(check), [Ok(()); 2]);
 }
 
 #[test]
@@ -67,6 +77,7 @@ fn rate_of_zero_is_no_limit() {
     let (clock, _hand) = Clock::manual();
     let config = AdmissionConfig {
         handshakes_per_sec: 0,
+        resumptions_per_sec: 0,
         source_per_sec: 0,
         device_per_min: 0,
         ..AdmissionConfig::default()
@@ -74,6 +85,8 @@ fn rate_of_zero_is_no_limit() {
     let admission = Admission::new(&config, &clock);
     for _ in 0..10_000 {
         assert_eq!(admission.check_source(source("192.0.2.1")), Ok(()));
+        assert_eq!(admission.check_handshake(Rank::Full), Ok(()));
+        assert_eq!(admission.check_handshake(Rank::Resuming), Ok(()));
         assert_eq!(admission.check_device(DeviceId::from_uuid(Uuid::nil())), Ok(()));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use protocol::close::CloseCode;
 use protocol::frame::SOCKET_PATH;
+use protocol::state::Lane;
 use push_hub::Config;
 use push_hub::config::AdmissionConfig;
 use runtime::Clock;
@@ -13,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::{
-    Authority, Device, GUARD, Refused, World, close_header, config, device_id, dial, refusal,
+    Authority, Device, GUARD, Refused, World, close_header, command, command_id, config, device_id,
+    dial, refusal,
 };
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -119,6 +121,65 @@ async fn source_over_its_rate_is_reset_before_tls() {
     let ended = timeout(GUARD, second).await.expect("it ends");
     assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
     first.write_all(b"x").await.unwrap();
+}
+
+/// So few that a test meets them, on a clock that stands still.
+async fn crowded(full: u32, resumed: u32) -> World {
+    let admission = AdmissionConfig {
+        handshakes_per_sec: 1,
+        handshake_burst: full,
+        resumptions_per_sec: 1,
+        resumption_burst: resumed,
+        ..config().admission
+    };
+    let (clock, hand) = Clock::manual();
+    hand.set_unix_millis(Clock::system().unix_millis());
+    World::with_clock(Config { admission, ..config() }, clock).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_is_resumed_where_full_handshakes_are_over_their_rate() {
+    let world = crowded(1, 1).await;
+    let device = world.device(1);
+    drop(device.connect().await);
+    assert!(is_refused_by_tls(&world, &world.device(2)).await);
+    assert!(device.dial(None).await.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn device_that_an_urgent_command_waits_for_is_let_in_over_the_rates() {
+    let world = crowded(3, 2).await;
+    let (wanted, other) = (world.device(1), world.device(2));
+    for device in [&wanted, &other, &wanted, &other] {
+        drop(device.connect().await);
+    }
+    let mut witness = world.device(3).connect().await;
+    world.sessions(1).await;
+    world.deliver(wanted.id, vec![command(1, Lane::Urgent, 10)]).await;
+    world.deliver(other.id, vec![command(2, Lane::Bulk, 10)]).await;
+    // Messages to a hub are read in their order: with this one it has read those before.
+    world.deliver(device_id(3), vec![command(3, Lane::Bulk, 10)]).await;
+    assert_eq!(witness.commands(1).await, [command_id(3)]);
+    assert!(is_refused_by_tls(&world, &other).await);
+    drop(wanted.connect().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn device_that_was_cut_off_from_an_urgent_command_comes_back_over_the_rates() {
+    let world = crowded(2, 1).await;
+    let (cut, other) = (world.device(1), world.device(2));
+    drop(other.connect().await);
+    drop(other.connect().await);
+    let mut agent = cut.connect().await;
+    world.deliver(cut.id, vec![command(1, Lane::Urgent, 10)]).await;
+    assert_eq!(agent.commands(1).await, [command_id(1)]);
+    drop(agent);
+    world.sessions(0).await;
+    assert!(is_refused_by_tls(&world, &other).await);
+    drop(cut.connect().await);
+    // It was let in once, and is not owed for ever: its session is what everybody's is.
+    world.sessions(0).await;
+    assert!(is_refused_by_tls(&world, &cut).await);
 }
 
 fn retry_after_secs(refused: &Refused) -> Option<u64> {
