@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use protocol::limits;
-use runtime::tls::{self, Peer, TlsError, TlsStream};
+use runtime::tls::{self, IdleStream, Peer, TlsError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -26,8 +26,6 @@ use crate::session;
 use crate::socket::Socket;
 use crate::turns::Rank;
 
-/// Bytes that TLS holds for an agent that does not read.
-const TLS_BUFFER_BYTES: usize = 16 * 1024;
 /// Bytes that HTTP reads ahead; the smallest that hyper takes for the limit of a head.
 const HTTP_BUFFER_BYTES: usize = 8 * 1024;
 /// Header lines of a request.
@@ -103,11 +101,10 @@ async fn serve<P: Port>(
         () = core.drain.hard().cancelled() => return Outcome::Refused,
         shaken = Box::pin(shake::<P>(core, stream, limit)) => shaken,
     };
-    let (mut stream, peer) = match shaken {
+    let (stream, peer) = match shaken {
         Ok(shaken) => shaken,
         Err(outcome) => return outcome,
     };
-    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
     note_handshake(core, accepted_at, peer.resumed);
     let identity = match &peer.certificate {
         Some(certificate) => Identity::read(certificate),
@@ -125,7 +122,7 @@ async fn shake<P: Port>(
     core: &Core,
     stream: P::Stream,
     limit: Duration,
-) -> Result<(TlsStream<Replay<P::Stream>>, Peer), Outcome> {
+) -> Result<(IdleStream<Replay<P::Stream>>, Peer), Outcome> {
     let config = core.tls.load_full();
     let greeting = tokio::time::timeout(limit, greeting::read(stream));
     let stream =
@@ -146,7 +143,7 @@ async fn shake<P: Port>(
         P::refuse(stream.into_inner());
         return Err(Outcome::Refused);
     };
-    let mut handshake = Box::pin(tls::accept(stream, config, limit));
+    let mut handshake = Box::pin(tls::accept_idle(stream, config, limit));
     // The greeting is here, so this is the costly half of it; then everybody else who can go on
     // does, before the next turn is given.
     let shaken = match (&mut handshake).now_or_never() {
@@ -177,7 +174,7 @@ fn note_handshake(core: &Core, accepted_at: Instant, resumed: bool) {
 }
 
 /// Serves requests; after an upgrade it starts the session's task.
-async fn converse<IO>(core: &Arc<Core>, stream: TlsStream<IO>, door: Arc<Door>) -> Outcome
+async fn converse<IO>(core: &Arc<Core>, stream: IdleStream<IO>, door: Arc<Door>) -> Outcome
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -215,7 +212,7 @@ where
         return if door.has_served() { Outcome::Served } else { Outcome::Head };
     };
     let Ok(upgraded) = upgrade.await else { return Outcome::Served };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<IO>>>() else {
+    let Ok(parts) = upgraded.downcast::<TokioIo<IdleStream<IO>>>() else {
         return Outcome::Served;
     };
     let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());

@@ -10,14 +10,33 @@ use metrics::Gauge;
 use protocol::close::CloseCode;
 use protocol::frame::{AgentFrame, Hello, HubFrame};
 use protocol::id::{DeviceId, SessionId};
-use runtime::tls::Validity;
+use runtime::tls::{IdleStream, Validity};
+use tokio::net::TcpStream;
 
 use crate::certificate::{Identity, Revocations};
+use crate::greeting::Replay;
 use crate::handle::{Handle, Rung};
 use crate::registry::Registry;
+use crate::session;
+use crate::socket::Socket;
 
 /// A certificate that does not end: only revocations count here.
 const FOR_EVER: Validity = Validity { not_before_secs: 0, not_after_secs: u64::MAX };
+
+/// What an idle session over a socket of the kernel's takes, by part, in bytes: its task, what that
+/// task points to, and what the rest of the hub sees of it. Without what these allocate themselves.
+#[must_use]
+pub fn idle_session_bytes() -> [(&'static str, usize); 3] {
+    type Io = IdleStream<Replay<TcpStream>>;
+    fn future<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+    [
+        ("task", future(session::run::<Io>)),
+        ("socket", size_of::<Socket<Io>>()),
+        ("handle", size_of::<Handle>()),
+    ]
+}
 
 /// The sessions of one hub, and what it knows of revocations.
 #[derive(Debug, Default)]

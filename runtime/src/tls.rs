@@ -24,12 +24,16 @@ pub use tokio_rustls::TlsConnector;
 pub use tokio_rustls::server::TlsStream;
 
 #[cfg(feature = "server")]
+pub use self::idle::{IdleStream, accept_idle};
+#[cfg(feature = "server")]
 pub use self::leaf::{Leaf, Standing, UnreadableLeaf, Validity};
 pub use self::pem::{PemError, read_certificates, read_identity, write_certificates, write_key};
 pub use self::pin::{PinError, SpkiPin};
 #[cfg(feature = "server")]
 pub use self::tickets::{TicketConfig, TicketError, Tickets};
 
+#[cfg(feature = "server")]
+mod idle;
 #[cfg(feature = "server")]
 mod leaf;
 #[cfg(feature = "server")]

@@ -215,3 +215,15 @@ async fn delivery_for_an_absent_device_harms_nobody() {
     assert_eq!(agent.commands(1).await, [command_id(2)]);
     until("one session", || world.hub.sessions() == 1).await;
 }
+
+/// The bounds are what they take today, and a little: whoever has to raise one raises the memory of
+/// every hub by that much for each of its sessions (docs/BENCHMARKS.md).
+#[test]
+fn idle_session_takes_what_is_known_and_no_more() {
+    let bounds = [("task", 1536), ("socket", 1792), ("handle", 256)];
+    let taken = push_hub::simulation::idle_session_bytes();
+    for ((part, bytes), (name, bound)) in taken.into_iter().zip(bounds) {
+        assert_eq!(part, name);
+        assert!(bytes <= bound, "{part} takes more than {bound}: {taken:?}");
+    }
+}
