@@ -10,6 +10,7 @@ use protocol::limits;
 use runtime::observability::ObservabilityConfig;
 use serde::Deserialize;
 
+use crate::execute::course::Course;
 use crate::execute::quarantine::Firewall;
 use crate::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 use crate::identity::{KeyPlace, Made};
@@ -334,6 +335,7 @@ impl Config {
             break_glass: host.break_glass.clone(),
             superuser: host.superuser,
             scripts: host.scripts.clone(),
+            course: Course::default(),
             power: match &host.power {
                 PowerConfig::Real => Power::Real,
                 PowerConfig::Record(path) => Power::Recorded(path.clone()),

@@ -18,6 +18,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use protocol::receipt::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
+use crate::execute::course::Course;
 use crate::execute::failure;
 use crate::execute::quarantine::Firewall;
 use crate::execute::tool::Tool;
@@ -64,6 +65,8 @@ pub struct Host {
     pub arming: Arming,
     /// How scripts are run.
     pub scripts: ScriptConfig,
+    /// How long the step that is on this host may take, and whether anybody waits for it.
+    pub course: Course,
 }
 
 /// How scripts are run.

@@ -101,6 +101,7 @@ impl Job {
         let executor = execute::executor(envelope.action(), host.arming);
         let script = envelope.script.clone();
         let (command_id, course) = (envelope.jti, Course::default());
+        let host = Arc::new(Host { course: course.clone(), ..(*host).clone() });
         let task = Task { command_id, envelope: text, started_at, script, course };
         let (proved, remains) = (OnceLock::new(), OnceLock::new());
         let is_unsure = false;
@@ -262,7 +263,7 @@ impl Workers {
     /// Waits no longer for the step that this command is in. Its thread cannot be ended: it is told
     /// to leave off, and what it comes to is nobody's.
     pub(crate) fn give_up(&mut self, job: &Job) {
-        job.task.course.leave();
+        job.task.course.give_up();
         self.given_up.insert(job.task.command_id);
     }
 

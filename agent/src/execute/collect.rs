@@ -21,7 +21,7 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use runtime::Entropy;
 use serde_json::{Value, json};
 
-use super::course::Course;
+use super::course::{Course, patience};
 use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
 use crate::host::Host;
 
@@ -36,8 +36,6 @@ const DOCUMENT_BYTES: usize = 14 * 1024;
 const LINE_CHARS: usize = 512;
 /// Characters kept of what a process calls itself by.
 const COMMAND_CHARS: usize = 96;
-/// How long a section may take. Reading about a process waits for locks that it may hold for ever.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes that each section may take as JSON, the most volatile first.
 const SECTIONS: [(&str, usize); 7] = [
@@ -77,7 +75,7 @@ impl Executor for CollectEvidence {
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
         let broken = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, "prove", error);
-        let (manifest, document) = collect(host, PATIENCE, &task.course);
+        let (manifest, document) = collect(host, patience::SECTION, &task.course);
         let document = serde_json::to_vec(&document).map_err(|error| broken(&error))?;
         if document.len() > DOCUMENT_BYTES {
             return Err(broken(&"the sections are longer than they may be together"));
@@ -102,7 +100,7 @@ fn collect(host: &Host, patience: Duration, course: &Course) -> (Vec<Value>, Val
     for (at, (name, most)) in SECTIONS.into_iter().enumerate() {
         course.tell(Advance::at(name).step(at + 1, SECTIONS.len()));
         let there = host.clone();
-        let read = within(patience, move || lines(&there, name));
+        let read = within(course.within(patience), move || lines(&there, name));
         let timed_out = read.is_none();
         let lines = read.unwrap_or_default();
         let whole = lines.join("\n");

@@ -43,6 +43,7 @@ impl Sandbox {
             power: Power::Recorded(folder.path().join("power.log")),
             arming: Arming::Sandboxed,
             scripts: ScriptConfig::default(),
+            course: Course::default(),
         };
         Self { host, _folder: folder }
     }

@@ -26,8 +26,6 @@ mod state;
 mod undo;
 
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use protocol::action::{Lock, LockLevel, Unlock};
 use protocol::receipt::{Evidence, Failure, FailureKind};
@@ -38,17 +36,13 @@ use self::file::FileError;
 use self::logind::{Bus, Session};
 use self::room::Guests;
 use self::undo::UndoJournal;
+use super::course::patience;
 use super::{Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 use crate::offline;
 
 pub(super) use self::password::{password_field, set_password_field};
 pub use self::state::{LockState, Phase};
-
-/// How often is looked while screens lock themselves.
-const SCREEN_ROUND: Duration = Duration::from_millis(100);
-/// Rounds until they must have.
-const SCREEN_ROUNDS: u32 = 50;
 
 /// Carries out [`Lock`].
 #[derive(Debug)]
@@ -431,17 +425,17 @@ fn prove_screens(host: &Host) -> Result<Evidence, Failure> {
     let bus = need_bus(host)?;
     let sessions = screens(&bus)?;
     let mut open: Vec<&Session> = sessions.iter().collect();
-    for _ in 0..SCREEN_ROUNDS {
+    let are_locked = host.course.until(patience::SCREENS, || {
         open.retain(|session| !bus.is_screen_locked(session));
-        if open.is_empty() {
-            let locked = sessions.len();
-            return Ok(Evidence::new()
-                .with("level", "screen")
-                .with("sessions", sessions.len())
-                .with("screens_locked", locked));
-        }
-        thread::sleep(SCREEN_ROUND);
+        open.is_empty()
+    });
+    if are_locked {
+        return Ok(Evidence::new()
+            .with("level", "screen")
+            .with("sessions", sessions.len())
+            .with("screens_locked", sessions.len()));
     }
+    host.course.check("prove")?;
     let who: Vec<String> =
         open.iter().map(|session| format!("{} of {}", session.id, session.user)).collect();
     let detail = format!("sessions that do not say that they are locked: {}", who.join(", "));

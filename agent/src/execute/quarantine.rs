@@ -39,6 +39,7 @@ pub use self::uphold::{
     uphold,
 };
 pub use self::watch::Watch;
+use super::course::patience;
 use super::state_file::StateFile as _;
 use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
 use crate::host::Host;
@@ -58,10 +59,6 @@ mod tests;
 mod uphold;
 mod watch;
 
-/// How long an address of the control plane may take to answer before there is a quarantine.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long proving waits for the control plane.
-const PROVE_WITHIN: Duration = Duration::from_secs(10);
 /// The base chains that must stand, each with policy drop.
 const CHAINS: [&str; 3] = ["forward", "input", "output"];
 
@@ -95,7 +92,7 @@ impl Quarantine {
     }
 
     fn reach(&self, host: &Host, within: Duration) -> Option<SocketAddr> {
-        probe::first_recognised(&*host.recognise, &host.control_plane, within, &self.clock)
+        probe::first_recognised(host, &host.control_plane, within, &self.clock)
     }
 
     fn peers<'a>(&'a self, host: &'a Host, resolvers: &'a [IpAddr]) -> Peers<'a> {
@@ -111,6 +108,7 @@ impl Quarantine {
     fn confirm(&self, host: &Host, mut standing: Standing) -> Result<(), Failure> {
         let within = self.patience(host);
         if self.reach(host, within).is_none() {
+            host.course.check("apply")?;
             let detail = format!("no control plane answered within {within:?}");
             return Err(failure(FailureKind::NotProven, "apply", detail));
         }
@@ -133,7 +131,8 @@ impl Executor for Quarantine {
         let peers = self.peers(host, &resolvers);
         host.firewall.turn(stage).check(peers)?;
         let within = self.patience(host);
-        if self.reach(host, within.min(ANSWER_WITHIN)).is_none() {
+        if self.reach(host, within.min(patience::CONTROL_PLANE)).is_none() {
+            host.course.check(stage)?;
             let detail = "no address of the control plane answers even without a quarantine";
             return Err(failure(FailureKind::Precondition, stage, detail));
         }
@@ -206,12 +205,13 @@ impl Executor for Quarantine {
         let egress = egress(&mut turn, &observed)?;
         drop(turn);
         let policies = policies(&observed)?;
-        let reachable = self
-            .reach(host, PROVE_WITHIN)
-            .ok_or_else(|| not_proven("no control plane answers through the quarantine"))?;
+        let Some(reachable) = self.reach(host, patience::CONTROL_PLANE) else {
+            host.course.check("prove")?;
+            return Err(not_proven("no control plane answers through the quarantine"));
+        };
         let mut sinks = BTreeMap::new();
         for (name, sink) in probe::SINKS {
-            sinks.insert(name, probe::refused(sink).map_err(not_proven)?.as_str());
+            sinks.insert(name, probe::refused(sink, &host.course).map_err(not_proven)?.as_str());
         }
         let raw = probe::raw_frames();
         if raw == Raw::Passed && egress != "none" {

@@ -28,8 +28,8 @@ use self::volumes::Volumes;
 use super::{Afterwards, Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 
-pub use self::keyslots::PATIENCE;
 pub use self::managed::{Manage, ManagedVolumes};
+pub use super::course::patience::KEYSLOT as PATIENCE;
 
 mod account;
 mod crypt;

@@ -18,6 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use protocol::receipt::{Failure, FailureKind};
 
+use super::course::{Course, patience};
 use super::failure;
 
 #[cfg(test)]
@@ -28,8 +29,6 @@ const FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// What a program finds in its environment, and nothing else.
 const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C.UTF-8")];
-/// Time a program gets unless the caller says otherwise.
-const BUDGET: Duration = Duration::from_secs(10);
 /// Bytes kept of each output unless the caller says otherwise.
 const OUTPUT_BYTES: usize = 1024 * 1024;
 /// Characters of a program's complaint that go into a failure.
@@ -92,7 +91,7 @@ impl Tool {
             args: Vec::new(),
             environment: Vec::new(),
             stdin: Vec::new(),
-            budget: BUDGET,
+            budget: patience::TOOL,
             output_bytes: OUTPUT_BYTES,
         }
     }
@@ -127,6 +126,13 @@ impl Tool {
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
+        self
+    }
+
+    /// No longer than what is left of the step on that course.
+    #[must_use]
+    pub fn during(mut self, course: &Course) -> Self {
+        self.budget = course.within(self.budget);
         self
     }
 

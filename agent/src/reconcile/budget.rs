@@ -1,6 +1,6 @@
 //! Time budgets: no step of a command takes for ever.
 //!
-//! A tool that hangs is ended where it is started (`execute::tool`), and its step fails by itself.
+//! Whatever an executor waits for ends with the time of its step (`execute::course`), and the step fails by itself.
 //! This is for what is left: a step whose thread does not come back, from a disk or a bus that does
 //! not answer. A thread cannot be ended from outside, so the step is given up: the command ends, its
 //! lane goes on, and whatever the thread comes to later is in nobody's receipt.
@@ -19,6 +19,8 @@ impl Reconcile {
     /// A step of that command begins, and has so much time.
     pub(super) fn allow(&mut self, job: &Job) {
         let budget = job.executor().budget(self.core.config.step);
+        // The last tenth is for coming back, and saying what it came to.
+        job.task.course.allow(budget.map(|budget| budget - budget / 10));
         let ends = budget.and_then(|budget| self.core.clock.now().checked_add(budget));
         *self.step_ends.get_mut(job.lane()) = ends;
     }

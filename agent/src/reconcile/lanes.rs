@@ -227,8 +227,8 @@ impl Reconcile {
         tracing::info!(command.id = %command_id, stage, "step begins");
         self.link.send(AgentFrame::stage(command_id, stage));
         self.telling.begin(job.lane(), self.core.clock.now());
-        self.workers.begin(job.clone(), step);
         self.allow(&job);
+        self.workers.begin(job.clone(), step);
         Running::Stepping(job, step)
     }
 

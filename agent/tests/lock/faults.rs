@@ -5,8 +5,11 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use agent::execute::course::Course;
 use agent::execute::{Executor, Recovery, lock};
+use agent::host::Host;
 use protocol::action::LockLevel;
 use protocol::receipt::FailureKind;
 use serde_json::json;
@@ -76,7 +79,11 @@ fn a_held_account_database_is_waited_for_and_then_said() {
             .expect("this test needs python3");
         let mut ready = [0; 1];
         std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut ready).unwrap();
-        let failed = locking(LockLevel::Session).apply(&sandbox.host, &task()).unwrap_err();
+        // As long as the step has, and no longer.
+        let course = Course::default();
+        course.allow(Some(Duration::from_secs(2)));
+        let hurried = Host { course, ..sandbox.host.clone() };
+        let failed = locking(LockLevel::Session).apply(&hurried, &task()).unwrap_err();
         assert_eq!((failed.kind, failed.stage.as_str()), (FailureKind::Timeout, "shadow"));
         // The other doors are closed all the same.
         assert!(!sandbox.permits("sshd", "alice"));

@@ -220,6 +220,7 @@ pub(crate) fn host(base: &Path) -> Host {
         power: Power::Recorded(base.join("power")),
         arming: Arming::Sandboxed,
         scripts: ScriptConfig::default(),
+        course: Course::default(),
     }
 }
 

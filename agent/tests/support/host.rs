@@ -52,6 +52,7 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         power: Power::Recorded(folder.path().join("power.log")),
         arming: Arming::Sandboxed,
         scripts: ScriptConfig::default(),
+        course: Course::default(),
     };
     (host, folder)
 }

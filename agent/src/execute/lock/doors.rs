@@ -7,8 +7,6 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -19,6 +17,7 @@ use super::file::{self, Attributes, FileError, Found};
 use super::pam::{self, Gate, GateFile};
 use super::state::LockState;
 use super::undo::{FileEntry, FormerFile, UndoJournal};
+use crate::execute::course::patience;
 use crate::execute::tool::Tool;
 use crate::execute::{failure, sha256_hex};
 use crate::host::Host;
@@ -26,9 +25,6 @@ use crate::host::Host;
 const SHADOW: &str = "/etc/shadow";
 /// The lock that `lckpwdf(3)` takes: whoever changes the account database holds it.
 const PASSWORD_LOCK: &str = "/etc/.pwd.lock";
-/// `lckpwdf(3)` waits 15 s; as many rounds of this.
-const PASSWORD_LOCK_ROUND: Duration = Duration::from_millis(100);
-const PASSWORD_LOCK_ROUNDS: u32 = 150;
 const NOLOGIN: &str = "/run/nologin";
 /// Where agetty looks for texts where `/etc/issue` exists, and where it does not.
 const ISSUE_FOLDERS: [&str; 2] = ["/etc/issue.d", "/run/issue.d"];
@@ -133,8 +129,8 @@ fn relabel(host: &Host, path: &Path) {
     if host.root != Path::new("/") || !Path::new("/sys/fs/selinux/enforce").exists() {
         return;
     }
-    let relabelled =
-        Tool::find("restorecon", "relabel").and_then(|tool| tool.args([path]).run_ok("relabel"));
+    let relabelled = Tool::find("restorecon", "relabel")
+        .and_then(|tool| tool.args([path]).during(&host.course).run_ok("relabel"));
     if let Err(failure) = relabelled {
         tracing::warn!(path = %path.display(), detail = failure.detail, "label not restored");
     }
@@ -207,13 +203,11 @@ fn hold_password_lock(host: &Host) -> Result<std::fs::File, Failure> {
         l_len: 0,
         l_pid: 0,
     };
-    for _ in 0..PASSWORD_LOCK_ROUNDS {
-        if fcntl(&file, FcntlArg::F_SETLK(&range)).is_ok() {
-            return Ok(file);
-        }
-        thread::sleep(PASSWORD_LOCK_ROUND);
+    let is_held = || fcntl(&file, FcntlArg::F_SETLK(&range)).is_ok();
+    if host.course.until(patience::PASSWORD_LOCK, is_held) {
+        return Ok(file);
     }
-    let detail = format!("somebody holds {PASSWORD_LOCK} for more than 15 s");
+    let detail = format!("somebody holds {PASSWORD_LOCK} and does not let go");
     Err(failure(FailureKind::Timeout, "shadow", detail))
 }
 
@@ -268,7 +262,7 @@ fn refresh_login_screens(host: &Host) {
         return;
     }
     let told = Tool::find("agetty", "console")
-        .and_then(|agetty| agetty.args(["--reload"]).run_ok("console"));
+        .and_then(|agetty| agetty.args(["--reload"]).during(&host.course).run_ok("console"));
     if let Err(failure) = told {
         tracing::warn!(detail = failure.detail, "login screens not refreshed");
     }

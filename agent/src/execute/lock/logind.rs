@@ -4,7 +4,6 @@
 //! session whose manager is stopped), so no caller may depend on an answer.
 
 use std::fmt;
-use std::time::Duration;
 
 use protocol::receipt::{Failure, FailureKind};
 use serde::Serialize;
@@ -14,11 +13,9 @@ use zbus::connection;
 use zbus::zvariant::DynamicType;
 use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant};
 
+use crate::execute::course::{Course, patience};
 use crate::execute::failure;
 use crate::host::Host;
-
-/// How long one call, or connecting, may take.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 const LOGIN: Peer = Peer {
     name: "org.freedesktop.login1",
@@ -65,6 +62,7 @@ type ListedUnit =
 pub(super) struct Bus {
     runtime: Runtime,
     connection: Connection,
+    course: Course,
 }
 
 impl fmt::Debug for Bus {
@@ -83,11 +81,13 @@ impl Bus {
             .enable_all()
             .build()
             .map_err(|error| failure(FailureKind::Internal, "logind", error))?;
+        let course = host.course.clone();
         let connecting = async {
-            timeout(CALL_LIMIT, async { connection::Builder::address(address).build().await }).await
+            let connecting = async { connection::Builder::address(address).build().await };
+            timeout(course.within(patience::BUS), connecting).await
         };
         match runtime.block_on(connecting) {
-            Ok(Ok(connection)) => Ok(Some(Self { runtime, connection })),
+            Ok(Ok(connection)) => Ok(Some(Self { runtime, connection, course })),
             Ok(Err(error)) => Err(failure(FailureKind::Tool, "logind", error)),
             Err(_) => Err(failure(FailureKind::Timeout, "logind", "the bus does not answer")),
         }
@@ -109,6 +109,7 @@ impl Bus {
         method: &str,
         body: &B,
     ) -> Result<Message, Failure> {
+        let limit = self.course.within(patience::BUS);
         let call = async {
             let call = self.connection.call_method(
                 Some(object.peer),
@@ -117,7 +118,7 @@ impl Bus {
                 method,
                 body,
             );
-            timeout(CALL_LIMIT, call).await
+            timeout(limit, call).await
         };
         match self.runtime.block_on(call) {
             Ok(Ok(message)) => Ok(message),
@@ -125,7 +126,7 @@ impl Bus {
                 Err(failure(FailureKind::Tool, "logind", format_args!("{method}: {error}")))
             }
             Err(_) => {
-                let detail = format!("{method} was not answered in {CALL_LIMIT:?}");
+                let detail = format!("{method} was not answered in {limit:?}");
                 Err(failure(FailureKind::Timeout, "logind", detail))
             }
         }

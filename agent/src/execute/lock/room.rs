@@ -7,8 +7,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,16 +16,9 @@ use super::accounts::Account;
 use super::file::{self, Attributes, FileError};
 use super::logind::{Bus, Session};
 use super::undo::{Lingerer, UndoJournal};
+use crate::execute::course::patience;
 use crate::host::{Arming, Host};
 
-/// How often is looked while waiting for somebody to go.
-const ROUND: Duration = Duration::from_millis(100);
-/// Rounds until sessions that were ended must be gone.
-const SESSION_ROUNDS: u32 = 30;
-/// Rounds between asking a process to end and ending it.
-const TERM_ROUNDS: u32 = 20;
-/// Rounds in which what is left, and what it forks, is killed.
-const KILL_ROUNDS: u32 = 50;
 /// Where `loginctl enable-linger` leaves its mark.
 const LINGER: &str = "/var/lib/systemd/linger";
 
@@ -176,14 +167,14 @@ pub(super) fn restore_lingering(
 pub(super) fn empty(host: &Host, guests: &mut Guests, bus: Option<&Bus>) -> Vec<Failure> {
     let mut failures = Vec::new();
     if let Some(bus) = bus {
-        failures.extend(end_sessions(guests, bus).err());
+        failures.extend(end_sessions(host, guests, bus).err());
     }
     kill_slices(host, guests);
     end_processes(host, guests);
     failures
 }
 
-fn end_sessions(guests: &mut Guests, bus: &Bus) -> Result<(), Failure> {
+fn end_sessions(host: &Host, guests: &mut Guests, bus: &Bus) -> Result<(), Failure> {
     let users: BTreeSet<u32> = guests.sessions(bus)?.iter().map(|session| session.uid).collect();
     for uid in users {
         // One user who cannot be ended must not protect the next.
@@ -191,13 +182,15 @@ fn end_sessions(guests: &mut Guests, bus: &Bus) -> Result<(), Failure> {
             tracing::warn!(user.id = uid, detail = failure.detail, "sessions not ended by logind");
         }
     }
-    for _ in 0..SESSION_ROUNDS {
-        if guests.sessions(bus)?.is_empty() {
-            break;
+    let mut seen = Ok(());
+    host.course.until(patience::SESSIONS, || match guests.sessions(bus) {
+        Ok(left) => left.is_empty(),
+        Err(failure) => {
+            seen = Err(failure);
+            true
         }
-        thread::sleep(ROUND);
-    }
-    Ok(())
+    });
+    seen
 }
 
 /// Kills what is left in users' control groups at once, where the kernel can (5.14).
@@ -220,20 +213,15 @@ fn kill_slices(host: &Host, guests: &Guests) {
 
 fn end_processes(host: &Host, guests: &Guests) {
     signal_all(&processes(host, guests), Signal::SIGTERM);
-    for _ in 0..TERM_ROUNDS {
-        if processes(host, guests).is_empty() {
-            return;
-        }
-        thread::sleep(ROUND);
+    if host.course.until(patience::ASKED_TO_END, || processes(host, guests).is_empty()) {
+        return;
     }
-    for _ in 0..KILL_ROUNDS {
+    // Once at least, whatever time is left: who is still there is seen afterwards.
+    host.course.until(patience::KILLED, || {
         let left = processes(host, guests);
-        if left.is_empty() {
-            return;
-        }
         signal_all(&left, Signal::SIGKILL);
-        thread::sleep(ROUND);
-    }
+        left.is_empty()
+    });
 }
 
 fn signal_all(processes: &[Process], signal: Signal) {

@@ -8,7 +8,6 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -21,17 +20,9 @@ use nix::sys::socket::{
 };
 use runtime::Clock;
 
+use crate::execute::course::{Course, patience};
+use crate::host::Host;
 use crate::mark::mark;
-use crate::recognise::Recognise;
-
-/// Time for one connection.
-const CONNECT: Duration = Duration::from_secs(1);
-/// Time for one greeting: whoever accepts and says nothing must not keep us from the next address.
-const GREETING: Duration = Duration::from_secs(3);
-/// Pause after a round in which nobody answered.
-const PAUSE: Duration = Duration::from_millis(200);
-/// Time for a sink to be refused. The refusal is local, so this is generous.
-const REFUSAL: Duration = Duration::from_secs(3);
 
 /// The sinks, by the name that evidence gives them.
 pub(super) const SINKS: [(&str, IpAddr); 2] = [
@@ -44,26 +35,30 @@ const SINK_PORT: u16 = 9;
 /// Greets whoever is at the addresses in turn, again and again, until one of ours answers or the time is
 /// up. Somebody else who accepts connections there does not count.
 pub(super) fn first_recognised(
-    ours: &dyn Recognise,
+    host: &Host,
     addresses: &[SocketAddr],
     within: Duration,
     clock: &Clock,
 ) -> Option<SocketAddr> {
-    let deadline = clock.now() + within;
-    loop {
-        for address in addresses {
-            let left = deadline.checked_duration_since(clock.now())?;
-            // A zero timeout is an error to the standard library, not an immediate answer.
-            let left = left.max(Duration::from_millis(1));
-            let dial = || dial(*address, left.min(CONNECT));
-            match ours.recognise(*address, &dial, left.min(GREETING)) {
-                Ok(()) => return Some(*address),
-                Err(error) => tracing::debug!(%address, %error, "not recognised as ours"),
-            }
-        }
-        let left = deadline.checked_duration_since(clock.now())?;
-        thread::sleep(left.min(PAUSE));
-    }
+    let deadline = clock.now() + host.course.within(within);
+    let is_ours = |address: &SocketAddr| {
+        let left = deadline.saturating_duration_since(clock.now());
+        // A zero timeout is an error to the standard library, not an immediate answer.
+        let left = left.max(Duration::from_millis(1));
+        let dial = || dial(*address, left.min(patience::CONNECT));
+        let greeted = host.recognise.recognise(*address, &dial, left.min(patience::GREETING));
+        let failed = greeted.inspect_err(|error| {
+            tracing::debug!(%address, %error, "not recognised as ours");
+        });
+        failed.is_ok()
+    };
+    let mut ours = None;
+    host.course.until(within, || {
+        let in_time = || clock.now() <= deadline;
+        ours = addresses.iter().take_while(|_| in_time()).find(|address| is_ours(address)).copied();
+        ours.is_some()
+    });
+    ours
 }
 
 /// Connects as the agent does, with its mark.
@@ -150,12 +145,12 @@ pub(super) fn raw_frames() -> Raw {
 }
 
 /// How a sink was refused on this very device, or why that is not what happened.
-pub(super) fn refused(sink: IpAddr) -> Result<Refused, String> {
+pub(super) fn refused(sink: IpAddr, course: &Course) -> Result<Refused, String> {
     let datagram = refused_datagram(sink)?;
     match datagram {
         // The route lookup fails before any filter is asked, for TCP just as for UDP.
         Refused::NoRoute => Ok(datagram),
-        Refused::Filtered => refused_connection(sink).map(|()| datagram),
+        Refused::Filtered => refused_connection(sink, course).map(|()| datagram),
     }
 }
 
@@ -197,9 +192,11 @@ fn refused_datagram(sink: IpAddr) -> Result<Refused, String> {
     }
 }
 
-fn refused_connection(sink: IpAddr) -> Result<(), String> {
+fn refused_connection(sink: IpAddr, course: &Course) -> Result<(), String> {
+    // The refusal is local, so this is generous.
+    let within = course.within(patience::REFUSAL).max(Duration::from_millis(1));
     let connected: io::Result<_> =
-        TcpStream::connect_timeout(&SocketAddr::new(sink, SINK_PORT), REFUSAL);
+        TcpStream::connect_timeout(&SocketAddr::new(sink, SINK_PORT), within);
     match connected {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(format!("a connection to {sink} ended otherwise: {error}")),

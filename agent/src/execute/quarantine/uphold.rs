@@ -221,8 +221,8 @@ fn tampering(observed: &Observed, expected_sha256: Option<&str>) -> Option<Tampe
 /// The dead man's switch: a quarantine without its command's end.
 fn settle(host: &Host, mut standing: Standing, upheld: Upheld) -> Result<Upheld, Failure> {
     let (stage, clock) = ("uphold", Clock::system());
-    let (ours, addresses) = (&*host.recognise, &standing.control_plane);
-    let is_reached = probe::first_recognised(ours, addresses, within(host), &clock).is_some();
+    let addresses = &standing.control_plane;
+    let is_reached = probe::first_recognised(host, addresses, within(host), &clock).is_some();
     let mut turn = host.firewall.turn(stage);
     if is_reached {
         standing.table_sha256 = turn.loaded_sha256().map(str::to_owned);

@@ -10,14 +10,13 @@ use protocol::receipt::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
+use crate::execute::course::Course;
 use crate::execute::failure;
 use crate::execute::tool::Tool;
 use crate::execute::wipe::luks::{self, Keys};
 use crate::execute::wipe::volume::{Access, Disk as _, SystemDisk};
+use crate::host::Host;
 
-/// How long `cryptsetup` may take for one keyslot unless somebody says otherwise. To add a key it
-/// tries the former one on every keyslot, and each may be made to take seconds.
-pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Keys of 160 bits and more are not guessed: no stretching makes them better, and any slows down
 /// a machine that starts.
 const UNSTRETCHED: [&str; 4] = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
@@ -47,11 +46,17 @@ pub(super) enum Key<'a> {
 pub(super) struct Keyslots {
     path: PathBuf,
     patience: Duration,
+    course: Course,
 }
 
 impl Keyslots {
-    pub(super) fn of(path: &Path, patience: Duration) -> Self {
-        Self { path: path.to_owned(), patience }
+    pub(super) fn of(host: &Host, path: &Path, patience: Duration) -> Self {
+        Self { path: path.to_owned(), patience, course: host.course.clone() }
+    }
+
+    /// The same, for what has to be done although the step has had its time.
+    pub(super) fn unhurried(path: &Path, patience: Duration) -> Self {
+        Self { path: path.to_owned(), patience, course: Course::default() }
     }
 
     /// The keys as the headers tell them.
@@ -78,7 +83,7 @@ impl Keyslots {
             Key::File(file) => tool.args(["--key-file".as_ref(), file.as_os_str()]),
             Key::Secret(secret) => tool.args(["--key-file", "-"]).stdin(secret.reveal()),
         };
-        let tool = tool.args([&self.path]).budget(self.patience);
+        let tool = tool.args([&self.path]).budget(self.patience).during(&self.course);
         let output = tool.run(stage)?;
         if output.status.code() == Some(NO_PERMISSION) {
             return Ok(false);
@@ -104,6 +109,7 @@ impl Keyslots {
             .args([&self.path])
             .stdin(secret.reveal())
             .budget(self.patience)
+            .during(&self.course)
             .run_ok(stage)?;
         self.mark(slot, stage)?.ok_or_else(|| {
             self.failure(FailureKind::NotProven, stage, format_args!("keyslot {slot} is empty"))
@@ -125,6 +131,7 @@ impl Keyslots {
             .args([&self.path, &file.to_owned()])
             .stdin(passphrase)
             .budget(self.patience)
+            .during(&self.course)
             .run_ok(stage)?;
         self.mark(slot, stage)?.ok_or_else(|| {
             self.failure(FailureKind::NotProven, stage, format_args!("keyslot {slot} is empty"))
@@ -138,6 +145,7 @@ impl Keyslots {
             .args([&self.path])
             .args([&number])
             .budget(self.patience)
+            .during(&self.course)
             .run_ok(stage)?;
         match self.mark(slot, stage)? {
             None => Ok(()),

@@ -82,7 +82,7 @@ impl ManagedVolumes {
         let path = manage.path.canonicalize().map_err(|error| {
             failure(FailureKind::Io, STAGE, format_args!("{}: {error}", manage.path.display()))
         })?;
-        let keyslots = Keyslots::of(&path, super::keyslots::PATIENCE);
+        let keyslots = Keyslots::of(host, &path, super::PATIENCE);
         let lacks = |detail: &str| keyslots.failure(FailureKind::Precondition, STAGE, detail);
         if !manage.in_the_clear && !is_encrypted(&host.state_dir) {
             return Err(lacks(
@@ -132,7 +132,7 @@ impl ManagedVolume {
         patience: Duration,
         stage: &str,
     ) -> Result<(Keyslots, PathBuf, Mark), Failure> {
-        let keyslots = Keyslots::of(&self.path, patience);
+        let keyslots = Keyslots::of(host, &self.path, patience);
         let lacks = |detail: &str| Err(keyslots.failure(FailureKind::Precondition, stage, detail));
         if keyslots.look(stage)?.uuid != uuid {
             return lacks("it is another volume than the one that is managed");

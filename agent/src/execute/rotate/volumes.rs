@@ -151,7 +151,7 @@ impl<const LOCK: bool> Volumes<LOCK> {
             let turn = rotation.turns[at].clone();
             let path = turn.path.display().to_string();
             task.course.tell(Advance::at(&path).step(at + 1, rotation.turns.len()));
-            let keyslots = Keyslots::of(&turn.path, self.patience);
+            let keyslots = Keyslots::of(host, &turn.path, self.patience);
             let (secret, file) = (Secret::new(entropy.bytes()), key_file(host, &turn.uuid));
             let added = keyslots.add(turn.slot, &secret, &file, "apply");
             if added.as_ref().is_err_and(|failure| failure.kind != FailureKind::Timeout) {
@@ -179,7 +179,8 @@ impl<const LOCK: bool> Volumes<LOCK> {
     /// Empties the keyslots that a rotation has filled.
     fn take_back(&self, turns: &[Turn]) -> Result<(), Failure> {
         for turn in turns {
-            let keyslots = Keyslots::of(&turn.path, self.patience);
+            // Also at the end of a step that has had its time.
+            let keyslots = Keyslots::unhurried(&turn.path, self.patience);
             let keys = keyslots.look("withdraw")?;
             let is_other = keys.uuid != turn.uuid;
             let is_changed =
@@ -205,7 +206,7 @@ impl<const LOCK: bool> Volumes<LOCK> {
         let turns = rotation.turns.clone();
         // All of them are tried before anything is emptied.
         for turn in &turns {
-            self.try_new(turn)?;
+            self.try_new(host, turn)?;
         }
         let mut managed = ManagedVolumes::load(host, "finish")?.unwrap_or_default();
         for turn in &turns {
@@ -217,7 +218,7 @@ impl<const LOCK: bool> Volumes<LOCK> {
         for (at, turn) in turns.iter().enumerate() {
             let path = turn.path.display().to_string();
             task.course.tell(Advance::at(&path).step(at + 1, turns.len()));
-            self.empty_former(turn)?;
+            self.empty_former(host, turn)?;
         }
         if LOCK {
             for turn in &turns {
@@ -235,8 +236,8 @@ impl<const LOCK: bool> Volumes<LOCK> {
     }
 
     /// The new key is still there, and opens the volume.
-    fn try_new(&self, turn: &Turn) -> Result<(), Failure> {
-        let keyslots = Keyslots::of(&turn.path, self.patience);
+    fn try_new(&self, host: &Host, turn: &Turn) -> Result<(), Failure> {
+        let keyslots = Keyslots::of(host, &turn.path, self.patience);
         let gone = |detail| Err(keyslots.failure(FailureKind::NotProven, "finish", detail));
         let keys = keyslots.look("finish")?;
         let stands = turn.new.as_ref().is_some_and(|new| {
@@ -256,8 +257,8 @@ impl<const LOCK: bool> Volumes<LOCK> {
         }
     }
 
-    fn empty_former(&self, turn: &Turn) -> Result<(), Failure> {
-        let keyslots = Keyslots::of(&turn.path, self.patience);
+    fn empty_former(&self, host: &Host, turn: &Turn) -> Result<(), Failure> {
+        let keyslots = Keyslots::of(host, &turn.path, self.patience);
         let keys = keyslots.look("finish")?;
         let is_former = |slot: u32, salt: &String| {
             LOCK || turn.former.iter().any(|mark| mark.slot == slot && mark.salt_sha256 == *salt)
@@ -289,7 +290,7 @@ impl<const LOCK: bool> Volumes<LOCK> {
         let sealed_sha256 = rotation.sealed_sha256();
         let is_finished = rotation.phase == Phase::Finished;
         let volumes: Result<Vec<Value>, Failure> =
-            rotation.turns.iter().map(|turn| self.observed(turn, is_finished)).collect();
+            rotation.turns.iter().map(|turn| self.observed(host, turn, is_finished)).collect();
         let evidence = Evidence::new()
             .with("credential", "volumes")
             .with("volumes", volumes?)
@@ -303,8 +304,8 @@ impl<const LOCK: bool> Volumes<LOCK> {
         Ok(evidence)
     }
 
-    fn observed(&self, turn: &Turn, is_finished: bool) -> Result<Value, Failure> {
-        let keyslots = Keyslots::of(&turn.path, self.patience);
+    fn observed(&self, host: &Host, turn: &Turn, is_finished: bool) -> Result<Value, Failure> {
+        let keyslots = Keyslots::of(host, &turn.path, self.patience);
         let wrong = |detail: String| Err(keyslots.failure(FailureKind::NotProven, "prove", detail));
         let keys = keyslots.look("prove")?;
         let stands = |mark: &Mark| keys.slots.get(&mark.slot) == Some(&mark.salt_sha256);

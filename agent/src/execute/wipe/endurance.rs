@@ -16,13 +16,12 @@ use tokio::time::timeout;
 use zbus::OwnedFd;
 use zbus::connection;
 
+use crate::execute::course::patience;
 use crate::host::{Arming, Host, Shutdown};
 
 #[cfg(test)]
 mod tests;
 
-/// How long the bus may take.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// Without a word of progress for this long, a wipe hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
@@ -98,7 +97,8 @@ fn inhibit_shutdown(host: &Host) -> Option<OwnedFd> {
             .await?;
         message.body().deserialize::<OwnedFd>()
     };
-    match runtime.block_on(async { timeout(CALL_LIMIT, asking).await }) {
+    let limit = host.course.within(patience::BUS);
+    match runtime.block_on(async { timeout(limit, asking).await }) {
         Ok(Ok(descriptor)) => Some(descriptor),
         Ok(Err(error)) => {
             tracing::warn!(%error, "shutdown is not inhibited");

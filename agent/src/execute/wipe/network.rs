@@ -5,16 +5,14 @@
 //! proc_pid_mountinfo(5).
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
+use crate::execute::course::patience;
 use crate::execute::tool::Tool;
 use crate::host::{Arming, Host};
 
-/// How long letting one go may take: a dead server answers nothing.
-const BUDGET: Duration = Duration::from_secs(5);
 const STAGE: &str = "apply";
 
 /// File systems whose files are somewhere else.
@@ -74,8 +72,10 @@ pub(super) fn let_go(host: &Host, place: &Path) {
     match host.arming {
         Arming::Armed => {
             let arguments = ["--quiet", "--collect", "--wait", "--", "umount", "--lazy"];
-            let detached = Tool::find("systemd-run", STAGE)
-                .and_then(|tool| tool.args(arguments).args([place]).budget(BUDGET).run_ok(STAGE));
+            let detached = Tool::find("systemd-run", STAGE).and_then(|tool| {
+                let tool = tool.args(arguments).args([place]).budget(patience::DETACH);
+                tool.during(&host.course).run_ok(STAGE)
+            });
             if let Err(error) = detached {
                 tracing::warn!(path = %place.display(), error = error.detail, "mount stays");
             }

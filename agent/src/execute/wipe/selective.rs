@@ -9,7 +9,6 @@
 //! there) and `files_left`, which is 0.
 
 use std::path::Path;
-use std::time::Duration;
 
 use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, Failure, FailureKind};
@@ -26,8 +25,6 @@ use crate::host::{Arming, Host};
 
 /// Keys only: nobody but the company ever had a backup of these headers, and time counts.
 const LEVEL: WipeLevel = WipeLevel::Keys;
-/// How long closing a mapping may take.
-const BUDGET: Duration = Duration::from_secs(10);
 
 /// The executor of `selective_wipe`.
 #[derive(Debug)]
@@ -141,7 +138,7 @@ fn close(host: &Host, volume: &Path) {
     for mapping in &standing.mappings {
         let closed = Tool::find("cryptsetup", "apply").and_then(|tool| {
             let device = format!("/dev/{mapping}");
-            tool.args(["close", "--deferred", &device]).budget(BUDGET).run_ok("apply")
+            tool.args(["close", "--deferred", &device]).during(&host.course).run_ok("apply")
         });
         if let Err(error) = closed {
             tracing::warn!(error = error.detail, "company's mapping stays open");

@@ -5,20 +5,18 @@
 //! mkswap(8) for the signature at the end of the first page.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::destroy::{DestroyError, Erasing, Reached, verify_zero};
 use super::graph::SwapKind;
 use super::record::Swap;
 use super::volume::{Access, Disk, Volume};
+use crate::execute::course::patience;
 use crate::execute::tool::Tool;
 use crate::host::{Arming, Host};
 
 /// The signature, and where it stands for the page sizes of Linux.
 const SIGNATURE: &[u8] = b"SWAPSPACE2";
 const PAGES: [u64; 3] = [4096, 16 * 1024, 64 * 1024];
-/// How long pages may take to come back into memory.
-const BUDGET: Duration = Duration::from_secs(120);
 const STAGE: &str = "finish";
 
 /// What is to be done about the swap at that path.
@@ -39,8 +37,10 @@ pub(super) fn switch_off(host: &Host, swap: &Swap) {
         Arming::Armed => {}
         Arming::Sandboxed | Arming::Simulated => return,
     }
-    let off = Tool::find("swapoff", STAGE)
-        .and_then(|tool| tool.args([&swap.path]).budget(BUDGET).run_ok(STAGE));
+    let off = Tool::find("swapoff", STAGE).and_then(|tool| {
+        let tool = tool.args([&swap.path]).budget(patience::SWAP_OFF);
+        tool.during(&host.course).run_ok(STAGE)
+    });
     if let Err(error) = off {
         tracing::warn!(error = error.detail, "swap was not switched off");
     }
