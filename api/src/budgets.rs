@@ -43,6 +43,8 @@ pub struct Budgets {
     pub disruptive_per_operator: u32,
     /// Devices of one group in disruptive orders.
     pub disruptive_per_group: u32,
+    /// Devices that one operator revokes.
+    pub revocations_per_operator: u32,
     /// Devices of one operator's orders of a verb, such as `{ reboot = 100 }`.
     pub verbs: BTreeMap<Verb, u32>,
     /// Devices in destructive orders of about an hour that never trip the brake; 0: no brake.
@@ -63,6 +65,7 @@ impl Default for Budgets {
             destructive_in_all: 40,
             disruptive_per_operator: 0,
             disruptive_per_group: 0,
+            revocations_per_operator: 50,
             verbs: BTreeMap::new(),
             brake_above: 30,
             brake_times: 3,
@@ -151,15 +154,39 @@ pub(crate) async fn spend(
     budgets: &Budgets,
     spending: &Spending<'_>,
 ) -> Result<(), Problem> {
+    spend_all(tx, budgets, spending.operator, budgets.bounds(spending)).await
+}
+
+/// Spends what a revocation asks for, in the transaction that revokes.
+///
+/// # Errors
+/// [`ProblemKind::OverBudget`].
+pub(crate) async fn spend_revocation(
+    tx: &mut Tx,
+    budgets: &Budgets,
+    operator: &PersonName,
+) -> Result<(), Problem> {
+    let most = budgets.revocations_per_operator;
+    let (budget, subject) = ("revocations/operator".to_owned(), operator.to_string());
+    let bound = Bound { budget, subject, most, asked: 1 };
+    spend_all(tx, budgets, operator, (most > 0).then_some(bound)).await
+}
+
+async fn spend_all(
+    tx: &mut Tx,
+    budgets: &Budgets,
+    operator: &PersonName,
+    bounds: impl IntoIterator<Item = Bound>,
+) -> Result<(), Problem> {
     let part = (budgets.within / PARTS).max(Duration::from_secs(1));
     let slot = slot(tx.now(), part);
     let since = slot - i64::from(PARTS);
-    for bound in budgets.bounds(spending) {
+    for bound in bounds {
         let Bound { budget, subject, most, asked } = bound;
         let spent = spent(tx, (&budget, &subject), since).await?;
         if spent + i64::from(asked) > i64::from(most) {
             metrics::over_budget();
-            let operator = spending.operator.as_str();
+            let operator = operator.as_str();
             tracing::warn!(budget, subject, operator, spent, asked, most, "budget exhausted");
             let of = if subject.is_empty() { String::new() } else { format!(" of {subject}") };
             let detail = format!(

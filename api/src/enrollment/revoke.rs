@@ -11,7 +11,7 @@ use crate::auth::{Act, Permit, Principal, ability};
 use crate::db::Rank;
 use crate::http::problem::ProblemBody;
 use crate::http::{Path, Problem};
-use crate::{commands, deliver, devices};
+use crate::{budgets, commands, deliver, devices};
 
 /// Ends a device's enrollment at once: its sessions close, its commands end.
 #[utoipa::path(post, path = "/v1/devices/{id}/revoke", tag = "devices",
@@ -31,6 +31,7 @@ pub(super) async fn revoke(
     let device = devices::find(tx.conn(), permit.reach(), id).await?;
     let device = device.ok_or_else(|| Problem::not_found("device"))?;
     if !device.is_revoked() {
+        budgets::spend_revocation(&mut tx, &app.config.budgets, permit.person()).await?;
         commands::end_enrollment(&mut tx, id, "device revoked").await?;
         devices::revoke(&mut tx, &device).await?;
         tx.append(Kind::DeviceRevoked, id, json!({ "through_generation": device.generation }));

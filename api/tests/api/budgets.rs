@@ -86,6 +86,30 @@ async fn hostile_rate_of_wipes_trips_the_brake_which_withdraws_them_and_no_token
     assert_eq!(bench.events("lockdown_ended").await.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_operator_revokes_no_more_than_the_budget() {
+    let bench = Bench::start().await.restart_with(|config| {
+        config.budgets.revocations_per_operator = 2;
+    });
+    let bench = bench.await;
+    let mut agents = Vec::new();
+    for name in ["a", "b", "c"] {
+        agents.push(bench.agent(name, None).await);
+    }
+    let path = |agent: &TestAgent| format!("/v1/devices/{}/revoke", agent.id);
+    let none = json!({});
+    // Asked again, it is told again and costs nothing.
+    for agent in [&agents[0], &agents[0], &agents[1]] {
+        bench.post(&path(agent), &none, StatusCode::NO_CONTENT).await;
+    }
+    let refused = bench.post(&path(&agents[2]), &none, MANY).await;
+    assert!(refused.to_string().contains("revocations/operator"), "{refused}");
+    agents[2].check_in(&bench, Vec::new()).await;
+    let other = bench.token_for(&["devices@*"]).await;
+    let revoked = bench.post_as(&other, &path(&agents[2]), &none).await;
+    assert_eq!(revoked.status(), StatusCode::NO_CONTENT, "a budget of each");
+}
+
 /// Trips the brake, and answers how many orders it let through before.
 async fn trip(bench: &Bench, agent: &TestAgent) {
     let body = order_body("wipe", &[agent.id]);
