@@ -43,7 +43,7 @@ use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
 use crate::sign_in::Provider;
 use crate::sinks::{self, Sink};
-use crate::vault::{self, First, UnlockError};
+use crate::vault::{self, First, Kms, UnlockError};
 use crate::{
     checkpoints, cluster, commands, enrollment, housekeeping, jobs, metrics, openapi, operators,
     trust,
@@ -145,6 +145,19 @@ impl Api {
     /// # Errors
     /// See [`StartError`]. Nothing keeps running then.
     pub async fn start(config: Config, deps: Deps) -> Result<Self, StartError> {
+        Self::start_with(config, deps, None).await
+    }
+
+    /// The same, with a key service that wraps the data keys of the vault, in place of keys in this
+    /// process.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing keeps running then.
+    pub async fn start_with(
+        config: Config,
+        deps: Deps,
+        kms: Option<Arc<dyn Kms>>,
+    ) -> Result<Self, StartError> {
         config.check()?;
         metrics::describe();
         make_folder(&config.data_dir)?;
@@ -152,7 +165,7 @@ impl Api {
         let agent_listener = bind(config.agent_listen).await?;
         let operator_addr = addr_of(&operator_listener, config.operator_listen)?;
         let agent_addr = addr_of(&agent_listener, config.agent_listen)?;
-        let app = assemble(config, deps, agent_addr).await?;
+        let app = assemble((config, kms), deps, agent_addr).await?;
         let first_start = first_start(&app).await?;
         let listeners = Arc::new(Listeners::new(&app)?);
         let mut tasks = Tasks::new(app.drain.clone(), FAILURE_GRACE);
@@ -237,7 +250,11 @@ fn addr_of(listener: &TcpListener, addr: SocketAddr) -> Result<SocketAddr, Start
     listener.local_addr().map_err(|source| StartError::Bind { addr, source })
 }
 
-async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<App, StartError> {
+async fn assemble(
+    (config, kms): (Config, Option<Arc<dyn Kms>>),
+    deps: Deps,
+    agent_addr: SocketAddr,
+) -> Result<App, StartError> {
     let folder = &config.data_dir;
     let now = Timestamp::from_millis(deps.clock.unix_millis());
     let db = Db::open(&config.database, folder).await?;
@@ -245,7 +262,7 @@ async fn assemble(config: Config, deps: Deps, agent_addr: SocketAddr) -> Result<
     let Keys { authority, command_key } =
         Keys::settle(&db, folder, now, &deps.entropy, &named).await?;
     let vault = (&config.vault, folder.as_path());
-    db.unlock(vault, First::Make, (now, &deps.entropy)).await?;
+    db.unlock(vault, kms, First::Make, (now, &deps.entropy)).await?;
     let holder = SessionId::new(now, deps.entropy.bytes()).as_uuid();
     let leases = Leases::new(node_name(&config), holder);
     let addresses =

@@ -108,14 +108,17 @@ pub(crate) const OUTCOME: Column = Column::older("commands", "outcome", "");
 /// What a device signed before the end.
 pub(crate) const STAGE_PROOF: Column = Column::older("commands", "stage_proof", "");
 
+/// A credential in escrow, which its device sealed to the recovery key already.
+pub(crate) const ESCROW: Column = Column::older("escrows", "jws", "");
+
 /// What the second factor of somebody shares with their app.
 pub(crate) const FACTOR: Column = Column::of_operator("factors", "secret");
 /// The same, of one that waits for its first code.
 pub(crate) const PENDING_FACTOR: Column = Column::of_operator("factors", "pending");
 
 /// Every column whose texts are sealed.
-pub(crate) const SEALED: [Column; 7] =
-    [SCRIPT, ENVELOPE, RECEIPT, OUTCOME, STAGE_PROOF, FACTOR, PENDING_FACTOR];
+pub(crate) const SEALED: [Column; 8] =
+    [SCRIPT, ENVELOPE, RECEIPT, OUTCOME, STAGE_PROOF, ESCROW, FACTOR, PENDING_FACTOR];
 
 /// Why a text is not sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -78,17 +78,22 @@ macro_rules! migrations {
                 "simulated",
                 include_str!(concat!("../../migrations/", $folder, "/0021_simulated.sql")),
             ),
+            (
+                22,
+                "sealed_escrows",
+                include_str!(concat!("../../migrations/", $folder, "/0022_sealed_escrows.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 19];
+type Texts = [(i64, &'static str, &'static str); 20];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 21;
+pub(super) const VERSION: i64 = 22;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use super::{EscrowState, EscrowView, OpenEscrow};
 use crate::auth::{Permit, ability};
 use crate::db::{Conn, DbError, Row, Tx, json, millis, sql, timestamp};
 use crate::http::Page;
+use crate::vault::ESCROW;
 
 const VIEW: &str = "SELECT e.id, e.command_id, e.device_id, d.name, e.generation, e.subjects, \
      e.recovery_key, e.state, e.received_at, e.jws FROM escrows e \
@@ -51,6 +52,7 @@ pub(super) async fn insert(
 ) -> Result<(), DbError> {
     let subjects = serde_json::to_string(&escrow.subjects);
     let subjects = subjects.map_err(|_| DbError::Unreadable("subjects"))?;
+    let jws = tx.seal(&ESCROW, &id, Some(jws.as_str())).await?;
     let now = millis(tx.now());
     sql("INSERT INTO escrows (id, command_id, device_id, generation, sealed_sha256, subjects, \
          recovery_key, jws, state, received_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
@@ -61,7 +63,7 @@ pub(super) async fn insert(
     .bind(sealed_sha256)
     .bind(&subjects)
     .bind(escrow.recovery_key.to_string())
-    .bind(jws.as_str())
+    .bind(jws)
     .bind(EscrowState::Held.as_str())
     .bind(now)
     .execute(tx.conn())
@@ -149,7 +151,7 @@ pub(super) async fn find(
     let mut select = sql(VIEW);
     select.push(" AND e.id = ").push_bind(id);
     permit.reach().filter(&mut select, "e.device_id");
-    let Some(row) = select.fetch_optional(conn).await? else { return Ok(None) };
-    let jws = CompactJws::from_text(row.try_get(9)?);
-    Ok(Some(OpenEscrow { escrow: view(&row)?, jws }))
+    let Some(row) = select.fetch_optional(&mut *conn).await? else { return Ok(None) };
+    let Some(jws) = conn.unseal_text(&ESCROW, &id, row.try_get(9)?).await? else { return Ok(None) };
+    Ok(Some(OpenEscrow { escrow: view(&row)?, jws: CompactJws::from_text(jws) }))
 }

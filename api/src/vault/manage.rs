@@ -73,7 +73,7 @@ pub async fn rotate(
         // A node that has not read that key yet could seal nothing any more.
         return Err(UnlockError::NotInUse { used: used.wrapped_by, first });
     }
-    db.unlock((config, folder), First::Refuse, (now, entropy)).await?;
+    db.unlock((config, folder), None, First::Refuse, (now, entropy)).await?;
     let mut tx = db.write(Actor::System, now).await?;
     let id = db.make_next(&mut tx).await?;
     tx.commit().await?;

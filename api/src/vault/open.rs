@@ -66,11 +66,13 @@ pub(crate) enum First {
 }
 
 impl Db {
-    /// Opens the vault, for this store and its clones. Data keys that a former vault key wrapped
+    /// Opens the vault, for this store and its clones: by the key service that was given, or else by
+    /// the keys that the configuration names. Data keys that a former vault key wrapped
     /// are wrapped by the present one.
     pub(crate) async fn unlock(
         &self,
         (config, folder): (&VaultConfig, &Path),
+        given: Option<Arc<dyn Kms>>,
         first: First,
         (now, entropy): (Timestamp, &Entropy),
     ) -> Result<(), UnlockError> {
@@ -81,11 +83,14 @@ impl Db {
             if first == First::Refuse {
                 return Err(UnlockError::NotStarted);
             }
-            self.make_first((config, folder), (now, entropy)).await?;
+            self.make_first((config, folder), given.as_deref(), (now, entropy)).await?;
         }
         let rows = store::keys(&mut self.read().await?).await?;
         let asked = rows.iter().find(|row| row.is_present).map(|row| row.wrapped_by.as_str());
-        let kms = load((config, folder), asked.unwrap_or_default(), entropy)?;
+        let kms = match given {
+            Some(given) => given,
+            None => load((config, folder), asked.unwrap_or_default(), entropy)?,
+        };
         let mut former = Vec::new();
         for row in rows.iter().filter(|row| row.id != CLEAR) {
             let bytes = kms.unwrap(&row.id, &row.wrapped_by, &row.wrapped).await?;
@@ -119,20 +124,19 @@ impl Db {
     async fn make_first(
         &self,
         (config, folder): (&VaultConfig, &Path),
+        given: Option<&dyn Kms>,
         (now, entropy): (Timestamp, &Entropy),
     ) -> Result<(), UnlockError> {
         let mut tx = self.write(Actor::System, now).await?;
         if !store::keys(tx.conn()).await?.is_empty() {
             return Ok(());
         }
-        let file = folder.join(KEY_FILE);
-        let kms = match LocalKms::load(config.key.as_ref(), &file, entropy.clone()) {
-            Err(KeyError::File(error)) if config.key.is_none() && error.is_not_found() => {
-                LocalKms::create(&file, entropy.clone())?
-            }
-            loaded => loaded?,
-        };
-        make_data_key(&mut tx, &kms, entropy).await?;
+        if let Some(given) = given {
+            make_data_key(&mut tx, given, entropy).await?;
+        } else {
+            let kms = load_or_create((config, folder), entropy)?;
+            make_data_key(&mut tx, &kms, entropy).await?;
+        }
         // A new store has nothing that was written before.
         if store::has_any(tx.conn()).await? {
             store::put_clear(&mut tx).await?;
@@ -162,6 +166,19 @@ async fn make_data_key(tx: &mut Tx, kms: &dyn Kms, entropy: &Entropy) -> Result<
     let payload = json!({ "data_key": id, "vault_key": kms.key_id() });
     tx.append(Kind::DataKeyMade, "store", payload);
     Ok(id)
+}
+
+fn load_or_create(
+    (config, folder): (&VaultConfig, &Path),
+    entropy: &Entropy,
+) -> Result<LocalKms, KeyError> {
+    let file = folder.join(KEY_FILE);
+    match LocalKms::load(config.key.as_ref(), &file, entropy.clone()) {
+        Err(KeyError::File(error)) if config.key.is_none() && error.is_not_found() => {
+            LocalKms::create(&file, entropy.clone())
+        }
+        loaded => loaded,
+    }
 }
 
 pub(super) fn load(

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use api::audit::Actor;
 use protocol::action::Verb;
 use protocol::escrow::{self, Escrow, Subject};
 use protocol::fixture;
@@ -14,7 +15,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::actors::{TestAgent, ack, commands, confirmed, id_of};
-use super::bench::Bench;
+use super::bench::{Bench, GUARD};
 
 const SEALED: &str = "a-sealed-credential";
 
@@ -112,6 +113,43 @@ async fn escrow_is_held_once_confirmed_and_shown_only_to_who_says_why() {
         json!(bench.events("escrow_kept").await).to_string(),
     ];
     assert!(all.iter().all(|text| !text.contains(SEALED) && !text.contains(jws.as_str())));
+}
+
+async fn sealed(bench: &Bench) -> i64 {
+    let mut conn = bench.api.app().db.read().await.unwrap();
+    let count = "SELECT COUNT(*) FROM escrows WHERE jws LIKE 'sealed:%'";
+    api::fixture::number(&mut conn, count).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn escrows_are_sealed_and_those_of_an_earlier_version_by_its_next_start() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("a", None).await;
+    let command = taken(&bench, &mut agent).await;
+    let frame = escrowed(&agent, &command, |_| {});
+    agent.check_in(&bench, vec![frame.clone()]).await;
+    assert_eq!(sealed(&bench).await, 1);
+    let AgentFrame::Escrow { jws, .. } = &frame else { unreachable!("it is an escrow") };
+    let mut tx = bench.api.app().db.write(Actor::System, bench.now()).await.unwrap();
+    let clear = format!("UPDATE escrows SET jws = '{}'", jws.as_str());
+    for statement in
+        [clear.as_str(), include_str!("../../migrations/sqlite/0022_sealed_escrows.sql")]
+    {
+        assert_eq!(api::fixture::execute(&mut tx, statement).await.unwrap(), 1);
+    }
+    tx.commit().await.unwrap();
+    assert_eq!(sealed(&bench).await, 0);
+
+    let bench = bench.restart_with(|_| ()).await;
+    let pass = async {
+        while sealed(&bench).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(GUARD, pass).await.expect("the vault passes it");
+    let path = format!("/v1/escrows/{}/read", listed(&bench).await[0]["id"].as_str().unwrap());
+    let read = bench.post(&path, &json!({ "reason": "case 7" }), StatusCode::OK).await;
+    assert_eq!(read["jws"], json!(jws));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,16 +1,18 @@
 //! Secrets in the store: sealed, bound to their rows, and readable with the right key alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::audit::Actor;
 use api::db::Db;
 use api::fixture as store;
-use api::vault::{self, VaultConfig};
+use api::vault::{self, DataKeyBytes, Kms, KmsError, VaultConfig};
 use api::{Api, Deps, StartError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use broker::MemoryBroker;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use protocol::action::{Action, RunScript};
 use protocol::frame::CommandFrame;
 use protocol::receipt::{Evidence, Outcome};
@@ -21,7 +23,7 @@ use runtime::{Clock, Drain, Entropy};
 use serde_json::{Value, json};
 
 use super::actors::{TestAgent, ack, commands};
-use super::bench::{Bench, GUARD, Place};
+use super::bench::{Bench, GUARD, Place, client};
 
 /// What a script says that nobody else should read.
 const IN_SCRIPT: &str = "correct-horse-battery-staple";
@@ -144,6 +146,84 @@ async fn try_start(place: &Place, vault: VaultConfig) -> Result<Api, StartError>
     let broker = Arc::new(MemoryBroker::new(clock.clone()));
     let deps = Deps { broker, clock, entropy: Entropy::system(), drain: Drain::new() };
     Api::start(api::Config { vault, ..place.config() }, deps).await
+}
+
+/// A key service: it keeps what it is to wrap, and gives out a number for it.
+#[derive(Debug, Default)]
+struct Service {
+    id: &'static str,
+    kept: Mutex<Vec<(String, [u8; 32])>>,
+}
+
+impl Kms for Service {
+    fn key_id(&self) -> &str {
+        self.id
+    }
+
+    fn wrap<'a>(
+        &'a self,
+        data_key: &'a str,
+        bytes: &'a DataKeyBytes,
+    ) -> BoxFuture<'a, Result<String, KmsError>> {
+        let mut kept = self.kept.lock().unwrap();
+        kept.push((data_key.to_owned(), **bytes));
+        let number = (kept.len() - 1).to_string();
+        async move { Ok(number) }.boxed()
+    }
+
+    fn unwrap<'a>(
+        &'a self,
+        data_key: &'a str,
+        wrapped_by: &'a str,
+        wrapped: &'a str,
+    ) -> BoxFuture<'a, Result<DataKeyBytes, KmsError>> {
+        let kept = self.kept.lock().unwrap();
+        let of = wrapped.parse::<usize>().ok().filter(|_| wrapped_by == self.id);
+        let found = of.and_then(|number| kept.get(number)).filter(|(id, _)| id == data_key);
+        let bytes = found.map(|(_, bytes)| DataKeyBytes::new(*bytes));
+        async move { bytes.ok_or_else(|| KmsError::Refused(data_key.to_owned())) }.boxed()
+    }
+}
+
+/// Stops, and starts again with that key service.
+async fn with_service(bench: Bench, kms: Option<Arc<dyn Kms>>) -> Result<Bench, StartError> {
+    let Bench { api, place, hand, broker, gate, token, entropy, .. } = bench;
+    api.drain(Duration::ZERO).await.unwrap();
+    let (bus, clock) = (gate.clone(), hand.clock());
+    let deps = Deps { broker: bus, clock, entropy: entropy.clone(), drain: Drain::new() };
+    let api = Api::start_with(place.config(), deps, kms).await?;
+    let http = client(&[api.authority().certificate().clone()], None);
+    Ok(Bench { api, place, hand, broker, gate, token, http, entropy })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_service_of_whoever_composes_the_control_plane_wraps_its_data_keys() {
+    let bench = bench().await;
+    let agent = obedient(&bench).await;
+    // As a store that no vault key has sealed yet.
+    let mut tx = bench.api.app().db.write(Actor::System, bench.now()).await.unwrap();
+    store::forget_vault(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    let file = bench.place.folder.path().join("data/vault.key");
+    std::fs::remove_file(&file).unwrap();
+
+    let service = Arc::new(Service { id: "service-1", kept: Mutex::default() });
+    let bench = with_service(bench, Some(service.clone())).await.unwrap();
+    let (id, _) = ran(&bench, &agent).await;
+    let before = bench.command(&id).await;
+    assert!(!holds(&bench, IN_EVIDENCE).await);
+    let bench = with_service(bench, Some(service.clone())).await.unwrap();
+    assert_eq!(bench.command(&id).await, before);
+    assert!(!file.exists(), "no key lies in the data folder");
+    assert_eq!(service.kept.lock().unwrap().len(), 1);
+
+    let place = bench.place.clone();
+    let other = Arc::new(Service { id: "service-2", kept: Mutex::default() });
+    let refused = with_service(bench, Some(other)).await.map(drop).unwrap_err();
+    assert!(matches!(refused, StartError::Vault(_)), "{refused:?}");
+    let refused = try_start(&place, VaultConfig::default()).await.map(drop).unwrap_err();
+    assert!(matches!(refused, StartError::Vault(_)), "{refused:?}");
+    assert!(!file.exists(), "and none is made");
 }
 
 #[tokio::test(flavor = "multi_thread")]
