@@ -25,7 +25,7 @@ fn key_forms(path: &Path) -> Vec<String> {
     let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let forms: Vec<_> = match std::str::from_utf8(&bytes) {
         Ok(text) => {
-            let is_key = |line: &&str| line.len() >= 40 && !line.starts_with('-');
+            let is_key = |line: &&str| line.len() >= 40 && !line.starts_with("-----");
             text.lines().filter(is_key).map(str::to_owned).collect()
         }
         Err(_) => {
