@@ -54,6 +54,9 @@ pub enum DbError {
     /// The database answered with an error: locked, full, gone.
     #[error("the store is not available")]
     Unavailable(#[from] sqlx::Error),
+    /// The file of the store answered with an error: locked, full, unreadable.
+    #[error("the store is not available")]
+    Sqlite(#[from] rusqlite::Error),
     /// The migrations could not be applied.
     #[error("the store cannot be brought to its present shape")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -92,7 +95,16 @@ enum Base {
 impl DbError {
     /// Whether the database is there and answered with it: a constraint, a limit, a full disk.
     pub(crate) fn is_answer(&self) -> bool {
-        matches!(self, Self::Unavailable(error) if error.as_database_error().is_some())
+        match self {
+            Self::Unavailable(error) => error.as_database_error().is_some(),
+            Self::Sqlite(error) => error.sqlite_error_code().is_some(),
+            Self::Migrate(_)
+            | Self::Unreadable(_)
+            | Self::Password(_)
+            | Self::Failed
+            | Self::Vault(_)
+            | Self::ZeroCharacter => false,
+        }
     }
 }
 

@@ -87,6 +87,7 @@ impl Lease {
         if row.is_none() {
             app.leases.set(self.job, false);
         }
+        tx.is_patient();
         Ok(row.map(|_| tx))
     }
 }

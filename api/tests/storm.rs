@@ -30,7 +30,7 @@ struct Summary(String);
 
 impl Visit for Summary {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "summary" {
+        if field.name() == "statement" {
             self.0 = format!("{value:?}");
         }
     }
@@ -38,7 +38,7 @@ impl Visit for Summary {
 
 impl<S: tracing::Subscriber> Layer<S> for Counter {
     fn on_event(&self, event: &tracing::Event<'_>, _context: Context<'_, S>) {
-        if event.metadata().target() == "sqlx::query" {
+        if event.metadata().target() == "api::db::conn" {
             let mut summary = Summary(String::new());
             event.record(&mut summary);
             if summary.0.contains("SELECT d.id, d.generation") {

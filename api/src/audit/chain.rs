@@ -137,7 +137,7 @@ pub fn verify_json_lines(reader: impl BufRead, marks: &Marks) -> Result<ChainHea
 /// Checks the chain of a store's file, opened for reading only, against the checkpoints in the
 /// store and those given.
 pub async fn verify_store(path: &Path, given: &[CompactJws]) -> Result<ChainHead, ChainError> {
-    let mut conn = Conn::read_only(path).await?;
+    let mut conn = Conn::read_only(path)?;
     let roots = trust_roots(&mut conn).await?;
     let mut marks = Marks::new();
     for jws in checkpoints(&mut conn).await?.iter().chain(given) {

@@ -3,7 +3,7 @@
 //! Owns the two transactions that a copy needs: a snapshot to read from, and a write that nobody
 //! sees before its end.
 
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+use sqlx::{ConnectOptions as _, Executor as _};
 
 use super::conn::{Conn, Link};
 use super::copy::Location;
@@ -15,7 +15,7 @@ impl Conn {
     /// Reads everything as it is now, whatever is written meanwhile.
     pub(super) async fn snapshot(from: &Location) -> Result<Self, DbError> {
         if from.database.url.is_empty() {
-            let mut conn = Self::read_only(&from.data_dir.join(FILE)).await?;
+            let mut conn = Self::read_only(&from.data_dir.join(FILE))?;
             sql("BEGIN").execute(&mut conn).await?;
             return Ok(conn);
         }
@@ -27,8 +27,8 @@ impl Conn {
     /// Inside the one write transaction, for as long as it takes.
     pub(super) async fn alone(to: &Location) -> Result<Self, DbError> {
         if to.database.url.is_empty() {
-            let options = sqlite::options(&to.data_dir.join(FILE));
-            let mut conn = Self::of_tool(Link::File(options.connect().await?));
+            let file = sqlite::open(&to.data_dir.join(FILE))?;
+            let mut conn = Self::of_tool(Link::File(Box::new(file)));
             sql("BEGIN IMMEDIATE").execute(&mut conn).await?;
             return Ok(conn);
         }
@@ -40,9 +40,9 @@ impl Conn {
     /// Commits, and closes.
     pub(super) async fn finish(self) -> Result<(), DbError> {
         match self.link {
-            Link::File(mut conn) => {
-                conn.execute("COMMIT").await?;
-                Ok(conn.close().await?)
+            Link::File(conn) => {
+                conn.execute_batch("COMMIT")?;
+                Ok(conn.close().map_err(|(_, error)| error)?)
             }
             Link::Postgres(session) => session.commit(None).await,
             Link::Sqlite(_) | Link::SqliteTx(_) => Err(DbError::Unreadable("transaction")),

@@ -5,14 +5,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, SqliteConnection};
+use rusqlite::Connection;
 use tokio::time::timeout;
 
 use super::DbError;
 use super::postgres::Session;
 use super::sql::{Row, Sql};
-use super::sqlite::{Read, Write};
+use super::sqlite::{self, Answer, Read, Write};
 use crate::vault::Vault;
 
 /// A connection. Stores of features take it, and neither know nor ask which database it is.
@@ -26,17 +25,12 @@ pub struct Conn {
 pub(super) enum Link {
     /// Reads.
     Sqlite(Read),
-    /// Nobody's: a tool's own.
-    File(SqliteConnection),
+    /// Nobody's: a tool's own, which may take its time.
+    File(Box<Connection>),
     /// Inside the one write transaction.
     SqliteTx(Write),
     /// Reads, or is inside the one write transaction.
     Postgres(Session),
-}
-
-enum Raw<'a> {
-    Sqlite(&'a mut SqliteConnection),
-    Postgres(&'a mut Session),
 }
 
 impl Conn {
@@ -56,50 +50,47 @@ impl Conn {
     }
 
     /// A store's file, for reading only, beside whoever else uses it.
-    pub(crate) async fn read_only(path: &Path) -> Result<Self, DbError> {
-        let options = SqliteConnectOptions::new().filename(path).read_only(true);
-        Ok(Self::of_tool(Link::File(options.connect().await?)))
+    pub(crate) fn read_only(path: &Path) -> Result<Self, DbError> {
+        Ok(Self::of_tool(Link::File(Box::new(sqlite::read_only(path)?))))
     }
 
-    fn raw(&mut self) -> Raw<'_> {
-        match &mut self.link {
-            Link::Sqlite(read) => Raw::Sqlite(read.conn()),
-            Link::File(conn) => Raw::Sqlite(conn),
-            Link::SqliteTx(write) => Raw::Sqlite(write.conn()),
-            Link::Postgres(session) => Raw::Postgres(session),
+    /// From now on every statement is carried out where it may take its time: nobody waits for it.
+    pub(super) const fn is_patient(&mut self) {
+        if let Link::SqliteTx(write) = &mut self.link {
+            write.is_patient();
         }
     }
-}
-
-/// Has the connection know of a failure, before it is passed on.
-fn settle<T>(conn: &mut Conn, outcome: Result<T, DbError>) -> Result<T, DbError> {
-    if let Err(error) = &outcome {
-        match &mut conn.link {
-            Link::SqliteTx(write) => write.fail(),
-            Link::Sqlite(read) => read.fail(error),
-            Link::File(_) | Link::Postgres(_) => {}
-        }
-    }
-    outcome
 }
 
 impl Sql {
     /// Carries it out, and says how many rows it changed.
     pub(crate) async fn execute(self, conn: &mut Conn) -> Result<u64, DbError> {
-        let outcome = self.run(conn.raw()).await;
-        settle(conn, outcome)
+        if let Link::Postgres(session) = &mut conn.link {
+            let query = self.for_postgres()?;
+            let answer = timeout(session.limit(), query.execute(session.begin())).await;
+            return Ok(session.settle(answer)?.rows_affected());
+        }
+        Ok(self.ask(conn, usize::MAX).await?.changes)
     }
 
     /// Carries it out, and answers its rows.
     pub(crate) async fn fetch_all(self, conn: &mut Conn) -> Result<Vec<Row>, DbError> {
-        let outcome = self.all(conn.raw()).await;
-        settle(conn, outcome)
+        if let Link::Postgres(session) = &mut conn.link {
+            let query = self.for_postgres()?;
+            let answer = timeout(session.limit(), query.fetch_all(session.begin())).await;
+            return Ok(session.settle(answer)?.into_iter().map(Row::Postgres).collect());
+        }
+        Ok(self.ask(conn, usize::MAX).await?.rows.into_iter().map(Row::Sqlite).collect())
     }
 
     /// Carries it out, and answers its first row, if there is one.
     pub(crate) async fn fetch_optional(self, conn: &mut Conn) -> Result<Option<Row>, DbError> {
-        let outcome = self.first(conn.raw()).await;
-        settle(conn, outcome)
+        if let Link::Postgres(session) = &mut conn.link {
+            let query = self.for_postgres()?;
+            let answer = timeout(session.limit(), query.fetch_optional(session.begin())).await;
+            return Ok(session.settle(answer)?.map(Row::Postgres));
+        }
+        Ok(self.ask(conn, 1).await?.rows.pop().map(Row::Sqlite))
     }
 
     /// Carries it out, and answers the row that it must have.
@@ -107,41 +98,22 @@ impl Sql {
         self.fetch_optional(conn).await?.ok_or_else(|| sqlx::Error::RowNotFound.into())
     }
 
-    async fn run(self, raw: Raw<'_>) -> Result<u64, DbError> {
-        match raw {
-            Raw::Sqlite(conn) => Ok(self.for_sqlite()?.execute(conn).await?.rows_affected()),
-            Raw::Postgres(session) => {
-                let query = self.for_postgres()?;
-                let answer = timeout(session.limit(), query.execute(session.begin())).await;
-                Ok(session.settle(answer)?.rows_affected())
-            }
+    /// Has SQLite carry it out, for so many rows at most.
+    async fn ask(self, conn: &mut Conn, most: usize) -> Result<Answer, DbError> {
+        let statement = self.for_sqlite().map(|statement| (statement, most));
+        if let Ok((statement, _)) = &statement {
+            tracing::trace!(statement = statement.text, "asking the file");
         }
-    }
-
-    async fn all(self, raw: Raw<'_>) -> Result<Vec<Row>, DbError> {
-        match raw {
-            Raw::Sqlite(conn) => {
-                let rows = self.for_sqlite()?.fetch_all(conn).await?;
-                Ok(rows.into_iter().map(Row::Sqlite).collect())
+        match (&mut conn.link, statement) {
+            (Link::Sqlite(read), Ok(statement)) => read.ask(statement).await,
+            (Link::SqliteTx(write), Ok(statement)) => write.ask(statement).await,
+            (Link::SqliteTx(write), Err(error)) => {
+                write.fail();
+                Err(error)
             }
-            Raw::Postgres(session) => {
-                let query = self.for_postgres()?;
-                let answer = timeout(session.limit(), query.fetch_all(session.begin())).await;
-                Ok(session.settle(answer)?.into_iter().map(Row::Postgres).collect())
-            }
-        }
-    }
-
-    async fn first(self, raw: Raw<'_>) -> Result<Option<Row>, DbError> {
-        match raw {
-            Raw::Sqlite(conn) => {
-                Ok(self.for_sqlite()?.fetch_optional(conn).await?.map(Row::Sqlite))
-            }
-            Raw::Postgres(session) => {
-                let query = self.for_postgres()?;
-                let answer = timeout(session.limit(), query.fetch_optional(session.begin())).await;
-                Ok(session.settle(answer)?.map(Row::Postgres))
-            }
+            (Link::File(conn), Ok((statement, most))) => Ok(statement.ask(conn, most)?),
+            (Link::Sqlite(_) | Link::File(_), Err(error)) => Err(error),
+            (Link::Postgres(_), _) => Err(DbError::Unreadable("connection")),
         }
     }
 }

@@ -4,11 +4,13 @@
 //! is never changed after it was published: its checksum is in every store.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqlSafeStr as _, SqliteConnection};
+use rusqlite::{Connection, TransactionBehavior};
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, SqlSafeStr as _};
 
 use super::settings::{DatabaseConfig, patient_options};
 use super::{Conn, DbError, FILE, sql, sqlite};
@@ -112,15 +114,45 @@ pub async fn migrate(config: &DatabaseConfig, data_dir: &Path) -> Result<Migrate
     if !config.url.is_empty() {
         return server(config).await;
     }
-    let options = sqlite::options(&data_dir.join(FILE)).create_if_missing(true);
-    let mut conn = options.connect().await?;
-    let migrated = self::sqlite(&mut conn).await?;
-    conn.close().await?;
+    let mut conn = sqlite::open(&data_dir.join(FILE))?;
+    let migrated = self::sqlite(&mut conn)?;
+    conn.close().map_err(|(_, error)| error)?;
     Ok(migrated)
 }
 
-pub(super) async fn sqlite(conn: &mut SqliteConnection) -> Result<Migrated, DbError> {
-    run(conn, SQLITE).await
+/// As the driver of the server does it, in the same table: stores of before had both by it.
+const LIST: &str = "CREATE TABLE IF NOT EXISTS _sqlx_migrations (version BIGINT PRIMARY KEY, \
+     description TEXT NOT NULL, installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, \
+     success BOOLEAN NOT NULL, checksum BLOB NOT NULL, execution_time BIGINT NOT NULL)";
+
+pub(super) fn sqlite(conn: &mut Connection) -> Result<Migrated, DbError> {
+    // Of two processes at once one does it, and the other finds it done.
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(LIST)?;
+    let mut applied: BTreeMap<i64, Vec<u8>> = tx
+        .prepare("SELECT version, checksum FROM _sqlx_migrations")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let from = applied.keys().copied().max().unwrap_or(0);
+    for migration in migrations(SQLITE) {
+        match applied.remove(&migration.version) {
+            Some(checksum) if checksum == *migration.checksum => {}
+            Some(_) => return Err(MigrateError::VersionMismatch(migration.version).into()),
+            None => {
+                tx.execute_batch(migration.sql.as_str())?;
+                tx.execute(
+                    "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
+                     execution_time) VALUES (?, ?, TRUE, ?, 0)",
+                    (migration.version, &migration.description, &migration.checksum[..]),
+                )?;
+            }
+        }
+    }
+    if let Some(version) = applied.into_keys().next() {
+        return Err(MigrateError::VersionMissing(version).into());
+    }
+    tx.commit()?;
+    Ok(Migrated { from, to: VERSION })
 }
 
 /// By a connection of its own, which may take its time. Of several nodes one migrates; the others
@@ -153,10 +185,14 @@ pub(super) async fn version(conn: &mut Conn) -> Result<i64, DbError> {
     row.try_get(0)
 }
 
-fn migrator(texts: Texts) -> Migrator {
-    let migrations = texts.map(|(version, description, sql)| {
+fn migrations(texts: Texts) -> Vec<Migration> {
+    let migration = |(version, description, sql): (_, _, &'static str)| {
         let description = Cow::Borrowed(description);
         Migration::new(version, description, MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    Migrator { migrations: Cow::Owned(migrations.to_vec()), ..Migrator::DEFAULT }
+    };
+    texts.map(migration).to_vec()
+}
+
+fn migrator(texts: Texts) -> Migrator {
+    Migrator { migrations: Cow::Owned(migrations(texts)), ..Migrator::DEFAULT }
 }

@@ -4,13 +4,14 @@
 //! may be bound, and reading rows. The text is made of literals alone: what comes from outside is bound,
 //! always.
 
+use rusqlite::types::Value as Cell;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
-use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteRow};
 use sqlx::{AssertSqlSafe, Decode, Row as _, Type};
 use uuid::Uuid;
 
 use super::DbError;
+use super::sqlite::Statement;
 
 /// Values of a statement that connections keep prepared. Each number of rows is a text of its own, and
 /// a wide one takes a megabyte where it is kept.
@@ -168,20 +169,22 @@ impl Sql {
             from = *spot;
         }
         text.push_str(&self.text[from..]);
-        text
+        // `?1` is the first value wherever it stands, `$1` whatever stands first.
+        if is_sqlite { text.replace('$', "?") } else { text }
     }
 
     /// For SQLite, or nothing when a value cannot be stored.
-    pub(super) fn for_sqlite(self) -> Result<Query<'static, Sqlite, SqliteArguments>, DbError> {
+    pub(super) fn for_sqlite(self) -> Result<Statement, DbError> {
         self.check()?;
-        let is_kept = self.values.len() <= KEPT_VALUES;
-        let query = sqlx::query(AssertSqlSafe(self.text(true))).persistent(is_kept);
-        Ok(self.values.into_iter().fold(query, |query, value| match value {
-            Value::Int(value) => query.bind(value),
-            Value::Text(value) => query.bind(value),
-            Value::Bytes(value) => query.bind(value),
-            Value::Uuid(value) => query.bind(value),
-        }))
+        let is_narrow = self.values.len() <= KEPT_VALUES;
+        let text = self.text(true);
+        let values = self.values.into_iter().map(|value| match value {
+            Value::Int(value) => value.into(),
+            Value::Text(value) => value.into(),
+            Value::Bytes(value) => value.into(),
+            Value::Uuid(value) => value.map(|id| id.as_bytes().to_vec()).into(),
+        });
+        Ok(Statement { text, values: values.collect(), is_narrow })
     }
 
     /// For PostgreSQL, or nothing when a value cannot be stored.
@@ -240,20 +243,54 @@ impl Values<'_> {
 /// A row of either database.
 #[derive(Debug)]
 pub(crate) enum Row {
-    Sqlite(SqliteRow),
+    Sqlite(Vec<Cell>),
     Postgres(PgRow),
+}
+
+/// What a column can be read as.
+pub(crate) trait Column<'r>: Decode<'r, Postgres> + Type<Postgres> {
+    /// A value of SQLite, if it is of that type.
+    fn of(cell: &'r Cell) -> Option<Self>;
+}
+
+macro_rules! columns {
+    ($($type:ty: $pattern:pat => $value:expr,)+) => {
+        $(impl<'r> Column<'r> for $type {
+            fn of(cell: &'r Cell) -> Option<Self> {
+                match cell {
+                    $pattern => $value,
+                    _ => None,
+                }
+            }
+        })+
+    };
+}
+
+columns! {
+    i64: Cell::Integer(number) => Some(*number),
+    bool: Cell::Integer(number) => Some(*number != 0),
+    &'r str: Cell::Text(text) => Some(text),
+    String: Cell::Text(text) => Some(text.clone()),
+    &'r [u8]: Cell::Blob(bytes) => Some(bytes),
+    Vec<u8>: Cell::Blob(bytes) => Some(bytes.clone()),
+    Uuid: Cell::Blob(bytes) => Self::from_slice(bytes).ok(),
+}
+
+impl<'r, T: Column<'r>> Column<'r> for Option<T> {
+    fn of(cell: &'r Cell) -> Option<Self> {
+        if *cell == Cell::Null { Some(None) } else { T::of(cell).map(Some) }
+    }
 }
 
 impl Row {
     /// The value of a column, counted from 0.
-    pub(crate) fn try_get<'r, T>(&'r self, index: usize) -> Result<T, DbError>
-    where
-        T: Decode<'r, Sqlite> + Type<Sqlite> + Decode<'r, Postgres> + Type<Postgres>,
-    {
-        Ok(match self {
-            Self::Sqlite(row) => row.try_get(index)?,
-            Self::Postgres(row) => row.try_get(index)?,
-        })
+    pub(crate) fn try_get<'r, T: Column<'r>>(&'r self, index: usize) -> Result<T, DbError> {
+        match self {
+            Self::Sqlite(row) => {
+                row.get(index).and_then(T::of).ok_or(DbError::Unreadable("column"))
+            }
+            Self::Postgres(row) => Ok(row.try_get(index)?),
+        }
     }
 
     /// A number that is smaller than the stored one may be.

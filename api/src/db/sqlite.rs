@@ -1,20 +1,20 @@
 //! SQLite: one file, one writer, several readers.
 //!
-//! Owns the connections to the file and what is set on each. They are not the driver's pool: that
-//! one asks a connection whether it lives whenever it is lent and whenever it is given back, and
-//! here each question costs as much as a statement.
+//! Owns the connections to the file, what is set on each, and where statements are carried out. Nearly
+//! all of them take microseconds: they are carried out by whoever asks, since handing one to another
+//! thread and waiting for its answer costs several times as much (docs/adr/0055). What may take long is
+//! handed over all the same: a commit, which waits for the disk; wide statements; those of jobs; and a
+//! statement that only reads once it has taken too many steps.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Row as _, SqliteConnection};
-use tokio::runtime::Handle;
+use rusqlite::types::Value as Cell;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
 use super::{DbError, migrate};
 
@@ -26,89 +26,151 @@ const BUSY: Duration = Duration::from_secs(5);
 pub(super) const TURN: Duration = BUSY.saturating_mul(2);
 /// Pages in the write-ahead log before they are folded into the file: 16 MiB. The pages of the
 /// indexes come in it again and again, and go into the file once.
-const LOG_PAGES: &str = "4000";
+const LOG_PAGES: i64 = 4000;
 /// KiB of pages that the writer keeps, as SQLite spells it.
-const WRITER_CACHE: &str = "-16000";
+const WRITER_CACHE: i64 = -16_000;
+/// Statements that a connection keeps prepared.
+const PREPARED: usize = 128;
+/// Steps of SQLite's machine that a reading statement may take before it is handed over: about a
+/// millisecond.
+const STEPS: i32 = 20_000;
+
+/// A statement with its values.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) text: String,
+    pub(super) values: Vec<Cell>,
+    /// Whether it has few values: it is kept prepared, and does not take long to write.
+    pub(super) is_narrow: bool,
+}
+
+/// What came of a statement.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) changes: u64,
+    pub(super) rows: Vec<Vec<Cell>>,
+}
+
+impl Statement {
+    /// Carries it out, for so many rows at most.
+    pub(super) fn ask(&self, conn: &Connection, most: usize) -> Result<Answer, rusqlite::Error> {
+        if self.is_narrow {
+            let mut kept = conn.prepare_cached(&self.text)?;
+            let rows = self.rows(&mut kept, most)?;
+            return Ok(Answer { changes: conn.changes(), rows });
+        }
+        let rows = self.rows(&mut conn.prepare(&self.text)?, most)?;
+        Ok(Answer { changes: conn.changes(), rows })
+    }
+
+    fn rows(
+        &self,
+        prepared: &mut rusqlite::Statement<'_>,
+        most: usize,
+    ) -> Result<Vec<Vec<Cell>>, rusqlite::Error> {
+        let columns = prepared.column_count();
+        let mut rows = prepared.query(params_from_iter(&self.values))?;
+        let mut found = Vec::new();
+        while found.len() < most
+            && let Some(row) = rows.next()?
+        {
+            found.push((0..columns).map(|column| row.get(column)).collect::<Result<_, _>>()?);
+        }
+        Ok(found)
+    }
+}
 
 /// The file. Cloning is cheap, and clones are the same one.
 #[derive(Debug, Clone)]
 pub(super) struct File {
     writer: Arc<tokio::sync::Mutex<Slot>>,
     readers: Arc<Readers>,
-    rollbacks: TaskTracker,
 }
 
 /// The place of the connection that writes.
 #[derive(Debug)]
 struct Slot {
-    options: SqliteConnectOptions,
-    conn: Option<SqliteConnection>,
+    path: PathBuf,
+    conn: Option<Box<Connection>>,
 }
 
 #[derive(Debug)]
 struct Readers {
     free: Arc<Semaphore>,
-    options: SqliteConnectOptions,
-    idle: Mutex<VecDeque<SqliteConnection>>,
+    path: PathBuf,
+    idle: Mutex<VecDeque<Box<Connection>>>,
 }
 
-/// What every connection to a store's file has set.
-pub(super) fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY)
-        .pragma("wal_autocheckpoint", LOG_PAGES)
+/// A connection to a store's file, with what every one has set. It is made if it is missing.
+pub(super) fn open(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(PREPARED);
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
+    Ok(conn)
+}
+
+/// A connection to a file that is there, for reading.
+pub(super) fn read_only(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    conn.busy_timeout(BUSY)?;
+    Ok(conn)
+}
+
+fn open_writer(path: &Path) -> Result<Box<Connection>, rusqlite::Error> {
+    let conn = Box::new(open(path)?);
+    conn.pragma_update(None, "cache_size", WRITER_CACHE)?;
+    // What is replaced is overwritten: texts that lay in the clear do not stay in free pages.
+    conn.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
+    Ok(conn)
+}
+
+fn open_reader(path: &Path) -> Result<Box<Connection>, rusqlite::Error> {
+    let conn = Box::new(open(path)?);
+    conn.pragma_update(None, "query_only", true)?;
+    bound(&conn)?;
+    Ok(conn)
+}
+
+/// Has a statement end after some steps.
+fn bound(conn: &Connection) -> Result<(), rusqlite::Error> {
+    conn.progress_handler(STEPS, Some(|| true))
 }
 
 impl File {
     /// Opens the file, creating it if need be, and applies the migrations.
     pub(super) async fn open(path: &Path) -> Result<Self, DbError> {
-        let options = options(path);
-        let mut conn = options.clone().create_if_missing(true).connect().await?;
-        migrate::sqlite(&mut conn).await?;
-        conn.close().await?;
-        // What is replaced is overwritten: texts that lay in the clear do not stay in free pages.
-        let writer =
-            options.clone().pragma("cache_size", WRITER_CACHE).pragma("secure_delete", "ON");
+        let file = path.to_owned();
+        let migrated = tokio::task::spawn_blocking(move || migrate::sqlite(&mut open(&file)?));
+        migrated.await.map_err(gone)??;
         let readers = Readers {
             free: Arc::new(Semaphore::new(READERS as usize)),
-            options: options.pragma("query_only", "ON"),
+            path: path.to_owned(),
             idle: Mutex::default(),
         };
-        Ok(Self {
-            writer: Arc::new(tokio::sync::Mutex::new(Slot { options: writer, conn: None })),
-            readers: Arc::new(readers),
-            rollbacks: TaskTracker::new(),
-        })
+        let slot = Slot { path: path.to_owned(), conn: None };
+        Ok(Self { writer: Arc::new(tokio::sync::Mutex::new(slot)), readers: Arc::new(readers) })
     }
 
     pub(super) async fn read(&self) -> Result<Read, DbError> {
         let free = self.readers.free.clone();
         let permit = timeout(BUSY, free.acquire_owned()).await.map_err(|_| late())?;
         let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-        // The one that was lent longest ago: another may still be at what nobody waits for any more.
-        let idle = self.readers.idle().pop_front();
-        let conn = match idle {
-            Some(conn) => conn,
-            None => self.readers.options.connect().await?,
-        };
-        Ok(Read { conn: Some(conn), home: self.readers.clone(), is_broken: false, _permit: permit })
+        let idle = self.readers.idle().pop_back();
+        let conn = idle.map_or_else(|| open_reader(&self.readers.path), Ok)?;
+        let held = Held { conn, place: permit };
+        Ok(Read { held: Some(held), home: self.readers.clone(), is_broken: false })
     }
 
     pub(super) async fn write(&self) -> Result<Write, DbError> {
-        // Free, but for a roll-back that is under way: the caller has the turn.
         let mut slot = self.writer.clone().lock_owned().await;
-        let conn = match slot.conn.take() {
-            Some(conn) => conn,
-            None => slot.options.connect().await?,
-        };
-        // Made before it begins: a caller that goes away meanwhile must leave nothing open.
-        let rollbacks = self.rollbacks.clone();
-        let mut write = Write { held: Some((conn, slot)), is_failed: false, rollbacks };
-        write.conn().execute("BEGIN IMMEDIATE").await?;
+        let conn = slot.conn.take().map_or_else(|| open_writer(&slot.path), Ok)?;
+        let held = Held { conn, place: slot };
+        let mut write = Write { held: Some(held), is_failed: false, is_patient: false };
+        write.begin().await?;
         Ok(write)
     }
 
@@ -116,41 +178,40 @@ impl File {
     /// caller has the turn.
     pub(super) async fn empty_log(&self) -> Result<bool, DbError> {
         let mut slot = self.writer.clone().lock_owned().await;
-        let mut conn = match slot.conn.take() {
-            Some(conn) => conn,
-            None => slot.options.connect().await?,
+        let conn = slot.conn.take().map_or_else(|| open_writer(&slot.path), Ok)?;
+        let mut held = Some(Held { conn, place: slot });
+        let fold = |conn: &Connection| {
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
         };
-        let folded = conn.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await?;
-        slot.conn = Some(conn);
-        Ok(folded.try_get::<i64, _>(0)? == 0)
+        let is_left = hand_over(&mut held, fold).await?;
+        keep(held);
+        Ok(is_left == 0)
     }
 
     pub(super) async fn close(&self) {
-        self.rollbacks.close();
-        self.rollbacks.wait().await;
         // Whoever reads now is waited for, and nobody reads after.
         let _all = timeout(BUSY, self.readers.free.acquire_many(READERS)).await;
         self.readers.free.close();
-        let idle = std::mem::take(&mut *self.readers.idle());
-        for conn in idle {
-            close(conn).await;
-        }
-        if let Some(conn) = self.writer.lock().await.conn.take() {
-            close(conn).await;
+        let mut all = std::mem::take(&mut *self.readers.idle());
+        all.extend(self.writer.lock().await.conn.take());
+        let closed =
+            tokio::task::spawn_blocking(move || all.into_iter().for_each(|conn| close(*conn)));
+        if closed.await.is_err() {
+            tracing::warn!("the store was not closed");
         }
     }
 }
 
 impl Readers {
-    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<SqliteConnection>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<Box<Connection>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The last one that is closed folds the write-ahead log into the file; the next start does it
 /// otherwise.
-async fn close(conn: SqliteConnection) {
-    if let Err(error) = conn.close().await {
+fn close(conn: Connection) {
+    if let Err((_, error)) = conn.close() {
         tracing::warn!(error = &error as &dyn std::error::Error, "the store was not closed");
     }
 }
@@ -159,47 +220,99 @@ fn late() -> DbError {
     sqlx::Error::PoolTimedOut.into()
 }
 
-/// A connection that reads. It may be given back in the middle of a statement: its thread takes
-/// one statement after the other, and drops one that nobody listens to.
+/// A thread ended before its work was done: nobody knows how far it came.
+fn gone(_: tokio::task::JoinError) -> DbError {
+    sqlx::Error::WorkerCrashed.into()
+}
+
+/// A connection, and what it takes up. They go together: who gives up waiting for a statement leaves
+/// both to it until it is done.
+#[derive(Debug)]
+struct Held<P> {
+    conn: Box<Connection>,
+    place: P,
+}
+
+/// Has work done on a thread that may wait. While it is, nothing is held; afterwards everything is again.
+async fn hand_over<P: Send + 'static, T: Send + 'static>(
+    held: &mut Option<Held<P>>,
+    work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+) -> Result<T, DbError> {
+    let taken = held.take().ok_or(DbError::Failed)?;
+    let done = tokio::task::spawn_blocking(move || {
+        let outcome = work(&taken.conn);
+        (taken, outcome)
+    });
+    let (taken, outcome) = done.await.map_err(gone)?;
+    *held = Some(taken);
+    Ok(outcome?)
+}
+
+fn keep(held: Option<Held<OwnedMutexGuard<Slot>>>) {
+    if let Some(Held { conn, mut place }) = held {
+        place.conn = Some(conn);
+    }
+}
+
+/// A connection that reads.
 #[derive(Debug)]
 pub(super) struct Read {
-    conn: Option<SqliteConnection>,
+    held: Option<Held<OwnedSemaphorePermit>>,
     home: Arc<Readers>,
     is_broken: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Read {
-    pub(super) fn conn(&mut self) -> &mut SqliteConnection {
-        self.conn.as_mut().expect("only its end takes the connection")
+    /// Carries a statement out: here as long as it takes a few steps, and from its beginning elsewhere
+    /// when it takes more.
+    pub(super) async fn ask(
+        &mut self,
+        (statement, most): (Statement, usize),
+    ) -> Result<Answer, DbError> {
+        let outcome = match self.ask_here(&statement, most) {
+            Err(DbError::Sqlite(error)) if is(&error, ErrorCode::OperationInterrupted) => {
+                let work = move |conn: &Connection| {
+                    conn.progress_handler(0, None::<fn() -> bool>)?;
+                    let answer = statement.ask(conn, most);
+                    bound(conn)?;
+                    answer
+                };
+                hand_over(&mut self.held, work).await
+            }
+            outcome => outcome,
+        };
+        // One that did not get an answer of the database is not lent again.
+        self.is_broken |= outcome.as_ref().is_err_and(|error| !error.is_answer());
+        outcome
     }
 
-    /// A statement failed: a connection that did not get an answer of the database is not lent again.
-    pub(super) fn fail(&mut self, error: &DbError) {
-        self.is_broken |= !error.is_answer();
+    fn ask_here(&self, statement: &Statement, most: usize) -> Result<Answer, DbError> {
+        let held = self.held.as_ref().ok_or(DbError::Failed)?;
+        Ok(statement.ask(&held.conn, most)?)
     }
 }
 
 impl Drop for Read {
     fn drop(&mut self) {
-        if !self.is_broken {
-            self.home.idle().extend(self.conn.take());
+        if let Some(Held { conn, place }) = self.held.take().filter(|_| !self.is_broken) {
+            self.home.idle().push_back(conn);
+            drop(place);
         }
     }
 }
 
-/// The one write transaction. Not the driver's own: when the disk is full SQLite rolls back by
-/// itself, and the driver's count of transactions would never be right again on that connection.
+/// The one write transaction. When the disk is full SQLite rolls back by itself.
 #[derive(Debug)]
 pub(super) struct Write {
-    held: Option<(SqliteConnection, OwnedMutexGuard<Slot>)>,
+    held: Option<Held<OwnedMutexGuard<Slot>>>,
     is_failed: bool,
-    rollbacks: TaskTracker,
+    is_patient: bool,
 }
 
 impl Write {
-    pub(super) fn conn(&mut self) -> &mut SqliteConnection {
-        &mut self.held.as_mut().expect("only its end takes the connection").0
+    /// Nobody waits for it: what it does may take long.
+    pub(super) const fn is_patient(&mut self) {
+        self.is_patient = true;
     }
 
     /// A statement failed: nothing of this transaction may be committed any more.
@@ -207,28 +320,64 @@ impl Write {
         self.is_failed = true;
     }
 
+    /// Nobody else writes in this process. Another one may, such as a tool: that is waited for
+    /// elsewhere.
+    async fn begin(&mut self) -> Result<(), DbError> {
+        let begin = |conn: &Connection| conn.execute_batch("BEGIN IMMEDIATE");
+        let conn = &self.held.as_ref().ok_or(DbError::Failed)?.conn;
+        conn.busy_timeout(Duration::ZERO)?;
+        let begun = begin(conn);
+        conn.busy_timeout(BUSY)?;
+        match begun {
+            Err(error) if is(&error, ErrorCode::DatabaseBusy) => {
+                hand_over(&mut self.held, begin).await
+            }
+            begun => Ok(begun?),
+        }
+    }
+
+    pub(super) async fn ask(
+        &mut self,
+        (statement, most): (Statement, usize),
+    ) -> Result<Answer, DbError> {
+        let outcome = if statement.is_narrow && !self.is_patient {
+            let held = self.held.as_ref().ok_or(DbError::Failed)?;
+            statement.ask(&held.conn, most).map_err(DbError::from)
+        } else {
+            hand_over(&mut self.held, move |conn| statement.ask(conn, most)).await
+        };
+        self.is_failed |= outcome.is_err();
+        outcome
+    }
+
+    /// Commits. Whoever goes away meanwhile does not keep it from its end.
     pub(super) async fn commit(mut self) -> Result<(), DbError> {
         if self.is_failed {
             return Err(DbError::Failed);
         }
-        self.conn().execute("COMMIT").await?;
-        if let Some((conn, mut slot)) = self.held.take() {
-            slot.conn = Some(conn);
-        }
-        Ok(())
+        let held = self.held.take().ok_or(DbError::Failed)?;
+        let commit = tokio::task::spawn_blocking(move || {
+            held.conn.execute_batch("COMMIT")?;
+            keep(Some(held));
+            Ok::<_, DbError>(())
+        });
+        commit.await.map_err(gone)?
     }
 }
 
 impl Drop for Write {
     fn drop(&mut self) {
-        let Some((mut conn, mut slot)) = self.held.take() else { return };
-        let Ok(runtime) = Handle::try_current() else { return };
-        let rollback = async move {
-            // Rolled back already, or in no state to say: the next write takes another.
-            if conn.execute("ROLLBACK").await.is_ok() {
-                slot.conn = Some(conn);
-            }
-        };
-        self.rollbacks.spawn_on(rollback, &runtime);
+        let held = self.held.take();
+        // Rolled back already, or in no state to say: the next write takes another.
+        keep(held.filter(|held| {
+            !held.conn.is_autocommit() && held.conn.execute_batch("ROLLBACK").is_ok()
+        }));
     }
 }
+
+fn is(error: &rusqlite::Error, code: ErrorCode) -> bool {
+    error.sqlite_error_code() == Some(code)
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use protocol::time::Timestamp;
 use runtime::{Clock, Entropy, tls};
-use sqlx::{ConnectOptions as _, Executor as _, Row as _};
+use sqlx::{ConnectOptions as _, Executor as _};
 
 use super::schema::{TABLES, Type};
 use super::settings::{address, postgres_options};
-use super::{DatabaseConfig, DatabaseUrl, Db, FILE, sql};
+use super::{Conn, DatabaseConfig, DatabaseUrl, Db, FILE, sql};
 use crate::fixture::PostgresServer;
 use crate::pki::Authority;
 
@@ -105,13 +105,10 @@ async fn published_migrations_stay_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let db = Db::open(&DatabaseConfig::default(), folder.path()).await.unwrap();
     db.close().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join(FILE));
-    let mut conn = options.connect().await.unwrap();
-    let rows = sqlx::query("SELECT checksum FROM _sqlx_migrations ORDER BY version LIMIT 2")
-        .fetch_all(&mut conn)
-        .await
-        .unwrap();
-    let begins = rows.iter().map(|row| crate::audit::hex(&row.get::<Vec<u8>, _>(0)[..8]));
+    let mut conn = Conn::read_only(&folder.path().join(FILE)).unwrap();
+    let rows = sql("SELECT checksum FROM _sqlx_migrations ORDER BY version LIMIT 2");
+    let rows = rows.fetch_all(&mut conn).await.unwrap();
+    let begins = rows.iter().map(|row| crate::audit::hex(&row.try_get::<&[u8]>(0).unwrap()[..8]));
     assert_eq!(begins.collect::<Vec<_>>(), ["5ef106bde59e4341", "bfdb5c099f431e4d"]);
 }
 

@@ -56,6 +56,11 @@ impl Tx {
         &mut self.conn
     }
 
+    /// Nobody waits for it: its statements may take long, and hold nobody else up.
+    pub(crate) const fn is_patient(&mut self) {
+        self.conn.is_patient();
+    }
+
     /// Appends an event by the transaction's actor.
     pub fn append(&mut self, kind: Kind, subject: impl ToString, payload: Value) {
         let actor = self.actor.clone();

@@ -227,7 +227,7 @@ impl IntoResponse for Problem {
 impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
         match error {
-            DbError::Unavailable(_) | DbError::Failed => {
+            DbError::Unavailable(_) | DbError::Sqlite(_) | DbError::Failed => {
                 tracing::error!(error = &error as &dyn std::error::Error, "store failed");
                 Self::new(ProblemKind::Unavailable, "the store is not available")
             }

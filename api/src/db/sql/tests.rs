@@ -23,10 +23,7 @@ fn placeholders_are_bare_for_sqlite_and_numbered_for_postgres() {
 fn statement_that_names_placeholders_itself_has_all_of_them_numbered() {
     let mut select = sql("SELECT a FROM t WHERE b = $1 AND c = $1 AND d IN ").bind(1_i64);
     select.push_list([2_i64, 3]);
-    for is_sqlite in [true, false] {
-        assert_eq!(
-            select.text(is_sqlite),
-            "SELECT a FROM t WHERE b = $1 AND c = $1 AND d IN ($2, $3)"
-        );
-    }
+    let postgres = "SELECT a FROM t WHERE b = $1 AND c = $1 AND d IN ($2, $3)";
+    assert_eq!(select.text(false), postgres);
+    assert_eq!(select.text(true), postgres.replace('$', "?"));
 }

@@ -1,0 +1,95 @@
+//! Where statements are carried out, and what is left when a caller goes away.
+
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::db::{Conn, DatabaseConfig, Db, sql};
+
+/// Counts far beyond the steps that are taken here.
+const LONG: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) \
+     SELECT COUNT(*), MAX(i) FROM n";
+
+async fn store() -> (tempfile::TempDir, Db) {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Db::open(&DatabaseConfig::default(), folder.path()).await.unwrap();
+    (folder, db)
+}
+
+async fn counted(conn: &mut Conn) -> (i64, i64) {
+    let row = sql(LONG).fetch_one(conn).await.unwrap();
+    (row.try_get(0).unwrap(), row.try_get(1).unwrap())
+}
+
+#[tokio::test]
+async fn reading_that_takes_many_steps_is_begun_again_elsewhere_and_whole() {
+    let (_folder, db) = store().await;
+    let mut conn = db.read().await.unwrap();
+    let statement = || Statement { text: LONG.to_owned(), values: Vec::new(), is_narrow: true };
+    let super::super::conn::Link::Sqlite(read) = &conn.link else { panic!("a file") };
+    let here = read.ask_here(&statement(), 1).unwrap_err();
+    let DbError::Sqlite(error) = here else { panic!("{here:?}") };
+    assert!(is(&error, ErrorCode::OperationInterrupted), "{error}");
+    for _ in 0..2 {
+        assert_eq!(counted(&mut conn).await, (300_000, 300_000));
+    }
+    let short = sql("SELECT 1").fetch_one(&mut conn).await.unwrap();
+    assert_eq!(short.try_get::<i64>(0).unwrap(), 1);
+}
+
+/// The runtime of this test has one thread: what held it up would hold up everything.
+#[tokio::test]
+async fn long_reading_holds_up_nobody_and_its_connection_comes_back_when_the_reader_goes_away() {
+    let (_folder, db) = store().await;
+    let mut conn = db.read().await.unwrap();
+    let mut tasks = JoinSet::new();
+    let reading = tasks.spawn(async move { counted(&mut conn).await });
+    let mut others = db.read().await.unwrap();
+    let mut turns = 0_u32;
+    while !reading.is_finished() {
+        sql("SELECT 1").fetch_one(&mut others).await.unwrap();
+        turns += 1;
+        tokio::task::yield_now().await;
+    }
+    assert!(turns > 1, "others went on meanwhile");
+    assert_eq!(tasks.join_next().await.unwrap().unwrap(), (300_000, 300_000));
+    // Whoever goes away in its middle leaves the place to it until it is done.
+    for _ in 0..2 * READERS {
+        let mut conn = db.read().await.unwrap();
+        tasks.spawn(async move { counted(&mut conn).await });
+        tokio::task::yield_now().await;
+        tasks.abort_all();
+    }
+    assert_eq!(counted(&mut others).await, (300_000, 300_000));
+    db.close().await;
+}
+
+#[tokio::test]
+async fn writing_of_a_caller_that_goes_away_is_not_committed_and_the_next_one_goes_on() {
+    let (_folder, db) = store().await;
+    let now = protocol::time::Timestamp::from_millis(1);
+    let write = || db.write(crate::audit::Actor::System, now);
+    let rows = async |db: &Db| {
+        let count = sql("SELECT COUNT(*) FROM operators");
+        let row = count.fetch_one(&mut db.read().await.unwrap()).await.unwrap();
+        row.try_get::<i64>(0).unwrap()
+    };
+    for is_wide in [false, true] {
+        let mut tx = write().await.unwrap();
+        let mut insert = sql("INSERT INTO operators (name, created_at) ");
+        let names = (0..if is_wide { 300 } else { 1 }).map(|at| format!("name-{at}"));
+        insert.push_rows(names, |row, name| {
+            row.push_bind(name).push_bind(1_i64);
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            insert.execute(tx.conn()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        tasks.abort_all();
+        assert!(tasks.join_next().await.unwrap().unwrap_err().is_cancelled());
+        write().await.unwrap().commit().await.unwrap();
+        assert_eq!(rows(&db).await, 0, "wide: {is_wide}");
+    }
+    db.close().await;
+}
