@@ -19,7 +19,7 @@ use crate::config::{ArmingConfig, Config, InvalidConfig};
 use crate::execute::wipe;
 use crate::host::Host;
 use crate::http::Dialer;
-use crate::identity::{Identity, IdentityError, KeyPair, certificates};
+use crate::identity::{Identity, IdentityError, KeyPair, certificates, pins};
 use crate::ladder::suspend::Watch;
 use crate::ladder::{self, Obstacle, Places, PushState, Shared};
 use crate::offline::{self, Asked, Desk};
@@ -27,7 +27,7 @@ use crate::recognise::{ByTls, Recognise};
 use crate::reconcile::{Core, Event, Reconcile, Storage, StorageError};
 use crate::renew::{Renewal, places};
 use crate::standing::Standing;
-use crate::state::{Enrollment, StateDir, StateError};
+use crate::state::{Enrollment, StateDir, StateError, TrustChain};
 use crate::status::{CoreStatus, LadderStatus, Rung, Sources, Status};
 
 /// Events on their way to the core.
@@ -118,7 +118,8 @@ impl Agent {
             None => certificates(&enrollment.ca)?,
         };
         let who = (enrollment.device_id, enrollment.generation);
-        let identity = Identity::new(who, &key, &enrollment.certificate, &authorities)?;
+        let pins = pins(&TrustChain::load(&state)?.in_force().authority_pins);
+        let identity = Identity::new(who, &key, &enrollment.certificate, (&authorities, &pins))?;
         let (identity, places) = (watch::channel(identity), watch::channel(places));
         host.recognise = recognition(identity.1.clone(), places.1.clone());
         let desk = Desk::open(standing.as_ref().map(|_| host.state_dir.as_path()));
@@ -222,8 +223,7 @@ impl Start {
             renew: renew.clone(),
         };
         let renewal = Renewal {
-            clock: clock.clone(),
-            entropy,
+            shared: shared.clone(),
             key,
             enrollment,
             state,
@@ -231,8 +231,6 @@ impl Start {
             places,
             fixed,
             fixed_authorities,
-            dialer: shared.dialer.clone(),
-            asked: renew,
         };
         let sources = Arc::new(Sources {
             clock,

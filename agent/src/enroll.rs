@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::http::{Dialer, HttpError, post};
-use crate::identity::{Identity, IdentityError, KeyPair, certificates};
+use crate::identity::{Identity, IdentityError, KeyPair, certificates, pins};
 use crate::journal::{Journal, JournalError};
 use crate::state::{Enrollment, StateDir, StateError, TrustChain};
 
@@ -85,8 +85,8 @@ pub async fn enroll(
 
     let authorities = certificates(&answer.ca)?;
     let who = (answer.device_id, answer.generation);
-    Identity::new(who, key, &answer.certificate, &authorities)?;
     let trust = answer.trust.pin().map_err(StateError::from)?;
+    Identity::new(who, key, &answer.certificate, (&authorities, &pins(&trust.authority_pins)))?;
     AgentConfig::verify(&answer.config, &trust).map_err(EnrollError::Config)?;
     let enrollment = Enrollment {
         device_id: answer.device_id,

@@ -3,6 +3,7 @@
 //! Owns making the key and the certificate request. The private key is made here or in the TPM, is written for
 //! its owner alone where it is in a file, and leaves neither this machine nor this module.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,10 +20,11 @@ use protocol::notice::{self, Notice};
 use protocol::proof::{self, Proof};
 use protocol::receipt::{self, Receipt};
 use protocol::time::Timestamp;
+use protocol::trust::AuthorityPin;
 use runtime::files::{FileError, PRIVATE, read_bounded, write_atomic};
 use runtime::tls::pki_types::pem::{Error as PemError, PemObject as _};
 use runtime::tls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
-use runtime::tls::{self, TlsError};
+use runtime::tls::{self, SpkiPin, TlsError};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, SignatureAlgorithm, SignatureScheme};
 use zeroize::Zeroizing;
@@ -252,8 +254,15 @@ pub struct Identity {
     pub not_before: Timestamp,
     /// When its certificate ends.
     pub not_after: Timestamp,
+    /// The pins of the authorities that count alone, if there are any.
+    pub pins: Vec<SpkiPin>,
     /// The TLS client that shows the certificate. Resumption is on.
     pub tls: Arc<ClientConfig>,
+}
+
+/// The pins of a trust root, as TLS takes them.
+pub(crate) fn pins(pinned: &BTreeSet<AuthorityPin>) -> Vec<SpkiPin> {
+    pinned.iter().map(|pin| SpkiPin::from_bytes(*pin.as_bytes())).collect()
 }
 
 impl fmt::Debug for Identity {
@@ -267,7 +276,8 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// The identity that key, chain (PEM, leaf first) and authorities (PEM) make.
+    /// The identity that key and chain (PEM, leaf first) make, with whom it trusts: authorities, and the
+    /// pins of those that count alone, if there are any.
     ///
     /// # Errors
     /// [`IdentityError`] when they do not fit together.
@@ -275,15 +285,15 @@ impl Identity {
         (device_id, generation): (DeviceId, u32),
         key: &KeyPair,
         chain_pem: &str,
-        authorities: &[CertificateDer<'static>],
+        trusted: (&[CertificateDer<'static>], &[SpkiPin]),
     ) -> Result<Self, IdentityError> {
         let chain = certificates(chain_pem)?;
         let leaf = chain.first().ok_or(IdentityError::Validity)?;
         let (not_before, not_after) = der::validity(leaf).ok_or(IdentityError::Validity)?;
         let certified = CertifiedKey::new(chain, Arc::new(TlsKey(key.0.clone())));
-        let tls = tls::client_config_signing(authorities, certified, &[b"http/1.1"])?;
-        let (key_in_tpm, tls) = (key.is_in_tpm(), Arc::new(tls));
-        Ok(Self { device_id, generation, key_in_tpm, not_before, not_after, tls })
+        let tls = tls::client_config_signing(trusted, certified, &[b"http/1.1"])?;
+        let (key_in_tpm, pins, tls) = (key.is_in_tpm(), trusted.1.to_vec(), Arc::new(tls));
+        Ok(Self { device_id, generation, key_in_tpm, not_before, not_after, pins, tls })
     }
 
     /// When to renew: at two thirds of the certificate's life.

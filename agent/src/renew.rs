@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::time::Timestamp;
+use protocol::trust::TrustRoot;
+use runtime::Backoff;
 use runtime::lifecycle::CancellationToken;
 use runtime::tls::pki_types::CertificateDer;
-use runtime::{Backoff, Clock, Entropy};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::enroll::{self, EnrollError};
-use crate::http::Dialer;
-use crate::identity::{Identity, KeyPair, certificates};
-use crate::ladder::Places;
+use crate::identity::{Identity, KeyPair, certificates, pins};
+use crate::ladder::{Places, Shared};
 use crate::state::{Enrollment, StateDir, TrustChain};
 
 /// The longest sleep: wall clocks jump, and a machine that was suspended looks soon.
@@ -28,8 +28,8 @@ const BACKOFF_LATE: (Duration, Duration) = (Duration::from_secs(5), Duration::fr
 /// What renewal works with.
 #[derive(Debug)]
 pub(crate) struct Renewal {
-    pub(crate) clock: Clock,
-    pub(crate) entropy: Entropy,
+    /// Time, chance, the way to the control plane, and who says that the certificate is over.
+    pub(crate) shared: Shared,
     pub(crate) key: KeyPair,
     pub(crate) enrollment: Enrollment,
     pub(crate) state: Arc<StateDir>,
@@ -38,9 +38,6 @@ pub(crate) struct Renewal {
     /// What the configuration file says instead of the signed directory.
     pub(crate) fixed: Places,
     pub(crate) fixed_authorities: Option<Vec<CertificateDer<'static>>>,
-    pub(crate) dialer: Dialer,
-    /// Somebody said that the certificate is over.
-    pub(crate) asked: Arc<Notify>,
 }
 
 impl Renewal {
@@ -48,13 +45,21 @@ impl Renewal {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         let mut backoff_late = Backoff::new(BACKOFF_LATE.0, BACKOFF_LATE.1);
+        let mut trust_version = 0;
         loop {
             let wait = self.wait();
-            let asked = self.asked.clone();
+            let asked = self.shared.renew.clone();
             let is_due = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = asked.notified() => true,
+                Ok(()) = self.shared.core.changed() => {
+                    let version = self.shared.core.borrow_and_update().trust_version;
+                    if std::mem::replace(&mut trust_version, version) != version {
+                        self.trust_anew();
+                    }
+                    false
+                }
                 () = tokio::time::sleep(wait) => self.wait().is_zero(),
             };
             if !is_due {
@@ -73,7 +78,7 @@ impl Renewal {
                 Err(error) => told(&error),
             }
             let backoff = if self.is_over() { &mut backoff_late } else { &mut backoff };
-            let pause = backoff.next(self.entropy.next_u64()).max(BACKOFF.0);
+            let pause = backoff.next(self.shared.entropy.next_u64()).max(BACKOFF.0);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -88,7 +93,7 @@ impl Renewal {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.clock.unix_millis())
+        Timestamp::from_millis(self.shared.clock.unix_millis())
     }
 
     fn wait(&self) -> Duration {
@@ -100,18 +105,47 @@ impl Renewal {
         let identity = self.identity.borrow().clone();
         let api = self.places.borrow().api.clone();
         let with = (&self.key, &identity, trust.in_force());
-        let enrollment = enroll::renew(&self.enrollment, with, (&self.dialer, &api)).await?;
-        let authorities = match &self.fixed_authorities {
-            Some(fixed) => fixed.clone(),
-            None => certificates(&enrollment.ca)?,
-        };
-        let who = (enrollment.device_id, enrollment.generation);
-        let renewed = Identity::new(who, &self.key, &enrollment.certificate, &authorities)?;
+        let enrollment = enroll::renew(&self.enrollment, with, (&self.shared.dialer, &api)).await?;
+        let renewed = self.identity_of(&enrollment, trust.in_force())?;
         self.state.save_enrollment(&enrollment)?;
         self.places.send_replace(places(&enrollment, &self.fixed));
         self.identity.send_replace(renewed);
         self.enrollment = enrollment;
         Ok(())
+    }
+
+    fn identity_of(
+        &self,
+        enrollment: &Enrollment,
+        trust: &TrustRoot,
+    ) -> Result<Identity, EnrollError> {
+        let authorities = match &self.fixed_authorities {
+            Some(fixed) => fixed.clone(),
+            None => certificates(&enrollment.ca)?,
+        };
+        let who = (enrollment.device_id, enrollment.generation);
+        let trusted = (&authorities[..], &pins(&trust.authority_pins)[..]);
+        Ok(Identity::new(who, &self.key, &enrollment.certificate, trusted)?)
+    }
+
+    /// Another trust root may be in force: from the next connection on its pins count.
+    fn trust_anew(&self) {
+        let outcome = TrustChain::load(&self.state).map_err(EnrollError::from).and_then(|trust| {
+            let trust = trust.in_force();
+            let is_other = self.identity.borrow().pins != pins(&trust.authority_pins);
+            is_other.then(|| self.identity_of(&self.enrollment, trust)).transpose()
+        });
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(identity)) => {
+                tracing::info!("other authorities are pinned");
+                self.identity.send_replace(identity);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "pins of the trust root do not count yet");
+            }
+        }
     }
 }
 

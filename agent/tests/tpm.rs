@@ -133,7 +133,8 @@ async fn hub_knows_the_device_by_a_key_in_a_tpm() {
     let clients = ClientAuth::Required(authorities.clone());
     let config = Arc::new(server_config(&hub, clients, &[b"http/1.1"]).unwrap());
 
-    let identity = Identity::new((device(1), 1), &key, &certificate.pem(), &authorities).unwrap();
+    let identity =
+        Identity::new((device(1), 1), &key, &certificate.pem(), (&authorities, &[])).unwrap();
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let name = "localhost".try_into().unwrap();
     let (connected, accepted) = tokio::join!(
@@ -145,7 +146,7 @@ async fn hub_knows_the_device_by_a_key_in_a_tpm() {
     assert_eq!(peer.certificate.unwrap(), *certificate.der());
     let other = rcgen::KeyPair::generate().unwrap();
     let strange = CertificateParams::new(Vec::new()).unwrap().signed_by(&other, &authority);
-    let strange = Identity::new((device(1), 1), &key, &strange.unwrap().pem(), &authorities);
+    let strange = Identity::new((device(1), 1), &key, &strange.unwrap().pem(), (&authorities, &[]));
     assert!(matches!(strange, Err(IdentityError::Tls(_))), "a certificate of another key");
 }
 

@@ -339,6 +339,7 @@ async fn first_start(app: &App) -> Result<Option<FirstStart>, StartError> {
         break_glass: None,
         undo_secs: std::collections::BTreeMap::new(),
         thawed_at: None,
+        authority_pins: std::collections::BTreeSet::new(),
     };
     let signed = SignedTrustRoot::sign(&root, &[&root_key])?;
     tx.append(Kind::StoreCreated, "store", json!({ "version": env!("CARGO_PKG_VERSION") }));

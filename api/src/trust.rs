@@ -3,12 +3,14 @@
 //! Owns the chain of versions. The control plane only passes versions on: what makes one valid
 //! are the signatures of the offline root keys, checked here early and on every device again.
 
+use std::path::Path;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use protocol::frame::HubFrame;
 use protocol::id::KeyId;
-use protocol::trust::{SignedTrustRoot, TrustRoot};
+use protocol::trust::{AuthorityPin, SignedTrustRoot, TrustRoot};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
@@ -59,6 +61,14 @@ pub struct SucceedRequest {
 /// The version in force.
 pub(crate) async fn current(conn: &mut Conn) -> Result<TrustView, DbError> {
     store::current(conn).await?.ok_or(DbError::Unreadable("trust root"))
+}
+
+/// The trust root in force in a store's file, which is opened for reading only.
+///
+/// # Errors
+/// When the file cannot be read, or holds none.
+pub async fn in_file(path: &Path) -> Result<TrustRoot, DbError> {
+    Ok(current(&mut Conn::read_only(path)?).await?.root)
 }
 
 /// The names of the command keys that devices obey under the version in force.
@@ -142,6 +152,13 @@ async fn succeed(
         .map_err(|error| Problem::field("/signed", error.to_string()))?;
     if root.command_key(app.command_key.public().id()).is_none() {
         let detail = "the next version does not name the command key of this control plane";
+        return Err(Problem::new(ProblemKind::Invalid, detail));
+    }
+    let pin = AuthorityPin::from_bytes(*app.authority.pin().as_bytes());
+    if !root.may_vouch(pin) {
+        let detail = format!(
+            "the next version pins other authorities than that of this control plane, {pin}"
+        );
         return Err(Problem::new(ProblemKind::Invalid, detail));
     }
     let view = accept(once.tx(), signed, root).await?;

@@ -160,6 +160,7 @@ impl Organisation {
             break_glass: None,
             undo_secs: BTreeMap::new(),
             thawed_at: None,
+            authority_pins: BTreeSet::new(),
         };
         Self { root_key, command_key, alice, alice_spare, bob, trust }
     }

@@ -15,14 +15,19 @@ use crate::key::PublicKey;
 use crate::limits;
 use crate::time::Timestamp;
 
+pub use self::pin::{AuthorityPin, ParsePinError};
 pub use self::rules::{Approved, Authority, Forbidden, Needs, Role, Tally};
 
+mod pin;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 /// The media type of a trust root's JWS header.
 pub const TYP: &str = "tocsin-trust-root+jws";
+
+/// The most authorities that a trust root pins.
+pub const AUTHORITY_PINS: usize = 8;
 
 /// What a trust root says. Verbs are texts here: a newer root may name verbs that an older agent
 /// does not know, and must still be accepted by it.
@@ -63,6 +68,10 @@ pub struct TrustRoot {
     /// Freezes whose validity began before this are over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thawed_at: Option<Timestamp>,
+    /// The keys of the authorities that hubs and control plane may have, one of them not in use: the
+    /// backup. None: any authority that the control plane names.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub authority_pins: BTreeSet<AuthorityPin>,
 }
 
 /// Devices for which an order needs more persons than elsewhere. They are listed one by one,
@@ -246,6 +255,11 @@ impl TrustRoot {
         if self.command_keys.iter().any(|command| approver_keys.contains(command.key.id())) {
             return Err(TrustError::Unsound("a command key is an approver key as well"));
         }
+        match self.authority_pins.len() {
+            0 | 2..=AUTHORITY_PINS => {}
+            1 => return Err(TrustError::Unsound("one authority is pinned, and no backup")),
+            _ => return Err(TrustError::Unsound("too many authorities are pinned")),
+        }
         if let Some(mass) = &self.mass {
             mass.check(2, "the mass role must take at least two persons, and have them")?;
         }
@@ -253,6 +267,11 @@ impl TrustRoot {
             break_glass.check(1, "break-glass must take at least one person, and have them")?;
         }
         Ok(())
+    }
+
+    /// Whether an authority with that key may vouch for hubs and control plane.
+    pub fn may_vouch(&self, pin: AuthorityPin) -> bool {
+        self.authority_pins.is_empty() || self.authority_pins.contains(&pin)
     }
 
     /// Every key that approves, with what it is for.

@@ -28,6 +28,7 @@ pub use self::idle::{IdleStream, accept_idle};
 #[cfg(feature = "server")]
 pub use self::leaf::{Leaf, Standing, UnreadableLeaf, Validity};
 pub use self::pem::{PemError, read_certificates, read_identity, write_certificates, write_key};
+use self::pin::SpkiPinVerifier;
 pub use self::pin::{PinError, SpkiPin};
 #[cfg(feature = "server")]
 pub use self::tickets::{TicketConfig, TicketError, Tickets};
@@ -193,16 +194,21 @@ pub fn client_config(
 }
 
 /// A TLS 1.3 client that trusts `authorities` only and shows a certificate whose key signs elsewhere.
+/// Where there are `pins`, it trusts every authority with such a key, known or presented, and no other.
 ///
 /// # Errors
 /// When no authority is usable, or key and chain do not fit.
 pub fn client_config_signing(
-    authorities: &[CertificateDer<'static>],
+    (authorities, pins): (&[CertificateDer<'static>], &[SpkiPin]),
     certified: CertifiedKey,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, TlsError> {
     certified.keys_match().map_err(TlsError::Settings)?;
     let mut config = client_config(authorities, None, alpn)?;
+    if !pins.is_empty() {
+        let verifier = SpkiPinVerifier::new(pins, authorities, provider());
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+    }
     config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
     Ok(config)
 }
@@ -219,7 +225,7 @@ pub fn pinned_client_config(pin: SpkiPin, alpn: &[&[u8]]) -> Result<ClientConfig
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Settings)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(pin::SpkiPinVerifier::new(pin, provider())))
+        .with_custom_certificate_verifier(Arc::new(SpkiPinVerifier::new(&[pin], &[], provider())))
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)

@@ -442,7 +442,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Hub(args) => role(Box::pin(hub_role::run(args, &context.out)).await),
         Verb::Api(args) => role(Box::pin(api_role::run(args, &context.out)).await),
         Verb::IssueHub(args) => issue_hub::run(context, &args),
-        Verb::Authority(verb) => authority::run(context, &verb),
+        Verb::Authority(verb) => authority::run(context, &verb).await,
         Verb::CommandKey(verb) => command_key::run(context, &verb),
         Verb::Demo(args) => role(Box::pin(demo::run(args, &context.out)).await),
         Verb::Load(args) => load::run(args),

@@ -19,6 +19,9 @@ use crate::status::Rung;
 /// The longest wait that a hub may ask for before a reconnect.
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 60);
 
+/// A session with a renewed certificate takes over within this part of the certificate's life.
+const SPREAD: u32 = 12;
+
 /// How long a session must last to count as a success.
 const PROVEN_AFTER: Duration = Duration::from_secs(10);
 
@@ -56,6 +59,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let (control, mut told) = mpsc::channel(16);
+    let mut identity = shared.identity.clone();
     let mut push = Push {
         hubs: Hubs::starting(shared.entropy.next_u64()),
         backoff: Backoff::new(shared.config.backoff_base, shared.config.backoff_cap),
@@ -77,6 +81,7 @@ pub(crate) async fn run(
             () = stop.cancelled() => break,
             Some((number, control)) = told.recv() => push.told(number, control),
             Some(_) = push.sessions.join_next() => {}
+            Ok(()) = identity.changed() => push.renewed(),
             slept = suspend.slept() => push.woke(slept, is_stopped),
             () = reached.notified(), if is_stopped && attempt_at.is_none() => {
                 push.attempt_at = Some(push.after_backoff());
@@ -205,6 +210,24 @@ impl Push {
         let known = self.known();
         self.hubs.prefer(reconnect.hubs, &known);
         self.attempt_at = Some(self.shared.clock.now() + wait);
+    }
+
+    /// The certificate was renewed, or other authorities are trusted: a session that shows and knows
+    /// them takes over before the hub ends this one with its certificate. All devices may have to do
+    /// so at once.
+    fn renewed(&mut self) {
+        if self.live.is_none() {
+            return;
+        }
+        let identity = self.shared.identity.borrow();
+        let lasts = identity.not_after.since(identity.not_before);
+        drop(identity);
+        // A third of the former one is left, when it was renewed in time.
+        let spread = (lasts / SPREAD).min(self.shared.config.check_in);
+        let spread = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+        let wait = Duration::from_millis(self.shared.entropy.below(spread));
+        let at = self.shared.clock.now() + wait;
+        self.attempt_at = Some(self.attempt_at.map_or(at, |sooner| sooner.min(at)));
     }
 
     /// The machine slept: the session in use is likely to be over for the hub, and waiting for its

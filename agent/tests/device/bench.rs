@@ -127,6 +127,14 @@ impl Bench {
         SpkiPin::of(self.authority.der()).unwrap().to_string()
     }
 
+    /// Has the device believe another organisation's authority beside its own, before it starts.
+    pub(crate) fn believe(&self, other: &Self) {
+        let state = StateDir::open(&self.config.state_dir).unwrap();
+        let enrollment = state.enrollment().unwrap().unwrap();
+        let ca = [self.authority.pem(), other.authority.pem()].concat();
+        state.save_enrollment(&Enrollment { ca, ..enrollment }).unwrap();
+    }
+
     /// Whose certificates this organisation believes.
     pub(crate) fn ca(&self) -> Vec<CertificateDer<'static>> {
         vec![self.authority.der().clone()]

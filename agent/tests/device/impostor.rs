@@ -37,7 +37,7 @@ fn host(bench: &mut Bench, hub: SocketAddr) -> Host {
     let key = KeyPair::load(&state.key_path(), &bench.config.key.tpm).unwrap();
     let authorities = certificates(&enrollment.ca).unwrap();
     let who = (device(1), enrollment.generation);
-    let identity = Identity::new(who, &key, &enrollment.certificate, &authorities).unwrap();
+    let identity = Identity::new(who, &key, &enrollment.certificate, (&authorities, &[])).unwrap();
     let mut host = bench.config.host();
     host.control_plane = vec![hub];
     // Other hubs have the same port, and other names.

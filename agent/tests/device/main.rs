@@ -20,6 +20,7 @@ mod moves;
 mod netns;
 mod notices;
 mod offline;
+mod pins;
 mod plans;
 mod power;
 mod read_only;

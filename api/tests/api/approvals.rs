@@ -6,7 +6,7 @@ use protocol::envelope::{Approval, approve};
 use protocol::frame::{CommandFrame, HubFrame};
 use protocol::key::SigningKey;
 use protocol::manifest::{DeviceTree, Manifest};
-use protocol::trust::{Quorum, SignedTrustRoot};
+use protocol::trust::{AuthorityPin, Quorum, SignedTrustRoot, TrustRoot};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -324,4 +324,23 @@ async fn hostile_requester_approves_nothing_of_their_own() {
     let frames = commands(&agent.check_in(&bench, Vec::new()).await);
     assert_eq!(frames.len(), 1);
     agent.verify(&bench, &frames[0].jws);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_root_that_would_lock_devices_out_is_not_taken() {
+    let bench = Bench::start().await;
+    let ours = AuthorityPin::from_bytes(*bench.api.app().authority.pin().as_bytes());
+    let [backup, other] = [8, 9].map(|byte| AuthorityPin::from_bytes([byte; 32]));
+    let version = async |pins: &[AuthorityPin], status| {
+        let current = bench.get("/v1/trust").await;
+        let mut root: TrustRoot = serde_json::from_value(current["root"].clone()).unwrap();
+        root.version += 1;
+        root.authority_pins = pins.iter().copied().collect();
+        bench.publish(&root, status).await
+    };
+    let refused = version(&[backup, other], StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert!(refused.to_string().contains(&ours.to_string()), "{refused}");
+    let refused = version(&[ours], StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert!(refused.to_string().contains("no backup"), "{refused}");
+    version(&[ours, backup], StatusCode::CREATED).await;
 }

@@ -299,10 +299,15 @@ impl Bench {
         let mut root: TrustRoot = serde_json::from_value(current["root"].clone()).unwrap();
         root.version += 1;
         change(&mut root);
-        let root_key = api::keys::load(&self.place.folder.path().join("data/root.key")).unwrap();
-        let signed = SignedTrustRoot::sign(&root, &[&root_key]).unwrap();
-        self.post("/v1/trust", &json!({ "signed": signed }), StatusCode::CREATED).await;
+        self.publish(&root, StatusCode::CREATED).await;
         root
+    }
+
+    /// Hands in a version, signed by the root key.
+    pub(crate) async fn publish(&self, root: &TrustRoot, status: StatusCode) -> Value {
+        let root_key = api::keys::load(&self.place.folder.path().join("data/root.key")).unwrap();
+        let signed = SignedTrustRoot::sign(root, &[&root_key]).unwrap();
+        self.post("/v1/trust", &json!({ "signed": signed }), status).await
     }
 
     pub(crate) async fn command(&self, id: &Value) -> Value {

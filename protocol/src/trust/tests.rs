@@ -21,6 +21,36 @@ fn first_version_is_pinned_when_its_own_root_signed_it() {
 }
 
 #[test]
+fn authority_without_a_backup_is_not_pinned() {
+    let organisation = Organisation::new();
+    let pins = |count: u8| {
+        let authority_pins = (0..count).map(|at| AuthorityPin::from_bytes([at; 32])).collect();
+        let root = TrustRoot { authority_pins, ..next(&organisation) };
+        let signed = SignedTrustRoot::sign(&root, &[&organisation.root_key]).expect("signs");
+        signed
+            .succeed(&organisation.trust)
+            .map(|root| root.may_vouch(AuthorityPin::from_bytes([9; 32])))
+    };
+    assert_eq!(pins(0), Ok(true), "nothing is pinned");
+    for count in [2, 8] {
+        assert_eq!(pins(count), Ok(false), "{count}");
+    }
+    for count in [1, 9] {
+        assert!(matches!(pins(count), Err(TrustError::Unsound(_))), "{count}");
+    }
+}
+
+#[test]
+fn pin_is_64_hex_digits() {
+    let text = "00112233445566778899aabbccddeeff".repeat(2);
+    let pin: AuthorityPin = text.parse().expect("a pin");
+    assert_eq!((pin.to_string(), pin.as_bytes()[17]), (text.clone(), 0x11));
+    for wrong in ["", "0", &text[1..], &format!("{text}00"), &text.replace('f', "g"), "ä"] {
+        assert_eq!(wrong.parse::<AuthorityPin>(), Err(ParsePinError), "{wrong}");
+    }
+}
+
+#[test]
 fn next_version_by_the_same_root_is_accepted() {
     let organisation = Organisation::new();
     let signed = SignedTrustRoot::sign(&next(&organisation), &[&organisation.root_key]);

@@ -107,25 +107,31 @@ fn sequence(content: &[u8]) -> Vec<u8> {
     der
 }
 
-/// Accepts a server whose chain holds the pinned key in an issuing certificate, and whose leaf
-/// chains to that certificate for the expected name.
+/// Accepts a server whose leaf chains, for the expected name, to a certificate with a pinned key: one
+/// that is known, or one that the server presents as an issuer.
 #[derive(Debug)]
 pub(super) struct SpkiPinVerifier {
-    pin: SpkiPin,
+    pins: Vec<SpkiPin>,
+    known: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
 impl SpkiPinVerifier {
-    pub(super) fn new(pin: SpkiPin, provider: Arc<CryptoProvider>) -> Self {
-        Self { pin, provider }
+    pub(super) fn new(
+        pins: &[SpkiPin],
+        known: &[CertificateDer<'static>],
+        provider: Arc<CryptoProvider>,
+    ) -> Self {
+        Self { pins: pins.to_vec(), known: known.to_vec(), provider }
     }
 
-    /// The presented issuers that have the pinned key. The leaf is not among them: a pin names an
-    /// authority.
+    /// The known authorities and presented issuers that have a pinned key. The leaf is not among them: a
+    /// pin names an authority.
     fn anchors(&self, issuers: &[CertificateDer<'_>]) -> RootCertStore {
         let mut anchors = RootCertStore::empty();
-        for issuer in issuers {
-            if SpkiPin::of(issuer).is_ok_and(|pin| pin == self.pin) {
+        let is_pinned = |pin| self.pins.contains(&pin);
+        for issuer in self.known.iter().chain(issuers) {
+            if SpkiPin::of(issuer).is_ok_and(is_pinned) {
                 anchors.add_parsable_certificates([issuer.clone().into_owned()]);
             }
         }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,8 +17,8 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     ClientAuth, Identity, Peer, PemError, SpkiPin, TlsError, accept, client_config,
-    pinned_client_config, read_certificates, read_identity, server_config, write_certificates,
-    write_key,
+    client_config_signing, pinned_client_config, read_certificates, read_identity, server_config,
+    write_certificates, write_key,
 };
 
 const GUARD: Duration = Duration::from_secs(30);
@@ -189,6 +191,32 @@ async fn pinned_client_refuses_a_leaf_that_the_pinned_authority_did_not_sign() {
     let server = Arc::new(server_config(&identity, ClientAuth::None, &[]).unwrap());
     let client = Arc::new(pinned_client_config(pin, &[]).unwrap());
     connect(&server, &client, "localhost").await.1.unwrap_err();
+}
+
+#[tokio::test]
+async fn client_with_pins_believes_every_pinned_authority_and_no_other() {
+    let [ours, backup, others] = [(); 3].map(|()| Authority::new());
+    let pin = |authority: &Authority| SpkiPin::of(&authority.certificate()).unwrap();
+    let server = |authority: &Authority| {
+        let mut identity = authority.issue("localhost");
+        identity.chain.truncate(1);
+        identity.chain.push(authority.certificate());
+        Arc::new(server_config(&identity, ClientAuth::None, &[]).unwrap())
+    };
+    let device = ours.issue("device");
+    let key = any_supported_type(&device.key).unwrap();
+    let client = |known: &Authority, pins: &[SpkiPin]| {
+        let certified = CertifiedKey::new(device.chain.clone(), key.clone());
+        let trusted = (&[known.certificate()][..], pins);
+        Arc::new(client_config_signing(trusted, certified, &[]).unwrap())
+    };
+    let pinned = client(&others, &[pin(&ours), pin(&backup)]);
+    for (authority, is_believed) in [(&ours, true), (&backup, true), (&others, false)] {
+        let outcome = connect(&server(authority), &pinned, "localhost").await.1;
+        assert_eq!(outcome.is_ok(), is_believed, "it was told to trust the third alone");
+    }
+    connect(&server(&ours), &pinned, "elsewhere").await.1.unwrap_err();
+    connect(&server(&others), &client(&others, &[]), "localhost").await.1.unwrap();
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //! Works offline, on the files of a data folder; each step counts from the next start of the
 //! control plane on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use api::db;
 use api::pki::{self, Authority, SuccessionError};
 use clap::{Args, Subcommand};
+use protocol::trust::AuthorityPin;
 use runtime::tls::SpkiPin;
 use serde_json::json;
 
@@ -20,7 +22,7 @@ pub enum AuthorityVerb {
     /// Make the successor: trusted from the next start on, and issues nothing yet
     Prepare(AuthorityArgs),
     /// Put the successor in its place; the former stays trusted
-    Switch(AuthorityArgs),
+    Switch(SwitchArgs),
     /// End the trust in the former
     Retire(AuthorityArgs),
 }
@@ -33,11 +35,23 @@ pub struct AuthorityArgs {
     pub data: PathBuf,
 }
 
+/// Arguments of `tocsin authority switch`.
+#[derive(Debug, Args)]
+pub struct SwitchArgs {
+    /// Where the authority is.
+    #[command(flatten)]
+    pub place: AuthorityArgs,
+    /// I looked: the trust root pins no authority, or the successor too. Needed where the store is no
+    /// file of the folder
+    #[arg(long)]
+    pub pinned: bool,
+}
+
 /// Takes a step.
 ///
 /// # Errors
 /// When the step before it was not taken, or a file is not accessible.
-pub fn run(context: &Context, verb: &AuthorityVerb) -> Result<Exit, Failure> {
+pub async fn run(context: &Context, verb: &AuthorityVerb) -> Result<Exit, Failure> {
     let (data, next) = match verb {
         AuthorityVerb::Show(args) => (&args.data, None),
         AuthorityVerb::Prepare(args) => {
@@ -45,8 +59,12 @@ pub fn run(context: &Context, verb: &AuthorityVerb) -> Result<Exit, Failure> {
             (&args.data, Some("when every device has renewed its certificate: `authority switch`"))
         }
         AuthorityVerb::Switch(args) => {
-            pki::switch(&args.data)?;
-            (&args.data, Some("when every device has renewed its certificate: `authority retire`"))
+            if !args.pinned {
+                would_be_believed(context, &args.place.data).await?;
+            }
+            pki::switch(&args.place.data)?;
+            let next = "when every device has renewed its certificate: `authority retire`";
+            (&args.place.data, Some(next))
         }
         AuthorityVerb::Retire(args) => {
             pki::retire(&args.data)?;
@@ -71,6 +89,29 @@ pub fn run(context: &Context, verb: &AuthorityVerb) -> Result<Exit, Failure> {
         out.note(next);
     }
     Ok(Exit::Success)
+}
+
+/// Devices that pin authorities would never come back to one that is not pinned, and could not be told of
+/// it.
+async fn would_be_believed(context: &Context, data: &Path) -> Result<(), Failure> {
+    let file = data.join(db::FILE);
+    if !file.exists() {
+        return Err(Failure::new(
+            "whether devices would believe the successor cannot be seen here",
+        )
+        .next("look with `tocsin trust show`, and say --pinned"));
+    }
+    let trust = api::trust::in_file(&file).await.map_err(Failure::of)?;
+    for trusted in Authority::load(data, context.entropy.clone())?.trusted() {
+        let pin = SpkiPin::of(&trusted).map_err(Failure::of)?;
+        if !trust.may_vouch(AuthorityPin::from_bytes(*pin.as_bytes())) {
+            let text = format!("the trust root pins authorities, and not {pin}");
+            return Err(Failure::new(text).next(format!(
+                "tocsin trust pin-authority {pin}, and wait until devices have it"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl From<SuccessionError> for Failure {

@@ -4,6 +4,7 @@
 //! signed.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,7 +13,7 @@ use protocol::id::{DeviceId, GroupName, PersonName};
 use protocol::key::PublicKey;
 use protocol::limits;
 use protocol::state::VerbClass;
-use protocol::trust::{Approver, CommandKey, Quorum, TrustRoot};
+use protocol::trust::{Approver, AuthorityPin, CommandKey, Quorum, TrustRoot};
 
 use super::Signing;
 use crate::cli::Failure;
@@ -52,6 +53,10 @@ pub enum Change {
     AddCommandKey(Signed<OneKey>),
     /// Let a control plane's key sign no more commands
     RemoveCommandKey(Signed<OneKey>),
+    /// Have devices believe hubs and control planes of these authorities alone
+    PinAuthority(Signed<Pins>),
+    /// Have devices believe those of these authorities no more; of all of them: of any again
+    UnpinAuthority(Signed<Pins>),
 }
 
 /// A change, and how it is signed.
@@ -129,6 +134,15 @@ pub struct SetUndo {
 #[derive(Debug, Clone, Args)]
 pub struct Nothing {}
 
+/// Authorities.
+#[derive(Debug, Clone, Args)]
+pub struct Pins {
+    /// Their pins, as `tocsin authority show` and `prepare` print them; two at least, one of them the
+    /// backup
+    #[arg(required = true, value_name = "PIN")]
+    pub pins: Vec<AuthorityPin>,
+}
+
 /// Verbs.
 #[derive(Debug, Clone, Args)]
 pub struct Verbs {
@@ -199,6 +213,7 @@ impl Change {
             Self::AllowVerbs(signed) => &signed.signing,
             Self::Protect(signed) | Self::Unprotect(signed) => &signed.signing,
             Self::GroupDevices(signed) | Self::UngroupDevices(signed) => &signed.signing,
+            Self::PinAuthority(signed) | Self::UnpinAuthority(signed) => &signed.signing,
         }
     }
 
@@ -244,6 +259,13 @@ impl Change {
             Self::RemoveCommandKey(signed) => {
                 let is_it = |command: &CommandKey| command.key == signed.change.public_key;
                 remove(&mut root.command_keys, is_it, "no command key")
+            }
+            Self::PinAuthority(signed) => {
+                root.authority_pins.extend(&signed.change.pins);
+                Ok(())
+            }
+            Self::UnpinAuthority(signed) => {
+                take_out(&mut root.authority_pins, &signed.change.pins, "pinned")
             }
         }
     }
@@ -343,15 +365,15 @@ fn ungroup(root: &mut TrustRoot, change: &Grouped) -> Result<(), Failure> {
     Ok(())
 }
 
-fn take_out(
-    from: &mut BTreeSet<DeviceId>,
-    devices: &[DeviceId],
+fn take_out<T: Copy + Ord + fmt::Display>(
+    from: &mut BTreeSet<T>,
+    those: &[T],
     what: &str,
 ) -> Result<(), Failure> {
-    match devices.iter().find(|device| !from.contains(device)) {
+    match those.iter().find(|one| !from.contains(one)) {
         Some(stranger) => Err(Failure::new(format!("{stranger} is not {what}"))),
         None => {
-            from.retain(|device| !devices.contains(device));
+            from.retain(|one| !those.contains(one));
             Ok(())
         }
     }
@@ -415,6 +437,8 @@ pub fn describe(current: &TrustRoot, next: &TrustRoot) -> Vec<String> {
     let thawed = |root: &TrustRoot| {
         root.thawed_at.iter().map(|at| api::time::Time(*at).to_string()).collect()
     };
+    let pins = |root: &TrustRoot| root.authority_pins.iter().map(ToString::to_string).collect();
+    compare("authority that is believed", pins(current), pins(next));
     compare("freezes end that were ordered before", thawed(current), thawed(next));
     if said.is_empty() && current.approvals != next.approvals {
         said.push(format!("approvals: {:?} instead of {:?}", next.approvals, current.approvals));

@@ -66,6 +66,12 @@ fn print(out: Out, root: &TrustRoot) {
         let persons: Vec<_> = persons.collect();
         out.line(&format!("  group {name}, {devices}: at least {}", persons.join(", ")));
     }
+    if !root.authority_pins.is_empty() {
+        out.line("  authorities that hubs and control plane may have");
+        for pin in &root.authority_pins {
+            out.line(&format!("    {pin}"));
+        }
+    }
     if !root.protected_devices.is_empty() {
         out.line("  protected: refuse what destroys, and need one person more for what disrupts");
         for device in &root.protected_devices {
