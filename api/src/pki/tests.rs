@@ -70,3 +70,35 @@ fn hostile_requests_are_refused() {
         assert!(matches!(Csr::parse(text), Err(PkiError::Request)), "{text}");
     }
 }
+
+/// As OPERATIONS says it: the company's root signs an intermediate, which is put into the data folder.
+#[test]
+fn intermediate_of_another_authority_issues_and_what_is_above_it_does_not_count() {
+    use rcgen::{BasicConstraints, CertifiedIssuer};
+    let ca = || {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        params
+    };
+    let company = CertifiedIssuer::self_signed(ca(), KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let intermediate = ca().signed_by(&key, &company).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let chain = [intermediate.der().clone(), company.der().clone()];
+    tls::write_certificates(&folder.path().join("ca.crt"), &chain).unwrap();
+    tls::write_key(&folder.path().join("ca.key"), &private_key(&key)).unwrap();
+    let authority = authority(folder.path());
+    assert_eq!(authority.pin(), SpkiPin::of(intermediate.der()).unwrap());
+    let now = Timestamp::from_millis(1_000_000_000_000);
+    let secs = now.as_millis() / 1000;
+    let name = "hub.example".try_into().unwrap();
+    let server = authority.issue_server(&["hub.example".to_owned()], now).unwrap();
+    tls::check_server(&server, &authority.trusted(), &name, secs).unwrap();
+    // Another server of the company is none of ours.
+    let other = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["hub.example".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&other, &company).unwrap();
+    let others = Identity { chain: vec![leaf.der().clone()], key: private_key(&other) };
+    tls::check_server(&others, &[company.der().clone()], &name, secs).unwrap();
+    assert!(tls::check_server(&others, &authority.trusted(), &name, secs).is_err());
+}
