@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::auth::Usage;
 use crate::commands::{Advanced, Intake, Sent};
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::db::Db;
 use crate::deliver::Places;
 use crate::leases::Leases;
@@ -44,8 +44,10 @@ pub struct Inner {
     pub authority: Authority,
     /// Signs envelopes and configurations.
     pub command_key: SigningKey,
-    /// The settings.
+    /// The settings, as they were at the start.
     pub config: Config,
+    /// Those that change while it runs.
+    pub policy: ArcSwap<Policy>,
     /// How often devices and addresses may ask.
     pub limits: Limits,
     /// How tokens of operators are used.

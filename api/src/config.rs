@@ -111,6 +111,43 @@ impl Default for Config {
     }
 }
 
+/// Settings that take effect when the file is read again, beside the rates of [`crate::limits::Limits`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// How many devices orders may reach within a while.
+    pub budgets: Budgets,
+    /// Which orders have some devices go first.
+    pub first_wave: Waves,
+    /// What a person's second factor is asked for.
+    pub step_up: StepUp,
+}
+
+impl Policy {
+    /// What a configuration says of it.
+    pub fn of(config: &Config) -> Self {
+        let Config { budgets, first_wave, step_up, .. } = config.clone();
+        Self { budgets, first_wave, step_up }
+    }
+}
+
+impl Config {
+    /// This one with everything of `next` that takes effect without a restart.
+    #[must_use]
+    pub fn followed_by(&self, next: &Self) -> Self {
+        Self {
+            check_ins_per_min: next.check_ins_per_min,
+            check_in_burst: next.check_in_burst,
+            enrolls_per_min: next.enrolls_per_min,
+            enroll_burst: next.enroll_burst,
+            sign_ins_per_min: next.sign_ins_per_min,
+            budgets: next.budgets.clone(),
+            first_wave: next.first_wave.clone(),
+            step_up: next.step_up.clone(),
+            ..self.clone()
+        }
+    }
+}
+
 /// A setting that cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("setting {key}: {problem}")]

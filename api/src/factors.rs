@@ -214,7 +214,7 @@ async fn step_up(
 ) -> Result<Json<StepUpView>, Problem> {
     let operator = person(&principal)?;
     let (mut tx, _) = attempt(&app, &principal, &body.value.code, Of::Confirmed).await?;
-    let until = tx.now().plus(app.config.step_up.lasts);
+    let until = tx.now().plus(app.policy.load().step_up.lasts);
     store::step_up(&mut tx, principal.token(), until).await?;
     let payload = json!({ "operator": operator, "until": Time(until) });
     tx.append(Kind::OperatorSteppedUp, principal.token(), payload);

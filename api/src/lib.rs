@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod outbox;
 pub mod pki;
+mod reload;
 pub mod vault;
 
 pub mod approvals;
@@ -47,4 +48,5 @@ pub mod trust;
 
 pub use config::Config;
 pub use installation::InstallationError;
+pub use reload::Reload;
 pub use start::{Api, Deps, FirstStart, StartError};

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use governor::clock::Clock as GovernorClock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
@@ -64,9 +65,9 @@ type Keyed<K> = RateLimiter<K, DashMapStateStore<K>, Time, NoOpMiddleware<Instan
 /// The limits.
 #[derive(Debug)]
 pub struct Limits {
-    check_ins: Option<Keyed<DeviceId>>,
-    enrolls: Option<Keyed<IpAddr>>,
-    sign_ins: Option<Keyed<IpAddr>>,
+    check_ins: ArcSwapOption<Keyed<DeviceId>>,
+    enrolls: ArcSwapOption<Keyed<IpAddr>>,
+    sign_ins: ArcSwapOption<Keyed<IpAddr>>,
     facts: Keyed<DeviceId>,
     rollbacks: Keyed<DeviceId>,
     raises: Keyed<DeviceId>,
@@ -83,16 +84,13 @@ impl Limits {
     /// The limits of a configuration, everybody at their full allowance.
     pub fn new(config: &Config, clock: &Clock) -> Self {
         let time = Time(clock.clone());
-        let check_ins = quota(config.check_ins_per_min, config.check_in_burst);
-        let enrolls = quota(config.enrolls_per_min, config.enroll_burst);
-        let sign_ins = quota(config.sign_ins_per_min, config.sign_ins_per_min);
         let one = per_minute(NonZeroU32::MIN, NonZeroU32::MIN);
         let once = || keyed(one, &time);
         let strangers = NonZeroU32::new(STRANGERS).unwrap_or(NonZeroU32::MIN);
-        Self {
-            check_ins: check_ins.map(|quota| keyed(quota, &time)),
-            enrolls: enrolls.map(|quota| keyed(quota, &time)),
-            sign_ins: sign_ins.map(|quota| keyed(quota, &time)),
+        let limits = Self {
+            check_ins: ArcSwapOption::empty(),
+            enrolls: ArcSwapOption::empty(),
+            sign_ins: ArcSwapOption::empty(),
             facts: once(),
             rollbacks: once(),
             raises: once(),
@@ -101,7 +99,19 @@ impl Limits {
             refused_sign_ins: keyed(one, &time),
             streams: Mutex::default(),
             time,
-        }
+        };
+        limits.follow(config);
+        limits
+    }
+
+    /// Takes the rates of another configuration, everybody at their full allowance.
+    pub(crate) fn follow(&self, config: &Config) {
+        let check_ins = quota(config.check_ins_per_min, config.check_in_burst);
+        let enrolls = quota(config.enrolls_per_min, config.enroll_burst);
+        let sign_ins = quota(config.sign_ins_per_min, config.sign_ins_per_min);
+        self.check_ins.store(check_ins.map(|quota| Arc::new(keyed(quota, &self.time))));
+        self.enrolls.store(enrolls.map(|quota| Arc::new(keyed(quota, &self.time))));
+        self.sign_ins.store(sign_ins.map(|quota| Arc::new(keyed(quota, &self.time))));
     }
 
     /// A place for one more stream of that token, until it is dropped.
@@ -118,7 +128,7 @@ impl Limits {
 
     /// Before a check-in of that device is read.
     pub(crate) fn check_in(&self, device: DeviceId) -> Result<(), Problem> {
-        let Some(limit) = &self.check_ins else { return Ok(()) };
+        let Some(limit) = self.check_ins.load_full() else { return Ok(()) };
         limit.check_key(&device).map_err(|until| {
             Problem::too_many("check-ins of this device", until.wait_time_from(self.time.now()))
         })
@@ -126,7 +136,7 @@ impl Limits {
 
     /// Before an enrollment from that address is read.
     pub(crate) fn enroll(&self, source: IpAddr) -> Result<(), Problem> {
-        let Some(limit) = &self.enrolls else { return Ok(()) };
+        let Some(limit) = self.enrolls.load_full() else { return Ok(()) };
         limit.check_key(&network(source)).map_err(|until| {
             let wait = until.wait_time_from(self.time.now());
             Problem::too_many("enrollments from this address", wait)
@@ -135,7 +145,7 @@ impl Limits {
 
     /// Before a sign-in from that address is read.
     pub(crate) fn sign_in(&self, source: IpAddr) -> Result<(), Problem> {
-        let Some(limit) = &self.sign_ins else { return Ok(()) };
+        let Some(limit) = self.sign_ins.load_full() else { return Ok(()) };
         limit.check_key(&network(source)).map_err(|until| {
             let wait = until.wait_time_from(self.time.now());
             Problem::too_many("sign-ins from this address", wait)
@@ -174,10 +184,10 @@ impl Limits {
 
     /// Forgets whoever is back at their full allowance.
     pub(crate) fn tidy(&self) {
-        if let Some(limit) = &self.check_ins {
+        if let Some(limit) = self.check_ins.load_full() {
             limit.retain_recent();
         }
-        for limit in self.enrolls.iter().chain(&self.sign_ins) {
+        for limit in [&self.enrolls, &self.sign_ins].into_iter().filter_map(|l| l.load_full()) {
             limit.retain_recent();
         }
         self.refused_sign_ins.retain_recent();

@@ -30,7 +30,7 @@ use crate::app::{Addresses, App, Inner};
 use crate::audit::{Actor, Kind};
 use crate::auth::{self, Gate, Secret, Usage, guard};
 use crate::commands::{Advanced, Intake, Sent};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Policy};
 use crate::db::{Db, DbError};
 use crate::deliver::Places;
 use crate::housekeeping::{ListenerError, Listeners};
@@ -41,6 +41,7 @@ use crate::leases::{self, Leases};
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::{self, Authority, PkiError, SERVER_LASTS};
+use crate::reload::Reload;
 use crate::sign_in::Provider;
 use crate::sinks::{self, Sink};
 use crate::vault::{self, First, Kms, UnlockError};
@@ -207,6 +208,11 @@ impl Api {
         pki::issue_hub_identity(&self.app.authority, hub, names, times)
     }
 
+    /// For reading the configuration again while the control plane runs.
+    pub fn reload(&self) -> Reload {
+        Reload::new(self.app.clone())
+    }
+
     /// The authority that devices, hubs and operators trust.
     pub fn authority(&self) -> &Authority {
         &self.app.authority
@@ -268,6 +274,7 @@ async fn assemble(
     let addresses =
         Addresses { api: agent_urls(&config, agent_addr), hubs: config.hub_urls.clone() };
     let limits = Limits::new(&config, &deps.clock);
+    let policy = ArcSwap::from_pointee(Policy::of(&config));
     Ok(App::new(Inner {
         db,
         broker: deps.broker,
@@ -276,6 +283,7 @@ async fn assemble(
         authority,
         command_key,
         config,
+        policy,
         limits,
         usage: Usage::default(),
         provider: Provider::default(),

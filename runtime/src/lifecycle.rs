@@ -126,6 +126,27 @@ async fn watch_signals(
     }
 }
 
+/// Each SIGHUP, by which a service manager asks for the configuration to be read again. Without one that
+/// listens, SIGHUP ends the process.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Listens from now on. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the signal handler cannot be installed.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) {
+        // The stream of a signal never ends.
+        let _ = self.0.recv().await;
+    }
+}
+
 /// Why [`Tasks::wait`] did not end well. The first failure counts; later ones are logged.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {

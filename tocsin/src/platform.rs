@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::pki::SERVER_LASTS;
-use api::{Api, FirstStart};
+use api::{Api, FirstStart, Reload};
 use arc_swap::ArcSwap;
 use broker::{Broker, MemoryBroker};
 use push_hub::Hub;
@@ -83,6 +83,7 @@ pub struct Platform {
     pub authority_pem: String,
     /// What only the first start knows.
     pub first_start: Option<FirstStart>,
+    reload: Reload,
     drain: Drain,
     tasks: Tasks,
     _admin: Admin,
@@ -133,6 +134,7 @@ impl Platform {
         let mut tasks = Tasks::new(drain.clone(), FAILURE_GRACE);
         let renewal = renew(api.app().clone(), certificates, tls, drain.clone());
         tasks.spawn("certificates", renewal);
+        let reload = api.reload();
         tasks.spawn("control plane", api.wait());
         tasks.spawn("hub", async move {
             hub.finished().await;
@@ -145,10 +147,16 @@ impl Platform {
             admin_addr: admin.addr(),
             authority_pem,
             first_start,
+            reload,
             drain,
             tasks,
             _admin: admin,
         })
+    }
+
+    /// For reading the control plane's configuration again while it runs.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
     }
 
     /// Runs until the drain, and then until everything has ended.

@@ -3,6 +3,7 @@
 //! Owns what they share: the broker's settings, the admin port and the words of a start. Each role
 //! itself is a value of its own crate, and does not know in what process it runs.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use broker::redis::RedisBrokerError;
 use broker::{Broker, RedisBroker, RedisConfig};
 use runtime::admin::{Admin, Readiness};
 use runtime::files::{FileError, PRIVATE, write_atomic};
+use runtime::lifecycle::Hangups;
 use runtime::observability::recorder;
 use runtime::{Clock, Drain, Entropy};
 use serde::{Deserialize, Serialize};
@@ -52,6 +54,25 @@ impl BrokerConfig {
         entropy: Entropy,
     ) -> Result<Arc<dyn Broker>, RedisBrokerError> {
         Ok(Arc::new(RedisBroker::connect(self.redis, clock, entropy)?))
+    }
+}
+
+/// Reads the configuration again at each SIGHUP. One that cannot be meant changes nothing. `follow` puts it
+/// into effect, and answers whether nothing else has changed, which would take a restart.
+pub(crate) async fn follow_hangups(
+    mut hangups: Hangups,
+    follow: impl Fn() -> anyhow::Result<bool>,
+) -> Infallible {
+    loop {
+        hangups.next().await;
+        match follow() {
+            Ok(true) => tracing::info!("configuration read again"),
+            Ok(false) => tracing::warn!("configuration read again; some of it takes a restart"),
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = error.as_ref();
+                tracing::error!(error, "configuration not taken, the former one stays");
+            }
+        }
     }
 }
 

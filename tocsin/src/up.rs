@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use clap::Args;
 use runtime::Drain;
 use runtime::files::{PUBLIC, write_atomic};
+use runtime::lifecycle::Hangups;
 use serde::Serialize;
 
 use crate::output::Out;
 use crate::platform::{Config, Platform};
 use crate::roles::api_role::AUTHORITY;
-use crate::roles::{DRAIN, FirstWords};
+use crate::roles::{DRAIN, FirstWords, follow_hangups};
 
 /// Prefix of the environment variables that override the configuration file.
 const ENVIRONMENT: &str = "TOCSIN_UP_";
@@ -66,6 +67,7 @@ pub async fn run(args: UpArgs, out: &Out) -> anyhow::Result<()> {
     runtime::observability::init(&config.log)?;
     let data = config.api.data_dir.clone();
     let drain = Drain::on_signals(DRAIN)?;
+    let hangups = Hangups::listen()?;
     let mut platform = Platform::start(config, drain).await?;
     let authority = data.join(AUTHORITY);
     write_atomic(&authority, platform.authority_pem.as_bytes(), PUBLIC)?;
@@ -76,7 +78,12 @@ pub async fn run(args: UpArgs, out: &Out) -> anyhow::Result<()> {
     for line in started.welcome() {
         out.line(&line);
     }
-    platform.wait().await.context("the platform failed")
+    let reload = platform.reload();
+    let follow = || Ok(reload.follow(&args.config()?.api)?);
+    tokio::select! {
+        outcome = platform.wait() => outcome.context("the platform failed"),
+        never = follow_hangups(hangups, follow) => match never {},
+    }
 }
 
 /// What there is to know after a start; with `--json` it is printed as one line.

@@ -161,7 +161,7 @@ impl Principal {
         act: Act,
     ) -> Result<(), Problem> {
         let is_fresh = self.stepped_up_until().is_some_and(|until| app.now() < until);
-        if is_fresh || self.is_service() || !app.config.step_up.asks_for(act) {
+        if is_fresh || self.is_service() || !app.policy.load().step_up.asks_for(act) {
             return Ok(());
         }
         if has_factor(conn, self).await? {

@@ -157,7 +157,8 @@ async fn call_back(
     let now = tx.now();
     let order_id = OrderId::new(now, app.random());
     let plan =
-        Plan::new((tx.conn(), &app.config.first_wave), &permit, &asked, order_id, now).await?;
+        Plan::new((tx.conn(), &app.policy.load_full().first_wave), &permit, &asked, order_id, now)
+            .await?;
     let asked = Asked { person: permit.person().clone(), planned_at: now, claim: None, plan };
     Ok(Some(intake::write_within(app, tx, &asked).await?))
 }

@@ -51,8 +51,14 @@ pub(super) async fn create(
     principal.step_up((&app, &mut conn), act).await?;
     let now = app.now();
     let order_id = OrderId::new(now, app.random());
-    let plan =
-        Plan::new((&mut conn, &app.config.first_wave), &permit, &body.value, order_id, now).await?;
+    let plan = Plan::new(
+        (&mut conn, &app.policy.load_full().first_wave),
+        &permit,
+        &body.value,
+        order_id,
+        now,
+    )
+    .await?;
     drop(conn);
     let asked = Asked { person: permit.person().clone(), planned_at: now, claim, plan };
     intake::take(&app, room, asked).await
@@ -66,7 +72,9 @@ async fn dry_run(
     let now = app.now();
     let mut conn = app.db.read().await?;
     let order_id = OrderId::new(now, app.random());
-    let plan = Plan::new((&mut conn, &app.config.first_wave), permit, asked, order_id, now).await?;
+    let plan =
+        Plan::new((&mut conn, &app.policy.load_full().first_wave), permit, asked, order_id, now)
+            .await?;
     let trust = trust::current(&mut conn).await?.root;
     drop(conn);
     let ids: Vec<_> = plan.devices().iter().map(|device| device.id).collect();

@@ -139,3 +139,28 @@ async fn last_use_of_a_token_is_shown_and_outlives_a_restart() {
     let bench = bench.kill_and_restart().await;
     assert_eq!(last(&bench).await["last_used_at"], used);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_are_read_again_count_from_then_on() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let (reload, present) = (bench.api.reload(), bench.api.app().config.clone());
+    agent.check_in(&bench, Vec::new()).await;
+    let strict = api::Config { check_ins_per_min: 1, check_in_burst: 1, ..present.clone() };
+    assert!(reload.follow(&strict).unwrap(), "it takes no restart");
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for _ in 0..2 {
+            statuses.push(agent.try_check_in(&bench, Vec::new()).await.status().as_u16());
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, [200, 429]);
+    let mut wrong = api::Config { check_ins_per_min: 0, ..present.clone() };
+    wrong.first_wave.percent = 99;
+    assert!(reload.follow(&wrong).is_err());
+    assert_eq!(statuses().await, [429, 429], "what cannot be meant changes nothing");
+    let other = api::Config { check_ins_per_min: 0, node: "another".to_owned(), ..present };
+    assert!(!reload.follow(&other).unwrap(), "another name takes a restart");
+    assert_eq!(statuses().await, [200, 200]);
+}

@@ -12,12 +12,12 @@ use api::{Api, FirstStart};
 use clap::Args;
 use runtime::admin::{Admin, Readiness};
 use runtime::files::{FileError, PUBLIC, write_atomic};
-use runtime::lifecycle::TaskError;
+use runtime::lifecycle::{Hangups, TaskError};
 use runtime::observability::ObservabilityConfig;
 use runtime::{Clock, Drain, Entropy};
 use serde::{Deserialize, Serialize};
 
-use super::{ADMIN, AdminError, BrokerConfig, DRAIN, FirstWords, start_admin};
+use super::{ADMIN, AdminError, BrokerConfig, DRAIN, FirstWords, follow_hangups, start_admin};
 use crate::output::Out;
 
 /// Prefix of the environment variables that override the configuration file.
@@ -166,6 +166,7 @@ pub async fn run(args: ApiArgs, out: &Out) -> anyhow::Result<()> {
     let config: Config = runtime::config::load(Some(&args.config), std::env::vars(), ENVIRONMENT)?;
     runtime::observability::init(&config.log)?;
     let drain = Drain::on_signals(config.drain_deadline)?;
+    let hangups = Hangups::listen()?;
     let data = config.api.data_dir.clone();
     let mut role = ApiRole::start(config, drain).await?;
     let first = role.first_start.take();
@@ -187,5 +188,14 @@ pub async fn run(args: ApiArgs, out: &Out) -> anyhow::Result<()> {
             .iter()
             .for_each(|line| out.line(line));
     }
-    role.wait().await.context("the control plane failed")
+    let reload = role.api.reload();
+    let follow = || {
+        let config: Config =
+            runtime::config::load(Some(&args.config), std::env::vars(), ENVIRONMENT)?;
+        Ok(reload.follow(&config.api)?)
+    };
+    tokio::select! {
+        outcome = role.wait() => outcome.context("the control plane failed"),
+        never = follow_hangups(hangups, follow) => match never {},
+    }
 }

@@ -61,7 +61,8 @@ impl Installation {
         installation
     }
 
-    /// Starts the platform with those settings beside its own, and returns what it says.
+    /// Starts the platform with those settings beside its own and those of `up.toml`, and returns what it
+    /// says.
     pub(crate) fn start(&mut self, settings: &[(&str, &str)]) -> Value {
         let mut command = Command::new(TOCSIN);
         command
@@ -81,6 +82,10 @@ impl Installation {
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        let file = self.path("up.toml");
+        if file.exists() {
+            command.arg("--config").arg(file);
+        }
         if let Some(log) = written(&self.path("up.log")) {
             command.env("TOCSIN_UP_LOG__FILTER", "trace").stderr(log);
         }

@@ -17,6 +17,7 @@ mod memory;
 #[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod operator;
 mod orders;
+mod reload;
 mod rollback;
 mod rotate;
 mod script;

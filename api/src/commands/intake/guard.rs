@@ -21,7 +21,7 @@ pub(super) fn concerns(app: &App, verb: Verb) -> bool {
     match verb.class() {
         // Who stops must not run out of it.
         VerbClass::Routine | VerbClass::Stop => false,
-        VerbClass::Disruptive => app.config.budgets.concern_disruptive(verb),
+        VerbClass::Disruptive => app.policy.load().budgets.concern_disruptive(verb),
         VerbClass::Destructive => true,
     }
 }
@@ -34,7 +34,8 @@ pub(super) async fn pass(
     person: &PersonName,
     plan: &Plan,
 ) -> Result<Option<String>, Problem> {
-    let (verb, budgets) = (plan.manifest().action.verb(), &app.config.budgets);
+    let (verb, policy) = (plan.manifest().action.verb(), app.policy.load_full());
+    let budgets = &policy.budgets;
     let is_destructive = match verb.class() {
         // Who stops must not run out of it.
         VerbClass::Routine | VerbClass::Stop => return Ok(None),
