@@ -20,6 +20,7 @@ use crate::execute::wipe;
 use crate::host::Host;
 use crate::http::Dialer;
 use crate::identity::{Identity, IdentityError, KeyPair, certificates, pins};
+use crate::ladder::collections::Carrying;
 use crate::ladder::suspend::Watch;
 use crate::ladder::{self, Obstacle, Places, PushState, Shared};
 use crate::offline::{self, Asked, Desk};
@@ -182,12 +183,11 @@ impl Start {
         let Deps { clock, entropy, drain } = deps;
         let (state, wall) = (Arc::new(state), Timestamp::from_millis(clock.unix_millis()));
         let (storage, ledger, records) = Storage::open(state.clone(), &enrollment, wall)?;
-        let (boot_id, arming) = (this_boot(&entropy), arming(config.host.arming));
-        let (places, places_now) = places;
         let (core_status, core_now) = watch::channel(CoreStatus::default());
         let (ladder_status, ladder_now) = watch::channel(LADDER_AT_START);
         let (events, taken) = mpsc::channel::<Event>(EVENTS);
-        let (renew, epochs) = (Arc::new(Notify::new()), storage.epochs());
+        let (boot_id, arming) = (this_boot(&entropy), arming(config.host.arming));
+        let (epochs, carrying) = (storage.epochs(), Carrying::of(&host, machine.blocking));
 
         let core = Core {
             clock: clock.clone(),
@@ -195,7 +195,7 @@ impl Start {
             entropy: entropy.clone(),
             key: key.clone(),
             identity: identity_now.clone(),
-            places: places_now.clone(),
+            places: places.1.clone(),
             host: Arc::new(host.clone()),
             is_armed: config.is_armed(),
             is_simulated: config.host.arming == ArmingConfig::Simulated,
@@ -204,6 +204,7 @@ impl Start {
             epochs: epochs.clone(),
             status: core_status,
             asked: desk.1,
+            stored: carrying.stored.clone(),
         };
         let reconcile = Reconcile::resumed(core, storage, (ledger, &records), standing);
         let shared = Shared {
@@ -212,7 +213,7 @@ impl Start {
             config: config.ladder.clone(),
             dialer: machine.dialer,
             identity: identity_now.clone(),
-            places: places_now,
+            places: places.1,
             core: core_now.clone(),
             direct: reconcile.direct(),
             boot_id,
@@ -220,7 +221,7 @@ impl Start {
             capabilities: ladder::capabilities(arming, wipe::is_provable(&host)),
             events,
             status: Arc::new(ladder_status),
-            renew: renew.clone(),
+            renew: Arc::new(Notify::new()),
         };
         let renewal = Renewal {
             shared: shared.clone(),
@@ -228,7 +229,7 @@ impl Start {
             enrollment,
             state,
             identity,
-            places,
+            places: places.0,
             fixed,
             fixed_authorities,
         };
@@ -242,7 +243,7 @@ impl Start {
             ladder: ladder_now,
             core: core_now,
         });
-        let (mut tasks, stop) = climb(&drain, shared, (renewal, desk.0), &sources.host);
+        let (mut tasks, stop) = climb(&drain, shared, (renewal, desk.0, carrying), &sources.host);
         tasks.spawn("reconcile", ok(reconcile.run(taken, stop.clone())));
         tasks.spawn("status", ok(Sources::keep(sources.clone(), stop)));
         Ok(Agent { tasks, drain, sources })
@@ -261,7 +262,7 @@ const LADDER_AT_START: LadderStatus = LadderStatus {
 fn climb(
     drain: &Drain,
     shared: Shared,
-    (renewal, desk): (Renewal, Option<Desk>),
+    (renewal, desk, carrying): (Renewal, Option<Desk>, Carrying),
     host: &Host,
 ) -> (Tasks, CancellationToken) {
     let mut tasks = Tasks::new(drain.clone(), GRACE);
@@ -272,6 +273,8 @@ fn climb(
     let (told, tells) = (reached.clone(), reached);
     let (end, ended) = (stop.clone(), stop.clone());
     let sleep = Watch::new(shared.clock.clone(), host.path("/proc/uptime"));
+    let carry = ladder::collections::run(shared.clone(), carrying, stop.clone());
+    tasks.spawn("collections", ok(carry));
     let (push, direct, lower) = (shared.clone(), shared.clone(), shared);
     tasks.spawn("direct", ok(ladder::direct::run(direct, stop.clone())));
     let push = async move { ladder::push::run(push, state, &told, sleep, end).await };

@@ -103,21 +103,56 @@ impl Dialer {
     }
 }
 
+/// What is asked of the other end.
+#[derive(Debug)]
+pub enum Ask {
+    /// To tell something.
+    Get,
+    /// To take JSON, and to answer.
+    Post(Vec<u8>),
+    /// To keep bytes.
+    Put(Vec<u8>),
+}
+
+impl Ask {
+    fn parts(self) -> (Method, &'static str, Vec<u8>) {
+        match self {
+            Self::Get => (Method::GET, "application/json", Vec::new()),
+            Self::Post(body) => (Method::POST, "application/json", body),
+            Self::Put(body) => (Method::PUT, "application/octet-stream", body),
+        }
+    }
+}
+
 /// `POST`s JSON and answers the body of a success.
 ///
 /// # Errors
 /// [`HttpError`].
 pub async fn post(
     stream: Connection,
-    (address, path): (&str, &str),
+    to: (&str, &str),
     body: Vec<u8>,
     timeout: Duration,
 ) -> Result<Bytes, HttpError> {
+    ask(stream, to, Ask::Post(body), timeout).await
+}
+
+/// Makes a request of an address and a path, and answers the body of a success.
+///
+/// # Errors
+/// [`HttpError`].
+pub async fn ask(
+    stream: Connection,
+    (address, path): (&str, &str),
+    ask: Ask,
+    timeout: Duration,
+) -> Result<Bytes, HttpError> {
+    let (method, content_type, body) = ask.parts();
     let request = Request::builder()
-        .method(Method::POST)
+        .method(method)
         .uri(path)
         .header(HOST, bare(address))
-        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_TYPE, content_type)
         .body(Full::new(Bytes::from(body)))
         .map_err(|_| HttpError::Address(address.to_owned()))?;
     tokio::time::timeout(timeout, exchange(stream, request))

@@ -22,6 +22,7 @@ use crate::identity::Identity;
 use crate::reconcile::{Event, Linked};
 use crate::status::{CoreStatus, LadderStatus, Rung};
 
+pub(crate) mod collections;
 pub(crate) mod direct;
 pub(crate) mod lower;
 pub(crate) mod push;

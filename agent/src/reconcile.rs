@@ -16,7 +16,7 @@ use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 use runtime::lifecycle::CancellationToken;
 use runtime::{Backoff, Blocking, Clock, Entropy};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::LadderConfig;
 use crate::epoch::Epochs;
@@ -80,6 +80,8 @@ pub(crate) struct Core {
     pub(crate) status: watch::Sender<CoreStatus>,
     /// Offline codes that somebody on the device hands in.
     pub(crate) asked: mpsc::Receiver<Asked>,
+    /// Told when receipts are at the control plane: now it may take what they name.
+    pub(crate) stored: Arc<Notify>,
 }
 
 /// The event loop's state.
@@ -391,6 +393,7 @@ impl Reconcile {
         if self.commit(records).await.is_ok() {
             self.ledger.forget(self.now());
             self.resend.backoff.reset();
+            self.core.stored.notify_one();
         }
     }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::auth::StepUp;
 use crate::budgets::Budgets;
+use crate::collections::CollectionConfig;
 use crate::commands::Waves;
 use crate::db::DatabaseConfig;
 use crate::sign_in::Oidc;
@@ -71,6 +72,8 @@ pub struct Config {
     pub first_wave: Waves,
     /// What a person's second factor is asked for.
     pub step_up: StepUp,
+    /// How much of what devices collect is kept.
+    pub collections: CollectionConfig,
     /// Where the audit log goes on to.
     pub sinks: Sinks,
     /// By whom people sign in.
@@ -104,6 +107,7 @@ impl Default for Config {
             budgets: Budgets::default(),
             first_wave: Waves::default(),
             step_up: StepUp::default(),
+            collections: CollectionConfig::default(),
             sinks: Sinks::default(),
             oidc: Oidc::default(),
             vault: VaultConfig::default(),
@@ -186,6 +190,8 @@ impl Config {
         ensure(lasts, "step_up.lasts", "must be 30 s to one hour")?;
         let rotates = self.vault.rotate_every >= Duration::from_secs(60);
         ensure(rotates, "vault.rotate_every", "must be at least one minute")?;
+        let collections = self.collections.problem();
+        collections.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         let oidc = self.oidc.problem();
         oidc.map_or(Ok(()), |(key, problem)| Err(ConfigError { key, problem }))?;
         let sinks = self.sinks.problem();

@@ -16,7 +16,7 @@ mod postgres;
 
 /// What is state and not bookkeeping: tables, with the columns whose change is a change of state.
 /// Numbers of deliveries, claims on jobs and remembered answers are bookkeeping.
-const STATE: [(&str, &[&str]); 13] = [
+const STATE: [(&str, &[&str]); 14] = [
     ("installation", &["value"]),
     ("operators", &["name"]),
     ("api_tokens", &["scopes", "expires_at", "revoked_at", "service", "stepped_up_until"]),
@@ -40,6 +40,7 @@ const STATE: [(&str, &[&str]); 13] = [
     ("commands", &["state", "seq", "envelope", "receipt", "outcome", "ended_by"]),
     ("approvals", &["jws"]),
     ("lockdowns", &["level"]),
+    ("collections", &["said", "whole_at"]),
 ];
 
 /// What an authenticator app shows at that time for a secret, which is typed into it as base32.

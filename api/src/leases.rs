@@ -22,8 +22,9 @@ const LASTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The jobs that one node does for all.
-pub(crate) const JOBS: [&str; 11] = [
+pub(crate) const JOBS: [&str; 12] = [
     "checkpoints",
+    crate::collections::JOB,
     "eviction",
     "expiry",
     "file sink",

@@ -35,6 +35,7 @@ pub mod vault;
 
 pub mod approvals;
 pub mod cluster;
+pub mod collections;
 pub mod commands;
 pub mod devices;
 pub mod enrollment;

@@ -16,6 +16,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use protocol::id::DeviceId;
 use runtime::Clock;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::app::App;
 use crate::config::Config;
@@ -23,6 +24,13 @@ use crate::http::Problem;
 
 /// Events per minute about answers of one device to envelopes that never were.
 const STRANGERS: u32 = 4;
+
+/// Chunks of collections that one device may bring per minute, and at once.
+const CHUNKS: (u32, u32) = (240, 60);
+/// Chunks that are read at once, of all devices: each is held in memory.
+const CHUNK_PLACES: usize = 8;
+/// When to try again for a place.
+const CHUNK_WAIT: Duration = Duration::from_secs(1);
 
 /// Streams of one token at once.
 const STREAMS: u32 = 16;
@@ -68,6 +76,8 @@ pub struct Limits {
     check_ins: ArcSwapOption<Keyed<DeviceId>>,
     enrolls: ArcSwapOption<Keyed<IpAddr>>,
     sign_ins: ArcSwapOption<Keyed<IpAddr>>,
+    chunks: Keyed<DeviceId>,
+    chunk_places: Semaphore,
     facts: Keyed<DeviceId>,
     rollbacks: Keyed<DeviceId>,
     raises: Keyed<DeviceId>,
@@ -86,11 +96,14 @@ impl Limits {
         let time = Time(clock.clone());
         let one = per_minute(NonZeroU32::MIN, NonZeroU32::MIN);
         let once = || keyed(one, &time);
-        let strangers = NonZeroU32::new(STRANGERS).unwrap_or(NonZeroU32::MIN);
+        let number = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let strangers = number(STRANGERS);
         let limits = Self {
             check_ins: ArcSwapOption::empty(),
             enrolls: ArcSwapOption::empty(),
             sign_ins: ArcSwapOption::empty(),
+            chunks: keyed(per_minute(number(CHUNKS.0), number(CHUNKS.1)), &time),
+            chunk_places: Semaphore::new(CHUNK_PLACES),
             facts: once(),
             rollbacks: once(),
             raises: once(),
@@ -132,6 +145,20 @@ impl Limits {
         limit.check_key(&device).map_err(|until| {
             Problem::too_many("check-ins of this device", until.wait_time_from(self.time.now()))
         })
+    }
+
+    /// Before a chunk of that device is read.
+    pub(crate) fn chunk(&self, device: DeviceId) -> Result<(), Problem> {
+        self.chunks.check_key(&device).map_err(|until| {
+            let wait = until.wait_time_from(self.time.now());
+            Problem::too_many("chunks of this device", wait)
+        })
+    }
+
+    /// A place for one chunk in memory, until it is dropped.
+    pub(crate) fn chunk_place(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let place = self.chunk_places.try_acquire();
+        place.map_err(|_| Problem::too_many("chunks at once", CHUNK_WAIT))
     }
 
     /// Before an enrollment from that address is read.
@@ -191,8 +218,14 @@ impl Limits {
             limit.retain_recent();
         }
         self.refused_sign_ins.retain_recent();
-        let devices =
-            [&self.facts, &self.rollbacks, &self.raises, &self.old_certificates, &self.strangers];
+        let devices = [
+            &self.chunks,
+            &self.facts,
+            &self.rollbacks,
+            &self.raises,
+            &self.old_certificates,
+            &self.strangers,
+        ];
         for limit in devices {
             limit.retain_recent();
         }

@@ -16,14 +16,15 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::http::problem::PROBLEM_TYPE;
 use crate::{
-    approvals, cluster, commands, devices, enrollment, escrows, events, factors, operators,
-    sign_in, trust,
+    approvals, cluster, collections, commands, devices, enrollment, escrows, events, factors,
+    operators, sign_in, trust,
 };
 
 /// The routes of the operator port, and their document.
 pub fn operator_routes() -> (axum::Router<App>, OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(base())
         .merge(commands::router())
+        .merge(collections::router())
         .merge(approvals::router())
         .merge(devices::router())
         .merge(enrollment::router())

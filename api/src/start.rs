@@ -46,8 +46,8 @@ use crate::sign_in::Provider;
 use crate::sinks::{self, Sink};
 use crate::vault::{self, First, Kms, UnlockError};
 use crate::{
-    checkpoints, cluster, commands, enrollment, housekeeping, jobs, metrics, openapi, operators,
-    trust,
+    checkpoints, cluster, collections, commands, enrollment, housekeeping, jobs, metrics, openapi,
+    operators, trust,
 };
 
 /// How long tasks may take to end when one of them failed.
@@ -367,7 +367,8 @@ fn serve(
     let (routes, document) = openapi::operator_routes();
     let gate = axum::middleware::from_fn_with_state((app.clone(), Gate::new(&document)), guard);
     let operator = finish(app, routes.layer(gate));
-    let agent = finish(app, enrollment::agent_router().merge(commands::agent_router()));
+    let agent = enrollment::agent_router().merge(commands::agent_router());
+    let agent = finish(app, agent.merge(collections::agent_router()));
     let limits = HttpLimits {
         name: "operator",
         max_connections: app.config.operator_connections,
@@ -423,6 +424,8 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("freeze", jobs::run_once(app.clone(), freeze, commands::freeze));
     let eviction = jobs::Job { name: "eviction", period: period * EVICTION_PERIODS };
     tasks.spawn("eviction", jobs::run_once(app.clone(), eviction, enrollment::evict));
+    let forgetting = jobs::Job { name: collections::JOB, ..eviction };
+    tasks.spawn("collections", jobs::run_once(app.clone(), forgetting, collections::forget));
     for sink in Sink::ALL.into_iter().filter(|sink| sink.is_configured(&app.config.sinks)) {
         tasks.spawn(sink.name(), sinks::feed(app.clone(), sink));
     }

@@ -55,7 +55,7 @@ fn holds(organisation: &Organisation, verified: &Verified) {
     assert!(claims.exp > NOW, "over");
     assert!(claims.exp <= claims.manifest.expires_at, "longer than its manifest");
     let verb = claims.action().verb();
-    assert_eq!(claims.lane, verb.lane(), "in another lane");
+    assert_eq!(claims.lane, claims.action().lane(), "in another lane");
     if verb.class() == VerbClass::Destructive {
         let persons: BTreeSet<_> = approved(organisation)
             .into_iter()

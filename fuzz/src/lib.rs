@@ -5,6 +5,7 @@
 //! used by anything that is shipped.
 #![warn(missing_docs)]
 
+mod collections;
 mod enrollment;
 mod envelopes;
 mod frames;
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "frames", run: frames::run, seeds: frames::seeds },
     Target { name: "envelopes", run: envelopes::run, seeds: envelopes::seeds },
     Target { name: "claims", run: envelopes::run_claims, seeds: envelopes::claims_seeds },
@@ -33,6 +34,7 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "reports", run: reports::run, seeds: reports::seeds },
     Target { name: "journal", run: journal::run, seeds: journal::seeds },
     Target { name: "enrollment", run: enrollment::run, seeds: enrollment::seeds },
+    Target { name: "collections", run: collections::run, seeds: collections::seeds },
     Target { name: "http", run: http::run, seeds: http::seeds },
 ];
 

@@ -10,16 +10,19 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::sealed::CaseKey;
 use crate::state::{EffectClass, Lane, VerbClass};
 use crate::time::Timestamp;
 
+pub use self::collect::{CollectEvidence, Sources};
+pub use self::error::ActionError;
 pub use self::rotate::{Credential, CryptoLock, RotateCredentials};
 pub use self::script::RunScript;
 pub use self::stops::{Cancel, Freeze, Thaw};
 pub use self::text::{is_printable, is_script};
 
+mod collect;
 mod ended;
+mod error;
 mod rotate;
 mod script;
 mod stops;
@@ -47,7 +50,7 @@ pub enum Action {
     Reboot(Reboot),
     /// Runs the script of that hash, which travels beside the manifest.
     RunScript(RunScript),
-    /// Looks at what runs on the device, and seals it to a case.
+    /// Looks at what runs on the device and at what it was told to collect, and seals it to a case.
     CollectEvidence(CollectEvidence),
     /// Replaces a credential of the device by one that is escrowed first.
     RotateCredentials(RotateCredentials),
@@ -159,14 +162,6 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 pub struct Reboot {}
 
-/// Parameters of [`Action::CollectEvidence`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CollectEvidence {
-    /// Who may read it: the public half of the case's key.
-    pub case_key: CaseKey,
-}
-
 /// Parameters of [`Action::Refresh`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -272,8 +267,8 @@ impl Verb {
         }
     }
 
-    /// The lane its commands travel in.
-    pub const fn lane(self) -> Lane {
+    /// The lane its commands travel in, unless the action says otherwise: see [`Action::lane`].
+    const fn lane(self) -> Lane {
         match self {
             Self::Lock
             | Self::Unlock
@@ -360,34 +355,6 @@ impl FromStr for Verb {
     }
 }
 
-/// An action whose parameters are outside what the protocol allows.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ActionError {
-    /// A text is too long or would not print as it reads.
-    #[error("{field} must be at most {} printable characters", limits::TEXT_CHARS)]
-    Text {
-        /// Which parameter.
-        field: &'static str,
-    },
-    /// A script without an end.
-    #[error("budget_secs must be 1 to {}", limits::SCRIPT_SECS)]
-    Budget,
-    /// Not the name of a local account.
-    #[error(
-        "account must be 1 to 32 of a-z, 0-9, `_`, `-` and `.`, and begin with a letter or `_`"
-    )]
-    Account,
-    /// A plan of something that destroys nothing.
-    #[error("only what destroys has a plan: wipe, selective_wipe, crypto_lock")]
-    Plan,
-    /// A list is too long.
-    #[error("{field} must have at most {} entries", limits::LIST_ENTRIES)]
-    List {
-        /// Which parameter.
-        field: &'static str,
-    },
-}
-
 impl Action {
     /// The verb alone.
     pub const fn verb(&self) -> Verb {
@@ -408,6 +375,28 @@ impl Action {
             Self::Cancel(_) => Verb::Cancel,
             Self::Freeze(_) => Verb::Freeze,
             Self::Thaw(_) => Verb::Thaw,
+        }
+    }
+
+    /// The lane its commands travel in.
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Self::CollectEvidence(collect) => collect.lane(),
+            Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::Quarantine(_)
+            | Self::Release(_)
+            | Self::Wipe(_)
+            | Self::SelectiveWipe(_)
+            | Self::Plan(_)
+            | Self::Reboot(_)
+            | Self::RunScript(_)
+            | Self::RotateCredentials(_)
+            | Self::CryptoLock(_)
+            | Self::Refresh(_)
+            | Self::Cancel(_)
+            | Self::Freeze(_)
+            | Self::Thaw(_) => self.verb().lane(),
         }
     }
 
@@ -462,8 +451,8 @@ impl Action {
             },
             Self::RunScript(run) => run.check(),
             Self::RotateCredentials(rotate) => rotate.check(),
-            Self::CollectEvidence(_)
-            | Self::Quarantine(_)
+            Self::CollectEvidence(collect) => collect.check(),
+            Self::Quarantine(_)
             | Self::Unlock(_)
             | Self::Release(_)
             | Self::Wipe(_)

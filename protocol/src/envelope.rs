@@ -185,8 +185,8 @@ impl Verifying<'_> {
             return Err(Refusal::new(BadSignature, format!("this key may not order {end}")));
         }
         envelope.action().check().map_err(|error| Refusal::new(Unsupported, error.to_string()))?;
-        if envelope.lane != verb.lane() {
-            return Err(Refusal::new(Unsupported, "the lane is not the verb's"));
+        if envelope.lane != envelope.action().lane() {
+            return Err(Refusal::new(Unsupported, "the lane is not the action's"));
         }
         Ok(envelope)
     }

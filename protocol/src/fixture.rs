@@ -11,7 +11,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
 use crate::action::{
     Action, CollectEvidence, Credential, CryptoLock, Lock, LockLevel, RotateCredentials, RunScript,
-    Verb, Wipe, WipeLevel,
+    Sources, Verb, Wipe, WipeLevel,
 };
 use crate::envelope::{self, Approval, Envelope, Verifying};
 use crate::frame::{CommandFrame, Hello};
@@ -79,7 +79,20 @@ pub fn run_script() -> (Action, String) {
 /// An order to collect evidence for the case whose secret is nines.
 pub fn collect_evidence() -> Action {
     let case_key = CaseSecret::new([9; 32]).public().expect("a key");
-    Action::CollectEvidence(CollectEvidence { case_key })
+    Action::CollectEvidence(CollectEvidence { case_key, sources: None })
+}
+
+/// The same, with files and logs beyond the first look.
+pub fn collect_files(paths: &[&str]) -> Action {
+    let case_key = CaseSecret::new([9; 32]).public().expect("a key");
+    let sources = Sources {
+        logs: true,
+        paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        item_bytes: 1024 * 1024,
+        total_bytes: 4 * 1024 * 1024,
+        ..Sources::default()
+    };
+    Action::CollectEvidence(CollectEvidence { case_key, sources: Some(sources) })
 }
 
 /// An order to rotate that credential, for the recovery key whose secret is nines.
@@ -208,7 +221,7 @@ impl Organisation {
             iat: NOW,
             nbf: NOW,
             exp: manifest.expires_at,
-            lane: manifest.action.verb().lane(),
+            lane: manifest.action.lane(),
             seq,
             proof: devices.proof(&device).expect("the device is in its own tree"),
             manifest,

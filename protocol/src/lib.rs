@@ -9,6 +9,7 @@ pub mod action;
 pub mod advance;
 pub mod checkpoint;
 pub mod close;
+pub mod collection;
 pub mod enrollment;
 pub mod envelope;
 pub mod escrow;

@@ -37,6 +37,16 @@ pub const OFFLINE_CODES: usize = 50;
 pub const SCRIPT_BYTES: usize = 16 * 1024;
 /// Seconds that a script may take at most.
 pub const SCRIPT_SECS: u32 = 60 * 60;
+/// Bytes that one order has a device collect at most.
+pub const COLLECTION_BYTES: u64 = 1024 * 1024 * 1024;
+/// Bytes of one chunk of a collection before it is sealed. The last may be shorter.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+/// Chunks of one collection: what is around its bytes is bounded as well.
+pub const COLLECTION_CHUNKS: u32 = 4096 + 256;
+/// Files and regions of memory in one collection.
+pub const COLLECTION_ITEMS: usize = 10_000;
+/// Missing chunks that one answer names.
+pub const MISSING_CHUNKS: usize = 64;
 /// Bytes of the word for what a stage is at.
 pub const ADVANCE_WORD_BYTES: usize = 64;
 /// Steps of one stage.

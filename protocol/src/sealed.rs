@@ -14,6 +14,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::stream::{ChunkOpener, ChunkSealer, TAG_BYTES};
+
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +50,9 @@ pub enum SealedError {
     /// Sealed to another case or about another command, or altered.
     #[error("sealed to another key or about another command, or altered")]
     Closed,
+    /// A chunk after the last.
+    #[error("nothing follows the last chunk")]
+    Ended,
 }
 
 impl CaseKey {
@@ -63,7 +69,7 @@ impl CaseKey {
     ) -> Result<String, SealedError> {
         let once = CaseSecret(chance);
         let public = once.public()?;
-        let key = once.agree(self, &public, self)?;
+        let key = once.agree(PURPOSE, (self, &public, self))?;
         let mut sealed = bytes.to_vec();
         key.seal_in_place_append_tag(nonce(), Aad::from(about), &mut sealed)
             .map_err(|_| SealedError::Closed)?;
@@ -100,7 +106,7 @@ impl CaseSecret {
         let (once, sealed) =
             bytes.split_first_chunk::<KEY_BYTES>().ok_or(SealedError::Malformed)?;
         let once = CaseKey(*once);
-        let key = self.agree(&once, &once, &self.public()?)?;
+        let key = self.agree(PURPOSE, (&once, &once, &self.public()?))?;
         let mut sealed = sealed.to_vec();
         let opened = key
             .open_in_place(nonce(), Aad::from(about), &mut sealed)
@@ -112,16 +118,16 @@ impl CaseSecret {
         PrivateKey::from_private_key(&X25519, &self.0).map_err(|_| SealedError::Key)
     }
 
-    /// The key that both sides come to: of one use, bound to both public halves.
+    /// The key that both sides come to with the other's half: of one use and one purpose, bound to
+    /// both public halves.
     fn agree(
         &self,
-        other: &CaseKey,
-        once: &CaseKey,
-        case: &CaseKey,
+        purpose: &[u8],
+        (other, once, case): (&CaseKey, &CaseKey, &CaseKey),
     ) -> Result<LessSafeKey, SealedError> {
         let other = UnparsedPublicKey::new(&X25519, other.0);
         agree(&self.private()?, other, SealedError::Key, |secret| {
-            let info = [PURPOSE, &once.0, &case.0];
+            let info = [purpose, &once.0, &case.0];
             let extracted = Salt::new(HKDF_SHA256, &[]).extract(secret);
             let expanded = extracted.expand(&info, &AES_256_GCM).map_err(|_| SealedError::Key)?;
             Ok(LessSafeKey::new(UnboundKey::from(expanded)))

@@ -166,6 +166,12 @@ impl Client {
         self.send(|| self.request(Method::DELETE, path)).await.map(drop)
     }
 
+    /// Reads bytes.
+    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let response = self.send(|| self.request(Method::GET, path)).await?;
+        self.read(response).await
+    }
+
     /// Reads an answer of any length, piece by piece.
     pub async fn download(
         &self,

@@ -15,4 +15,5 @@ pub mod profile;
 pub mod proof;
 pub mod roles;
 pub mod sealing;
+pub mod unpack;
 pub mod up;

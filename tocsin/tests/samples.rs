@@ -81,11 +81,12 @@ fn samples_leave_no_setting_out() {
         ("hub.admission", fields(&hub.admission)),
         ("hub.socket", fields(&hub.socket)),
     ];
-    // Seven tables lie below that of the api.
+    // Eight tables lie below that of the api.
     let api_tables = [
-        ("api", fields(&api) - 7),
+        ("api", fields(&api) - 8),
         ("api.database", fields(&api.database)),
         ("api.budgets", fields(&api.budgets)),
+        ("api.collections", fields(&api.collections)),
         ("api.first_wave", fields(&api.first_wave)),
         ("api.step_up", fields(&api.step_up)),
         ("api.sinks", fields(&api.sinks)),

@@ -1,52 +1,46 @@
-//! Collect-evidence: a first look at what runs on the device, sealed to the case's key.
+//! Collect-evidence: a first look at what runs on the device, and what else the order names, sealed to
+//! the case's key.
 //!
 //! Volatile first: processes, sockets, sessions, modules, mounts, accounts, as the endpoint's own files
-//! show them at that moment. Changes nothing, and runs no program of the endpoint. Each section is
-//! bounded, and so is the whole, since it travels in the receipt: what does not fit is left out, and its
-//! section says so. Not a forensic image.
+//! show them at that moment (`look`), which travel in the receipt and are bounded by it. Then memory of
+//! processes, logs, files and folders, as far as the order names them: packed, cut into chunks, each
+//! sealed here and kept in a spool of the state directory, whence they follow the receipt that names
+//! them (`ladder::collections`). Changes nothing on the endpoint but that spool, follows no link, and
+//! runs no program of the endpoint. What does not fit is left out, and noted. Not a forensic image.
 //!
 //! Evidence: `sections` (of each: `name`, `bytes` and `sha256` of what was read, `kept` bytes, whether
-//! it `timed_out`),
-//! `evidence_sha256` (of the sealed JSON document), `case_key`, and `sealed`.
+//! it `timed_out`), `evidence_sha256` (of the sealed JSON document), `case_key`, `sealed`, and
+//! `collection` (see [`Collection`]).
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::sync::mpsc::sync_channel;
-use std::thread;
 use std::time::Duration;
 
-use protocol::action;
+use protocol::action::{self, Sources};
 use protocol::advance::Advance;
+use protocol::collection::{Collection, Source};
 use protocol::receipt::{Evidence, Failure, FailureKind};
-use runtime::Entropy;
-use serde_json::{Value, json};
+use runtime::{Clock, Entropy};
 
-use super::course::{Course, patience};
+use self::look::{DOCUMENT_BYTES, SECTIONS};
+use self::packer::Packer;
+use self::spool::{Spool, SpoolError, Spooled};
+use self::tree::Tree;
+use super::course::patience;
 use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
 use crate::host::Host;
 
+mod look;
+mod memory;
+mod packer;
+mod read;
+pub(crate) mod spool;
 #[cfg(test)]
 mod tests;
+mod tree;
 
-/// Bytes read for one section.
-const READ_BYTES: u64 = 4 * 1024 * 1024;
-/// Bytes of the whole document: twice base64url, beside the rest of a receipt.
-const DOCUMENT_BYTES: usize = 14 * 1024;
-/// Characters of one line: a few must not fill a section.
-const LINE_CHARS: usize = 512;
-/// Characters kept of what a process calls itself by.
-const COMMAND_CHARS: usize = 96;
-
-/// Bytes that each section may take as JSON, the most volatile first.
-const SECTIONS: [(&str, usize); 7] = [
-    ("processes", 6656),
-    ("sockets", 3072),
-    ("sessions", 768),
-    ("modules", 768),
-    ("mounts", 1024),
-    ("accounts", 768),
-    ("uptime", 128),
-];
+/// How long reading may take; what is left then is noted.
+const READING: Duration = Duration::from_secs(30 * 60);
+/// Where logs lie: the newest are read first.
+const LOGS: [&str; 2] = ["/run/log/journal", "/var/log"];
 
 /// The executor of `collect_evidence`.
 #[derive(Debug)]
@@ -57,25 +51,11 @@ impl CollectEvidence {
     pub fn new(params: action::CollectEvidence) -> Self {
         Self(params)
     }
-}
 
-impl Executor for CollectEvidence {
-    fn plan(&self, _host: &Host, _task: &Task) -> Result<Plan, Failure> {
-        let names = SECTIONS.map(|(name, _)| name);
-        let steps = vec![format!("read {}, and seal it to {}", names.join(", "), self.0.case_key)];
-        let facts = Evidence::new()
-            .with("sections", names.to_vec())
-            .with("case_key", self.0.case_key.to_string());
-        Ok(Plan { steps, facts })
-    }
-
-    fn apply(&self, _host: &Host, _task: &Task) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
-        let broken = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, "prove", error);
-        let (manifest, document) = collect(host, patience::SECTION, &task.course);
+    /// What the receipt says of the first look.
+    fn look(&self, host: &Host, task: &Task, stage: &str) -> Result<Evidence, Failure> {
+        let broken = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, stage, error);
+        let (manifest, document) = look::collect(host, patience::SECTION, &task.course);
         let document = serde_json::to_vec(&document).map_err(|error| broken(&error))?;
         if document.len() > DOCUMENT_BYTES {
             return Err(broken(&"the sections are longer than they may be together"));
@@ -89,156 +69,109 @@ impl Executor for CollectEvidence {
             .with("sealed", sealed.map_err(|error| broken(&error))?))
     }
 
-    fn recover(&self, _host: &Host, _task: &Task) -> Recovery {
-        Recovery::Apply
+    /// Reads all that the order names into the spool, the most volatile first.
+    fn fill(
+        &self,
+        (host, task): (&Host, &Task),
+        sources: &Sources,
+        spool: &Spool,
+    ) -> Result<Collection, Failure> {
+        let about = task.command_id.to_string();
+        let sealer = self.0.case_key.chunks(about.as_bytes(), Entropy::system().bytes());
+        let sealer = sealer.map_err(|error| failure(FailureKind::Internal, "apply", error))?;
+        let clock = Clock::system();
+        let until = clock.now() + READING;
+        let mut packer = Packer::new((sealer, spool), sources, (clock, until), &task.course);
+        task.course.tell(Advance::at("memory"));
+        for process in &sources.processes {
+            memory::read(&mut packer, host, process).map_err(|error| lost(&error))?;
+        }
+        let tree = Tree::open(host).map_err(|error| failure(FailureKind::Io, "apply", error))?;
+        task.course.tell(Advance::at("logs"));
+        if sources.logs {
+            let mut logs: Vec<_> = LOGS.iter().flat_map(|path| tree.list(path)).collect();
+            logs.sort_by_key(|found| std::cmp::Reverse(found.modified_at));
+            read::all(&mut packer, &tree, Source::Log, logs).map_err(|error| lost(&error))?;
+        }
+        task.course.tell(Advance::at("files"));
+        for path in &sources.paths {
+            let found = tree.list(path);
+            read::all(&mut packer, &tree, Source::Path, found).map_err(|error| lost(&error))?;
+        }
+        packer.finish().map_err(|error| lost(&error))
     }
 }
 
-/// What the sections are, for everybody, and what they say, for the case.
-fn collect(host: &Host, patience: Duration, course: &Course) -> (Vec<Value>, Value) {
-    let (mut manifest, mut document) = (Vec::new(), serde_json::Map::new());
-    for (at, (name, most)) in SECTIONS.into_iter().enumerate() {
-        course.tell(Advance::at(name).step(at + 1, SECTIONS.len()));
-        let there = host.clone();
-        let read = within(course.within(patience), move || lines(&there, name));
-        let timed_out = read.is_none();
-        let lines = read.unwrap_or_default();
-        let whole = lines.join("\n");
-        let shortened: Vec<String> = lines.iter().map(|line| short(line)).collect();
-        let kept = fitting(&shortened, most);
-        let kept_bytes: usize = kept.iter().map(|line| line.len() + 1).sum();
-        manifest.push(json!({
-            "name": name,
-            "bytes": whole.len(),
-            "sha256": sha256_hex(whole.as_bytes()),
-            "kept": kept_bytes.saturating_sub(1),
-            "timed_out": timed_out,
-        }));
-        document.insert(name.to_owned(), kept.into());
+impl Executor for CollectEvidence {
+    fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
+        let names = SECTIONS.map(|(name, _)| name);
+        let mut steps =
+            vec![format!("read {}, and seal it to {}", names.join(", "), self.0.case_key)];
+        let mut facts = Evidence::new()
+            .with("sections", names.to_vec())
+            .with("case_key", self.0.case_key.to_string());
+        if let Some(sources) = &self.0.sources {
+            Spool::room(&host.state_dir).map_err(|error| refused(&error))?;
+            steps.push(format!(
+                "read memory of {} processes, {}logs, {} paths, at most {} bytes, and send them on",
+                sources.processes.len(),
+                if sources.logs { "" } else { "no " },
+                sources.paths.len(),
+                sources.total_bytes,
+            ));
+            facts = facts.with("sources", serde_json::to_value(sources).unwrap_or_default());
+        }
+        Ok(Plan { steps, facts })
     }
-    (manifest, document.into())
-}
 
-/// What came of work in that time; what takes longer is left behind, to end when it can.
-fn within<T: Send + 'static>(
-    patience: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let (done, ended) = sync_channel(1);
-    let spawned = thread::Builder::new().name("evidence".to_owned()).spawn(move || {
-        // Whoever waited may have gone.
-        let _ = done.send(work());
-    });
-    spawned.ok().and_then(|_| ended.recv_timeout(patience).ok())
-}
+    fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
+        let Some(sources) = &self.0.sources else { return Ok(()) };
+        let spool = Spool::of(&host.state_dir, task.command_id);
+        let first_look = self.look(host, task, "apply")?;
+        spool.begin().map_err(|error| lost(&error))?;
+        let collected = self.fill((host, task), sources, &spool).and_then(|collection| {
+            let spooled = Spooled { collection, first_look };
+            spool.seal(&spooled).map_err(|error| lost(&error))
+        });
+        collected.inspect_err(|_| spool.remove())
+    }
 
-/// What a section is made of.
-fn lines(host: &Host, section: &str) -> Vec<String> {
-    match section {
-        "processes" => processes(host),
-        "sockets" => {
-            files(host, &["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp", "/proc/net/udp6"])
+    fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
+        if self.0.sources.is_none() {
+            return self.look(host, task, "prove");
         }
-        "sessions" => sessions(host),
-        "modules" => files(host, &["/proc/modules"]),
-        "mounts" => files(host, &["/proc/self/mounts"]),
-        "accounts" => files(host, &["/etc/passwd"]),
-        _ => files(host, &["/proc/uptime", "/proc/sys/kernel/random/boot_id"]),
+        let spool = Spool::of(&host.state_dir, task.command_id);
+        let Spooled { collection, first_look } =
+            spool.verified().map_err(|error| failure(FailureKind::NotProven, "prove", error))?;
+        Ok(first_look.merged(collection.evidence()))
+    }
+
+    fn recover(&self, host: &Host, task: &Task) -> Recovery {
+        // What was read of another moment is not gone on with: all of it is read again.
+        match Spool::of(&host.state_dir, task.command_id).is_whole() {
+            true => Recovery::Applied,
+            false => Recovery::Apply,
+        }
+    }
+
+    fn budget(&self, usual: Duration) -> Option<Duration> {
+        Some(self.0.sources.as_ref().map_or(usual, |_| READING + usual))
+    }
+
+    fn outlives_the_agent(&self) -> bool {
+        self.0.sources.is_some()
     }
 }
 
-/// The lines that fit, the first first, as JSON spells them.
-fn fitting(lines: &[String], most: usize) -> Vec<String> {
-    let mut left = most.saturating_sub("\"processes\":[],".len());
-    let cost =
-        |line: &String| serde_json::to_string(line).map_or(usize::MAX, |text| text.len() + 1);
-    let fits = |line: &&String| match left.checked_sub(cost(line)) {
-        Some(rest) => {
-            left = rest;
-            true
-        }
-        None => false,
+fn lost(error: &SpoolError) -> Failure {
+    let kind = match error {
+        SpoolError::Left | SpoolError::Sealing(_) => FailureKind::Internal,
+        SpoolError::Disk(_) | SpoolError::Full | SpoolError::Altered => FailureKind::Io,
+        SpoolError::Waiting => FailureKind::Precondition,
     };
-    lines.iter().filter(fits).cloned().collect()
+    failure(kind, "apply", error)
 }
 
-/// A line that leaves room for others, whatever whoever made it had in mind.
-fn short(line: &str) -> String {
-    line.chars().take(LINE_CHARS).collect()
-}
-
-/// The lines of those files, the spaces that only align them taken out.
-fn files(host: &Host, paths: &[&str]) -> Vec<String> {
-    let lines = paths.iter().flat_map(|path| {
-        match read(host, path) {
-            Ok(text) => text.lines().map(squeezed).collect::<Vec<_>>(),
-            // What is not there is as much of a finding as what is.
-            Err(error) => vec![format!("{path}: {error}")],
-        }
-    });
-    lines.collect()
-}
-
-/// Who is logged in, as the login manager writes it down: user, seat, remote host.
-fn sessions(host: &Host) -> Vec<String> {
-    let entries = fs::read_dir(host.path("/run/systemd/sessions")).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names.filter(|name| !name.ends_with(".ref")).collect();
-    names.sort();
-    let told = ["USER=", "REMOTE_HOST=", "TTY=", "SERVICE=", "REALTIME="];
-    let line = |name: &String| {
-        let text = match read(host, &format!("/run/systemd/sessions/{name}")) {
-            Ok(text) => text,
-            Err(error) => return format!("{name}: {error}"),
-        };
-        let said = text.lines().filter(|line| told.iter().any(|word| line.starts_with(word)));
-        format!("{name} {}", said.collect::<Vec<_>>().join(" "))
-    };
-    names.iter().map(line).collect()
-}
-
-/// One line per process, the youngest first: id, parent, user, start (ticks after the boot), program
-/// (a deleted one says so), command line. Threads of the kernel, which have no program, come last.
-fn processes(host: &Host) -> Vec<String> {
-    let entries = fs::read_dir(host.path("/proc")).into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut found: Vec<(bool, u64, String)> = pids.filter_map(|pid| process(host, pid)).collect();
-    found.sort_by_key(|(is_kernel, start, _)| (*is_kernel, u64::MAX - start));
-    found.into_iter().map(|(_, _, line)| line).collect()
-}
-
-/// Source: proc_pid_stat(5).
-fn process(host: &Host, pid: u32) -> Option<(bool, u64, String)> {
-    // One that has ended meanwhile is none.
-    let stat = read(host, &format!("/proc/{pid}/stat")).ok()?;
-    let (begin, fields) = stat.rsplit_once(')')?;
-    let name = begin.split_once('(')?.1.to_owned();
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let (parent, start) = (fields.get(1)?, fields.get(19)?.parse().ok()?);
-    let status = read(host, &format!("/proc/{pid}/status")).unwrap_or_default();
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    let uid = uid.and_then(|uids| uids.split_whitespace().next()).unwrap_or("?");
-    let program = fs::read_link(host.path(format!("/proc/{pid}/exe")));
-    let program = program.map(|path| path.to_string_lossy().into_owned()).ok();
-    let command = match read(host, &format!("/proc/{pid}/cmdline")) {
-        Ok(command) => command.replace('\0', " "),
-        Err(error) => error.to_string(),
-    };
-    let command: String = command.trim().chars().take(COMMAND_CHARS).collect();
-    let shown = program.clone().unwrap_or(format!("[{name}]"));
-    Some((
-        program.is_none() && command.is_empty(),
-        start,
-        format!("{pid} {parent} {uid} {start} {shown} {command}"),
-    ))
-}
-
-fn squeezed(line: &str) -> String {
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn read(host: &Host, path: &str) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(host.path(path))?.take(READ_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+fn refused(error: &SpoolError) -> Failure {
+    Failure { stage: "plan".to_owned(), ..lost(error) }
 }

@@ -110,7 +110,7 @@ async fn certificate_is_renewed_over_the_old_one_while_the_session_goes_on() {
         match server.call().await {
             Call::Socket(session) => hub = Some(session),
             Call::Renewal { request, answer } => renewal = Some((request, answer)),
-            Call::Exchange { .. } => {}
+            Call::Exchange { .. } | Call::Collection(_) => {}
         }
     }
     let (request, answer) = renewal.unwrap();

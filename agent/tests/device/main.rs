@@ -4,6 +4,7 @@
 mod bench;
 mod budget;
 mod checkpoints;
+mod collections;
 mod commands;
 mod console;
 mod disk;

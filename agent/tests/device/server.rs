@@ -35,6 +35,16 @@ pub(crate) enum Call {
     Socket(Box<HubSide>),
     Exchange { path: String, frames: Vec<AgentFrame>, answer: oneshot::Sender<Vec<HubFrame>> },
     Renewal { request: RenewRequest, answer: oneshot::Sender<String> },
+    Collection(Brought),
+}
+
+/// A request about a collection. An answer that is dropped breaks the connection off.
+pub(crate) struct Brought {
+    /// What follows the path of collections.
+    pub(crate) place: String,
+    /// A chunk, unless something is asked.
+    pub(crate) chunk: Option<Vec<u8>>,
+    pub(crate) answer: oneshot::Sender<String>,
 }
 
 /// What a hub says in its welcome, true or not.
@@ -108,7 +118,18 @@ impl Server {
             match self.call().await {
                 Call::Socket(hub) => return *hub,
                 Call::Exchange { answer, .. } => drop(answer.send(vec![greeting()])),
-                Call::Renewal { .. } => {}
+                Call::Renewal { .. } | Call::Collection(_) => {}
+            }
+        }
+    }
+
+    /// The next request about a collection.
+    pub(crate) async fn brought(&mut self) -> Brought {
+        loop {
+            match self.call().await {
+                Call::Collection(brought) => return brought,
+                Call::Exchange { answer, .. } => drop(answer.send(vec![greeting()])),
+                Call::Socket(_) | Call::Renewal { .. } => {}
             }
         }
     }
@@ -124,7 +145,7 @@ impl Server {
                     return (frames, answer);
                 }
                 Call::Exchange { answer, .. } => drop(answer.send(vec![greeting()])),
-                Call::Socket(_) | Call::Renewal { .. } => {}
+                Call::Socket(_) | Call::Renewal { .. } | Call::Collection(_) => {}
             }
         }
     }
@@ -287,12 +308,20 @@ async fn serve(
         says.lock().unwrap().turned_away += 1;
         return turn_away(stream, room).await;
     }
-    let mut body = vec![0; header("content-length").unwrap().parse().unwrap()];
+    let mut body = vec![0; header("content-length").unwrap_or("0").parse().unwrap()];
     stream.read_exact(&mut body).await?;
     if path == RENEW_PATH {
         let (answer, answered) = oneshot::channel();
         let request = serde_json::from_slice(&body).unwrap();
         drop(told.send(Call::Renewal { request, answer }).await);
+        let Ok(body) = answered.await else { return Ok(()) };
+        return reply(stream, &body).await;
+    }
+    if let Some(place) = path.strip_prefix(protocol::collection::PATH) {
+        let (answer, answered) = oneshot::channel();
+        let chunk = head.starts_with("PUT ").then_some(body);
+        let brought = Brought { place: place.to_owned(), chunk, answer };
+        drop(told.send(Call::Collection(brought)).await);
         let Ok(body) = answered.await else { return Ok(()) };
         return reply(stream, &body).await;
     }

@@ -137,6 +137,10 @@ kinds! {
     EscrowKept = "escrow_kept",
     /// Somebody read a sealed credential.
     EscrowRead = "escrow_read",
+    /// What a command collected is here, whole, as its device signed it.
+    CollectionArrived = "collection_arrived",
+    /// What a command collected was kept long enough.
+    CollectionRemoved = "collection_removed",
     /// A receipt ended the command.
     CommandFinished = "command_finished",
     /// A command's validity ended before a device took it.

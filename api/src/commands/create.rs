@@ -39,7 +39,7 @@ pub(super) async fn create(
     if body.value.dry_run {
         return dry_run(&app, &permit, &body.value).await;
     }
-    let room = app.intake.room(body.value.action.verb().lane()).await;
+    let room = app.intake.room(body.value.action.lane()).await;
     let claim = Claim::of(&principal, body.ticket);
     let mut conn = app.db.read().await?;
     if let Some(claim) = &claim

@@ -115,8 +115,8 @@ impl Default for Intake {
 /// Has an order written, and answers it after its commit. Who goes away meanwhile may have given the
 /// order all the same, and finds it by its idempotency key.
 pub(super) async fn take(app: &App, room: Room, asked: Asked) -> Result<Response, Problem> {
-    let verb = asked.plan.manifest().action.verb();
-    let lane = verb.lane();
+    let action = &asked.plan.manifest().action;
+    let (verb, lane) = (action.verb(), action.lane());
     if guard::concerns(app, verb) {
         return write_guarded(app, lane, &asked).await;
     }
@@ -269,7 +269,7 @@ pub(super) async fn write_within(
     tx: &mut Tx,
     asked: &Asked,
 ) -> Result<(CreatedOrder, Vec<Delivery>), Problem> {
-    let lane = asked.plan.manifest().action.verb().lane();
+    let lane = asked.plan.manifest().action.lane();
     let (verdicts, mut drafts) =
         judge(app, tx, std::slice::from_ref(asked), &BTreeMap::new()).await?;
     if let Some(Verdict::Refused(problem)) = verdicts.into_iter().next() {

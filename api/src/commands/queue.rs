@@ -196,7 +196,7 @@ async fn queue(
         let payload = json!({ "persons": persons, "verb": verb, "devices": broken });
         tx.append(Kind::BreakGlassUsed, order.id, payload);
     }
-    let lane = order.manifest.action.verb().lane();
+    let lane = order.manifest.action.lane();
     let ready = vec![Ready { order, approvals: words.approvals, fresh }];
     let signed: Vec<_> =
         number_and_sign(app, tx, lane, ready).await?.into_iter().flatten().collect();

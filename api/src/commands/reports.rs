@@ -20,7 +20,7 @@ use super::waves;
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
 use crate::db::{CHUNK, DbError, Tx};
-use crate::{escrows, metrics};
+use crate::{collections, escrows, metrics};
 
 /// Events about the stages of one command: a device must not fill the audit log with them.
 const STAGES: i64 = 16;
@@ -95,7 +95,7 @@ async fn take_piece(
                 confirmed.entry(identity.device).or_default().extend(held);
             }
             (Said::Finished(receipt), Some(known)) if answers(&receipt.envelope_sha256, known) => {
-                finish(&mut tx, &mut told, known, &receipt).await?;
+                finish(app, (&mut tx, &mut told), known, &receipt).await?;
                 confirmed.entry(identity.device).or_default().push(receipt.jws.sha256());
             }
             (Said::Finished(receipt), _) => {
@@ -268,8 +268,8 @@ async fn prove(
 }
 
 async fn finish(
-    tx: &mut Tx,
-    told: &mut Told,
+    app: &App,
+    (tx, told): (&mut Tx, &mut Told),
     known: &mut Standing,
     receipt: &Finished,
 ) -> Result<(), DbError> {
@@ -282,6 +282,8 @@ async fn finish(
             metrics::receipt("accepted");
             known.finish(state, (&receipt.jws, text), tx.now());
             escrows::settle(tx, known.id, &receipt.outcome).await?;
+            let whose = (known.id, known.device, known.generation);
+            collections::expect(app, tx, whose, &receipt.outcome).await?;
             let payload = json!({ "state": state, "receipt_sha256": receipt.jws.sha256() });
             by_device(tx, known, Kind::CommandFinished, payload);
         }

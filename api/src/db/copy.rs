@@ -15,6 +15,8 @@ use crate::audit::{self, ChainError, ChainHead};
 
 /// Rows read and written at a time: 25 values each, below the bounds of both databases.
 const PAGE: i64 = 500;
+/// The same of a table of long values, which are held in memory.
+const LONG_PAGE: i64 = 16;
 
 /// Where a store is.
 #[derive(Debug, Clone, Default)]
@@ -156,7 +158,8 @@ fn page(table: &Table, after: Option<Vec<Value>>) -> Sql {
     }
     select.push(" ORDER BY ");
     push_columns(&mut select, table, table.key);
-    select.push(" LIMIT ").push_bind(PAGE);
+    let rows = if table.name == "chunks" { LONG_PAGE } else { PAGE };
+    select.push(" LIMIT ").push_bind(rows);
     select
 }
 

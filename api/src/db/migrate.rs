@@ -85,17 +85,22 @@ macro_rules! migrations {
                 "sealed_escrows",
                 include_str!(concat!("../../migrations/", $folder, "/0022_sealed_escrows.sql")),
             ),
+            (
+                23,
+                "collections",
+                include_str!(concat!("../../migrations/", $folder, "/0023_collections.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 20];
+type Texts = [(i64, &'static str, &'static str); 21];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 22;
+pub(super) const VERSION: i64 = 23;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 22] = [
+pub(super) const TABLES: [Table; 24] = [
     Table {
         name: "events",
         key: 1,
@@ -253,6 +253,25 @@ pub(super) const TABLES: [Table; 22] = [
             ("state", Text),
             ("received_at", Int),
         ],
+    },
+    Table {
+        name: "collections",
+        key: 1,
+        columns: &[
+            ("command_id", Uuid),
+            ("device_id", Uuid),
+            ("generation", Int),
+            ("said", Text),
+            ("arrived", Int),
+            ("arrived_bytes", Int),
+            ("kept_until", Int),
+            ("whole_at", Int),
+        ],
+    },
+    Table {
+        name: "chunks",
+        key: 2,
+        columns: &[("command_id", Uuid), ("number", Int), ("sha256", Bytes), ("sealed", Bytes)],
     },
     Table { name: "sinks", key: 1, columns: &[("name", Text), ("seq", Int)] },
     Table {

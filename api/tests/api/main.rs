@@ -11,6 +11,7 @@ mod bench;
 mod budgets;
 mod checkpoints;
 mod clones;
+mod collections;
 mod devices;
 mod documents;
 mod enrollment;

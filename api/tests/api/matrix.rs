@@ -315,6 +315,8 @@ fn met_by_another_group(route: &str) -> Met {
         "GET /v1/cluster"
         | "GET /v1/commands/{id}"
         | "POST /v1/commands/{id}/cancel"
+        | "GET /v1/commands/{id}/collection"
+        | "GET /v1/commands/{id}/collection/chunk"
         | "GET /v1/commands/{id}/stream"
         | "GET /v1/devices/{id}"
         | "PUT /v1/devices/{id}/groups"

@@ -16,6 +16,8 @@ mod budgets;
 mod checkpoints;
 #[path = "../api/clones.rs"]
 mod clones;
+#[path = "../api/collections.rs"]
+mod collections;
 #[path = "../api/devices.rs"]
 mod devices;
 #[path = "../api/documents.rs"]

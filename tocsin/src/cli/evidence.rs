@@ -1,4 +1,4 @@
-//! `tocsin collect-evidence` and `tocsin evidence`: a first look at devices, sealed to a case.
+//! `tocsin collect-evidence` and `tocsin evidence`: what devices show of themselves, sealed to a case.
 //!
 //! Owns the case's key file and the opening. What devices collected is opened only after the receipt
 //! that carries it was verified, and goes into a file: it is hostile, and nothing for a terminal.
@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use protocol::action::{Action, CollectEvidence};
+use protocol::action::{Action, CollectEvidence, Sources};
 use protocol::id::CommandId;
 use protocol::receipt::Outcome;
 use protocol::sealed::{CaseKey, CaseSecret};
@@ -18,12 +18,29 @@ use super::{Context, Exit, Failure, ask, proof};
 use crate::casefile;
 use crate::keyfile::{Cost, KeyFileError};
 
+mod fetch;
+
 /// Arguments of `tocsin collect-evidence`.
 #[derive(Debug, Args)]
 pub struct CollectArgs {
     /// The public half of the case's key, as `tocsin evidence new-key` prints it
     #[arg(long, value_name = "KEY")]
     pub case_key: CaseKey,
+    /// Also the memory of this process: its id, or its name for all that have it
+    #[arg(long, value_name = "PID|NAME")]
+    pub process: Vec<String>,
+    /// Also the device's logs: the journal and /var/log
+    #[arg(long)]
+    pub logs: bool,
+    /// Also this file or folder, absolute; `*` stands for any part of a name
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<String>,
+    /// How much of one file or region of memory at most, such as 512K
+    #[arg(long, value_parser = size, default_value = "16M", value_name = "SIZE")]
+    pub item_size: u64,
+    /// How much of all files and memory at most, such as 1G
+    #[arg(long, value_parser = size, default_value = "256M", value_name = "SIZE")]
+    pub size: u64,
     /// Targets and the rest.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -53,6 +70,39 @@ pub enum EvidenceVerb {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Download the files, logs and memory that a device collected, verify and unpack them
+    Fetch {
+        /// The command
+        #[arg(value_name = "COMMAND")]
+        command: CommandId,
+        /// The case's key.
+        #[command(flatten)]
+        key: KeyArgs,
+        /// Folder to download into; goes on where an earlier download broke off
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
+    /// Verify and unpack what was downloaded before; asks nothing of any server
+    Unpack {
+        /// The folder that it was downloaded into
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+        /// The case's key.
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+}
+
+/// A size in bytes: a number with `K`, `M` or `G` behind it, or none.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, factor) = match text.char_indices().next_back() {
+        Some((at, 'K' | 'k')) => (text.get(..at), 1 << 10),
+        Some((at, 'M' | 'm')) => (text.get(..at), 1 << 20),
+        Some((at, 'G' | 'g')) => (text.get(..at), 1 << 30),
+        Some(_) | None => (Some(text), 1),
+    };
+    let bytes = number.and_then(|number| number.parse::<u64>().ok()?.checked_mul(factor));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "a size is a number with K, M or G".to_owned())
 }
 
 /// The key that something was sealed to.
@@ -68,7 +118,15 @@ pub struct KeyArgs {
 
 /// Has devices collect evidence.
 pub async fn collect(context: &Context, args: CollectArgs) -> Result<Exit, Failure> {
-    let collect = CollectEvidence { case_key: args.case_key };
+    let is_more = args.logs || !args.process.is_empty() || !args.path.is_empty();
+    let sources = is_more.then(|| Sources {
+        processes: args.process,
+        logs: args.logs,
+        paths: args.path,
+        item_bytes: args.item_size.min(args.size),
+        total_bytes: args.size,
+    });
+    let collect = CollectEvidence { case_key: args.case_key, sources };
     give(context, Action::CollectEvidence(collect), args.order).await
 }
 
@@ -79,6 +137,10 @@ pub async fn run(context: &Context, verb: EvidenceVerb) -> Result<Exit, Failure>
             new_key(context, (&out, passphrase_file.as_deref()), "case_key")
         }
         EvidenceVerb::Open { what, key, out } => open(context, &what, &key, &out).await,
+        EvidenceVerb::Fetch { command, key, out } => {
+            fetch::fetch(context, (command, &key), &out).await
+        }
+        EvidenceVerb::Unpack { folder, key } => fetch::unpack(context, &key, &folder),
     }
 }
 

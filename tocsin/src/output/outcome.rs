@@ -4,7 +4,7 @@
 //! receipt was verified on this machine.
 
 use api::commands::wire::CommandView;
-use protocol::action::{Action, Credential, LockLevel, Verb, WipeLevel};
+use protocol::action::{Action, Credential, LockLevel, Sources, Verb, WipeLevel};
 use protocol::grade::{GRADE, Grade, Known};
 use protocol::jws::CompactJws;
 use protocol::receipt::{Evidence, FailureKind, Outcome, RefusalReason};
@@ -60,7 +60,8 @@ pub fn action(action: &Action) -> String {
             format!("run script {}{with} ({who}, at most {} s)", run.sha256, run.budget_secs)
         }
         Action::CollectEvidence(collect) => {
-            format!("collect evidence, sealed to {}", collect.case_key)
+            let more = collect.sources.as_ref().map(sources_words).unwrap_or_default();
+            format!("collect evidence{more}, sealed to {}", collect.case_key)
         }
         Action::RotateCredentials(rotate) => {
             let what = match &rotate.credential {
@@ -82,6 +83,21 @@ pub fn action(action: &Action) -> String {
         Action::Cancel(cancel) => format!("cancel of order {}", cancel.order_id),
         Action::Freeze(freeze) => format!("freeze until {}", freeze.until.rfc3339()),
     }
+}
+
+/// What is collected beyond the first look: whoever approves sees all of it.
+fn sources_words(sources: &Sources) -> String {
+    let quoted = |what: &str, names: &[String]| {
+        let names: Vec<_> = names.iter().map(|name| format!("“{}”", text::clean(name))).collect();
+        (!names.is_empty()).then(|| format!("{what} {}", names.join(" ")))
+    };
+    let parts = [
+        quoted("memory of", &sources.processes),
+        sources.logs.then(|| "logs".to_owned()),
+        quoted("files", &sources.paths),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    format!(" with {} (at most {} bytes)", parts.join(", "), sources.total_bytes)
 }
 
 /// How much harm a verb can do, for a person.

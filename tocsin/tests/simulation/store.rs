@@ -102,7 +102,7 @@ impl Store {
             2 => fixture::wipe(),
             _ => Action::Refresh(Refresh {}),
         };
-        let verb = action.verb();
+        let (verb, lane) = (action.verb(), action.lane());
         let valid_secs = if scene.one_in(4) { 5 + scene.below(120) } else { 20 * 3600 };
         let tree = DeviceTree::new([device_id(device)]).expect("one device");
         let expires_at = scene.wall().plus(Duration::from_secs(valid_secs as u64)).whole_secs();
@@ -128,7 +128,7 @@ impl Store {
             approvals: Vec::new(),
             persons: BTreeSet::new(),
             needed,
-            lane: verb.lane(),
+            lane,
             sent: None,
             state: CommandState::AwaitingApproval,
             redeliver_at: scene.wall(),

@@ -1,4 +1,5 @@
 //! What is collected of a made-up endpoint and of this very machine, and that only the case reads it.
+//! `tests/sources` has what is beyond the first look.
 
 use std::time::Duration;
 
@@ -8,10 +9,13 @@ use protocol::limits;
 use protocol::sealed::CaseSecret;
 use serde_json::Value;
 
-use super::{CollectEvidence, DOCUMENT_BYTES, collect, fitting, short};
+use super::CollectEvidence;
+use super::look::{self, DOCUMENT_BYTES, collect, fitting, short};
 use crate::execute::fixtures::{Sandbox, task};
 use crate::execute::{Executor as _, Task, sha256_hex};
 use crate::host::Host;
+
+mod sources;
 
 fn case() -> CaseSecret {
     CaseSecret::new([9; 32])
@@ -19,8 +23,10 @@ fn case() -> CaseSecret {
 
 /// The evidence of a host, and what the case reads in it.
 fn collected(host: &Host, task: &Task) -> (Value, Value) {
-    let executor =
-        CollectEvidence::new(action::CollectEvidence { case_key: case().public().unwrap() });
+    let executor = CollectEvidence::new(action::CollectEvidence {
+        case_key: case().public().unwrap(),
+        sources: None,
+    });
     executor.plan(host, task).unwrap();
     executor.apply(host, task).unwrap();
     let evidence = serde_json::to_value(executor.prove(host, task).unwrap()).unwrap();
@@ -52,7 +58,7 @@ fn hostile_endpoint_is_read_and_only_the_case_sees_it() {
         assert!(!signed.contains(secret), "{secret} is not sealed");
     }
     let sections = evidence["sections"].as_array().unwrap();
-    assert_eq!(sections.len(), super::SECTIONS.len());
+    assert_eq!(sections.len(), look::SECTIONS.len());
     assert!(sections.iter().all(|section| section["bytes"] == section["kept"]), "{sections:?}");
 }
 
@@ -106,8 +112,11 @@ fn what_cannot_be_read_costs_its_own_section_and_says_so() {
     // Whoever opens it waits for somebody who writes.
     let path = sandbox.host.path("/proc/net/tcp");
     nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    let (sections, document) =
-        collect(&sandbox.host, Duration::from_millis(200), &super::Course::default());
+    let (sections, document) = collect(
+        &sandbox.host,
+        Duration::from_millis(200),
+        &crate::execute::course::Course::default(),
+    );
     let late: Vec<_> = sections.iter().filter(|section| section["timed_out"] == true).collect();
     assert_eq!(late.len(), 1);
     assert_eq!((&late[0]["name"], &late[0]["bytes"]), (&"sockets".into(), &0.into()));

@@ -1,0 +1,176 @@
+//! Collections on their way from the spool to the control plane, chunk by chunk.
+//!
+//! Straight to the control plane, whichever rung stands, and on connections of its own, so that no ack and
+//! no receipt ever waits for a chunk. It is asked what it has before anything is sent: what broke off goes on
+//! where it was, also after a restart. What is there as a whole leaves the spool.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::collection::{Arrived, Collection, PATH};
+use protocol::id::CommandId;
+use protocol::limits;
+use runtime::lifecycle::CancellationToken;
+use runtime::{Backoff, Blocking};
+use tokio::sync::Notify;
+
+use super::rotation::Rotation;
+use super::{Shared, chain, retry_after};
+use crate::execute::collect::spool::{Spool, SpoolError};
+use crate::host::Host;
+use crate::http::{self, Ask, HttpError};
+
+/// What an exchange may take beside the bytes themselves, once connected.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where spools are, and when to look.
+#[derive(Debug)]
+pub(crate) struct Carrying {
+    /// The agent's state directory.
+    pub(crate) state_dir: PathBuf,
+    /// Where files are read.
+    pub(crate) blocking: Blocking,
+    /// Told when receipts are at the control plane.
+    pub(crate) stored: Arc<Notify>,
+}
+
+/// Why a collection is not there yet.
+#[derive(Debug, thiserror::Error)]
+enum CarryError {
+    /// There is no address to try.
+    #[error("no address is known")]
+    NoAddress,
+    /// The request failed.
+    #[error("the request failed")]
+    Http(#[from] HttpError),
+    /// The answer is none to what was asked.
+    #[error("the answer is not understood: {0}")]
+    Answer(String),
+    /// The spool cannot be read.
+    #[error("the spool cannot be read")]
+    Spool(#[from] SpoolError),
+    /// Whoever read it is gone.
+    #[error("the spool was not read")]
+    Gone(#[from] tokio::task::JoinError),
+}
+
+/// Runs until `stop`.
+pub(crate) async fn run(shared: Shared, carrying: Carrying, stop: CancellationToken) {
+    let mut rotation = Rotation::starting(shared.entropy.next_u64());
+    let mut backoff = Backoff::new(shared.config.backoff_base, shared.config.backoff_cap);
+    loop {
+        let pause = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            pause = carrying.round(&shared, &mut rotation, &mut backoff) => pause,
+        };
+        let again = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = carrying.stored.notified() => {}
+            () = again => {}
+        }
+    }
+}
+
+impl Carrying {
+    /// What lies in the spools of that host.
+    pub(crate) fn of(host: &Host, blocking: Blocking) -> Self {
+        let (state_dir, stored) = (host.state_dir.clone(), Arc::new(Notify::new()));
+        Self { state_dir, blocking, stored }
+    }
+
+    /// Carries what there is. Answers when to go on, if something is left.
+    async fn round(
+        &self,
+        shared: &Shared,
+        rotation: &mut Rotation,
+        backoff: &mut Backoff,
+    ) -> Option<Duration> {
+        let (state_dir, now) = (self.state_dir.clone(), shared.wall());
+        let spools = self.blocking.run(move || Spool::all(&state_dir, now)).await;
+        let mut pause = None;
+        for (id, spool) in spools.unwrap_or_default() {
+            match self.carry(shared, rotation, (id, &spool), backoff).await {
+                Ok(()) => {
+                    tracing::info!(command.id = %id, "collection is at the control plane");
+                    let removed = self.blocking.run(move || spool.remove()).await;
+                    drop(removed);
+                }
+                Err(error) => {
+                    rotation.next();
+                    tracing::warn!(command.id = %id, error = chain(&error), "collection waits");
+                    let asked = match &error {
+                        CarryError::Http(error) => retry_after(error),
+                        CarryError::NoAddress
+                        | CarryError::Answer(_)
+                        | CarryError::Spool(_)
+                        | CarryError::Gone(_) => None,
+                    };
+                    let own = backoff.next(shared.entropy.next_u64());
+                    let wait = shared.config.backoff_base + asked.unwrap_or_default().max(own);
+                    pause = Some(pause.map_or(wait, |pause: Duration| pause.min(wait)));
+                }
+            }
+        }
+        pause
+    }
+
+    /// Sends every chunk that is not there.
+    async fn carry(
+        &self,
+        shared: &Shared,
+        rotation: &Rotation,
+        (id, spool): (CommandId, &Spool),
+        backoff: &mut Backoff,
+    ) -> Result<(), CarryError> {
+        let reading = spool.clone();
+        let spooled = self.blocking.run(move || reading.spooled()).await??;
+        loop {
+            let answer = ask(shared, rotation, &format!("{PATH}/{id}"), Ask::Get).await?;
+            let arrived: Arrived = serde_json::from_slice(&answer)
+                .map_err(|error| CarryError::Answer(error.to_string()))?;
+            if arrived.missing.is_empty() {
+                return Ok(());
+            }
+            for number in arrived.missing.into_iter().take(limits::MISSING_CHUNKS) {
+                let chunk = self.chunk(spool, &spooled.collection, number).await?;
+                let path = format!("{PATH}/{id}/{number}");
+                ask(shared, rotation, &path, Ask::Put(chunk)).await?;
+                backoff.reset();
+            }
+        }
+    }
+
+    async fn chunk(
+        &self,
+        spool: &Spool,
+        of: &Collection,
+        number: u32,
+    ) -> Result<Vec<u8>, CarryError> {
+        let (spool, of) = (spool.clone(), of.clone());
+        Ok(self.blocking.run(move || spool.chunk(&of, number)).await??)
+    }
+}
+
+async fn ask(
+    shared: &Shared,
+    rotation: &Rotation,
+    path: &str,
+    what: Ask,
+) -> Result<hyper::body::Bytes, CarryError> {
+    let api = shared.places.borrow().api.clone();
+    let address = rotation.current(&api).ok_or(CarryError::NoAddress)?;
+    let tls = shared.identity.borrow().tls.clone();
+    let stream = shared.dialer.connect(&address, tls, shared.config.connect_timeout).await?;
+    // The slowest link takes so long for a chunk.
+    let bytes = Duration::from_secs(limits::CHUNK_BYTES as u64 / limits::SLOWEST_LINK);
+    Ok(http::ask(stream, (&address, path), what, TIMEOUT + bytes).await?)
+}

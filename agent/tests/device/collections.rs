@@ -1,0 +1,120 @@
+//! Collections through the whole agent: signed for first, and brought chunk by chunk until all of it is
+//! there, whatever breaks off.
+
+use std::fs;
+use std::path::PathBuf;
+
+use agent::config::ArmingConfig;
+use protocol::collection::{ChunkHashes, Collection};
+use protocol::fixture::collect_files;
+use protocol::frame::HubFrame;
+use protocol::id::CommandId;
+use protocol::manifest::Hash;
+use protocol::receipt::{Evidence, FailureKind, Outcome};
+
+use crate::bench::{Bench, confirmed, until};
+use crate::disk::{in_mount_namespace, run};
+use crate::server::{Brought, Server};
+
+/// A device with a file that makes five chunks.
+fn bench() -> Bench {
+    let mut bench = Bench::new();
+    let root = bench.config.state_dir.with_file_name("root");
+    fs::create_dir_all(root.join("srv")).unwrap();
+    fs::write(root.join("srv/file"), vec![7; 1024 * 1024]).unwrap();
+    bench.config.host.arming = ArmingConfig::Sandboxed;
+    bench.config.host.root = root;
+    bench.config.host.dbus = Some(String::new());
+    bench
+}
+
+fn spools(bench: &Bench) -> PathBuf {
+    bench.config.state_dir.join("collections")
+}
+
+fn is_empty(bench: &Bench) -> bool {
+    fs::read_dir(spools(bench)).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn evidence(outcome: Outcome) -> Evidence {
+    let Outcome::Succeeded { evidence } = outcome else { panic!("{outcome:?}") };
+    evidence
+}
+
+/// The next request, which must be about that.
+async fn asked(server: &mut Server, place: &str) -> Brought {
+    let brought = server.brought().await;
+    assert_eq!(brought.place, place);
+    brought
+}
+
+/// Asked what is missing, says that.
+async fn missing(server: &mut Server, id: CommandId, numbers: &str) {
+    let brought = asked(server, &format!("/{id}")).await;
+    assert_eq!(brought.chunk, None);
+    brought.answer.send(format!("{{\"missing\":[{numbers}]}}")).unwrap();
+}
+
+/// Takes the chunk of that number.
+async fn chunk(server: &mut Server, id: CommandId, number: u32) -> Vec<u8> {
+    let brought = asked(server, &format!("/{id}/{number}")).await;
+    brought.answer.send(String::new()).unwrap();
+    brought.chunk.unwrap()
+}
+
+#[tokio::test]
+async fn upload_that_breaks_off_goes_on_where_it_was_also_after_a_restart() {
+    let mut bench = bench();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let command = bench.command(1, collect_files(&["/srv"]), 1);
+    let id = command.command_id;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    let collection = Collection::of(&evidence(bench.receipt(&receipt).outcome)).unwrap();
+    assert_eq!(collection.chunks, 5);
+    hub.send(confirmed(&receipt)).await;
+
+    missing(&mut server, id, "0,1,2,3,4").await;
+    let mut chunks = vec![chunk(&mut server, id, 0).await, chunk(&mut server, id, 1).await];
+    // The connection breaks off, and so does the agent.
+    drop(asked(&mut server, &format!("/{id}/2")).await);
+    drop(hub);
+    bench.kill(agent).await;
+
+    let agent = bench.start();
+    missing(&mut server, id, "2,3,4").await;
+    for number in 2..5 {
+        chunks.push(chunk(&mut server, id, number).await);
+    }
+    assert!(!is_empty(&bench), "kept until all of it is there");
+    missing(&mut server, id, "").await;
+    until(|| is_empty(&bench)).await;
+    let mut hashes = ChunkHashes::default();
+    chunks.iter().for_each(|chunk| hashes.add(&Hash::sha256(chunk)));
+    assert_eq!(hashes.finish(), collection.chunks_sha256, "exactly what was signed for");
+    assert_eq!(chunks.iter().map(Vec::len).sum::<usize>() as u64, collection.bytes);
+    agent.drain().await.unwrap();
+}
+
+#[test]
+fn disk_that_is_full_is_a_failure_of_the_order_and_leaves_nothing() {
+    in_mount_namespace(|| async {
+        let mut bench = bench();
+        let mut server = bench.server().await;
+        fs::create_dir(spools(&bench)).unwrap();
+        let place = spools(&bench).display().to_string();
+        run("mount", &["-t", "tmpfs", "-o", "size=8m", "tocsin-spool", &place]);
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        hub.send(HubFrame::Command(bench.command(1, collect_files(&["/srv"]), 1))).await;
+        let Outcome::Failed { failure, .. } = bench.receipt(&hub.receipt().await).outcome else {
+            panic!("the spool has no room")
+        };
+        assert_eq!((failure.kind, failure.stage.as_str()), (FailureKind::Io, "apply"));
+        assert!(failure.detail.starts_with("the disk is full"), "{failure:?}");
+        assert!(is_empty(&bench));
+        agent.drain().await.unwrap();
+    });
+}
