@@ -55,6 +55,7 @@ async fn submit(
     let mut tx = app.db.write_as(Rank::First, principal.actor(), now).await?;
     let order = commands::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
+    commands::demand_written(tx.conn(), id).await?;
     if order.manifest.expires_at <= now {
         return Err(Problem::conflict("this order is past its end"));
     }

@@ -55,6 +55,9 @@ pub struct Config {
     pub enroll_burst: u32,
     /// Sign-ins per source address and minute; 0: no limit.
     pub sign_ins_per_min: u32,
+    /// Devices of an order that are written in one transaction; a larger one is written in several,
+    /// and whatever is urgent waits for one of them at most.
+    pub order_piece: usize,
     /// How often jobs look for work.
     #[serde(with = "runtime::config::duration")]
     pub job_period: Duration,
@@ -100,6 +103,7 @@ impl Default for Config {
             enrolls_per_min: 1200,
             enroll_burst: 2000,
             sign_ins_per_min: 60,
+            order_piece: 250,
             job_period: Duration::from_secs(1),
             checkpoint_every: Duration::from_secs(60),
             node: String::new(),
@@ -173,6 +177,8 @@ impl Config {
         ensure(lasts, "device_certificate", "must be one hour to 31 days")?;
         let year = hour * 24 * 366;
         ensure(self.renewal_grace <= year, "renewal_grace", "must be at most 366 days")?;
+        let is_piece = (1..=2000).contains(&self.order_piece);
+        ensure(is_piece, "order_piece", "must be 1 to 2000")?;
         ensure(!self.job_period.is_zero(), "job_period", "must not be zero")?;
         ensure(!self.checkpoint_every.is_zero(), "checkpoint_every", "must not be zero")?;
         let are_urls = |urls: &[String]| urls.iter().all(|url| url.starts_with("https://"));

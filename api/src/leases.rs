@@ -22,7 +22,7 @@ const LASTS: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The jobs that one node does for all.
-pub(crate) const JOBS: [&str; 12] = [
+pub(crate) const JOBS: [&str; 13] = [
     "checkpoints",
     crate::collections::JOB,
     "eviction",
@@ -30,6 +30,7 @@ pub(crate) const JOBS: [&str; 12] = [
     "file sink",
     "first waves",
     crate::commands::FREEZE_JOB,
+    "large orders",
     "redelivery",
     "syslog sink",
     "tidying",

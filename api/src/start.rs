@@ -416,6 +416,8 @@ fn run_jobs(app: &App, tasks: &mut Tasks, listeners: Arc<Listeners>) {
     tasks.spawn("claims on jobs", leases::keep(app.clone()));
     let redelivery = jobs::Job { name: "redelivery", period };
     tasks.spawn("redelivery", jobs::run_once(app.clone(), redelivery, commands::redeliver));
+    let large = jobs::Job { name: "large orders", period };
+    tasks.spawn("large orders", jobs::run_once(app.clone(), large, commands::prepare));
     let expiry = jobs::Job { name: "expiry", period };
     tasks.spawn("expiry", jobs::run_once(app.clone(), expiry, commands::expire));
     let waves = jobs::Job { name: "first waves", period };

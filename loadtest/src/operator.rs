@@ -132,7 +132,7 @@ pub enum Targets<'a> {
 }
 
 /// Devices of one order at most (`ORDER_DEVICES` of the api).
-const ORDER_DEVICES: usize = 2000;
+const ORDER_DEVICES: usize = 10_000;
 /// Devices of one order that disrupts, before somebody must approve it.
 const DISRUPTIVE_DEVICES: usize = limits::DISRUPTIVE_DEVICES as usize;
 

@@ -34,6 +34,7 @@ pub(super) async fn reject(
     let mut tx = app.db.write_as(Rank::First, principal.actor(), app.now()).await?;
     let order = commands::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
+    commands::demand_written(tx.conn(), id).await?;
     let why = format!("rejected by {}: {reason}", permit.person());
     if commands::reject_waiting(&mut tx, &permit, id, &why).await? == 0 {
         return Err(Problem::conflict("no command of this order waits for approvals"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use protocol::action::{Action, Cancel, Verb, is_printable};
-use protocol::id::{CommandId, OrderId};
+use protocol::id::{CommandId, DeviceId, OrderId};
 use protocol::limits;
 use protocol::manifest::Manifest;
 use protocol::state::CommandState;
@@ -87,14 +87,19 @@ pub(super) async fn cancel_order(
     let order = store::orders::find_order(tx.conn(), permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
     let known = store::of_order(tx.conn(), id).await?;
-    demand_all(&mut tx, &permit, &known).await?;
+    let planned = store::preparations::planned(tx.conn(), id).await?.unwrap_or_default();
+    let planned = planned.iter().map(|planned| planned.device);
+    let devices: Vec<_> = known.iter().map(|known| known.device).chain(planned).collect();
+    demand_all(&mut tx, &permit, &devices).await?;
+    // What is not written yet has no number, and gets none.
+    let is_cut_short = store::preparations::withdraw(&mut tx, id, &why).await?;
     let all: Vec<_> = known.iter().collect();
     let back = call_back(&app, &principal, &mut tx, (id, &why), &all).await?;
     let mut count = 0_usize;
     for known in &known {
         count += usize::from(withdraw(&mut tx, known, &why).await?);
     }
-    if count == 0 && back.is_none() {
+    if count == 0 && back.is_none() && !is_cut_short {
         let detail = "every command of this order has ended or is on its device already";
         return Err(Problem::conflict(detail));
     }
@@ -173,9 +178,8 @@ async fn sent(app: &App, tx: Tx, back: Option<CallBack>) -> Result<Option<Create
 }
 
 /// An order is withdrawn as a whole: each of its devices must be within reach.
-async fn demand_all<A>(tx: &mut Tx, permit: &Permit<A>, known: &[Standing]) -> Result<(), Problem> {
-    let ids: Vec<_> = known.iter().map(|known| known.device).collect();
-    let mut groups = devices::groups_of(tx.conn(), &ids).await?;
+async fn demand_all<A>(tx: &mut Tx, permit: &Permit<A>, ids: &[DeviceId]) -> Result<(), Problem> {
+    let mut groups = devices::groups_of(tx.conn(), ids).await?;
     ids.iter().try_for_each(|id| permit.demand(&groups.remove(id).unwrap_or_default()))
 }
 
@@ -200,7 +204,8 @@ pub(crate) async fn reject_waiting(
     why: &str,
 ) -> Result<usize, Problem> {
     let known = store::of_order(tx.conn(), order).await?;
-    demand_all(tx, permit, &known).await?;
+    let devices: Vec<_> = known.iter().map(|known| known.device).collect();
+    demand_all(tx, permit, &devices).await?;
     let mut count = 0;
     for known in known {
         if known.state == CommandState::AwaitingApproval {
@@ -222,7 +227,8 @@ pub(crate) async fn withdraw_unapproved(
     why: &str,
 ) -> Result<usize, Problem> {
     let known = store::of_order(tx.conn(), manifest.order_id).await?;
-    demand_all(tx, permit, &known).await?;
+    let devices: Vec<_> = known.iter().map(|known| known.device).collect();
+    demand_all(tx, permit, &devices).await?;
     let may_go = |device| {
         let needs = words.trust.needs(manifest, &device).ok();
         needs.is_some_and(|needs| words.tally.authority(needs).is_some())

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use protocol::id::OrderId;
 
+use super::prepare::demand_written;
 use super::store::orders::{devices, find_order, order_view};
 use super::wire::{ManifestDevice, ManifestView, OrderView};
 use crate::app::App;
@@ -42,6 +43,7 @@ pub(super) async fn manifest(
     let mut conn = app.db.read().await?;
     let order = find_order(&mut conn, permit.reach(), id).await?;
     let order = order.ok_or_else(|| Problem::not_found("order"))?;
+    demand_written(&mut conn, id).await?;
     // Who approves must see every device to compute the root; who only reads sees their own.
     let approver = principal.permit::<ability::Approve>().ok();
     let everything = Reach::Everything;

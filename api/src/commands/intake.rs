@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::halt::brake;
 use super::plan::Plan;
+use super::prepare::{self, Writing};
 use super::queue::{self, Fresh, Ready, Signed};
 use super::store;
 use super::store::orders::{self, Order};
@@ -33,7 +34,7 @@ use crate::lockdown;
 use crate::outbox::Delivery;
 use crate::{metrics, trust};
 
-mod guard;
+pub(super) mod guard;
 
 /// Orders that are planned or wait in each lane. A further one waits for its place before it is
 /// planned: a plan may be of megabytes.
@@ -80,6 +81,7 @@ pub struct Intake {
     rooms: PerLane<Arc<Semaphore>>,
     queues: PerLane<mpsc::Sender<Waiting>>,
     inboxes: PerLane<Mutex<mpsc::Receiver<Waiting>>>,
+    writing: Writing,
 }
 
 impl Intake {
@@ -90,13 +92,24 @@ impl Intake {
         let inboxes = PerLane { urgent: Mutex::new(urgent_inbox), bulk: Mutex::new(bulk_inbox) };
         let room = || Arc::new(Semaphore::new(WAITING));
         let rooms = PerLane { urgent: room(), bulk: room() };
-        Self { rooms, queues: PerLane { urgent, bulk }, inboxes }
+        let queues = PerLane { urgent, bulk };
+        Self { rooms, queues, inboxes, writing: Writing::default() }
     }
 
     /// Waits for a place in that lane.
     pub(super) async fn room(&self, lane: Lane) -> Room {
         // Nobody closes it.
         self.rooms.get(lane).clone().acquire_owned().await.ok()
+    }
+
+    /// Large orders that are being written.
+    pub(super) const fn writing(&self) -> &Writing {
+        &self.writing
+    }
+
+    /// How many large orders are being written.
+    pub fn large(&self) -> usize {
+        self.writing.all().len()
     }
 
     /// How many orders wait in that lane.
@@ -117,6 +130,9 @@ impl Default for Intake {
 pub(super) async fn take(app: &App, room: Room, asked: Asked) -> Result<Response, Problem> {
     let action = &asked.plan.manifest().action;
     let (verb, lane) = (action.verb(), action.lane());
+    if prepare::is_large(app, &asked.plan) {
+        return prepare::give(app, room, asked).await;
+    }
     if guard::concerns(app, verb) {
         return write_guarded(app, lane, &asked).await;
     }
@@ -157,7 +173,7 @@ pub(crate) async fn write_orders(app: App, lane: Lane) -> Result<(), Infallible>
     }
 }
 
-async fn begin(app: &App, lane: Lane, actor: Actor) -> Result<Tx, Problem> {
+pub(super) async fn begin(app: &App, lane: Lane, actor: Actor) -> Result<Tx, Problem> {
     let rank = match lane {
         Lane::Urgent => Rank::First,
         Lane::Bulk => Rank::InOrder,
@@ -429,7 +445,8 @@ impl<'a> Draft<'a> {
             commands.push(CommandSummary { id, device_id: device, state });
             among.push(fresh);
         }
-        let order_view = OrderView::of_new(&order, (&waiting, &behind, &free), first_wave);
+        let needed = waiting.iter().map(|fresh| fresh.approvals_needed).max().unwrap_or(0);
+        let order_view = OrderView::of_new(&order, &commands, needed, first_wave);
         let created = CreatedOrder { order: order_view, commands, skipped: plan.skipped() };
         Ok(Self { asked, order, waiting, behind, free, created })
     }

@@ -29,9 +29,9 @@ const DEFAULT_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The shortest validity: below, no device on a lower rung could ever take it.
 const SHORTEST_VALIDITY: Duration = Duration::from_secs(10);
 
-/// Devices of one order: all of its commands are signed and written in one transaction, and for
-/// that long nobody else writes, whatever its rank.
-const ORDER_DEVICES: u32 = 2000;
+/// Devices of one order. What is more than one piece is written in several transactions, and held in
+/// memory meanwhile: some 5 MiB.
+const ORDER_DEVICES: u32 = 10_000;
 
 /// An order that may be given.
 #[derive(Debug)]

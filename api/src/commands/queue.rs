@@ -10,6 +10,7 @@ use protocol::jws::CompactJws;
 use protocol::limits;
 use protocol::manifest::InclusionProof;
 use protocol::state::Lane;
+use protocol::time::Timestamp;
 use protocol::trust::{Authority, Tally, TrustRoot};
 use serde_json::json;
 
@@ -76,20 +77,7 @@ pub(super) async fn number_and_sign(
         for fresh in fresh {
             let line = lines.get_mut(&fresh.device);
             let (seq, after_seq) = line.ok_or(DbError::Unreadable("sequence number"))?.take();
-            let envelope = Envelope {
-                jti: fresh.id,
-                aud: fresh.device,
-                generation: fresh.generation,
-                iat: now,
-                nbf: now,
-                exp: order.manifest.expires_at,
-                lane,
-                seq,
-                manifest: order.manifest.clone(),
-                proof: fresh.proof.clone(),
-                approvals: approvals.to_vec(),
-                script: order.script.clone(),
-            };
+            let envelope = envelope(order, approvals, &fresh, Numbers { now, lane, seq });
             drafts.push(Draft { fresh, after_seq, envelope });
         }
     }
@@ -124,6 +112,42 @@ async fn sign_all(app: &App, drafts: Vec<Draft>) -> Result<Vec<Signed>, Problem>
     let work = move || drafts.into_iter().map(|draft| draft.sign(&app)).collect();
     let work = tokio::task::spawn_blocking(work);
     work.await.map_err(|error| Problem::internal(&error))?
+}
+
+/// Whether a command of an order makes an envelope that devices take: refused before it is accepted.
+pub(super) fn check_length(
+    app: &App,
+    order: &Order,
+    (fresh, now): (Fresh, Timestamp),
+) -> Result<(), Problem> {
+    let numbers =
+        Numbers { now: now.whole_secs(), seq: u64::MAX, lane: order.manifest.action.lane() };
+    sign(app, &envelope(order, &[], &fresh, numbers)).map(drop)
+}
+
+/// When, and at which place of which lane.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    now: Timestamp,
+    lane: Lane,
+    seq: u64,
+}
+
+fn envelope(order: &Order, approvals: &[CompactJws], fresh: &Fresh, numbers: Numbers) -> Envelope {
+    Envelope {
+        jti: fresh.id,
+        aud: fresh.device,
+        generation: fresh.generation,
+        iat: numbers.now,
+        nbf: numbers.now,
+        exp: order.manifest.expires_at,
+        lane: numbers.lane,
+        seq: numbers.seq,
+        manifest: order.manifest.clone(),
+        proof: fresh.proof.clone(),
+        approvals: approvals.to_vec(),
+        script: order.script.clone(),
+    }
 }
 
 fn sign(app: &App, envelope: &Envelope) -> Result<CompactJws, Problem> {

@@ -25,6 +25,7 @@ use crate::vault::{OUTCOME, RECEIPT, STAGE_PROOF};
 pub(super) mod delivery;
 pub(super) mod lanes;
 pub(super) mod orders;
+pub(super) mod preparations;
 mod standing;
 pub(super) mod waves;
 

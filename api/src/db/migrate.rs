@@ -90,17 +90,22 @@ macro_rules! migrations {
                 "collections",
                 include_str!(concat!("../../migrations/", $folder, "/0023_collections.sql")),
             ),
+            (
+                24,
+                "preparations",
+                include_str!(concat!("../../migrations/", $folder, "/0024_preparations.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 21];
+type Texts = [(i64, &'static str, &'static str); 22];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 23;
+pub(super) const VERSION: i64 = 24;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use Type::{Bytes, Int, Text, Uuid};
 
 /// The tables that make a store, each after those it refers to. Claims on jobs are not among
 /// them: they belong to running nodes.
-pub(super) const TABLES: [Table; 24] = [
+pub(super) const TABLES: [Table; 25] = [
     Table {
         name: "events",
         key: 1,
@@ -194,6 +194,20 @@ pub(super) const TABLES: [Table; 24] = [
             ("ended_by", Text),
             ("stage_proof", Text),
             ("advance", Text),
+        ],
+    },
+    Table {
+        name: "preparations",
+        key: 1,
+        columns: &[
+            ("order_id", Uuid),
+            ("planned", Bytes),
+            ("ended_by", Text),
+            ("principal", Text),
+            ("route", Text),
+            ("key", Text),
+            ("answer", Text),
+            ("created_at", Int),
         ],
     },
     Table {

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{FieldError, Problem, ProblemKind};
 
 /// Bytes of a request's body on the operator port.
-pub const MAX_BODY: usize = 256 * 1024;
+pub const MAX_BODY: usize = 512 * 1024;
 
 /// A request's body with what makes the request repeatable.
 #[derive(Debug)]

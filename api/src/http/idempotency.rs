@@ -16,6 +16,9 @@ use super::{Problem, ProblemKind};
 use crate::auth::Principal;
 use crate::db::{CHUNK, Conn, Db, DbError, Tx, millis, sql};
 
+/// Stands for the status of a request that is accepted and has no answer yet.
+const NONE_YET: u16 = 0;
+
 /// A request that has its effect once.
 #[derive(Debug)]
 pub struct Claim {
@@ -35,8 +38,16 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Answered {
     request_hash: Vec<u8>,
-    status: StatusCode,
+    /// None yet: the request is accepted, and is not carried out to its end.
+    status: Option<StatusCode>,
     body: String,
+}
+
+impl Place {
+    /// Whose, what, and by which key: as they are stored.
+    pub(crate) fn columns(&self) -> (&str, &str, &str) {
+        (&self.principal, &self.route, &self.key)
+    }
 }
 
 impl Claim {
@@ -54,7 +65,13 @@ impl Claim {
 
     /// This request's answer, to be remembered.
     pub fn answer(&self, status: StatusCode, body: String) -> Answered {
-        Answered { request_hash: self.request_hash.clone(), status, body }
+        Answered { request_hash: self.request_hash.clone(), status: Some(status), body }
+    }
+
+    /// That this request is accepted, and has its answer later.
+    pub(crate) fn accepted(&self) -> Answered {
+        let (request_hash, body) = (self.request_hash.clone(), String::new());
+        Answered { request_hash, status: None, body }
     }
 
     /// The answer that this request got before.
@@ -71,7 +88,11 @@ impl Answered {
             let detail = "this Idempotency-Key came with another body before";
             return Err(Problem::new(ProblemKind::KeyReused, detail));
         }
-        let mut response = respond(self.status, self.body.clone());
+        let Some(status) = self.status else {
+            let detail = "this request is accepted and being carried out; repeat it for its answer";
+            return Err(Problem::new(ProblemKind::Unavailable, detail));
+        };
+        let mut response = respond(status, self.body.clone());
         response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
         Ok(response)
     }
@@ -93,8 +114,13 @@ pub(crate) async fn answered(
         select.push(")");
         for row in select.fetch_all(conn).await? {
             let (principal, route, key) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let status = StatusCode::from_u16(row.number(4)?)
-                .map_err(|_| DbError::Unreadable("status of an answer"))?;
+            let status = match row.number(4)? {
+                NONE_YET => None,
+                status => Some(
+                    StatusCode::from_u16(status)
+                        .map_err(|_| DbError::Unreadable("status of an answer"))?,
+                ),
+            };
             let answer = Answered { request_hash: row.try_get(3)?, status, body: row.try_get(5)? };
             found.insert(Place { principal, route, key }, answer);
         }
@@ -119,7 +145,7 @@ pub(crate) async fn remember(
             .push_bind(&place.route)
             .push_bind(&place.key)
             .push_bind(answer.request_hash.as_slice())
-            .push_bind(i64::from(answer.status.as_u16()))
+            .push_bind(i64::from(answer.status.map_or(NONE_YET, |status| status.as_u16())))
             .push_bind(&answer.body)
             .push_bind(now);
     });

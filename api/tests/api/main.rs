@@ -20,6 +20,7 @@ mod gate;
 mod grades;
 mod hostile;
 mod lanes;
+mod large;
 mod malformed;
 mod matrix;
 mod numbers;

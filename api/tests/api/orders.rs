@@ -358,7 +358,7 @@ async fn order_for_too_many_devices_is_to_be_split() {
     let now = bench.now();
     let mut tx = bench.api.app().db.write(api::audit::Actor::System, now).await.unwrap();
     let id = |_| protocol::id::DeviceId::new(now, bench.entropy.bytes());
-    let ids: Vec<_> = (0..2001).map(id).collect();
+    let ids: Vec<_> = (0..10_001).map(id).collect();
     api::fixture::insert_devices(&mut tx, &ids, Some("big")).await.unwrap();
     tx.commit().await.unwrap();
     let mut body = order_body("refresh", &[]);

@@ -34,6 +34,8 @@ mod grades;
 mod hostile;
 #[path = "../api/lanes.rs"]
 mod lanes;
+#[path = "../api/large.rs"]
+mod large;
 #[path = "../api/malformed.rs"]
 mod malformed;
 #[path = "../api/numbers.rs"]

@@ -21,7 +21,7 @@ use super::bench::{Bench, GUARD, Place, json_of, order_body};
 const KEYS: [&str; 4] = ["ca.crt", "ca.key", "command.key", "vault.key"];
 
 /// Jobs of which all nodes of a store need only one.
-const JOBS: i64 = 12;
+const JOBS: i64 = 13;
 
 /// A place for a further node on the same store, without any key.
 fn further(place: &Place) -> Place {

@@ -14,7 +14,7 @@ use super::order::{self, OrderArgs, WaitArgs, duration};
 use super::{Context, Exit, Failure};
 
 /// Devices of one order; the control plane takes no more.
-const ORDER_DEVICES: usize = 2000;
+const ORDER_DEVICES: usize = 10_000;
 
 /// Arguments of `tocsin freeze`.
 #[derive(Debug, Clone, Args)]

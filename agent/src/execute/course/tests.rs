@@ -108,7 +108,8 @@ fn whatever_hangs_is_over_with_the_time_of_its_step_and_says_so() {
             std::fs::remove_file(&modules).unwrap();
             assert!(Command::new("mkfifo").arg(&modules).status().unwrap().success());
             let case_key = CaseSecret::new([9; 32]).public().unwrap();
-            let collect = collect::CollectEvidence::new(CollectEvidence { case_key });
+            let collect =
+                collect::CollectEvidence::new(CollectEvidence { case_key, sources: None });
             let evidence = collect.prove(&sandbox.host, &task).unwrap();
             let sections = evidence.get("sections").unwrap().as_array().unwrap();
             let section = sections.iter().find(|section| section["name"] == "modules").unwrap();

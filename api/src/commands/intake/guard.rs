@@ -17,7 +17,7 @@ use crate::http::Problem;
 use crate::{devices, lockdown};
 
 /// Whether any of them has a say in orders of that verb.
-pub(super) fn concerns(app: &App, verb: Verb) -> bool {
+pub(in crate::commands) fn concerns(app: &App, verb: Verb) -> bool {
     match verb.class() {
         // Who stops must not run out of it.
         VerbClass::Routine | VerbClass::Stop => false,
@@ -28,7 +28,7 @@ pub(super) fn concerns(app: &App, verb: Verb) -> bool {
 
 /// Lockdowns, budgets and the brake, in the transaction of the order. Answers why the brake is
 /// tripped, if it is.
-pub(super) async fn pass(
+pub(in crate::commands) async fn pass(
     app: &App,
     tx: &mut Tx,
     person: &PersonName,

@@ -15,13 +15,19 @@ use crate::audit::{Actor, Kind};
 use crate::auth::Reach;
 use crate::commands::plan::Plan;
 use crate::commands::queue::{Fresh, Signed};
-use crate::commands::wire::{ApprovalView, FirstWave, OrderView};
-use crate::db::{CHUNK, Conn, DbError, Tx, json, millis, sql, timestamp};
+use crate::commands::wire::{ApprovalView, CommandSummary, FirstWave, OrderView};
+use crate::db::{CHUNK, Conn, DbError, Sql, Tx, json, millis, sql, timestamp};
 use crate::time::Time;
 use crate::vault::{ENVELOPE, SCRIPT};
 
 /// The first redelivery comes this long after queueing.
 pub(in crate::commands) const FIRST_REDELIVERY: Duration = Duration::from_secs(2);
+
+/// What commands are counted as that an order will have and that are not written yet.
+const PREPARING: &str = "preparing";
+
+const ORDER: &str = "SELECT o.id, o.operator, o.manifest, o.reason, o.created_at, o.script, \
+     o.accept_cloned FROM orders o WHERE o.id = ";
 
 /// An order's row.
 #[derive(Debug, Clone)]
@@ -176,6 +182,16 @@ pub(in crate::commands) fn append(
     let payload = json!({ "manifest": order.manifest, "reason": order.reason });
     tx.append_by(actor.clone(), Kind::OrderCreated, order.id, payload);
     append_loud(tx, actor, order);
+    append_piece(tx, actor, order, (waiting, behind, signed));
+}
+
+/// The events of some commands of an order: what waits, and what is on its way.
+pub(in crate::commands) fn append_piece(
+    tx: &mut Tx,
+    actor: &Actor,
+    order: &Order,
+    (waiting, behind, signed): (&[Fresh], &[Fresh], &[Signed]),
+) {
     for fresh in waiting {
         let payload = json!({
             "order_id": order.id,
@@ -309,12 +325,22 @@ pub(crate) async fn find_order(
     reach: &Reach,
     id: OrderId,
 ) -> Result<Option<Order>, DbError> {
-    let mut select = sql("SELECT o.id, o.operator, o.manifest, o.reason, o.created_at, o.script, \
-         o.accept_cloned FROM orders o WHERE o.id = ");
+    let mut select = sql(ORDER);
     select.push_bind(id.as_uuid());
     select.push(" AND EXISTS (SELECT 1 FROM commands c WHERE c.order_id = o.id");
     reach.filter(&mut select, "c.device_id");
     select.push(")");
+    fetch(conn, select, id).await
+}
+
+/// An order that is not wholly written, and may have no command yet.
+pub(super) async fn of_preparation(conn: &mut Conn, id: OrderId) -> Result<Option<Order>, DbError> {
+    let mut select = sql(ORDER);
+    select.push_bind(id.as_uuid());
+    fetch(conn, select, id).await
+}
+
+async fn fetch(conn: &mut Conn, select: Sql, id: OrderId) -> Result<Option<Order>, DbError> {
     let row = select.fetch_optional(&mut *conn).await?;
     let Some(row) = row else { return Ok(None) };
     let operator: String = row.try_get(1)?;
@@ -346,21 +372,18 @@ pub(in crate::commands) async fn devices(
 }
 
 impl OrderView {
-    /// An order that was given just now.
+    /// An order that was given just now, with its commands.
     pub(in crate::commands) fn of_new(
         order: &Order,
-        (waiting, behind, free): (&[Fresh], &[Fresh], &[Fresh]),
+        commands: &[CommandSummary],
+        approvals_needed: u8,
         first_wave: Option<u32>,
     ) -> Self {
-        let counts = [
-            (CommandState::AwaitingApproval, waiting.len()),
-            (CommandState::AwaitingWave, behind.len()),
-            (CommandState::Queued, free.len()),
-        ];
-        let states = counts.into_iter().filter(|(_, count)| *count > 0).map(|(state, count)| {
-            (state.as_str().to_owned(), u32::try_from(count).unwrap_or(u32::MAX))
-        });
-        let approvals_needed = waiting.iter().map(|fresh| fresh.approvals_needed).max();
+        let mut counts: BTreeMap<CommandState, u32> = BTreeMap::new();
+        for command in commands {
+            *counts.entry(command.state).or_default() += 1;
+        }
+        let states = counts.into_iter().map(|(state, count)| (state.as_str().to_owned(), count));
         Self {
             id: order.id,
             operator: order.operator.clone(),
@@ -370,7 +393,7 @@ impl OrderView {
             expires_at: order.manifest.expires_at.into(),
             device_count: order.manifest.device_count,
             simulated: order.manifest.simulated,
-            approvals_needed: approvals_needed.unwrap_or(0),
+            approvals_needed,
             approvals: Vec::new(),
             first_wave: first_wave.map(FirstWave::new),
             states: states.collect(),
@@ -391,6 +414,10 @@ pub(crate) async fn order_view(conn: &mut Conn, order: &Order) -> Result<OrderVi
     for row in rows {
         states.insert(row.try_get(0)?, row.number(1)?);
         approvals_needed = approvals_needed.max(row.number::<u8>(2)?);
+    }
+    let written: u32 = states.values().sum();
+    if written < order.manifest.device_count {
+        states.insert(PREPARING.to_owned(), order.manifest.device_count - written);
     }
     Ok(OrderView {
         id: order.id,
