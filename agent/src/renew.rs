@@ -54,10 +54,7 @@ impl Renewal {
                 () = stop.cancelled() => return,
                 () = asked.notified() => true,
                 Ok(()) = self.shared.core.changed() => {
-                    let version = self.shared.core.borrow_and_update().trust_version;
-                    if std::mem::replace(&mut trust_version, version) != version {
-                        self.trust_anew();
-                    }
+                    self.follow_trust(&mut trust_version);
                     false
                 }
                 () = tokio::time::sleep(wait) => self.wait().is_zero(),
@@ -79,11 +76,16 @@ impl Renewal {
             }
             let backoff = if self.is_over() { &mut backoff_late } else { &mut backoff };
             let pause = backoff.next(self.shared.entropy.next_u64()).max(BACKOFF.0);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                // Also after a success: a hub that goes on asking must not besiege the authority.
-                () = tokio::time::sleep(pause) => {}
+            // Also after a success: a hub that goes on asking must not besiege the authority.
+            let paused = tokio::time::sleep(pause);
+            tokio::pin!(paused);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    Ok(()) = self.shared.core.changed() => self.follow_trust(&mut trust_version),
+                    () = &mut paused => break,
+                }
             }
         }
     }
@@ -126,6 +128,14 @@ impl Renewal {
         let who = (enrollment.device_id, enrollment.generation);
         let trusted = (&authorities[..], &pins(&trust.authority_pins)[..]);
         Ok(Identity::new(who, &self.key, &enrollment.certificate, trusted)?)
+    }
+
+    /// Looks at the trust root when another version is told of than `seen`.
+    fn follow_trust(&mut self, seen: &mut u32) {
+        let version = self.shared.core.borrow_and_update().trust_version;
+        if std::mem::replace(seen, version) != version {
+            self.trust_anew();
+        }
     }
 
     /// Another trust root may be in force: from the next connection on its pins count.

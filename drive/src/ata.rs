@@ -22,6 +22,8 @@ pub const ERASE_PREPARE: u8 = 0xf3;
 pub const ERASE_UNIT: u8 = 0xf4;
 /// SECURITY DISABLE PASSWORD.
 pub const DISABLE_PASSWORD: u8 = 0xf6;
+/// SECURITY UNLOCK: until it starts again.
+pub const UNLOCK: u8 = 0xf2;
 
 /// A command, as far as one is used here: none of them takes an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

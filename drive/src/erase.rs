@@ -197,19 +197,21 @@ impl Erasure<'_> {
             line.ata(&ata::Command::short(ata::ERASE_PREPARE), Data::None)?;
             line.ata(&ata::Command::long(ata::ERASE_UNIT, longest), Data::Out(&page))
         });
-        match &erased {
-            Ok(()) => match identify(line)? {
-                Some(identify) if !identify.has_password => Ok(()),
-                Some(_) | None => Err(EraseError::Failed),
+        let outcome = match erased {
+            Ok(()) => match identify(line) {
+                Ok(Some(identify)) if !identify.has_password => return Ok(()),
+                Ok(Some(_) | None) => Err(EraseError::Failed),
+                Err(error) => Err(error.into()),
             },
-            Err(EraseError::Left) => erased,
-            Err(_) => {
-                // It is to be overwritten then, and must not be locked when it starts again.
-                let page = ata::password_page(&self.password, false);
-                let _ = line.ata(&ata::Command::short(ata::DISABLE_PASSWORD), Data::Out(&page));
-                erased
-            }
+            Err(EraseError::Left) => return erased,
+            Err(_) => erased,
+        };
+        // It is to be overwritten then, and must neither be locked now nor when it starts again.
+        let page = ata::password_page(&self.password, false);
+        for command in [ata::UNLOCK, ata::DISABLE_PASSWORD] {
+            let _ = line.ata(&ata::Command::short(command), Data::Out(&page));
         }
+        outcome
     }
 
     /// Has a command that takes long run on a thread of its own, and asks meanwhile whether anybody still waits.

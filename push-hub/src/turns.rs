@@ -44,6 +44,13 @@ struct State {
 
 impl State {
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        // Who gave up takes nobody's place, and nobody's share. All wait equally long, so that they
+        // are in front.
+        for waiting in [&mut self.owed, &mut self.resuming, &mut self.full] {
+            while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                waiting.pop_front();
+            }
+        }
         if let Some(owed) = self.owed.pop_front() {
             return Some(owed);
         }

@@ -191,6 +191,31 @@ async fn scrap_ends_the_connection_and_the_client_is_told() {
     assert_eq!(told.get(told.len() - 7), Some(&21), "an alert, in the clear: {told:?}");
 }
 
+/// What a stranger may send first, and rustls refuses after it has looked at a part of it.
+#[tokio::test]
+async fn hostile_greeting_is_refused_with_an_alert_and_nothing_panics() {
+    let bench = Bench::new();
+    let too_long = [22, 3, 1, 0, 4, 1, 255, 255, 255].to_vec();
+    let part_of_a_greeting = [22, 3, 1, 0, 6, 1, 0, 0, 200, 3, 3];
+    let other_record = [23, 3, 3, 0, 1, 0];
+    let wrong_type = [99, 3, 3, 0, 1, 0];
+    for greeting in [
+        too_long,
+        [&part_of_a_greeting[..], &other_record[..]].concat(),
+        [&part_of_a_greeting[..], &wrong_type[..]].concat(),
+        [22, 3, 1, 0, 8, 1, 0, 0, 0, 2, 0, 0, 0].to_vec(),
+    ] {
+        let (accepted, mut connected) = Bench::sockets().await;
+        connected.write_all(&greeting).await.unwrap();
+        let outcome = accept_idle(accepted, bench.server.clone(), GUARD).await;
+        assert!(matches!(outcome, Err(TlsError::Handshake(_))), "{greeting:?}");
+        let mut told = Vec::new();
+        // It may be reset behind the alert: not all of it was read.
+        let _ = connected.read_to_end(&mut told).await;
+        assert_eq!(told.first(), Some(&21), "an alert: {greeting:?}");
+    }
+}
+
 #[tokio::test]
 async fn client_that_says_nothing_is_given_up() {
     let bench = Bench::new();

@@ -56,6 +56,8 @@ pub(super) async fn put(
 ) -> Result<StatusCode, Problem> {
     let identity = devices::authenticate(&app, &connection).await?;
     app.limits.chunk(identity.device)?;
+    // A stranger to the collection takes nobody's place.
+    standing(&mut app.db.read().await?, identity, command).await?;
     let _place = app.limits.chunk_place()?;
     // Read even where it is refused: who is still sending would miss the answer.
     let sealed = axum::body::to_bytes(request, CHUNK_BYTES)

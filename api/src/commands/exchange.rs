@@ -168,8 +168,10 @@ async fn answer_asks(
             continue;
         }
         let answer = answers.entry(device).or_default();
-        let reported = hello.as_ref().map_or(asking.trust_version, |hello| hello.trust_version);
-        if reported < asking.newest_trust {
+        // Of a device whose first hello is not written yet nothing is known, and it has what it enrolled with.
+        let known = (asking.trust_version > 0).then_some(asking.trust_version);
+        let reported = hello.as_ref().map(|hello| hello.trust_version).or(known);
+        if let Some(reported) = reported.filter(|reported| *reported < asking.newest_trust) {
             let frames = match trust_frames.entry(reported) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {

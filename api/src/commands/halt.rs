@@ -31,7 +31,7 @@ pub async fn halt(
 /// What the brake does: nothing that destroys leaves, or is on its way, and devices are told to
 /// begin nothing that they have. That freeze is owed from here on, and given by its job.
 pub(super) async fn brake(app: &App, why: &str) -> Result<(), Problem> {
-    let lasts = app.config.budgets.brake_freeze;
+    let lasts = app.policy.load().budgets.brake_freeze;
     let until = (!lasts.is_zero()).then(|| app.now().plus(lasts).whole_secs());
     begin(&app.db, app.now(), (Level::Destructive, until), why).await?;
     Ok(())
@@ -83,5 +83,6 @@ async fn withdraw_destructive(tx: &mut Tx, reason: &str) -> Result<usize, Proble
     for known in store::undelivered_destructive(tx.conn()).await? {
         count += usize::from(withdraw(tx, &known, &why).await?);
     }
+    store::preparations::withdraw_destructive(tx, &why).await?;
     Ok(count)
 }

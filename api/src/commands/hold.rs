@@ -4,6 +4,8 @@
 //! machine. They stay where they are, and end by their validity, when they are withdrawn, or with the
 //! enrollment. Every way out asks: what approvals release, what a device asks for, what is sent again.
 
+use std::collections::BTreeSet;
+
 use protocol::action::Verb;
 use protocol::id::DeviceId;
 use protocol::state::VerbClass;
@@ -30,13 +32,22 @@ pub(super) async fn let_go(
     order: &Order,
     mut fresh: Vec<Fresh>,
 ) -> Result<Vec<Fresh>, DbError> {
-    if order.accept_cloned || !concerns(order.manifest.action.verb()) {
-        return Ok(fresh);
-    }
     let ids: Vec<_> = fresh.iter().map(|fresh| fresh.device).collect();
-    let cloned = devices::cloned(tx.conn(), &ids).await?;
+    let cloned = of_cloned(tx, order, &ids).await?;
     fresh.retain(|fresh| !cloned.contains(&fresh.device));
     Ok(fresh)
+}
+
+/// Those of these devices for which the order's commands are held.
+pub(super) async fn of_cloned(
+    tx: &mut Tx,
+    order: &Order,
+    ids: &[DeviceId],
+) -> Result<BTreeSet<DeviceId>, DbError> {
+    if order.accept_cloned || !concerns(order.manifest.action.verb()) {
+        return Ok(BTreeSet::new());
+    }
+    devices::cloned(tx.conn(), ids).await
 }
 
 /// Tells which commands are held from now on, of a device that was found to be two.

@@ -17,7 +17,8 @@ use protocol::state::{CommandState, Lane, VerbClass};
 use protocol::time::Timestamp;
 use protocol::trust::TrustRoot;
 
-use super::halt::halt;
+use super::halt::brake;
+use super::hold;
 use super::intake::{self, Asked, Room, guard};
 use super::plan::Plan;
 use super::queue::{self, Fresh, Ready};
@@ -25,7 +26,7 @@ use super::store;
 use super::store::orders::{self, Order};
 use super::store::preparations::{self, Planned};
 use super::waves;
-use super::wire::{CommandSummary, CreatedOrder, OrderView};
+use super::wire::{CommandSummary, CreatedOrder, OrderView, WaveState};
 use crate::app::App;
 use crate::audit::Actor;
 use crate::db::{Conn, DbError, Tx};
@@ -34,7 +35,7 @@ use crate::http::idempotency::{self, encode, respond};
 use crate::http::{Problem, ProblemKind};
 use crate::jobs::Found;
 use crate::leases::Lease;
-use crate::lockdown::{self, Level};
+use crate::lockdown;
 use crate::outbox::Delivery;
 use crate::{metrics, trust};
 
@@ -142,11 +143,13 @@ async fn accept(app: &App, asked: &Asked) -> Result<Begun, Problem> {
         && let Some(why) = guard::pass(app, &mut tx, &asked.person, plan).await?
     {
         drop(tx);
-        halt(&app.db, app.now(), Level::Destructive, &why).await?;
+        brake(app, &why).await?;
         return Err(lockdown::refusal(&why));
     }
     let trust = trust::current(tx.conn()).await?.root;
     plan.check(&trust)?;
+    let ids: Vec<_> = plan.devices().iter().map(|device| device.id).collect();
+    plan.check_cloned(&devices::cloned(tx.conn(), &ids).await?)?;
     if plan.manifest().expires_at <= tx.now() {
         return Err(Problem::field("/expires_in_secs", "is over before the order was written"));
     }
@@ -240,7 +243,14 @@ async fn write_piece(app: &App, accepted: &Accepted) -> Result<bool, Problem> {
     let rest = planned.get(standing.written..).unwrap_or_default();
     let piece = rest.get(..app.config.order_piece).unwrap_or(rest);
     let end = end_of(&mut tx, order, standing.ended_by).await?;
-    let Sorted { waiting, behind, free, ended } = sort(&mut tx, accepted, piece, end).await?;
+    let Sorted { waiting, mut behind, mut free, ended } =
+        sort(&mut tx, accepted, piece, end).await?;
+    let wave = store::waves::find(tx.conn(), order.id).await?;
+    if wave.is_some_and(|wave| wave.state == WaveState::Stopped) {
+        behind.append(&mut free);
+    }
+    let free_devices: Vec<_> = free.iter().map(|fresh| fresh.device).collect();
+    let held = hold::of_cloned(&mut tx, order, &free_devices).await?;
     let ready = vec![Ready { order, approvals: &[], fresh: free }];
     let signed = queue::number_and_sign(app, &mut tx, accepted.lane(), ready).await?;
     let signed: Vec<_> = signed.into_iter().flatten().collect();
@@ -257,7 +267,9 @@ async fn write_piece(app: &App, accepted: &Accepted) -> Result<bool, Problem> {
         preparations::finish(&mut tx, order.id).await?;
     }
     tx.commit().await?;
-    app.outbox.push(signed.into_iter().map(Delivery::from).collect());
+    // What is held stays queued, and whatever sends it later asks again.
+    let leaving = signed.into_iter().filter(|signed| !held.contains(&signed.fresh.device));
+    app.outbox.push(leaving.map(Delivery::from).collect());
     Ok(!is_last)
 }
 
@@ -308,13 +320,16 @@ async fn sort(
     let mut sorted = Sorted::default();
     for planned in piece {
         let proof = accepted.proof(planned.device)?;
-        let needed = trust.approvals_needed(&accepted.order.manifest, &planned.device);
+        let needs = trust.needs(&accepted.order.manifest, &planned.device);
+        let needed = needs.as_ref().map_or(0, |needs| needs.persons);
         let fresh = planned.fresh(needed, proof);
         if let Some((state, why)) = &end {
             sorted.ended.push((fresh, *state, why.clone()));
         } else if standing.get(&planned.device) != Some(&planned.generation) {
             let why = "its enrollment ended before it was written".to_owned();
             sorted.ended.push((fresh, CommandState::Cancelled, why));
+        } else if let Err(forbidden) = needs {
+            sorted.ended.push((fresh, CommandState::Cancelled, forbidden.to_string()));
         } else {
             let among = match (needed, planned.is_behind) {
                 (0, false) => &mut sorted.free,

@@ -7,6 +7,7 @@ use protocol::id::OrderId;
 use protocol::state::CommandState;
 use serde_json::json;
 
+use super::prepare::demand_written;
 use super::store::{self, orders};
 use super::waves::follow;
 use super::wire::{OrderView, WaveState, Withdraw};
@@ -39,6 +40,7 @@ pub(super) async fn proceed(
     // Who may not order this learns nothing of the order.
     let permit = principal.permit_order(verb).map_err(|_| missing())?;
     orders::find_order(tx.conn(), permit.reach(), id).await?.ok_or_else(missing)?;
+    demand_written(tx.conn(), id).await?;
     let known = store::of_order(tx.conn(), id).await?;
     let ids: Vec<_> = known.iter().map(|known| known.device).collect();
     let mut groups = devices::groups_of(tx.conn(), &ids).await?;

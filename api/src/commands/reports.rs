@@ -6,6 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::action::Verb;
 use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId};
 use protocol::jws::CompactJws;
@@ -283,7 +284,9 @@ async fn finish(
             known.finish(state, (&receipt.jws, text), tx.now());
             escrows::settle(tx, known.id, &receipt.outcome).await?;
             let whose = (known.id, known.device, known.generation);
-            collections::expect(app, tx, whose, &receipt.outcome).await?;
+            if known.verb == Verb::CollectEvidence {
+                collections::expect(app, tx, whose, &receipt.outcome).await?;
+            }
             let payload = json!({ "state": state, "receipt_sha256": receipt.jws.sha256() });
             by_device(tx, known, Kind::CommandFinished, payload);
         }

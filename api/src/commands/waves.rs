@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::queue::{self, Fresh, Words};
 use super::store::orders::{self, Order};
+use super::store::preparations;
 use super::store::waves::{self, Stands};
 use super::wire::WaveState;
 use crate::app::App;
@@ -177,6 +178,8 @@ pub(super) async fn conclude(
                 waves::end(tx, id, WaveState::Stopped, Some(&why)).await?;
                 tx.append(Kind::FirstWaveStopped, id, json!({ "why": why }));
             }
+            // Some of the first wave are not written yet; the job looks again.
+            Verdict::Passed if preparations::is_being_written(tx.conn(), id).await? => {}
             Verdict::Passed => {
                 waves::end(tx, id, WaveState::Passed, None).await?;
                 let succeeded = stands.get(&CommandState::Succeeded);

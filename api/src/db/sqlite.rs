@@ -340,6 +340,10 @@ impl Write {
         &mut self,
         (statement, most): (Statement, usize),
     ) -> Result<Answer, DbError> {
+        // SQLite may have rolled all of it back by itself: what came now would be committed alone.
+        if self.is_failed {
+            return Err(DbError::Failed);
+        }
         let outcome = if statement.is_narrow && !self.is_patient {
             let held = self.held.as_ref().ok_or(DbError::Failed)?;
             statement.ask(&held.conn, most).map_err(DbError::from)

@@ -31,7 +31,8 @@ pub(super) async fn revoke(
     let device = devices::find(tx.conn(), permit.reach(), id).await?;
     let device = device.ok_or_else(|| Problem::not_found("device"))?;
     if !device.is_revoked() {
-        budgets::spend_revocation(&mut tx, &app.config.budgets, permit.person()).await?;
+        let policy = app.policy.load_full();
+        budgets::spend_revocation(&mut tx, &policy.budgets, permit.person()).await?;
         commands::end_enrollment(&mut tx, id, "device revoked").await?;
         devices::revoke(&mut tx, &device).await?;
         tx.append(Kind::DeviceRevoked, id, json!({ "through_generation": device.generation }));

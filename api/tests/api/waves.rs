@@ -254,3 +254,21 @@ async fn hostile_session_without_a_code_has_nobody_follow() {
     assert_eq!(problem["type"], "urn:tocsin:problem:factor-required");
     assert_eq!(order(&bench, &given).await["states"]["awaiting_wave"], 3);
 }
+
+/// A command that was withdrawn before anything left is none that went first.
+#[tokio::test(flavor = "multi_thread")]
+async fn order_that_lost_a_device_before_its_approval_has_its_first_wave_all_the_same() {
+    let bench = bench().await;
+    let agents = agents(&bench, 5).await;
+    let (ann, bob) = (key(1), key(2));
+    bench.set_approvers(&[(&ann, "ann"), (&bob, "bob")]).await;
+    let ids: Vec<_> = agents.iter().map(|agent| agent.id).collect();
+    let given = bench.order("wipe", &ids).await;
+    let command = given["commands"][2]["id"].as_str().unwrap();
+    bench.post(&format!("/v1/commands/{command}/cancel"), &json!({}), StatusCode::OK).await;
+    let id = given["order"]["id"].as_str().unwrap();
+    let (path, manifest) = (format!("/v1/orders/{id}/approvals"), manifest(&bench, id).await);
+    bench.post(&path, &signed(&bench, &manifest, &ann), StatusCode::OK).await;
+    let view = bench.post(&path, &signed(&bench, &manifest, &bob), StatusCode::OK).await;
+    assert_eq!(view["states"], json!({ "queued": 2, "awaiting_wave": 2, "cancelled": 1 }));
+}

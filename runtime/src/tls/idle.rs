@@ -174,10 +174,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IdleStream<S> {
         let outcome = self.process(Saying::Nothing);
         if outcome.is_err() {
             self.course = Course::Failed;
-            // What rustls has to say about it is said if it can be said at once. With nothing left
-            // to read it looks at nothing again.
-            self.incoming = Vec::new();
+            // What rustls has to say about it is said if it can be said at once. It looks at the same
+            // bytes for that, and would reach beyond them if they were gone.
             drop(self.process(Saying::Nothing));
+            self.incoming = Vec::new();
             let _is_sent = self.poll_out(context).is_ready();
         }
         Poll::Ready(outcome)

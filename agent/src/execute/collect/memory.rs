@@ -48,10 +48,22 @@ pub(super) fn read(packer: &mut Packer<'_>, host: &Host, process: &str) -> Resul
     Ok(())
 }
 
+/// Whether that is the agent, by the id of any of its threads: each has a folder that no listing
+/// shows, with the memory of the whole process. What cannot be told apart is left alone.
+fn is_own(host: &Host, id: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(host.path(format!("/proc/{id}/status"))) else {
+        return id == std::process::id();
+    };
+    let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    leader
+        .and_then(|leader| leader.trim().parse().ok())
+        .is_none_or(|leader: u32| leader == std::process::id())
+}
+
 fn one(packer: &mut Packer<'_>, host: &Host, pid: u32) -> Result<(), SpoolError> {
     let name = name_of(host, pid);
     let told = |what: &str| [format!("{pid} ").as_bytes(), &name, b" ", what.as_bytes()].concat();
-    if pid == std::process::id() {
+    if is_own(host, pid) {
         let trouble = Some("the agent's own memory is not read".to_owned());
         return packer.empty(item(Kind::Absent, &told("maps")), trouble);
     }

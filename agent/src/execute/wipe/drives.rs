@@ -36,6 +36,9 @@ pub(super) struct Drive {
     pub(super) serial: String,
     /// What of the wipe lies on it: volumes, swap, what is not encrypted.
     pub(super) carries: Vec<PathBuf>,
+    /// Whether it says nothing of itself that is understood: others erase what lies on it.
+    #[serde(default)]
+    pub(super) is_mute: bool,
     /// The ways that are left, the best first.
     pub(super) methods: Vec<Method>,
     /// Those that it would have had.
@@ -63,26 +66,27 @@ pub(super) fn look(
     let carriers = graph::carriers(host, &volumes, others, are_named);
     let mut password = [0; 32];
     let drive = |Carrier { path, carries, .. }| {
-        let said = disk.drive(&path).map(|line| Said::by(&*line))?;
-        let Choice { methods, passed_over } = choose(&said, host.psids.of(said.serial()).is_some());
-        if said.tongue == Tongue::Unknown && !said.has_opal {
-            return None;
-        }
+        // One that says nothing is kept: what lies on it as well does not go with the others.
+        let said = disk.drive(&path).map(|line| Said::by(&*line));
+        let choice = said.as_ref().map(|said| choose(said, host.psids.of(said.serial()).is_some()));
+        let is_mute = said.as_ref().is_none_or(|s| s.tongue == Tongue::Unknown && !s.has_opal);
+        let Choice { methods, passed_over } = choice.filter(|_| !is_mute).unwrap_or_default();
         Entropy::system().fill(&mut password);
-        Some(Drive {
+        Drive {
             path,
-            model: said.model().to_owned(),
-            serial: said.serial().to_owned(),
+            model: said.as_ref().map(|said| said.model().to_owned()).unwrap_or_default(),
+            serial: said.as_ref().map(|said| said.serial().to_owned()).unwrap_or_default(),
             carries,
+            is_mute,
             methods,
             passed_over: passed_over.into_iter().filter(is_worth_telling).collect(),
             begun: None,
             erased: None,
             password: hex(&password),
             samples: Vec::new(),
-        })
+        }
     };
-    carriers.into_iter().filter_map(drive).collect()
+    carriers.into_iter().map(drive).collect()
 }
 
 /// That a drive does not have something is no news; that it has and cannot be used is.
@@ -259,7 +263,7 @@ impl Wiping {
         disk: &dyn Disk,
         evidence: Evidence,
     ) -> Result<Evidence, String> {
-        if self.drives.is_empty() {
+        if self.drives.iter().all(|drive| drive.is_mute) {
             return Ok(evidence);
         }
         for drive in self.drives.iter().filter(|drive| drive.erased.is_some()) {
@@ -269,7 +273,8 @@ impl Wiping {
                 Err(error) => return Err(format!("{} {error}", drive.path.display())),
             }
         }
-        let drives: Vec<_> = self.drives.iter().map(Drive::evidence).collect();
+        let drives = self.drives.iter().filter(|drive| !drive.is_mute);
+        let drives: Vec<_> = drives.map(Drive::evidence).collect();
         Ok(evidence.with("drives", drives))
     }
 }

@@ -171,7 +171,10 @@ pub(super) fn carriers(
         }
     }
     for path in others {
-        for name in path.canonicalize().map(|real| drives(&real)).unwrap_or_default() {
+        // What lies on another drive as well does not go with those.
+        let on = path.canonicalize().map(|real| drives(&real)).unwrap_or_default();
+        let goes_with_them = on.iter().all(|name| carried.contains_key(name));
+        for name in on.into_iter().filter(|_| goes_with_them) {
             carried.entry(name).and_modify(|carries| carries.push(path.clone()));
         }
     }
@@ -200,7 +203,13 @@ impl Graph {
     fn read(host: &Host) -> Self {
         let mut graph = Self::default();
         for disk in entries(&host.path("/sys/block")) {
-            let is_removable = line(&disk.join("removable")).as_deref() == Some("1");
+            // A disk in an enclosure does not call itself removable.
+            let is_on_usb = disk.join("device").canonicalize().is_ok_and(|device| {
+                device
+                    .components()
+                    .any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"usb"))
+            });
+            let is_removable = is_on_usb || line(&disk.join("removable")).as_deref() == Some("1");
             graph.add(&disk, is_removable, None);
             for part in entries(&disk) {
                 if part.join("partition").exists() {

@@ -180,7 +180,7 @@ impl Survey {
                 SwapKind::Plain => format!("{path}: swap off, erase {} bytes", swap.bytes),
             }
         }));
-        lines.extend(self.drives.iter().map(Drive::step));
+        lines.extend(self.drives.iter().filter(|drive| !drive.is_mute).map(Drive::step));
         let goes = |path: &&PathBuf| {
             let is_on = |drive: &&Drive| drive.carries.contains(path);
             self.drives.iter().any(|drive| is_on(&drive) && !drive.methods.is_empty())
@@ -197,8 +197,10 @@ impl Survey {
     pub(super) fn facts(&self, level: WipeLevel) -> Evidence {
         let targets: Vec<Value> = self.targets.iter().map(|target| facts(target, level)).collect();
         let mut facts = Evidence::new().with("targets", targets);
-        if !self.drives.is_empty() {
-            facts = facts.with("drives", self.drives.iter().map(Drive::facts).collect::<Vec<_>>());
+        let drives = self.drives.iter().filter(|drive| !drive.is_mute);
+        let drives: Vec<_> = drives.map(Drive::facts).collect();
+        if !drives.is_empty() {
+            facts = facts.with("drives", drives);
         }
         if let Some(tpm) = &self.tpm {
             facts = facts.with("tpm", json!(tpm));

@@ -119,6 +119,21 @@ pub(in crate::commands) async fn is_being_written(
     Ok(row.bind(order.as_uuid()).fetch_optional(conn).await?.is_some())
 }
 
+/// Has what is not written yet of orders that destroy end where it is.
+pub(in crate::commands) async fn withdraw_destructive(
+    tx: &mut Tx,
+    why: &str,
+) -> Result<(), DbError> {
+    let mut update = sql("UPDATE preparations SET ended_by = ");
+    update
+        .push_bind(why)
+        .push(" WHERE ended_by IS NULL AND order_id IN (SELECT id FROM orders WHERE verb IN ");
+    update.push_list(super::standing::destructive());
+    update.push(")");
+    update.execute(tx.conn()).await?;
+    Ok(())
+}
+
 /// The orders that are not wholly written, oldest first.
 pub(in crate::commands) async fn all(conn: &mut Conn) -> Result<Vec<OrderId>, DbError> {
     let rows = sql("SELECT order_id FROM preparations ORDER BY order_id").fetch_all(conn).await?;

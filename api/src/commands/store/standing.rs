@@ -21,6 +21,7 @@ pub(in crate::commands) struct Standing {
     pub(in crate::commands) id: CommandId,
     pub(in crate::commands) order: OrderId,
     pub(in crate::commands) device: DeviceId,
+    pub(in crate::commands) verb: Verb,
     pub(in crate::commands) generation: u32,
     pub(in crate::commands) state: CommandState,
     pub(in crate::commands) receipt: Option<String>,
@@ -143,7 +144,7 @@ impl Standing {
 
 const STANDING: &str = "SELECT c.id, c.order_id, c.device_id, c.generation, c.state, c.receipt, \
      c.envelope_sha256, c.stage, d.generation, d.revoked_through, c.acked_at, c.running_at, \
-     c.finished_at, c.ended_by, c.stage_proof IS NOT NULL, c.advance \
+     c.finished_at, c.ended_by, c.stage_proof IS NOT NULL, c.advance, c.verb \
      FROM commands c JOIN devices d ON d.id = c.device_id WHERE ";
 
 fn standing(row: &Row) -> Result<Standing, DbError> {
@@ -165,6 +166,7 @@ fn standing(row: &Row) -> Result<Standing, DbError> {
         ended_by: row.try_get(13)?,
         has_proof: row.try_get(14)?,
         advance: row.try_get(15)?,
+        verb: row.try_get::<&str>(16)?.parse().map_err(|_| DbError::Unreadable("verb"))?,
         news: News::default(),
     })
 }
@@ -200,12 +202,17 @@ pub(in crate::commands) async fn of_order(
     fetch(select, conn).await
 }
 
+/// The verbs that destroy, as they are stored.
+pub(super) fn destructive() -> impl Iterator<Item = String> {
+    let destroys = |verb: &Verb| verb.class() == VerbClass::Destructive;
+    Verb::ALL.into_iter().filter(destroys).map(|verb| verb.as_str().to_owned())
+}
+
 /// The commands that destroy and that no device is known to have.
 pub(in crate::commands) async fn undelivered_destructive(
     conn: &mut Conn,
 ) -> Result<Vec<Standing>, DbError> {
-    let destroys = |verb: &Verb| verb.class() == VerbClass::Destructive;
-    let verbs = Verb::ALL.into_iter().filter(destroys).map(|verb| verb.as_str().to_owned());
+    let verbs = destructive();
     let mut select = sql(STANDING);
     select
         .push("c.state IN ('awaiting_approval', 'awaiting_wave', 'queued', 'sent') AND c.verb IN ");

@@ -85,8 +85,7 @@ pub(in crate::commands) async fn running(
 }
 
 const RUNNING: &str = "SELECT w.order_id, c.state, COUNT(*) FROM first_waves w \
-     JOIN commands c ON c.order_id = w.order_id WHERE w.state = 'running' \
-     AND c.state NOT IN ('awaiting_approval', 'awaiting_wave')";
+     JOIN commands c ON c.order_id = w.order_id WHERE w.state = 'running' AND c.seq IS NOT NULL";
 const GROUPED: &str = " GROUP BY w.order_id, c.state";
 
 fn collect(
@@ -110,10 +109,10 @@ pub(in crate::commands) async fn passed(conn: &mut Conn) -> Result<Vec<OrderId>,
     rows.iter().map(|row| Ok(OrderId::from_uuid(row.try_get(0)?))).collect()
 }
 
-/// Whether any command of an order has left.
+/// Whether any command of an order has left, and was not withdrawn.
 pub(in crate::commands) async fn has_begun(tx: &mut Tx, order: OrderId) -> Result<bool, DbError> {
     let row = sql("SELECT 1 FROM commands WHERE order_id = $1 \
-         AND state NOT IN ('awaiting_approval', 'awaiting_wave') LIMIT 1")
+         AND seq IS NOT NULL AND state <> 'cancelled' LIMIT 1")
     .bind(order.as_uuid())
     .fetch_optional(tx.conn())
     .await?;

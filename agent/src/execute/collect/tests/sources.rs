@@ -203,8 +203,12 @@ fn memory_of_a_process_is_read_and_the_agents_own_is_not() {
     let word = "a-word-in-the-memory-of-a-process";
     let mut child =
         Command::new("sleep").arg("600").env("WORD", word).stdin(Stdio::null()).spawn().unwrap();
-    let processes =
-        vec![child.id().to_string(), std::process::id().to_string(), "no such".to_owned()];
+    // A thread has a folder of its own, and the memory of all.
+    let thread = std::fs::read_link("/proc/thread-self").unwrap();
+    let thread = thread.file_name().unwrap().to_str().unwrap().to_owned();
+    let own = std::process::id().to_string();
+    assert_ne!(thread, own, "a test runs on a thread of its own");
+    let processes = vec![child.id().to_string(), own, thread, "no such".to_owned()];
     let sources =
         Sources { processes, item_bytes: 16 * MIB, total_bytes: 64 * MIB, ..Sources::default() };
     let read = all(&sandbox, sources);
@@ -215,8 +219,10 @@ fn memory_of_a_process_is_read_and_the_agents_own_is_not() {
     let stack = read.iter().find(has).expect("the environment is on the stack");
     assert!(stack.item.name.ends_with("[stack]"), "{}", stack.item.name);
     assert_eq!((stack.item.source, stack.item.kind), (Source::Memory, Kind::Region));
-    let [.., own, none] = read.as_slice() else { panic!("{read:?}") };
-    assert_eq!(own.end.trouble.as_deref(), Some("the agent's own memory is not read"));
+    let [.., own, thread, none] = read.as_slice() else { panic!("{read:?}") };
+    for ours in [own, thread] {
+        assert_eq!(ours.end.trouble.as_deref(), Some("the agent's own memory is not read"));
+    }
     assert_eq!(none.end.trouble.as_deref(), Some("no process has that name"));
 }
 
