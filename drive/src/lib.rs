@@ -1,6 +1,6 @@
 //! Drives, and how they erase themselves: NVMe sanitize and format, ATA secure erase, the revert of Opal.
 //!
-//! Owns what Linux lets a program say to a drive ([`line`]), what drives say about themselves ([`said`],
+//! Owns what Linux lets a program say to a drive ([`mod@line`]), what drives say about themselves ([`said`],
 //! [`nvme`], [`ata`]), which method that leads to ([`choice`]), and the way to a method's end ([`erase`]).
 //! Reads and writes no data of a drive, keeps no record, and knows nothing of volumes, wipes or receipts: whoever
 //! calls looks afterwards whether the data is gone.

@@ -113,16 +113,15 @@ async fn certificate_is_renewed_over_the_old_one_while_the_session_goes_on() {
             Call::Exchange { .. } | Call::Collection(_) => {}
         }
     }
-    let (request, answer) = renewal.unwrap();
+    let (mut hub, (request, answer)) = (hub.unwrap(), renewal.unwrap());
+    hub.send(HubFrame::Command(bench.command(1, lock(), 1))).await;
+    hub.receipt().await;
     let (certificate, ca) = bench.certify(&request.csr);
     let config = AgentConfig { iat: now(), api: Vec::new(), hubs: vec!["h:1".to_owned()] };
     let config = config.sign(&bench.organisation.command_key).unwrap();
     let renewed = RenewResponse { certificate: certificate.clone(), ca, config: config.clone() };
     answer.send(serde_json::to_string(&renewed).unwrap()).unwrap();
     until(|| agent.status().certificate_ends_at > before).await;
-    let mut hub = hub.unwrap();
-    hub.send(HubFrame::Command(bench.command(1, lock(), 1))).await;
-    hub.receipt().await;
     // A hub ends a session with its certificate: one under the new one stands before.
     let _new = server.session().await;
     while hub.next().await.is_some() {}
