@@ -2,7 +2,7 @@
 //!
 //! Owns the connections to the file, what is set on each, and where statements are carried out. Nearly
 //! all of them take microseconds: they are carried out by whoever asks, since handing one to another
-//! thread and waiting for its answer costs several times as much (docs/adr/0055). What may take long is
+//! thread and waiting for its answer costs several times as much (docs/adr/0053). What may take long is
 //! handed over all the same: a commit, which waits for the disk; wide statements; those of jobs; and a
 //! statement that only reads once it has taken too many steps.
 
