@@ -174,9 +174,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IdleStream<S> {
         let outcome = self.process(Saying::Nothing);
         if outcome.is_err() {
             self.course = Course::Failed;
-            // What rustls has to say about it is said if it can be said at once. It looks at the same
-            // bytes for that, and would reach beyond them if they were gone.
-            drop(self.process(Saying::Nothing));
+            // What rustls has to say about it is said if it can be said at once.
+            self.take_alert();
             self.incoming = Vec::new();
             let _is_sent = self.poll_out(context).is_ready();
         }
@@ -194,6 +193,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> IdleStream<S> {
             self.outgoing.consume(count);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes over what rustls says about an error, if it does. Asked once and with the bytes that it has
+    /// looked at: it would go on with them, and reach beyond them if they were gone.
+    fn take_alert(&mut self) {
+        let UnbufferedStatus { state, .. } = self.session.process_tls_records(&mut self.incoming);
+        if let Ok(ConnectionState::EncodeTlsData(mut encoding)) = state
+            && let Err(EncodeError::InsufficientSize(size)) = encoding.encode(&mut [])
+        {
+            // An alert that cannot be said changes nothing: the connection ends.
+            drop(self.outgoing.extend(size.required_size, |room| encoding.encode(room)));
+        }
     }
 
     /// Has rustls go through what was read, until it wants more; says one thing on the way.
