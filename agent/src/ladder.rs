@@ -96,6 +96,14 @@ pub(crate) enum Obstacle {
     Unreachable,
 }
 
+/// Waits so long; without a time, for ever.
+async fn after(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Shared {
     /// The first frame on any rung, once: each call gives the next session's.
     fn hello(&self) -> Hello {

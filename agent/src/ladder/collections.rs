@@ -65,17 +65,11 @@ pub(crate) async fn run(shared: Shared, carrying: Carrying, stop: CancellationTo
             () = stop.cancelled() => return,
             pause = carrying.round(&shared, &mut rotation, &mut backoff) => pause,
         };
-        let again = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = carrying.stored.notified() => {}
-            () = again => {}
+            () = super::after(pause) => {}
         }
     }
 }

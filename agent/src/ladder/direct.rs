@@ -32,17 +32,11 @@ pub(crate) async fn run(shared: Shared, stop: CancellationToken) {
             }
             Some(shared.config.backoff_base + backoff.next(shared.entropy.next_u64()))
         };
-        let again = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             changed = frames.changed() => if changed.is_err() { return },
-            () = again => {}
+            () = super::after(pause) => {}
         }
     }
 }
