@@ -16,6 +16,9 @@ use runtime::{Clock, Entropy};
 
 use crate::support::{Agent, Device, GUARD, World, command, command_id, config, hub_id, until};
 
+/// How long a command is waited for before it is sent again, as the control plane does.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// A bus on that server.
 fn bus(url: String) -> Arc<RedisBroker> {
     let config = RedisConfig { urls: vec![url], ..RedisConfig::default() };
@@ -45,10 +48,26 @@ impl Fleet {
         fleet
     }
 
-    /// Sends commands as the control plane does, until one comes to the agent.
+    /// Sends a command as the control plane does, again and again, until it comes to the agent: what Redis
+    /// hands to a subscription that is about to end is taken, and lost.
     async fn delivers(&mut self) {
         self.sent += 1;
         let number = self.sent;
+        let mut again = tokio::time::interval(AGAIN);
+        loop {
+            tokio::select! {
+                frame = self.agent.frame() => match frame {
+                    HubFrame::Command(command) if command.command_id == command_id(number) => return,
+                    HubFrame::Command(_) | HubFrame::Mode { .. } => {}
+                    other => panic!("{other:?}"),
+                },
+                _ = again.tick() => self.sends(number).await,
+            }
+        }
+    }
+
+    /// Sends that command until a hub takes it.
+    async fn sends(&self, number: u128) {
         let sending = async {
             loop {
                 let places = self.api.locate(&[self.device.id]).await;
@@ -62,13 +81,6 @@ impl Fleet {
             }
         };
         tokio::time::timeout(GUARD, sending).await.expect("a hub takes the command");
-        loop {
-            match self.agent.frame().await {
-                HubFrame::Command(command) if command.command_id == command_id(number) => return,
-                HubFrame::Command(_) | HubFrame::Mode { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
     }
 
     /// The loss is seen where people look, and the agent polls; its session stays.
