@@ -13,6 +13,8 @@ use scene::{Run, Scene, in_namespaces, lines, processes};
 mod faults;
 #[path = "support/namespaces.rs"]
 mod namespaces;
+#[path = "script/said.rs"]
+mod said;
 #[path = "script/scene.rs"]
 mod scene;
 #[path = "support"]

@@ -86,6 +86,10 @@ impl Column {
         Self { table, name, key: Key::Uuid("id"), only, was_clear: true }
     }
 
+    const fn of_row(table: &'static str, name: &'static str) -> Self {
+        Self { table, name, key: Key::Uuid("id"), only: "", was_clear: false }
+    }
+
     const fn of_operator(table: &'static str, name: &'static str) -> Self {
         Self { table, name, key: Key::Text("operator"), only: "", was_clear: false }
     }
@@ -107,6 +111,8 @@ pub(crate) const RECEIPT: Column = Column::older("commands", "receipt", "");
 pub(crate) const OUTCOME: Column = Column::older("commands", "outcome", "");
 /// What a device signed before the end.
 pub(crate) const STAGE_PROOF: Column = Column::older("commands", "stage_proof", "");
+/// What a script has said last, while it runs.
+pub(crate) const OUTPUT: Column = Column::of_row("commands", "output");
 
 /// A credential in escrow, which its device sealed to the recovery key already.
 pub(crate) const ESCROW: Column = Column::older("escrows", "jws", "");
@@ -117,8 +123,8 @@ pub(crate) const FACTOR: Column = Column::of_operator("factors", "secret");
 pub(crate) const PENDING_FACTOR: Column = Column::of_operator("factors", "pending");
 
 /// Every column whose texts are sealed.
-pub(crate) const SEALED: [Column; 8] =
-    [SCRIPT, ENVELOPE, RECEIPT, OUTCOME, STAGE_PROOF, ESCROW, FACTOR, PENDING_FACTOR];
+pub(crate) const SEALED: [Column; 9] =
+    [SCRIPT, ENVELOPE, RECEIPT, OUTCOME, STAGE_PROOF, OUTPUT, ESCROW, FACTOR, PENDING_FACTOR];
 
 /// Why a text is not sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

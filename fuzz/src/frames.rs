@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::advance::Advance;
+use protocol::advance::{self, Advance, Tail};
 use protocol::fixture::{self, NOW, Organisation};
 use protocol::frame::{AgentFrame, Frame, HubFrame, Mode, Reconnect};
 use protocol::jws::CompactJws;
@@ -99,6 +99,14 @@ pub(crate) fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             command_id,
             stage: "finish".to_owned(),
             advance: Some(Advance::at("/dev/sda2").step(1, 2).bytes(1, 2).secs(3, 4)),
+        }),
+        said(&AgentFrame::Progress {
+            command_id,
+            stage: "apply".to_owned(),
+            advance: Some(Advance::at("script").output(Some(advance::Output {
+                stdout: Some(Tail { from: 4096, bytes: b"said\n".to_vec() }),
+                stderr: None,
+            }))),
         }),
         said(&AgentFrame::Proof { command_id, jws: jws() }),
         said(&AgentFrame::Receipt { command_id, jws: jws() }),

@@ -5,9 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use self::output::{Output, Tail};
 use crate::action::is_printable;
 use crate::limits;
 
+mod output;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,9 @@ pub struct Advance {
     /// How many seconds have gone by, of those that it may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secs: Option<Part>,
+    /// What it has said last, where it is a script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Output>,
 }
 
 /// So many of so many.
@@ -87,7 +92,15 @@ impl Advance {
         self
     }
 
-    /// Whether every field is within its bound, and prints as it reads.
+    /// It has said that last.
+    #[must_use]
+    pub fn output(mut self, output: Option<Output>) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// Whether every field is within its bound, and every word prints as it reads. What a script has said may
+    /// be anything.
     pub fn is_sound(&self) -> bool {
         let is_word = |at: &String| at.len() <= limits::ADVANCE_WORD_BYTES && is_printable(at);
         let is_number = |part: Part| part.is_within(limits::ADVANCE_NUMBER);
@@ -95,6 +108,7 @@ impl Advance {
             && self.step.is_none_or(|step| step.is_within(limits::ADVANCE_STEPS))
             && self.bytes.is_none_or(is_number)
             && self.secs.is_none_or(is_number)
+            && self.output.as_ref().is_none_or(Output::is_sound)
     }
 }
 

@@ -51,6 +51,8 @@ pub const MISSING_CHUNKS: usize = 64;
 pub const ADVANCE_WORD_BYTES: usize = 64;
 /// Steps of one stage.
 pub const ADVANCE_STEPS: u64 = 10_000;
+/// Bytes of the last of one output of a script, as it is told while it runs.
+pub const OUTPUT_TAIL_BYTES: usize = 2 * 1024;
 /// The largest number in an advance: what every JSON reader holds exactly.
 pub const ADVANCE_NUMBER: u64 = (1 << 53) - 1;
 /// Bytes of one address of a hub, as a hub names it to agents.

@@ -12,7 +12,10 @@
 //! Evidence, also beside a failure: `script_sha256`, `account`, `confinement` (`service`, `session`),
 //! `took_ms`, `exit_status` or `signal`, `killed_processes` (those that were left when it ended; `null`:
 //! not known), and of `stdout` and `stderr` each the SHA-256 and the length of the whole, and its first lines
-//! without what would not print as it reads (`null`: not known).
+//! without what would not print as it reads (`null`: not known). Where these are not all, also its last lines
+//! (`stdout_last`) and how many bytes lie between (`stdout_left_out_bytes`). `…` in a line says that it is longer.
+//!
+//! While it runs its supervisor writes down the last of what it says, and the agent tells that on.
 
 use std::fs::File;
 use std::path::Path;
@@ -46,8 +49,12 @@ mod tests;
 const SLACK: Duration = Duration::from_secs(30);
 /// How often is looked whether the agent stops.
 const LOOK: Duration = Duration::from_millis(200);
-/// Looks from one word on how long it has run to the next.
+/// Looks from one reading of what it has said to the next.
+const HEARD_EVERY: u128 = 5;
+/// Looks from one word on how long a silent script has run to the next.
 const TOLD_EVERY: u128 = 10;
+/// The same, where each word repeats what it has said last.
+const REPEATED_EVERY: u128 = 50;
 /// What a script in a service may take of the machine.
 const SERVICE_LIMITS: [&str; 7] = [
     "MemoryMax=1G",
@@ -290,17 +297,28 @@ fn wait(
     if waiting.is_err() {
         return false;
     }
+    let mut said = None;
     let rounds = patience.as_millis() / LOOK.as_millis();
     (1..=rounds).any(|round| match ended.recv_timeout(LOOK) {
         Err(RecvTimeoutError::Timeout) => {
-            if round.is_multiple_of(TOLD_EVERY) {
-                let secs = u64::try_from(round * LOOK.as_millis() / 1000).unwrap_or(u64::MAX);
-                task.course.tell(Advance::at("script").secs(secs, budget.as_secs().max(secs)));
+            if round.is_multiple_of(HEARD_EVERY) {
+                let newest = folder.said();
+                let every = if newest.is_some() { REPEATED_EVERY } else { TOLD_EVERY };
+                if newest != said || round.is_multiple_of(every) {
+                    task.course.tell(how_far(round, budget).output(newest.clone()));
+                    said = newest;
+                }
             }
             task.course.is_left()
         }
         Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
     }) && !task.course.is_left()
+}
+
+/// How long it has run after so many looks.
+fn how_far(looks: u128, budget: Duration) -> Advance {
+    let secs = u64::try_from(looks * LOOK.as_millis() / 1000).unwrap_or(u64::MAX);
+    Advance::at("script").secs(secs, budget.as_secs().max(secs))
 }
 
 fn lost() -> Failure {

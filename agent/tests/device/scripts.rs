@@ -1,13 +1,16 @@
 //! Scripts through the whole agent: approved by hash, run once, and in doubt where nobody can know.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use agent::config::ArmingConfig;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use protocol::action::{Action, RunScript};
+use protocol::advance::Tail;
 use protocol::envelope::Envelope;
 use protocol::fixture::order as order_id;
 use protocol::frame::{AgentFrame, HubFrame};
@@ -15,6 +18,7 @@ use protocol::receipt::{Outcome, RefusalReason};
 
 use crate::bench::{Bench, reason, until};
 use crate::disk::{in_mount_namespace, run};
+use crate::server::HubSide;
 use crate::undo::{cancel, outcome, result};
 
 /// Counts itself, and then goes on until a file says that it may end.
@@ -100,6 +104,56 @@ fn script_outlives_the_agent_and_has_its_receipt_from_the_next_one() {
         let Outcome::Succeeded { evidence } = receipt.outcome else { panic!("{receipt:?}") };
         assert_eq!(evidence.get("stdout"), Some(&serde_json::json!(["done"])));
         assert_eq!(effects(&bench), 1);
+        agent.drain().await.unwrap();
+    });
+}
+
+/// Says a line for each that it is given, and ends with them.
+const ECHO: &str = "#!/bin/sh\nwhile read -r line; do echo \"$line\"; done < /tmp/lines\n";
+
+/// Waits until that is the end of what the script is said to have said; how far it is then.
+async fn heard(hub: &mut HubSide, word: &str) -> Tail {
+    let said = |frame: &AgentFrame| {
+        let AgentFrame::Progress { advance: Some(advance), .. } = frame else { return None };
+        advance.output.clone()?.stdout
+    };
+    let is_it =
+        |frame: &AgentFrame| said(frame).is_some_and(|t| t.bytes.ends_with(word.as_bytes()));
+    said(&hub.wait_for(is_it).await).unwrap()
+}
+
+#[test]
+fn output_goes_on_where_it_was_when_session_and_agent_are_others() {
+    in_mount_namespace(|| async {
+        let mut bench = bench();
+        let pipe = bench.config.host.root.join("tmp/lines");
+        nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o644)).unwrap();
+        // Both ends, so that nobody waits for the other and the script sees an end when this is closed.
+        let mut lines = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+        let mut server = bench.server().await;
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        let command = bench.organisation.deliver(&order(&bench, 1, ECHO), 0);
+        hub.send(HubFrame::Command(command)).await;
+        writeln!(lines, "one").unwrap();
+        assert_eq!(heard(&mut hub, "one\n").await, Tail { from: 0, bytes: b"one\n".to_vec() });
+        // Another session of the same agent.
+        drop(hub);
+        let mut hub = server.session().await;
+        writeln!(lines, "two").unwrap();
+        assert_eq!(heard(&mut hub, "two\n").await.end(), 8);
+        bench.kill(agent).await;
+        drop(hub);
+        // Said while no agent was there.
+        writeln!(lines, "{}", "x".repeat(5000)).unwrap();
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        let tail = heard(&mut hub, "x\n").await;
+        assert_eq!((tail.after(8).0, tail.end()), (8 + 5001 - 2048 - 8, 8 + 5001));
+        drop(lines);
+        let receipt = bench.receipt(&hub.receipt().await);
+        let Outcome::Succeeded { evidence } = receipt.outcome else { panic!("{receipt:?}") };
+        assert_eq!(evidence.get("stdout_bytes"), Some(&(8 + 5001).into()));
         agent.drain().await.unwrap();
     });
 }

@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::action::Verb;
+use protocol::advance::Advance;
 use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId};
 use protocol::jws::CompactJws;
@@ -244,10 +245,19 @@ async fn progress(
     }
     // How far a stage is changes all the time: only the newest word is kept, and none is an event.
     if is_news || advance.is_some() {
-        let text = advance.map(|advance| serde_json::to_string(&advance)).transpose();
-        known.advance(text.map_err(|_| DbError::Unreadable("advance"))?);
+        let (advance, output) = texts(advance)?;
+        known.advance(advance, output);
     }
     Ok(())
+}
+
+/// An advance as it is stored. What a script says goes apart, to be sealed.
+fn texts(mut advance: Option<Advance>) -> Result<(Option<String>, Option<String>), DbError> {
+    let output = advance.as_mut().and_then(|advance| advance.output.take());
+    let output = output.map(|output| serde_json::to_string(&output)).transpose();
+    let advance = advance.map(|advance| serde_json::to_string(&advance)).transpose();
+    let unreadable = |_| DbError::Unreadable("advance");
+    Ok((advance.map_err(unreadable)?, output.map_err(unreadable)?))
 }
 
 /// Keeps the first proof; a later one says nothing that it did not. It moves the command on like

@@ -20,7 +20,7 @@ use crate::auth::Reach;
 use crate::db::{Conn, DbError, Row, Tx, json, millis, sql, timestamp};
 use crate::http::Page;
 use crate::time::Time;
-use crate::vault::{OUTCOME, RECEIPT, STAGE_PROOF};
+use crate::vault::{OUTCOME, OUTPUT, RECEIPT, STAGE_PROOF};
 
 pub(super) mod delivery;
 pub(super) mod lanes;
@@ -116,15 +116,18 @@ fn advance(text: Option<&str>) -> Result<Option<Advance>, DbError> {
     text.map(|text| json(text, "advance")).transpose()
 }
 
-/// Where a command stands now, for whoever watches.
+/// Where a command stands now, for whoever watches, with what it says.
 pub(super) async fn how_far(conn: &mut Conn, id: CommandId) -> Result<Option<HowFar>, DbError> {
-    let row = sql("SELECT state, stage, advance FROM commands WHERE id = $1")
+    let row = sql("SELECT state, stage, advance, output FROM commands WHERE id = $1")
         .bind(id.as_uuid())
-        .fetch_optional(conn)
+        .fetch_optional(&mut *conn)
         .await?;
     let Some(row) = row else { return Ok(None) };
     let (state, stage) = (state(row.try_get(0)?)?, row.try_get(1)?);
-    Ok(Some(HowFar { command_id: id, state, stage, advance: advance(row.try_get(2)?)? }))
+    let output = conn.unseal_text(&OUTPUT, &id.as_uuid(), row.try_get(3)?).await?;
+    let output = output.map(|text| json(&text, "output")).transpose()?;
+    let advance = advance(row.try_get(2)?)?.map(|advance| advance.output(output));
+    Ok(Some(HowFar { command_id: id, state, stage, advance }))
 }
 
 /// What a proof says. It was verified before it was kept.

@@ -351,7 +351,7 @@ pub struct HowFar {
     /// The stage that it is at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
-    /// How far the stage has come.
+    /// How far the stage has come, and what a script has said last (`output`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub advance: Option<Advance>,

@@ -95,17 +95,18 @@ macro_rules! migrations {
                 "preparations",
                 include_str!(concat!("../../migrations/", $folder, "/0024_preparations.sql")),
             ),
+            (26, "output", include_str!(concat!("../../migrations/", $folder, "/0026_output.sql"))),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 22];
+type Texts = [(i64, &'static str, &'static str); 23];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 24;
+pub(super) const VERSION: i64 = 26;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

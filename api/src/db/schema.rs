@@ -194,6 +194,7 @@ pub(super) const TABLES: [Table; 25] = [
             ("ended_by", Text),
             ("stage_proof", Text),
             ("advance", Text),
+            ("output", Text),
         ],
     },
     Table {

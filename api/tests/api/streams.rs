@@ -3,7 +3,7 @@
 use futures_util::StreamExt as _;
 use reqwest::StatusCode;
 
-use protocol::advance::Advance;
+use protocol::advance::{Advance, Output, Tail};
 use protocol::frame::AgentFrame;
 use serde_json::{Value, json};
 
@@ -159,6 +159,49 @@ async fn advance_is_the_newest_word_and_no_event_and_ends_with_its_stage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn output_of_a_script_is_in_the_stream_alone_and_ends_with_its_stage() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    bench.order("lock", &[agent.id]).await;
+    let command = commands(&agent.check_in(&bench, Vec::new()).await).remove(0);
+    let (command_id, id) = (command.command_id, id_of(&command));
+    let told = |output: Option<Output>| AgentFrame::Progress {
+        command_id,
+        stage: "apply".to_owned(),
+        advance: Some(Advance::at("script").secs(1, 60).output(output)),
+    };
+    let said = |from, bytes: &[u8]| {
+        let stdout = Some(Tail { from, bytes: bytes.to_vec() });
+        told(Some(Output { stdout, stderr: None }))
+    };
+    agent.check_in(&bench, vec![ack(&command), said(0, b"one\n\x1b[2J")]).await;
+    let path = format!("/v1/commands/{command_id}/stream?advance=true");
+    let is_two = |how_far: &Value| how_far["advance"]["output"]["stdout"]["from"] == 3;
+    let (seen, ()) = tokio::join!(advances(&bench, &path, is_two), async {
+        // A word on the time alone takes nothing back.
+        agent.check_in(&bench, vec![told(None)]).await;
+        agent.check_in(&bench, vec![said(3, b"\n\x1b[2Jtwo\n")]).await;
+    });
+    let last = &seen.last().unwrap()["advance"];
+    assert_eq!(last["secs"], json!({ "done": 1, "of": 60 }));
+    assert_eq!(last["output"], json!({ "stdout": { "from": 3, "bytes": "ChtbMkp0d28K" } }));
+    assert!(
+        seen.iter().all(|seen| seen["advance"]["output"]["stdout"]["from"].is_u64()),
+        "{seen:?}"
+    );
+    // Whoever comes later has it, and lists do not.
+    let again = advances(&bench, &path, is_two).await;
+    assert_eq!(again.len(), 1);
+    let alone = json!({ "at": "script", "secs": { "done": 1, "of": 60 } });
+    assert_eq!(bench.command(&id).await["advance"], alone);
+    // The next stage has nothing of it.
+    let is_next = |how_far: &Value| how_far["stage"] == "prove";
+    agent.check_in(&bench, vec![AgentFrame::stage(command_id, "prove".to_owned())]).await;
+    let next = advances(&bench, &path, is_next).await;
+    assert_eq!(next.last().unwrap()["advance"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hostile_advances_are_refused_or_left_out() {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;
@@ -173,6 +216,9 @@ async fn hostile_advances_are_refused_or_left_out() {
         json!({ "bytes": { "done": 2, "of": 1 } }),
         json!({ "secs": { "done": 1, "of": u64::MAX } }),
         json!({ "bytes": { "done": -1, "of": 1 } }),
+        json!({ "output": { "stdout": { "from": 0, "bytes": "x".repeat(2732) } } }),
+        json!({ "output": { "stderr": { "from": u64::MAX, "bytes": "eA" } } }),
+        json!({ "output": { "stdout": { "from": 0, "bytes": "?" } } }),
         json!("half"),
     ] {
         let frame = json!({ "kind": "progress", "command_id": command.command_id,

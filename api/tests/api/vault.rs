@@ -14,7 +14,8 @@ use broker::MemoryBroker;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use protocol::action::{Action, RunScript};
-use protocol::frame::CommandFrame;
+use protocol::advance::{self, Advance, Tail};
+use protocol::frame::{AgentFrame, CommandFrame};
 use protocol::receipt::{Evidence, Outcome};
 use reqwest::StatusCode;
 use runtime::clock::ManualClock;
@@ -56,7 +57,21 @@ async fn ran(bench: &Bench, agent: &TestAgent) -> (Value, CommandFrame) {
         proof.order_id = made["order"]["id"].as_str().unwrap().parse().unwrap();
         proof.evidence = Evidence::new().with("found", IN_EVIDENCE);
     });
-    agent.check_in(bench, vec![ack(&told), proof, receipt]).await;
+    // While it runs it says the same.
+    let stdout = Some(Tail { from: 0, bytes: IN_EVIDENCE.as_bytes().to_vec() });
+    let advance = Advance::at("script").output(Some(advance::Output { stdout, stderr: None }));
+    let said = AgentFrame::Progress {
+        command_id: told.command_id,
+        stage: "apply".to_owned(),
+        advance: Some(advance),
+    };
+    agent.check_in(bench, vec![ack(&told), said]).await;
+    assert_eq!(
+        number(bench, "SELECT COUNT(*) FROM commands WHERE output LIKE 'sealed:%'").await,
+        1
+    );
+    agent.check_in(bench, vec![proof, receipt]).await;
+    assert_eq!(number(bench, "SELECT COUNT(*) FROM commands WHERE output IS NOT NULL").await, 0);
     let id = made["commands"][0]["id"].clone();
     assert_eq!(bench.command(&id).await["outcome"]["evidence"]["found"], IN_EVIDENCE);
     (id, told)

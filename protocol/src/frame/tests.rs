@@ -1,6 +1,7 @@
 //! Every frame as it stands on the wire, pinned; and what is no frame.
 
 use super::*;
+use crate::advance::{Output, Tail};
 use crate::fixture::{self, NOW, Organisation};
 use crate::receipt::Evidence;
 
@@ -27,6 +28,11 @@ fn every_agent_frame_is_pinned() {
     let advance = Some(Advance::at("/dev/sda2").step(1, 2).bytes(4_194_304, 16_777_216));
     let stage = "finish".to_owned();
     golden("agent_progress_advance", &AgentFrame::Progress { command_id, stage, advance });
+    let stdout = Some(Tail { from: 4096, bytes: b"said\n".to_vec() });
+    let output = Some(Output { stdout, stderr: None });
+    let advance = Some(Advance::at("script").secs(7, 60).output(output));
+    let stage = "apply".to_owned();
+    golden("agent_progress_output", &AgentFrame::Progress { command_id, stage, advance });
     let jws = CompactJws::from_text("header.claims.signature".to_owned());
     golden("agent_proof", &AgentFrame::Proof { command_id, jws: jws.clone() });
     golden("agent_escrow", &AgentFrame::Escrow { command_id, jws: jws.clone() });

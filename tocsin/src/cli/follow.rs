@@ -7,23 +7,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::commands::wire::{CommandView, OrderView, WaveState};
+use api::commands::wire::{CommandView, HowFar, OrderView, WaveState};
+use protocol::advance::Output;
 use protocol::frame::UNDO_WINDOW_STAGE;
 use protocol::id::{CommandId, DeviceId, OrderId};
+use protocol::receipt::Outcome;
 use protocol::state::CommandState;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use self::progress::Progress;
 use super::{Context, Exit, Failure, proof};
-use crate::client::Client;
-use crate::output::{Tone, outcome};
+use crate::client::{Client, sse};
+use crate::output::said::Shown;
+use crate::output::{Tone, outcome, text};
 
 mod progress;
 
 /// Streams that are opened at most; more commands than that are looked at by period.
 const STREAMS: usize = 8;
+/// What scripts have said that may wait to be shown.
+const WORDS: usize = 64;
 /// How often is looked without being told.
 const PERIOD: Duration = Duration::from_millis(500);
 /// Commands of which one more look per period costs another period.
@@ -63,7 +68,8 @@ pub async fn to_the_end(
     client: &Client,
     waiting: Waiting,
 ) -> Result<Exit, Failure> {
-    let (end, views) = wait(context, client, &waiting).await?;
+    let mut words = Words::default();
+    let (end, views) = wait(context, client, &waiting, &mut words).await?;
     let proven = proof::judge_all(client, &views).await;
     let out = context.out;
     if out.is_json() {
@@ -75,6 +81,9 @@ pub async fn to_the_end(
         let (tone, sentence) =
             outcome::sentence(view, proof.as_ref().map(|_| ()), online, context.now());
         out.line(&out.paint(tone, &sentence));
+        if let Ok(receipt) = proof {
+            words.rest(view, &receipt.outcome).iter().for_each(|line| out.line(line));
+        }
     }
     say_end(context, end, &waiting, &views);
     let is_forged = views.iter().zip(&proven).any(|(v, p)| v.receipt.is_some() && p.is_err());
@@ -106,14 +115,44 @@ fn say_end(context: &Context, end: End, waiting: &Waiting, views: &[CommandView]
     out.note(&format!("  withdraw it: tocsin cancel {}", waiting.order));
 }
 
+/// What scripts said, as far as it was shown. Of the commands that are listened to.
+#[derive(Debug, Default)]
+struct Words(BTreeMap<CommandId, Shown>);
+
+impl Words {
+    /// The lines that are new of one command; where there are several, they say whose.
+    fn add(&mut self, views: &[CommandView], (command, said): &(CommandId, Output)) -> Vec<String> {
+        let lines = self.0.entry(*command).or_default().add(said);
+        let view = views.iter().find(|view| view.id == *command).filter(|_| views.len() > 1);
+        named(lines, view)
+    }
+
+    /// What its receipt says of its output, where that was not shown.
+    fn rest(&mut self, view: &CommandView, said: &Outcome) -> Vec<String> {
+        match (self.0.get_mut(&view.id), said) {
+            (Some(shown), Outcome::Succeeded { evidence } | Outcome::Failed { evidence, .. }) => {
+                shown.rest(evidence)
+            }
+            (Some(_), Outcome::Refused { .. } | Outcome::InDoubt { .. }) | (None, _) => Vec::new(),
+        }
+    }
+}
+
+fn named(lines: Vec<String>, view: Option<&CommandView>) -> Vec<String> {
+    let Some(view) = view else { return lines };
+    let name = text::clean_to(&view.device_name, 40);
+    lines.into_iter().map(|line| format!("{name} {line}")).collect()
+}
+
 async fn wait(
     context: &Context,
     client: &Client,
     waiting: &Waiting,
+    words: &mut Words,
 ) -> Result<(End, Vec<CommandView>), Failure> {
     let query = [("order", waiting.order.to_string())];
     let mut progress = Progress::new(context.out);
-    let signal = Arc::new(Notify::new());
+    let (signal, (said, mut heard)) = (Arc::new(Notify::new()), mpsc::channel(WORDS));
     let mut streams = JoinSet::new();
     let deadline = tokio::time::sleep(waiting.timeout);
     let interrupt = tokio::signal::ctrl_c();
@@ -126,13 +165,18 @@ async fn wait(
             return Ok((end, views));
         }
         if streams.is_empty() {
-            listen(&mut streams, client, &views, &signal);
+            words.0.extend(listened(&views).map(|view| (view.id, Shown::default())));
+            listen(&mut streams, client, &views, (&signal, &said));
         }
         let many = u32::try_from(views.len() / COMMANDS_PER_PERIOD + 1).unwrap_or(u32::MAX);
         let end = tokio::select! {
             biased;
             _ = &mut interrupt => End::Interrupted,
             () = &mut deadline => End::TimedOut,
+            Some(news) = heard.recv() => {
+                progress.say(&words.add(&views, &news));
+                continue;
+            }
             () = signal.notified() => continue,
             () = tokio::time::sleep(PERIOD.saturating_mul(many)) => continue,
         };
@@ -181,21 +225,50 @@ fn settled(views: &[CommandView], waiting: &Waiting) -> Option<End> {
     Some(end)
 }
 
-/// Has a signal given whenever something happens to one of the first commands.
-fn listen(streams: &mut JoinSet<()>, client: &Client, views: &[CommandView], signal: &Arc<Notify>) {
-    for view in views.iter().filter(|view| !view.state.is_terminal()).take(STREAMS) {
-        streams.spawn(forward(client.clone(), view.id, Arc::clone(signal)));
+/// The commands that are listened to.
+fn listened(views: &[CommandView]) -> impl Iterator<Item = &CommandView> {
+    views.iter().filter(|view| !view.state.is_terminal()).take(STREAMS)
+}
+
+/// Has a signal given whenever something happens to one of the first commands, and what its script says
+/// handed on.
+fn listen(
+    streams: &mut JoinSet<()>,
+    client: &Client,
+    views: &[CommandView],
+    (signal, said): (&Arc<Notify>, &mpsc::Sender<(CommandId, Output)>),
+) {
+    for view in listened(views) {
+        streams.spawn(forward(client.clone(), view.id, Arc::clone(signal), said.clone()));
     }
 }
 
-async fn forward(client: Client, command: CommandId, signal: Arc<Notify>) {
-    // Without a stream the period alone has to do.
-    let Ok(mut stream) =
-        client.stream(&format!("/v1/commands/{command}/stream?advance=true"), None).await
-    else {
-        return;
-    };
-    while let Ok(Some(_)) = stream.next().await {
-        signal.notify_one();
+async fn forward(
+    client: Client,
+    command: CommandId,
+    signal: Arc<Notify>,
+    said: mpsc::Sender<(CommandId, Output)>,
+) {
+    let path = format!("/v1/commands/{command}/stream?advance=true");
+    loop {
+        // Without a stream the period alone has to do, and at the end the receipt says what was not shown.
+        if let Ok(mut stream) = client.stream(&path, None).await {
+            while let Ok(Some(message)) = stream.next().await {
+                signal.notify_one();
+                if let Some(output) = output(&message)
+                    && said.send((command, output)).await.is_err()
+                {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(PERIOD).await;
     }
+}
+
+/// What a script says, if that is what a message tells.
+fn output(message: &sse::Message) -> Option<Output> {
+    let is_advance = message.event == "advance" && message.id.is_none();
+    let how_far: HowFar = serde_json::from_str(&message.data).ok().filter(|_| is_advance)?;
+    how_far.advance?.output
 }

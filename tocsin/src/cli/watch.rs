@@ -10,11 +10,13 @@ use api::events::EventView;
 use clap::Args;
 use indicatif::ProgressBar;
 use protocol::id::CommandId;
+use protocol::receipt::Outcome;
 use runtime::Backoff;
 
 use super::{Context, Exit, Failure, proof};
 use crate::client::{Client, ClientError, sse};
 use crate::output::advance::{self, Landmark};
+use crate::output::said::Shown;
 use crate::output::{Out, Tone, outcome, text};
 
 const BACKOFF_BASE: Duration = Duration::from_millis(250);
@@ -55,9 +57,10 @@ pub async fn run(context: &Context, args: WatchArgs) -> Result<Exit, Failure> {
         _ = &mut interrupt => Ok(false),
         outcome = follower.follow(context, args.command) => outcome.map(|()| true),
     };
+    let said = std::mem::take(&mut follower.screen.said);
     drop(follower);
     match (args.command, outcome?) {
-        (Some(id), true) => ended(context, &client, id).await,
+        (Some(id), true) => ended(context, (&client, id), said).await,
         (Some(id), false) => {
             context.out.note(&format!("the command goes on; withdraw it: tocsin cancel {id}"));
             Ok(Exit::Pending)
@@ -66,13 +69,22 @@ pub async fn run(context: &Context, args: WatchArgs) -> Result<Exit, Failure> {
     }
 }
 
-async fn ended(context: &Context, client: &Client, id: CommandId) -> Result<Exit, Failure> {
+async fn ended(
+    context: &Context,
+    (client, id): (&Client, CommandId),
+    mut said: Shown,
+) -> Result<Exit, Failure> {
     let found = proof::fetch(client, id).await?;
     let judged = found.verify();
     let command = &found.command;
     let (tone, sentence) =
         outcome::sentence(command, judged.as_ref().map(|_| ()), None, context.now());
     context.out.line(&context.out.paint(tone, &sentence));
+    if let Ok(Outcome::Succeeded { evidence } | Outcome::Failed { evidence, .. }) =
+        judged.as_ref().map(|receipt| &receipt.outcome)
+    {
+        said.rest(evidence).iter().for_each(|line| context.out.line(line));
+    }
     let is_forged = command.receipt.is_some() && judged.is_err();
     Ok(if is_forged { Exit::Failed } else { Exit::of_state(command.state) })
 }
@@ -156,12 +168,13 @@ fn show_event(context: &Context, message: &sse::Message) {
 }
 
 /// How far the command is: a line that moves on a terminal, plain lines elsewhere, objects for
-/// programs. Its events go above the line.
+/// programs. Its events go above the line, and what its script says.
 #[derive(Debug)]
 struct Screen {
     out: Out,
     bar: Option<ProgressBar>,
     shown: Option<HowFar>,
+    said: Shown,
 }
 
 impl Drop for Screen {
@@ -173,8 +186,8 @@ impl Drop for Screen {
 }
 
 impl Screen {
-    const fn new(out: Out) -> Self {
-        Self { out, bar: None, shown: None }
+    fn new(out: Out) -> Self {
+        Self { out, bar: None, shown: None, said: Shown::default() }
     }
 
     fn show(&mut self, context: &Context, message: &sse::Message) {
@@ -190,6 +203,14 @@ impl Screen {
     fn advance(&mut self, message: &sse::Message) {
         let Ok(how_far) = serde_json::from_str::<HowFar>(&message.data) else { return };
         self.out.object_line(&how_far);
+        if let Some(output) = how_far.advance.as_ref().and_then(|advance| advance.output.as_ref()) {
+            let lines = self.said.add(output);
+            let say = || lines.iter().for_each(|line| self.out.line(&format!("  {line}")));
+            match &self.bar {
+                Some(bar) => bar.suspend(say),
+                None => say(),
+            }
+        }
         let line = how_far_line(&how_far);
         if self.out.is_live() {
             let bar = self.bar.get_or_insert_with(|| {

@@ -95,3 +95,64 @@ fn only_another_thing_step_or_tenth_is_worth_a_line() {
     assert_ne!(landmark(199, 1), landmark(200, 1));
     assert_ne!(landmark(199, 1), landmark(199, 2));
 }
+
+/// Standard output ends with that.
+fn stdout(from: u64, said: &[u8]) -> protocol::advance::Output {
+    let stdout = Some(protocol::advance::Tail { from, bytes: said.to_vec() });
+    protocol::advance::Output { stdout, stderr: None }
+}
+
+#[test]
+fn output_of_a_script_is_shown_once_in_lines_that_print_as_they_read() {
+    let mut shown = said::Shown::default();
+    assert_eq!(shown.add(&stdout(0, b"one\nt")), ["| one"]);
+    assert!(shown.add(&stdout(0, b"one\nt")).is_empty(), "the same window");
+    assert_eq!(
+        shown.add(&stdout(3, b"\ntwo\tb\r\n\x1b[2J\xffx\n")),
+        ["| two    b", "| \u{fffd}[2J\u{fffd}x"]
+    );
+    // What is without an end is shown before what is missing.
+    assert!(shown.add(&stdout(18, b"thr")).is_empty());
+    assert_eq!(shown.add(&stdout(30, b"ee\n")), ["| thr", "| … 9 bytes not shown …", "| ee"]);
+    assert!(shown.add(&stdout(0, b"from the begin\n")).is_empty(), "no device goes back");
+    let stderr = protocol::advance::Output { stderr: stdout(0, b"bad\n").stdout, stdout: None };
+    assert_eq!(shown.add(&stderr), ["! bad"]);
+}
+
+#[test]
+fn hostile_line_without_an_end_is_shown_in_pieces() {
+    let mut shown = said::Shown::default();
+    let mut lines = Vec::new();
+    for window in 0..100_u64 {
+        lines.extend(shown.add(&stdout(window * 2000, "ü".repeat(1000).as_bytes())));
+    }
+    lines.extend(shown.rest(&protocol::receipt::Evidence::new()));
+    let characters: usize =
+        lines.iter().map(|line| line.chars().filter(|c| *c == 'ü').count()).sum();
+    assert_eq!(characters, 100_000);
+    assert!(lines.iter().all(|line| line.len() < 500 && !line.contains('\u{fffd}')));
+}
+
+#[test]
+fn receipt_says_the_rest_of_an_output_that_was_not_shown_to_its_end() {
+    let evidence = protocol::receipt::Evidence::new()
+        .with("stdout", vec!["one\u{1b}", "two"])
+        .with("stdout_bytes", 70)
+        .with("stdout_left_out_bytes", 50)
+        .with("stdout_last", vec!["end"])
+        .with("stderr", Vec::<String>::new())
+        .with("stderr_bytes", 0);
+    let rest = [
+        "stdout in the receipt, of 70 bytes:",
+        "| one\u{fffd}",
+        "| two",
+        "| … 50 bytes not shown …",
+        "| end",
+    ];
+    assert_eq!(said::Shown::default().rest(&evidence), rest);
+    let mut whole = said::Shown::default();
+    whole.add(&stdout(66, b"no e"));
+    assert_eq!(whole.rest(&evidence), ["| no e"], "all of it was shown");
+    let unknown = protocol::receipt::Evidence::new().with("stdout_bytes", serde_json::Value::Null);
+    assert!(said::Shown::default().rest(&unknown).is_empty());
+}

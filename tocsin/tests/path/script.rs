@@ -2,8 +2,9 @@
 //! output, and shown without harm. A real interpreter in a sandbox.
 
 use std::fs;
+use std::io::{Read, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::installation::Installation;
 use crate::orders::approver;
@@ -70,4 +71,67 @@ fn script_is_approved_by_its_hash_and_its_output_harms_nobody_who_reads_it() {
     }
     let shown = String::from_utf8(installation.tocsin(&["proof", command]).stdout).expect("text");
     assert!(shown.contains("stdout_sha256") && shown.contains("signed by the device's key"));
+}
+
+/// Reads lines until one has that word; all that was read.
+fn lines_until(reader: &mut impl Read, word: &str) -> String {
+    let mut read = String::new();
+    let mut byte = [0];
+    while !(read.ends_with('\n') && read.contains(word)) {
+        assert_eq!(reader.read(&mut byte).expect("it says something"), 1, "no {word:?} in {read}");
+        assert_ne!(byte[0], 0x1b, "after {read}");
+        read.push(char::from(byte[0]));
+    }
+    read
+}
+
+#[test]
+fn what_a_script_says_is_there_while_it_runs_and_harms_nobody() {
+    let installation = Installation::new();
+    let mut device = installation.enroll("web-1");
+    sandboxed(&installation, "web-1");
+    let pipe = installation.path("web-1/root/go");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o644)).expect("a pipe");
+    // Both ends, so that nobody waits for the other.
+    let mut go = fs::File::options().read(true).write(true).open(&pipe).expect("the pipe opens");
+    device.start();
+    installation.online("web-1");
+    let alice = approver(&installation, "alice");
+    let script = installation.path("script").display().to_string();
+    let text =
+        "#!/bin/sh\nprintf 'one\\033[2J\\n'\nprintf 'wrong\\n' >&2\nread -r go < /go\necho two\n";
+    fs::write(&script, text).expect("a script");
+    let given = ["run-script", &script, "web-1", "--reason", "a test", "--yes", "--no-wait"];
+    let made = installation.json(&given);
+    let (order, command) = (&made["order"]["id"], &made["commands"][0]["id"]);
+    let (order, command) = (order.as_str().expect("an id"), command.as_str().expect("an id"));
+    let passphrase = installation.path("passphrase").display().to_string();
+    let sign = ["approve", order, "--key", &alice, "--passphrase-file", &passphrase, "--yes"];
+    let piped = |line: &[&str]| {
+        let mut line = installation.line(line);
+        line.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tocsin starts")
+    };
+    let mut follows = piped(&sign);
+    let mut noted = follows.stderr.take().expect("it is ours");
+    let seen = lines_until(&mut noted, "! wrong");
+    assert!(seen.contains("| one"), "{seen}");
+    // The script waits for us: whoever comes now has what it said before.
+    let mut watches = piped(&["watch", command]);
+    let mut watched = watches.stdout.take().expect("it is ours");
+    let seen = lines_until(&mut watched, "! wrong");
+    assert!(seen.contains("| one"), "{seen}");
+    go.write_all(b"go\n").expect("the script reads");
+    let mut rest = String::new();
+    watched.read_to_string(&mut rest).expect("text");
+    assert!(rest.contains("| two") && rest.contains("ran the script"), "{rest}");
+    let mut noted_rest = String::new();
+    noted.read_to_string(&mut noted_rest).expect("text");
+    let output = follows.wait_with_output().expect("it ends");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && said.contains("ran the script"), "{said}");
+    assert!(said.contains("| two") || noted_rest.contains("| two"), "{noted_rest} {said}");
+    for text in [rest, noted_rest, said] {
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+    assert!(watches.wait().expect("it ends").success());
 }

@@ -58,16 +58,20 @@ impl Operator {
 
     /// Runs an operator's command.
     pub(crate) fn tocsin(&self, arguments: &[&str]) -> Output {
-        Command::new(TOCSIN)
-            .args(arguments)
+        self.line(arguments).output().expect("tocsin starts")
+    }
+
+    /// An operator's command that is not started yet.
+    pub(crate) fn line(&self, arguments: &[&str]) -> Command {
+        let mut line = Command::new(TOCSIN);
+        line.args(arguments)
             .env("TOCSIN_PROFILE", self.path("profile.toml"))
             .env_remove("TOCSIN_URL")
             .env_remove("TOCSIN_TOKEN")
             .env_remove("TOCSIN_CA")
             .env_remove("TOCSIN_CA_PIN")
-            .stdin(Stdio::null())
-            .output()
-            .expect("tocsin starts")
+            .stdin(Stdio::null());
+        line
     }
 
     /// Runs an operator's command that must succeed.

@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+use protocol::advance::Output;
 use protocol::id::CommandId;
 use runtime::files::{PRIVATE, read_bounded, write_atomic};
 use serde::Serialize;
@@ -22,6 +23,8 @@ use crate::host::Host;
 const PLACE: &str = "/run/tocsin-scripts";
 /// Bytes of the largest document in a folder.
 const MAX_BYTES: usize = 256 * 1024;
+/// Bytes of what a script has said last, as it lies here.
+const SAID_BYTES: usize = 16 * 1024;
 /// Bytes of a complaint that are read.
 const COMPLAINT_BYTES: u64 = 400;
 /// Whoever runs the script must get through to it, and see nothing else.
@@ -134,6 +137,19 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes down what it has said last.
+    pub(super) fn tell(&self, said: &Output) -> io::Result<()> {
+        self.write("said", said)
+    }
+
+    /// What it has said last, if somebody wrote that down. A script that runs as root may have: what is beyond
+    /// its bounds is not told on.
+    pub(super) fn said(&self) -> Option<Output> {
+        let bytes = read_bounded(&self.here.join("said"), SAID_BYTES).ok()?;
+        let said: Output = serde_json::from_slice(&bytes).ok()?;
+        Some(said).filter(Output::is_sound)
     }
 
     /// Writes down how it ended.

@@ -1,4 +1,4 @@
-//! The supervisor: runs one script to its end, and writes down what came of it.
+//! The supervisor: runs one script to its end, and writes down what it says and what came of it.
 //!
 //! A process of its own, so that neither a restart nor a crash of the agent ends the script or loses
 //! its outcome. It inherits whatever the script leaves behind (prctl(2), `PR_SET_CHILD_SUBREAPER`), and
@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -21,11 +20,12 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, chdir, chroot, close, setsid};
+use protocol::advance;
 use runtime::Clock;
 
 use super::folder::Folder;
 use super::order::Order;
-use super::report::{End, Ended, Output};
+use super::report::{End, Ended, Heard, Output};
 
 /// What a script finds in its environment, and nothing else.
 const ENVIRONMENT: [(&str, &str); 3] =
@@ -42,6 +42,8 @@ const LIMITS: [(Resource, u64); 5] = [
 const ROUND: Duration = Duration::from_millis(20);
 /// Rounds in which whoever is left, and what it forks, is killed.
 const ROUNDS: u32 = 250;
+/// How often is written down what it has said last.
+const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// How long outputs may lag behind the end of all who wrote them.
 const OUTPUT_LAG: Duration = Duration::from_secs(2);
 
@@ -67,7 +69,7 @@ pub fn run(folder: &Path, root: &Path) -> io::Result<()> {
     let clock = Clock::system();
     let began = clock.now();
     let mut ended = match start(&folder, &order) {
-        Ok(child) => attend(child, Duration::from_secs(order.budget_secs.into())),
+        Ok(child) => attend(child, &folder, Duration::from_secs(order.budget_secs.into())),
         Err(error) => Ended {
             end: End::NotStarted { why: format!("{:?}: {error}", order.interpreter) },
             took_ms: 0,
@@ -128,9 +130,21 @@ fn start(folder: &Folder, order: &Order) -> io::Result<Child> {
 }
 
 /// Waits for its end, or ends it; and then for whoever is left.
-fn attend(mut child: Child, budget: Duration) -> Ended {
-    let outputs = (child.stdout.take().map(collect), child.stderr.take().map(collect));
-    let is_in_time = ends_within(&child, budget);
+fn attend(mut child: Child, folder: &Folder, budget: Duration) -> Ended {
+    let (stdout, stderr) = (Heard::default(), Heard::default());
+    let outputs = (
+        child.stdout.take().map(|pipe| collect(pipe, &stdout)),
+        child.stderr.take().map(|pipe| collect(pipe, &stderr)),
+    );
+    let mut told = advance::Output::default();
+    let is_in_time = ends_within(&child, budget, || {
+        let said = advance::Output { stdout: stdout.tail(), stderr: stderr.tail() };
+        if said != told {
+            // For whoever watches only: the script goes on, whatever becomes of that.
+            let _ = folder.tell(&said);
+            told = said;
+        }
+    });
     if !is_in_time || !can_look() {
         // Not reaped yet, so that its group cannot have become somebody else's.
         let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
@@ -157,8 +171,8 @@ fn end_of(status: ExitStatus) -> End {
     }
 }
 
-/// Waits for the end without reaping. Answers whether it came in time.
-fn ends_within(child: &Child, budget: Duration) -> bool {
+/// Waits for the end without reaping, and does something else now and then. Answers whether it came in time.
+fn ends_within(child: &Child, budget: Duration, mut meanwhile: impl FnMut()) -> bool {
     let (done, ended) = sync_channel(1);
     let pid = Pid::from_raw(child.id().cast_signed());
     thread::spawn(move || {
@@ -166,13 +180,23 @@ fn ends_within(child: &Child, budget: Duration) -> bool {
         while waitid(Id::Pid(pid), flags) == Err(Errno::EINTR) {}
         let _ = done.send(());
     });
-    ended.recv_timeout(budget) != Err(RecvTimeoutError::Timeout)
+    let clock = Clock::system();
+    let began = clock.now();
+    loop {
+        let left = budget.saturating_sub(clock.now().saturating_duration_since(began));
+        match ended.recv_timeout(left.min(TOLD_EVERY)) {
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return false,
+            Err(RecvTimeoutError::Timeout) => meanwhile(),
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return true,
+        }
+    }
 }
 
-fn collect(pipe: impl io::Read + Send + 'static) -> Receiver<Output> {
+fn collect(pipe: impl io::Read + Send + 'static, heard: &Heard) -> Receiver<Output> {
     let (done, collected) = sync_channel(1);
+    let heard = heard.clone();
     thread::spawn(move || {
-        let _ = done.send(Output::read(pipe, &AtomicU64::new(0)));
+        let _ = done.send(heard.read(pipe));
     });
     collected
 }

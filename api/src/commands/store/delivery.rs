@@ -265,7 +265,7 @@ pub(in crate::commands) async fn take_back(
     for ids in ids.chunks(CHUNK) {
         let mut update =
             sql("UPDATE commands SET state = 'sent', acked_at = NULL, running_at = NULL, \
-             stage = NULL, advance = NULL, redeliver_at = ");
+             stage = NULL, advance = NULL, output = NULL, redeliver_at = ");
         update.push_bind(millis(due)).push(" WHERE state IN ('acked', 'running') AND id IN ");
         push_ids(&mut update, ids);
         update.push(" RETURNING id");

@@ -13,7 +13,7 @@ use protocol::time::Timestamp;
 
 use super::state;
 use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, millis, sql};
-use crate::vault::{OUTCOME, RECEIPT, STAGE_PROOF};
+use crate::vault::{OUTCOME, OUTPUT, RECEIPT, STAGE_PROOF};
 
 /// What a transition needs to know of a command, and what came of it.
 #[derive(Debug, Clone)]
@@ -47,6 +47,7 @@ struct News {
     receipt: Option<String>,
     outcome: Option<String>,
     proof: Option<String>,
+    output: Option<String>,
 }
 
 impl Standing {
@@ -65,11 +66,12 @@ impl Standing {
         self.acked_at.get_or_insert(millis(now));
     }
 
-    /// Its stage has come that far.
-    pub(in crate::commands) fn advance(&mut self, advance: Option<String>) {
-        let is_news = self.advance != advance;
+    /// Its stage has come that far, and has said that last. The former words stay where there are none.
+    pub(in crate::commands) fn advance(&mut self, advance: Option<String>, output: Option<String>) {
+        let is_news = self.advance != advance || output.is_some();
         self.news.is_any |= is_news;
         self.news.has_advanced |= is_news;
+        self.news.output = output.or(self.news.output.take()).filter(|_| advance.is_some());
         self.advance = advance;
     }
 
@@ -122,13 +124,14 @@ impl Standing {
         self.ended_by = Some(why.to_owned());
     }
 
-    /// What a device said of it, as it is stored: receipt, outcome and proof.
-    async fn seal_news(&self, tx: &mut Tx) -> Result<[Option<String>; 3], DbError> {
+    /// What a device said of it, as it is stored: receipt, outcome, proof, and what a script says.
+    async fn seal_news(&self, tx: &mut Tx) -> Result<[Option<String>; 4], DbError> {
         let (id, news) = (self.id.as_uuid(), &self.news);
         Ok([
             tx.seal(&RECEIPT, &id, news.receipt.as_deref()).await?,
             tx.seal(&OUTCOME, &id, news.outcome.as_deref()).await?,
             tx.seal(&STAGE_PROOF, &id, news.proof.as_deref()).await?,
+            tx.seal(&OUTPUT, &id, news.output.as_deref()).await?,
         ])
     }
 
@@ -138,6 +141,7 @@ impl Standing {
         self.finished_at = None;
         self.ended_by = None;
         self.advance = None;
+        self.news.output = None;
         self.news.is_any = true;
     }
 }
@@ -262,8 +266,9 @@ pub(in crate::commands) async fn save<'a>(
             sealed.push(known.seal_news(tx).await?);
         }
         let mut update = sql("WITH news (id, state, stage, acked_at, running_at, finished_at, \
-             ended_by, receipt, outcome, stage_proof, advance) AS (");
-        update.push_rows(changed.iter().zip(sealed), |row, (known, [receipt, outcome, proof])| {
+             ended_by, receipt, outcome, stage_proof, output, advance) AS (");
+        update.push_rows(changed.iter().zip(sealed), |row, (known, sealed)| {
+            let [receipt, outcome, proof, output] = sealed;
             row.push_bind(known.id.as_uuid())
                 .push_bind(known.state.as_str())
                 .push_bind(&known.stage)
@@ -274,6 +279,7 @@ pub(in crate::commands) async fn save<'a>(
                 .push_bind(receipt)
                 .push_bind(outcome)
                 .push_bind(proof)
+                .push_bind(output)
                 .push_bind(&known.advance);
         });
         update.push(
@@ -283,7 +289,9 @@ pub(in crate::commands) async fn save<'a>(
              receipt = COALESCE(news.receipt, commands.receipt), \
              outcome = COALESCE(news.outcome, commands.outcome), \
              stage_proof = COALESCE(news.stage_proof, commands.stage_proof), \
-             advance = news.advance \
+             advance = news.advance, \
+             output = CASE WHEN news.advance IS NULL THEN NULL \
+                 ELSE COALESCE(news.output, commands.output) END \
              FROM news WHERE commands.id = news.id",
         );
         update.execute(tx.conn()).await?;

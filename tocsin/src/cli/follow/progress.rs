@@ -50,6 +50,16 @@ impl Progress {
         }
     }
 
+    /// Says lines beside where the commands stand.
+    pub(super) fn say(&self, lines: &[String]) {
+        let say = || lines.iter().for_each(|line| self.out.note(line));
+        match &self.screen {
+            Some(screen) => screen.suspend(say),
+            None if self.out.is_json() => {}
+            None => say(),
+        }
+    }
+
     /// Takes everything off the screen.
     pub(super) fn close(&mut self) {
         if let Some(screen) = self.screen.take() {
