@@ -360,6 +360,7 @@ impl Reconcile {
                 Event::Frame(HubFrame::Checkpoint { jws }) => self.take_checkpoint(jws).await,
                 Event::Linked(linked) => self.linked(linked),
                 Event::Stored(receipts) => self.stored(&receipts),
+                Event::CollectionLost(command_id) => self.notice(Noticed::lost(command_id)),
                 Event::ServerTime(time) => {
                     // A server's word is not signed: it counts within what two clocks may differ,
                     // so that a liar cannot make good commands look expired.

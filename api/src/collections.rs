@@ -29,6 +29,7 @@ mod settings;
 mod store;
 
 pub use self::settings::CollectionConfig;
+pub(crate) use self::store::lose;
 
 /// The job that removes what was kept long enough.
 pub(crate) const JOB: &str = "collections";
@@ -67,6 +68,10 @@ pub struct CollectionView {
     /// Since when all of it is here, and what the device signed for.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub whole_at: Option<Time>,
+    /// Since when it is lost: its device could not read it any more before all of it was here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub lost_at: Option<Time>,
     /// Until when it is kept.
     #[schema(value_type = String, format = DateTime)]
     pub kept_until: Time,

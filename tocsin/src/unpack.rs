@@ -5,7 +5,7 @@
 //! nothing, and an index says what each is. Nothing is followed, replaced or made outside of the folder.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use protocol::collection::{CollectionError, Item, ItemEnd, Record, Unpacker};
 use protocol::limits;
 use protocol::sealed::{ChunkOpener, SealedError, TAG_BYTES};
-use runtime::files::{FileError, PRIVATE, read_bounded, write_atomic};
+use runtime::files::{FileError, PRIVATE, read_bounded};
 use serde::Serialize;
 
 #[cfg(test)]
@@ -21,6 +21,8 @@ mod tests;
 
 /// The file that says what the others are.
 const INDEX: &str = "index.json";
+/// The same, while it is written.
+const PART: &str = "index.json.part";
 /// Characters of a name that stand behind its number.
 const NAME_CHARS: usize = 48;
 
@@ -83,7 +85,10 @@ pub fn into(
     chunks: &[PathBuf],
 ) -> Result<Unpacked, UnpackError> {
     DirBuilder::new().mode(0o700).create(folder)?;
-    let unpacked = Unpacking { folder, index: Vec::new(), open: None }.run(opener, chunks);
+    let unpacked = Index::begin(folder).map_err(UnpackError::from).and_then(|index| {
+        let unpacking = Unpacking { folder, index, open: None };
+        unpacking.run(opener, chunks)
+    });
     unpacked.inspect_err(|_| {
         // Best effort: the error that matters is the one above.
         drop(fs::remove_dir_all(folder));
@@ -92,8 +97,41 @@ pub fn into(
 
 struct Unpacking<'a> {
     folder: &'a Path,
-    index: Vec<Entry>,
+    index: Index,
     open: Option<Open>,
+}
+
+/// The index, written as it grows: a device may give ten thousand items names of tens of thousands of bytes.
+struct Index {
+    file: BufWriter<File>,
+    done: Unpacked,
+}
+
+impl Index {
+    fn begin(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(PART);
+        let file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path)?;
+        let mut file = BufWriter::new(file);
+        file.write_all(b"[")?;
+        Ok(Self { file, done: Unpacked::default() })
+    }
+
+    fn add(&mut self, entry: &Entry) -> io::Result<()> {
+        self.file.write_all(if self.done.items > 0 { b",\n" } else { b"\n" })?;
+        serde_json::to_writer(&mut self.file, entry)?;
+        self.done.items += 1;
+        self.done.left_out += usize::from(!entry.end.is_whole());
+        self.done.bytes += entry.end.bytes;
+        Ok(())
+    }
+
+    fn finish(mut self, folder: &Path) -> io::Result<Unpacked> {
+        self.file.write_all(b"\n]\n")?;
+        self.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(folder.join(PART), folder.join(INDEX))?;
+        File::open(folder)?.sync_all()?;
+        Ok(self.done)
+    }
 }
 
 /// The item that is being written.
@@ -119,30 +157,26 @@ impl Unpacking<'_> {
         if !unpacker.is_done() {
             return Err(UnpackError::BrokenOff);
         }
-        let index = serde_json::to_vec_pretty(&self.index).map_err(io::Error::from)?;
-        write_atomic(&self.folder.join(INDEX), &index, PRIVATE)?;
-        let left_out = self.index.iter().filter(|entry| !entry.end.is_whole()).count();
-        let bytes = self.index.iter().map(|entry| entry.end.bytes).sum();
-        Ok(Unpacked { items: self.index.len(), left_out, bytes })
+        Ok(self.index.finish(self.folder)?)
     }
 
     /// The unpacker lets records come in an order that makes sense alone.
     fn take(&mut self, record: Record) -> Result<(), UnpackError> {
         match (record, &mut self.open) {
             (Record::Item(item), _) => {
-                if self.index.len() >= limits::COLLECTION_ITEMS {
+                if self.index.done.items >= limits::COLLECTION_ITEMS {
                     return Err(UnpackError::TooMany);
                 }
                 let context = Context::new(&SHA256);
                 self.open = Some(Open { item, file: None, context, bytes: 0 });
             }
             (Record::Content(bytes), Some(open)) => {
-                open.write(self.folder, self.index.len(), &bytes)?;
+                open.write(self.folder, self.index.done.items, &bytes)?;
             }
             (Record::End(end), open) => {
-                let number = self.index.len();
+                let number = self.index.done.items;
                 let open = open.take().ok_or(UnpackError::BrokenOff)?;
-                self.index.push(open.end(number, end)?);
+                self.index.add(&open.end(number, end)?)?;
             }
             (Record::Content(_), None) => return Err(UnpackError::BrokenOff),
             (Record::Done, _) => {}

@@ -2,8 +2,10 @@
 //!
 //! Straight to the control plane, whichever rung stands, and on connections of its own, so that no ack and
 //! no receipt ever waits for a chunk. It is asked what it has before anything is sent: what broke off goes on
-//! where it was, also after a restart. What is there as a whole leaves the spool.
+//! where it was, also after a restart. What is there as a whole leaves the spool. What the disk does not give back
+//! as it was written is lost: that is said, and the control plane's answer, that nothing is missing any more, ends it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +22,13 @@ use super::{Shared, chain, retry_after};
 use crate::execute::collect::spool::{Spool, SpoolError};
 use crate::host::Host;
 use crate::http::{self, Ask, HttpError};
+use crate::reconcile::Event;
 
 /// What an exchange may take beside the bytes themselves, once connected.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a disk that reads nothing is tried before what lies on it is lost.
+const READINGS: u32 = 8;
 
 /// Where spools are, and when to look.
 #[derive(Debug)]
@@ -33,6 +39,10 @@ pub(crate) struct Carrying {
     pub(crate) blocking: Blocking,
     /// Told when receipts are at the control plane.
     pub(crate) stored: Arc<Notify>,
+    /// How often each was not read.
+    unread: BTreeMap<CommandId, u32>,
+    /// Of which it was said that they are lost. The next process says it again, while their spools are there.
+    told: BTreeSet<CommandId>,
 }
 
 /// Why a collection is not there yet.
@@ -56,7 +66,7 @@ enum CarryError {
 }
 
 /// Runs until `stop`.
-pub(crate) async fn run(shared: Shared, carrying: Carrying, stop: CancellationToken) {
+pub(crate) async fn run(shared: Shared, mut carrying: Carrying, stop: CancellationToken) {
     let mut rotation = Rotation::starting(shared.entropy.next_u64());
     let mut backoff = Backoff::new(shared.config.backoff_base, shared.config.backoff_cap);
     loop {
@@ -77,13 +87,13 @@ pub(crate) async fn run(shared: Shared, carrying: Carrying, stop: CancellationTo
 impl Carrying {
     /// What lies in the spools of that host.
     pub(crate) fn of(host: &Host, blocking: Blocking) -> Self {
-        let (state_dir, stored) = (host.state_dir.clone(), Arc::new(Notify::new()));
-        Self { state_dir, blocking, stored }
+        let (state_dir, stored) = (host.state_dir.clone(), Arc::default());
+        Self { state_dir, blocking, stored, unread: BTreeMap::new(), told: BTreeSet::new() }
     }
 
     /// Carries what there is. Answers when to go on, if something is left.
     async fn round(
-        &self,
+        &mut self,
         shared: &Shared,
         rotation: &mut Rotation,
         backoff: &mut Backoff,
@@ -94,13 +104,17 @@ impl Carrying {
         for (id, spool) in spools.unwrap_or_default() {
             match self.carry(shared, rotation, (id, &spool), backoff).await {
                 Ok(()) => {
-                    tracing::info!(command.id = %id, "collection is at the control plane");
+                    tracing::info!(command.id = %id, "nothing of the collection is missing any more");
+                    self.unread.remove(&id);
                     let removed = self.blocking.run(move || spool.remove()).await;
                     drop(removed);
                 }
                 Err(error) => {
                     rotation.next();
                     tracing::warn!(command.id = %id, error = chain(&error), "collection waits");
+                    if self.is_lost(id, &error) && self.told.insert(id) {
+                        shared.tell(Event::CollectionLost(id)).await;
+                    }
                     let asked = match &error {
                         CarryError::Http(error) => retry_after(error),
                         CarryError::NoAddress
@@ -115,6 +129,22 @@ impl Carrying {
             }
         }
         pause
+    }
+
+    /// Whether what lies in the spool is gone: it is not as it was written, or was not read time and again.
+    fn is_lost(&mut self, id: CommandId, error: &CarryError) -> bool {
+        match error {
+            CarryError::Spool(SpoolError::Altered) => true,
+            CarryError::Spool(_) => {
+                let unread = self.unread.entry(id).or_default();
+                *unread = unread.saturating_add(1);
+                *unread >= READINGS
+            }
+            CarryError::NoAddress
+            | CarryError::Http(_)
+            | CarryError::Answer(_)
+            | CarryError::Gone(_) => false,
+        }
     }
 
     /// Sends every chunk that is not there.

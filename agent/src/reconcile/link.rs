@@ -4,6 +4,7 @@
 //! acks and receipts are on disk and go out again.
 
 use protocol::frame::{AgentFrame, HubFrame};
+use protocol::id::CommandId;
 use protocol::time::Timestamp;
 use tokio::sync::mpsc;
 
@@ -16,6 +17,8 @@ pub(crate) enum Event {
     Frame(HubFrame),
     /// The control plane itself holds these.
     Stored(Vec<String>),
+    /// What a command collected cannot be read any more, and not all of it is at the control plane.
+    CollectionLost(CommandId),
     /// A server told its time.
     ServerTime(Timestamp),
 }

@@ -21,6 +21,13 @@ pub(crate) struct Noticed {
     pub(crate) when: Option<(Timestamp, BootId)>,
 }
 
+impl Noticed {
+    /// What that command collected cannot be read any more, and not all of it was brought.
+    pub(super) const fn lost(command_id: CommandId) -> Self {
+        Self { command_id, what: "collection_lost", when: None }
+    }
+}
+
 /// Notices that wait. What comes on top says nothing that these do not.
 pub(super) const WAITING: usize = 16;
 

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use agent::config::ArmingConfig;
 use protocol::collection::{ChunkHashes, Collection};
 use protocol::fixture::collect_files;
-use protocol::frame::HubFrame;
+use protocol::frame::{AgentFrame, HubFrame};
 use protocol::id::CommandId;
 use protocol::manifest::Hash;
+use protocol::notice;
 use protocol::receipt::{Evidence, FailureKind, Outcome};
 
 use crate::bench::{Bench, confirmed, until};
@@ -117,4 +118,44 @@ fn disk_that_is_full_is_a_failure_of_the_order_and_leaves_nothing() {
         assert!(is_empty(&bench));
         agent.drain().await.unwrap();
     });
+}
+
+#[tokio::test]
+async fn chunk_that_rots_is_never_sent_and_the_collection_is_said_to_be_lost_until_that_is_known() {
+    let mut bench = bench();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let command = bench.command(1, collect_files(&["/srv"]), 1);
+    let id = command.command_id;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    // On the disk, behind the agent's back.
+    let rotten = spools(&bench).join(id.to_string()).join("000002");
+    let mut bytes = fs::read(&rotten).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&rotten, bytes).unwrap();
+    hub.send(confirmed(&receipt)).await;
+    missing(&mut server, id, "0,1,2,3,4").await;
+    chunk(&mut server, id, 0).await;
+    chunk(&mut server, id, 1).await;
+    let is_notice = |frame: &AgentFrame| matches!(frame, AgentFrame::Notice { .. });
+    let AgentFrame::Notice { command_id, jws } = hub.wait_for(is_notice).await else {
+        panic!("it waited for a notice")
+    };
+    let said = notice::verify(&jws, &bench.key).unwrap();
+    assert_eq!((command_id, said.command_id, said.what.as_str()), (id, id, "collection_lost"));
+    // Asked for it all the same, it goes no further.
+    missing(&mut server, id, "2,3,4").await;
+    assert!(!is_empty(&bench), "kept until somebody knows");
+    // The next agent finds it out again.
+    drop(hub);
+    bench.kill(agent).await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    missing(&mut server, id, "2,3,4").await;
+    hub.wait_for(is_notice).await;
+    missing(&mut server, id, "").await;
+    until(|| is_empty(&bench)).await;
+    agent.drain().await.unwrap();
 }

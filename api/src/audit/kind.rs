@@ -139,6 +139,8 @@ kinds! {
     EscrowRead = "escrow_read",
     /// What a command collected is here, whole, as its device signed it.
     CollectionArrived = "collection_arrived",
+    /// What a command collected is gone from its device before all of it was here.
+    CollectionLost = "collection_lost",
     /// What a command collected was kept long enough.
     CollectionRemoved = "collection_removed",
     /// A receipt ended the command.

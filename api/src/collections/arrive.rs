@@ -39,7 +39,7 @@ pub(super) async fn arrived(
     app.limits.chunk(identity.device)?;
     let mut conn = app.db.read().await?;
     let standing = standing(&mut conn, identity, command).await?;
-    if standing.is_whole {
+    if standing.is_whole || standing.is_lost {
         return Ok(Json(Arrived { missing: Vec::new() }));
     }
     let here = store::numbers(&mut conn, command).await?;
@@ -73,6 +73,9 @@ pub(super) async fn put(
     let mut tx = app.db.write(Actor::Device(identity.device), app.now()).await?;
     // Read again inside the transaction: another one may have come in between.
     let standing = self::standing(tx.conn(), identity, command).await?;
+    if standing.is_lost {
+        return Err(Problem::conflict("the device has said that this collection is lost"));
+    }
     match store::hash(tx.conn(), command, number).await? {
         Some(kept) if kept == hash.as_bytes() => return Ok(StatusCode::NO_CONTENT),
         Some(_) => return Err(Problem::conflict("another chunk is in that place")),

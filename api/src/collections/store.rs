@@ -21,6 +21,8 @@ pub(super) struct Standing {
     pub(super) arrived: u32,
     /// Whether that is all of it.
     pub(super) is_whole: bool,
+    /// Whether its device has lost it.
+    pub(super) is_lost: bool,
 }
 
 pub(super) async fn expect(
@@ -49,7 +51,7 @@ pub(super) async fn find(
     identity: DeviceIdentity,
     command: CommandId,
 ) -> Result<Option<Standing>, DbError> {
-    let row = sql("SELECT said, arrived, whole_at FROM collections \
+    let row = sql("SELECT said, arrived, whole_at, lost_at FROM collections \
          WHERE command_id = $1 AND device_id = $2 AND generation = $3")
     .bind(command.as_uuid())
     .bind(identity.device.as_uuid())
@@ -61,6 +63,7 @@ pub(super) async fn find(
             said: json(row.try_get(0)?, "collection")?,
             arrived: row.number(1)?,
             is_whole: row.try_get::<Option<i64>>(2)?.is_some(),
+            is_lost: row.try_get::<Option<i64>>(3)?.is_some(),
         })
     };
     row.map(standing).transpose()
@@ -146,6 +149,27 @@ pub(super) async fn finish(tx: &mut Tx, command: CommandId) -> Result<(), DbErro
     Ok(())
 }
 
+/// The device says that it cannot read what it collected any more: nothing of it is expected from now on, and what is here
+/// of it is of no use. Whether that is news; what is whole stays.
+pub(crate) async fn lose(
+    tx: &mut Tx,
+    (command, device, generation): (CommandId, DeviceId, u32),
+) -> Result<bool, DbError> {
+    let now = millis(tx.now());
+    let lost = sql("UPDATE collections SET lost_at = $1 WHERE command_id = $2 AND device_id = $3 \
+         AND generation = $4 AND whole_at IS NULL AND lost_at IS NULL")
+    .bind(now)
+    .bind(command.as_uuid())
+    .bind(device.as_uuid())
+    .bind(generation)
+    .execute(tx.conn())
+    .await?;
+    if lost > 0 {
+        empty(tx, command).await?;
+    }
+    Ok(lost > 0)
+}
+
 /// Nothing of it is here any more.
 pub(super) async fn empty(tx: &mut Tx, command: CommandId) -> Result<(), DbError> {
     sql("DELETE FROM chunks WHERE command_id = $1")
@@ -193,7 +217,8 @@ pub(super) async fn view(
     permit: &Permit<ability::Read>,
     command: CommandId,
 ) -> Result<Option<CollectionView>, DbError> {
-    let mut select = sql("SELECT device_id, said, arrived, arrived_bytes, whole_at, kept_until \
+    let mut select =
+        sql("SELECT device_id, said, arrived, arrived_bytes, whole_at, kept_until, lost_at \
          FROM collections WHERE command_id = ");
     select.push_bind(command.as_uuid());
     permit.reach().filter(&mut select, "device_id");
@@ -208,6 +233,7 @@ pub(super) async fn view(
         arrived_bytes: row.number(3)?,
         whole_at: row.try_get::<Option<i64>>(4)?.map(|at| timestamp(at).into()),
         kept_until: timestamp(row.try_get(5)?).into(),
+        lost_at: row.try_get::<Option<i64>>(6)?.map(|at| timestamp(at).into()),
     }))
 }
 

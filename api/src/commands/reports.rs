@@ -328,6 +328,12 @@ async fn notice_of(
 ) -> Result<(), DbError> {
     let kind = match notice.what.as_str() {
         "quarantine_ended" | "unlocked_offline" | "released_offline" => Kind::EffectEnded,
+        "collection_lost" => {
+            if !collections::lose(tx, (known.id, known.device, known.generation)).await? {
+                return Ok(());
+            }
+            Kind::CollectionLost
+        }
         _ => Kind::DeviceTampered,
     };
     if told.is_within(tx, known, kind, NOTICES).await? {

@@ -96,17 +96,22 @@ macro_rules! migrations {
                 include_str!(concat!("../../migrations/", $folder, "/0024_preparations.sql")),
             ),
             (26, "output", include_str!(concat!("../../migrations/", $folder, "/0026_output.sql"))),
+            (
+                27,
+                "lost_collections",
+                include_str!(concat!("../../migrations/", $folder, "/0027_lost_collections.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 23];
+type Texts = [(i64, &'static str, &'static str); 24];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 26;
+pub(super) const VERSION: i64 = 27;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

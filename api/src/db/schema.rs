@@ -281,6 +281,7 @@ pub(super) const TABLES: [Table; 25] = [
             ("arrived_bytes", Int),
             ("kept_until", Int),
             ("whole_at", Int),
+            ("lost_at", Int),
         ],
     },
     Table {

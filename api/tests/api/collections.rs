@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::collection::{ChunkHashes, Collection};
-use protocol::frame::CommandFrame;
+use protocol::frame::{AgentFrame, CommandFrame};
 use protocol::limits;
 use protocol::manifest::Hash;
 use protocol::receipt::{Evidence, Outcome};
@@ -193,4 +193,51 @@ async fn device_that_brings_chunks_without_end_is_slowed_down() {
         }
     }
     assert!(slowed.unwrap().headers().contains_key("retry-after"));
+}
+
+/// The device says that it is lost.
+fn lost(agent: &TestAgent, command: &CommandFrame) -> AgentFrame {
+    agent.notice(command, |notice| "collection_lost".clone_into(&mut notice.what))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collection_that_its_device_has_lost_ends_and_takes_no_more_place() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let (chunks, collection) = chunks();
+    let command = taken(&bench, &agent).await;
+    signed(&bench, &agent, &command, &collection).await;
+    put(&bench, &agent, (&command, 0), &chunks[0]).await;
+    // Twice: it is said until it is confirmed.
+    for _ in 0..2 {
+        let told = agent.check_in(&bench, vec![lost(&agent, &command)]).await;
+        assert_eq!(confirmed(&told).len(), 1);
+    }
+    assert_eq!(missing(&bench, &agent, &command).await, json!([]), "nobody asks for the rest");
+    let late = put(&bench, &agent, (&command, 1), &chunks[1]).await;
+    assert_eq!(late.status(), StatusCode::CONFLICT);
+    let view = bench.get(&format!("/v1/commands/{}/collection", command.command_id)).await;
+    assert!(view["lost_at"].is_string() && view["whole_at"].is_null(), "{view}");
+    assert_eq!((&view["arrived"], &view["arrived_bytes"]), (&json!(0), &json!(0)));
+    let events = bench.events("collection_lost").await;
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(bench.events("device_tampered").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_word_that_a_collection_is_lost_takes_nothing_that_is_whole_or_anothers() {
+    let bench = Bench::start().await;
+    let (agent, other) = (bench.agent("a", None).await, bench.agent("b", None).await);
+    let (chunks, collection) = chunks();
+    let command = taken(&bench, &agent).await;
+    signed(&bench, &agent, &command, &collection).await;
+    for (number, chunk) in (0..).zip(&chunks) {
+        put(&bench, &agent, (&command, number), chunk).await;
+    }
+    agent.check_in(&bench, vec![lost(&agent, &command)]).await;
+    other.check_in(&bench, vec![lost(&other, &command)]).await;
+    let view = bench.get(&format!("/v1/commands/{}/collection", command.command_id)).await;
+    assert!(view["whole_at"].is_string() && view["lost_at"].is_null(), "{view}");
+    assert_eq!(view["arrived"], 3);
+    assert!(bench.events("collection_lost").await.is_empty());
 }

@@ -93,3 +93,38 @@ fn what_lies_about_itself_leaves_nothing_behind() {
         assert!(!folder.exists(), "{records:?}");
     }
 }
+
+#[test]
+fn hostile_names_fill_the_disk_of_whoever_unpacks_and_not_the_memory() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("items");
+    let case = CaseSecret::new([9; 32]);
+    let mut sealer = case.public().unwrap().chunks(ABOUT, [3; 32]).unwrap();
+    let opener = case.chunks(ABOUT, &sealer.once()).unwrap();
+    // 100 MB of names.
+    let pair: Vec<u8> =
+        [item(&"x".repeat(50_000)), end(b"")].iter().flat_map(Record::encode).collect();
+    let mut chunks = Vec::new();
+    for number in 0..=400_usize {
+        let bytes = if number == 400 { Record::Done.encode() } else { pair.repeat(5) };
+        let path = place.path().join(number.to_string());
+        fs::write(&path, sealer.seal(bytes, number == 400).unwrap()).unwrap();
+        chunks.push(path);
+    }
+    let before = most_kb();
+    let found = into(&folder, opener, &chunks).unwrap();
+    assert_eq!(found.items, 2000);
+    let taken = most_kb() - before;
+    assert!(taken < 20_000, "{taken} kB");
+    let index = fs::read(folder.join("index.json")).unwrap();
+    assert!(index.len() > 100_000_000);
+    let index: Vec<serde_json::Value> = serde_json::from_slice(&index).unwrap();
+    assert_eq!(index.len(), 2000);
+}
+
+/// The most memory that this process had (`proc_pid_status(5)`).
+fn most_kb() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap()
+}

@@ -135,6 +135,20 @@ fn files_reach_the_case_as_they_were_signed_for_and_say_so_offline() {
     for word in ["a-word-of-the-endpoint", "Failed password"] {
         assert!(!store.windows(word.len()).any(|bytes| bytes == word.as_bytes()), "{word}");
     }
+    // A chunk that rots here is found, named and fetched again; the others are not.
+    fs::remove_dir_all(folder.join("items")).expect("gone");
+    let kept = |name: &str| folder.join("sealed").join(name);
+    let mut rotten = read(&kept("000002"));
+    rotten[9] ^= 1;
+    fs::write(kept("000002"), &rotten).expect("a chunk");
+    let asked = with(&key, &["unpack", &out]);
+    let said = String::from_utf8(asked.stderr).expect("text");
+    assert!(!asked.status.success() && said.contains("chunk 2 is another"), "{said}");
+    let again = with(&key, &fetch);
+    let said = String::from_utf8(again.stderr).expect("text");
+    assert!(again.status.success() && said.contains("chunk 2 is not what"), "{said}");
+    assert!(!said.contains("chunk 1"), "{said}");
+    assert!(item(3) == big);
     let unpack = ["unpack", &out];
     only_what_was_signed_for_unpacks(&folder, &|| with(&key, &unpack).status.success());
 }

@@ -1,7 +1,7 @@
 //! The spool: sealed chunks of a collection in the state directory, until they are at the control plane.
 //!
-//! A folder per command, with a file per chunk and, once all are there, a document about them: without
-//! it the folder counts for nothing. Bounded in number, and never takes the room that the journal on the
+//! A folder per command, with a file per chunk, a hash of each, and, once all are there, a document about them:
+//! without it the folder counts for nothing. What a disk gives back otherwise than it was written is never sent. Bounded in number, and never takes the room that the journal on the
 //! same disk needs. Knows nothing of what is sealed in the chunks.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -24,12 +24,16 @@ use serde::{Deserialize, Serialize};
 const PLACE: &str = "collections";
 /// The document that makes a spool whole.
 const ABOUT: &str = "collection";
+/// The hashes of the chunks, one behind the other.
+const HASHES: &str = "hashes";
 /// Spools that wait for the control plane at a time.
 const WAITING: usize = 4;
 /// Bytes that stay free on the disk: the journal lies there too.
 const RESERVE: u64 = 64 * 1024 * 1024;
 /// How long a spool is kept that the control plane does not take.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Bytes of a hash.
+const HASH_BYTES: usize = 32;
 /// Bytes of the document: about as many as a receipt has.
 const ABOUT_BYTES: usize = 64 * 1024;
 
@@ -119,11 +123,15 @@ impl Spool {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(path)?;
         file.write_all(sealed)?;
         file.sync_all()?;
+        let hashes = self.here.join(HASHES);
+        let mut hashes = OpenOptions::new().append(true).create(true).mode(PRIVATE).open(hashes)?;
+        hashes.write_all(Hash::sha256(sealed).as_bytes())?;
         Ok(())
     }
 
     /// From now on it is whole, also after a power cut.
     pub(super) fn seal(&self, spooled: &Spooled) -> Result<(), SpoolError> {
+        File::open(self.here.join(HASHES))?.sync_all()?;
         File::open(&self.here)?.sync_all()?;
         let bytes = serde_json::to_vec(spooled).map_err(io::Error::other)?;
         write_atomic(&self.here.join(ABOUT), &bytes, PRIVATE).map_err(of_file)?;
@@ -148,7 +156,7 @@ impl Spool {
         let spooled = self.spooled()?;
         let mut hashes = ChunkHashes::default();
         for number in 0..spooled.collection.chunks {
-            hashes.add(&Hash::sha256(&self.chunk(&spooled.collection, number)?));
+            hashes.add(&Hash::sha256(&self.bytes(&spooled.collection, number)?));
         }
         if hashes.finish() == spooled.collection.chunks_sha256 {
             Ok(spooled)
@@ -157,11 +165,37 @@ impl Spool {
         }
     }
 
-    /// A chunk of a whole spool.
+    /// A chunk of a whole spool, exactly as it was written.
     pub(crate) fn chunk(&self, of: &Collection, number: u32) -> Result<Vec<u8>, SpoolError> {
+        let bytes = self.bytes(of, number)?;
+        match self.hash(of, number) {
+            Some(hash) if hash != Hash::sha256(&bytes) => Err(SpoolError::Altered),
+            // Without hashes, the control plane sees with the last chunk that one is wrong.
+            Some(_) | None => Ok(bytes),
+        }
+    }
+
+    /// A chunk as the disk gives it back.
+    fn bytes(&self, of: &Collection, number: u32) -> Result<Vec<u8>, SpoolError> {
         let length = of.chunk_bytes(number).ok_or(SpoolError::Altered)?;
-        let bytes = read_bounded(&self.chunk_path(number), length).map_err(of_file)?;
-        if bytes.len() == length { Ok(bytes) } else { Err(SpoolError::Altered) }
+        match read_bounded(&self.chunk_path(number), length) {
+            Ok(bytes) if bytes.len() == length => Ok(bytes),
+            Ok(_) | Err(FileError::TooLarge { .. }) => Err(SpoolError::Altered),
+            Err(error) if error.is_not_found() => Err(SpoolError::Altered),
+            Err(error) => Err(of_file(error)),
+        }
+    }
+
+    /// The hash of a chunk, if the hashes are those that were signed for. An earlier version kept none.
+    fn hash(&self, of: &Collection, number: u32) -> Option<Hash> {
+        let length = usize::try_from(of.chunks).ok()?.checked_mul(HASH_BYTES)?;
+        let bytes = read_bounded(&self.here.join(HASHES), length).ok()?;
+        let (hashes, rest) = bytes.as_chunks::<HASH_BYTES>();
+        let mut all = ChunkHashes::default();
+        hashes.iter().for_each(|hash| all.add(&Hash::new(*hash)));
+        let is_signed_for = rest.is_empty() && all.finish() == of.chunks_sha256;
+        let hash = hashes.get(usize::try_from(number).ok()?).filter(|_| is_signed_for)?;
+        Some(Hash::new(*hash))
     }
 
     /// Forgets it.
