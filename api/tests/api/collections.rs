@@ -95,12 +95,13 @@ async fn chunks_are_taken_once_their_receipt_names_them_and_come_out_as_they_cam
     let command = taken(&bench, &agent).await;
     assert_eq!(bench.command(&json!(command.command_id)).await["lane"], "bulk");
     let (chunks, said) = chunks();
-    let early = put(&bench, &agent, (&command, 0), &chunks[0]).await;
+    // Who is refused before the body is read may miss the answer while sending it.
+    let early = put(&bench, &agent, (&command, 0), b"").await;
     assert_eq!(early.status(), StatusCode::NOT_FOUND, "nothing was signed for");
     signed(&bench, &agent, &command, &said).await;
     assert_eq!(missing(&bench, &agent, &command).await, json!([0, 1, 2]));
     for refused in [
-        (put(&bench, &other, (&command, 0), &chunks[0]).await, StatusCode::NOT_FOUND),
+        (put(&bench, &other, (&command, 0), b"").await, StatusCode::NOT_FOUND),
         (put(&bench, &agent, (&command, 3), &chunks[0]).await, StatusCode::NOT_FOUND),
         (put(&bench, &agent, (&command, 0), b"short").await, StatusCode::UNPROCESSABLE_ENTITY),
         (put(&bench, &agent, (&command, 2), &chunks[0]).await, StatusCode::UNPROCESSABLE_ENTITY),
