@@ -198,6 +198,33 @@ fn every_test_that_the_page_on_reliability_names_exists() {
     tests.into_iter().for_each(|test| assert_exists(&sources, test));
 }
 
+/// The attacks of hubs and brokers alone: the page on security lists what there is, and no less.
+#[test]
+fn the_page_on_security_lists_every_attack_of_a_hub_or_a_broker() {
+    let page = read("docs/SECURITY.md");
+    let section =
+        page.split("\n### Hostile hub, hostile broker\n").nth(1).expect("the heading exists");
+    let section = section.split("\n### ").next().expect("a split has a first part");
+    let is_test = |name: &String| name.starts_with("hostile_") && !name.ends_with(".rs");
+    let listed: BTreeSet<_> = quoted(section).into_iter().filter(is_test).collect();
+    let tests: BTreeSet<_> = files().iter().flat_map(|(_, text)| hostile_tests(text)).collect();
+    let unknown: Vec<_> = listed.difference(&tests).collect();
+    assert!(unknown.is_empty(), "no test is called {unknown:?}");
+    let is_theirs = |name: &&String| {
+        ["hostile_hub_", "hostile_broker_"].iter().any(|who| name.starts_with(who))
+    };
+    let missing: Vec<_> =
+        tests.iter().filter(is_theirs).filter(|name| !listed.contains(*name)).collect();
+    assert!(missing.is_empty(), "docs/SECURITY.md does not list {missing:?}");
+    assert!(listed.len() >= 50, "{} attacks", listed.len());
+}
+
+fn hostile_tests(text: &str) -> Vec<String> {
+    let names = text.lines().filter_map(|line| line.trim_start().split_once("fn hostile_"));
+    let names = names.filter_map(|(_, rest)| rest.split_once('('));
+    names.map(|(name, _)| format!("hostile_{name}")).collect()
+}
+
 #[test]
 fn nothing_that_is_shipped_can_have_a_planted_bug() {
     let test_only = ["planted-bugs", "simulation"];

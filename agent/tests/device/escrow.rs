@@ -83,7 +83,7 @@ async fn started(bench: &mut Bench, command: &CommandFrame) -> (Server, agent::A
 }
 
 #[tokio::test]
-async fn hub_that_confirms_an_escrow_is_not_believed_and_the_control_plane_is() {
+async fn hostile_hub_that_confirms_an_escrow_is_not_believed_and_the_control_plane_is() {
     let (mut bench, command, volume) = scene(rotate(Credential::Volumes), HOUR);
     let (mut server, agent, mut hub) = started(&mut bench, &command).await;
     let (jws, answer) = brought(&mut server).await;

@@ -19,20 +19,20 @@ use protocol::trust::{CommandKey, RootKeys, SignedTrustRoot, TrustRoot};
 use crate::bench::{Bench, confirmed, now, reason, until};
 use crate::server::{HubSide, greeting};
 
-const NOTHING: [String; 0] = [];
+pub(crate) const NOTHING: [String; 0] = [];
 
 /// A wipe that two persons approved.
-fn approved(bench: &Bench) -> Envelope {
+pub(crate) fn approved(bench: &Bench) -> Envelope {
     let approvers = [&bench.organisation.alice, &bench.organisation.bob];
     bench.organisation.approved(bench.envelope(1, wipe(), 1), &approvers)
 }
 
-fn deliver(bench: &Bench, envelope: &Envelope) -> CommandFrame {
+pub(crate) fn deliver(bench: &Bench, envelope: &Envelope) -> CommandFrame {
     bench.organisation.deliver(envelope, 0)
 }
 
 /// Sends a good command and waits for its effect: whatever came before it has been judged.
-async fn still_obeys(bench: &Bench, hub: &mut HubSide, good: CommandFrame) {
+pub(crate) async fn still_obeys(bench: &Bench, hub: &mut HubSide, good: CommandFrame) {
     let (command_id, sha256) = (good.command_id, good.jws.sha256());
     hub.send(HubFrame::Command(good)).await;
     let receipt = loop {
@@ -107,7 +107,7 @@ async fn hostile_retarget_to_this_device_is_refused() {
 }
 
 /// The same delivery with other claims under the old signature.
-fn with_claims(frame: &CommandFrame, alter: impl Fn(String) -> String) -> CommandFrame {
+pub(crate) fn with_claims(frame: &CommandFrame, alter: impl Fn(String) -> String) -> CommandFrame {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
     let parts: Vec<&str> = frame.jws.as_str().split('.').collect();

@@ -14,6 +14,7 @@ mod escrow;
 #[expect(dead_code, reason = "shared with the tests of executors, which use the rest")]
 mod host;
 mod hostile;
+mod hostile_hub;
 mod impostor;
 mod moves;
 #[path = "../support/netns.rs"]

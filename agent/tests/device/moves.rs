@@ -120,7 +120,7 @@ async fn hub_without_room_sends_a_device_to_one_that_has_some() {
 }
 
 #[tokio::test]
-async fn hub_without_room_leads_no_device_to_a_stranger() {
+async fn hostile_hub_without_room_leads_no_device_to_a_stranger() {
     let mut bench = Bench::new();
     let foreign = Bench::new();
     let mut trap = foreign.server_at("127.0.0.1:0".parse().unwrap()).await;

@@ -9,7 +9,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use protocol::close::CloseCode;
 use protocol::enrollment::{RENEW_PATH, RenewRequest};
 use protocol::fixture::session;
-use protocol::frame::{AgentFrame, Exchange, Frame as _, Hello, HubFrame, POLL_PATH};
+use protocol::frame::{
+    AgentFrame, CHECK_IN_PATH, Exchange, Frame as _, Hello, HubFrame, POLL_PATH,
+};
 use protocol::id::CommandId;
 use protocol::session::Output;
 use protocol::session::hub::{HubHandshake, HubSession, Pace, welcome};
@@ -54,6 +56,8 @@ pub(crate) struct Says {
     pub(crate) server_time: Option<Timestamp>,
     /// It has no room for a session.
     pub(crate) room: Option<Room>,
+    /// It sends whoever wants a session or a long-poll there.
+    pub(crate) redirects_to: Option<SocketAddr>,
     /// Long-polls that it turned away, having no room for them either.
     pub(crate) turned_away: usize,
 }
@@ -282,6 +286,10 @@ async fn serve(
         let lines = head.lines().filter_map(|line| line.split_once(": "));
         lines.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, v)| v)
     };
+    let elsewhere = says.lock().unwrap().redirects_to;
+    if let Some(elsewhere) = elsewhere.filter(|_| path != CHECK_IN_PATH) {
+        return redirect(stream, elsewhere, &path).await;
+    }
     if path == protocol::frame::SOCKET_PATH {
         if refuses_sockets.load(Ordering::SeqCst) {
             let refusal = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
@@ -342,6 +350,19 @@ async fn turn_away(mut stream: TlsStream<TcpStream>, room: Room) -> std::io::Res
          retry-after: {retry_after_secs}\r\ntocsin-hubs: https://{other}\r\n\r\n"
     );
     stream.write_all(refusal.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+async fn redirect(
+    mut stream: TlsStream<TcpStream>,
+    elsewhere: SocketAddr,
+    path: &str,
+) -> std::io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\ncontent-length: 0\r\n\
+         location: https://{elsewhere}{path}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
 }
 

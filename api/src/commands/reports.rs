@@ -114,11 +114,14 @@ async fn take_piece(
             (Said::Forged { why, jws }, Some(known)) => {
                 forged(&mut tx, &mut told, known, (why, &jws)).await?;
             }
+            (Said::Forged { why, jws }, None) => {
+                foreign(app, &mut tx, (identity.device, command), (why, &jws));
+            }
             // A proof of an envelope that we never sent ends nothing, and its receipt will come.
             // Nor does an escrow, which comes too late besides where its command has ended.
             (Said::Proved(_) | Said::Escrowed(_), Some(_))
             | (Said::Acked | Said::Progress(_), None)
-            | (Said::Proved(_) | Said::Escrowed(_) | Said::Forged { .. }, None) => {
+            | (Said::Proved(_) | Said::Escrowed(_), None) => {
                 metrics::receipt("not_theirs");
             }
         }
@@ -180,6 +183,23 @@ fn stranger(app: &App, tx: &mut Tx, (device, command): (DeviceId, CommandId), re
         "receipt_sha256": receipt.jws.sha256(),
     });
     tx.append_by(Actor::Device(device), Kind::EnvelopeForged, device, payload);
+}
+
+/// Said in a device's name about a command that is none of its, and not signed by it: whoever
+/// carried it made it up, or put one device's word into another's mouth.
+fn foreign(
+    app: &App,
+    tx: &mut Tx,
+    (device, command): (DeviceId, CommandId),
+    (why, jws): (String, &CompactJws),
+) {
+    metrics::receipt("not_theirs");
+    if !app.limits.takes_stranger(device) {
+        return;
+    }
+    tracing::warn!(device.id = %device, command.id = %command, "forged word about another's command");
+    let payload = json!({ "command_id": command, "why": why, "receipt_sha256": jws.sha256() });
+    tx.append_by(Actor::Device(device), Kind::ReceiptForged, device, payload);
 }
 
 async fn forged(

@@ -19,7 +19,7 @@ use super::bench::{Bench, GUARD};
 
 const SEALED: &str = "a-sealed-credential";
 
-fn escrowed(
+pub(crate) fn escrowed(
     agent: &TestAgent,
     command: &CommandFrame,
     change: impl FnOnce(&mut Escrow),
@@ -48,7 +48,7 @@ fn name(frame: &AgentFrame) -> String {
 }
 
 /// A rotation that its device has taken.
-async fn taken(bench: &Bench, agent: &mut TestAgent) -> CommandFrame {
+pub(crate) async fn taken(bench: &Bench, agent: &mut TestAgent) -> CommandFrame {
     let action = json!({ "verb": "rotate_credentials", "params": {
         "credential": { "account": "rescue" },
         "recovery_key": CaseSecret::new([9; 32]).public().unwrap(),
@@ -66,7 +66,7 @@ async fn taken(bench: &Bench, agent: &mut TestAgent) -> CommandFrame {
     command
 }
 
-async fn listed(bench: &Bench) -> Vec<Value> {
+pub(crate) async fn listed(bench: &Bench) -> Vec<Value> {
     bench.get("/v1/escrows").await["items"].as_array().unwrap().clone()
 }
 

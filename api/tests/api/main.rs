@@ -19,6 +19,7 @@ mod escrows;
 mod gate;
 mod grades;
 mod hostile;
+mod hostile_bus;
 mod lanes;
 mod large;
 mod malformed;

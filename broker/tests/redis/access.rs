@@ -92,7 +92,7 @@ async fn shipped_accounts_suffice_for_everything_that_their_owners_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hub_is_refused_what_belongs_to_another_hub() {
+async fn hostile_hub_is_refused_what_belongs_to_another_hub() {
     let guarded = Guarded::start();
     let broker = guarded.account("tocsin-hub-a", "CHANGE-ME-HUB-A").await;
     let refused = broker.renew_lease(&lease("hub-b", 1)).await;
@@ -106,7 +106,7 @@ async fn hub_is_refused_what_belongs_to_another_hub() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hub_can_add_to_the_upstream_and_neither_read_nor_empty_it() {
+async fn hostile_hub_can_add_to_the_upstream_and_neither_read_nor_empty_it() {
     let guarded = Guarded::start();
     assert!(!guarded.is_refused(&["XADD", "tocsin:upstream", "*", "m", "x"]));
     let forbidden: [&[&str]; 9] = [

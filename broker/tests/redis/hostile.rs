@@ -11,7 +11,7 @@ const GARBAGE: [&str; 8] =
     ["", "x", "d", "d{}", "d[1,2]", "n", "d[{\"deliver\":{\"device\":1}}]", "\u{0}\u{1}\u{2}"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_on_a_channel_is_skipped() {
+async fn hostile_broker_with_garbage_on_a_channel_is_skipped() {
     let server = RedisServer::start();
     let broker = connected(config(vec![server.url()])).await;
     let lease = lease("hub-a", 1);
@@ -28,7 +28,7 @@ async fn garbage_on_a_channel_is_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_hub_can_say_no_more_than_that_a_session_is_over() {
+async fn hostile_hub_can_say_no_more_to_another_than_that_a_session_is_over() {
     let server = RedisServer::start();
     let broker = connected(config(vec![server.url()])).await;
     let lease = lease("hub-a", 1);
@@ -41,7 +41,7 @@ async fn other_hub_can_say_no_more_than_that_a_session_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_in_the_upstream_is_skipped_and_forgotten() {
+async fn hostile_hub_with_garbage_in_the_upstream_is_skipped_and_forgotten() {
     let server = RedisServer::start();
     let broker = connected(config(vec![server.url()])).await;
     for garbage in GARBAGE {
@@ -63,7 +63,7 @@ async fn garbage_in_the_upstream_is_skipped_and_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_in_presence_is_nobody_and_is_overwritten() {
+async fn hostile_hub_with_garbage_in_presence_is_nobody_and_is_overwritten() {
     let server = RedisServer::start();
     let broker = connected(config(vec![server.url()])).await;
     let lease = lease("hub-a", 1);

@@ -4,9 +4,12 @@
 //! A run is chaos, healing, calm and a device that goes silent, and what was promised is required.
 //! The same seed is the same run; a failure names its seed. Planted bugs prove that the simulation
 //! can see. docs/adr/0020 says what is real here and what it cannot see.
+//!
+//! `hostile` is apart: there the sockets are real, and the broker is an attacker's.
 
 mod bus;
 mod fleet;
+mod hostile;
 mod hosts;
 mod life;
 mod net;
