@@ -1,8 +1,12 @@
-//! What the executors' unit tests share: a sandboxed host and tasks.
+//! What the executors' unit tests share: a sandboxed host, tasks, and programs that only tell how they
+//! were called.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
@@ -56,6 +60,34 @@ impl Sandbox {
         std::fs::write(&path, content).expect("the sandbox is writable");
         path
     }
+}
+
+/// What the system's program at that path is called with by `body`, line by line. It is replaced by
+/// one that does nothing else than write that down, in a mount namespace that ends with `body`.
+/// `None`, said aloud, where nobody may make one.
+pub(crate) fn calls(program: &str, body: impl FnOnce() + Send) -> Option<Vec<String>> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (stand_in, log) = (folder.path().join("program"), folder.path().join("log"));
+    let script = format!("#!/bin/sh\necho \"$*\" >> {}\n", log.display());
+    std::fs::write(&stand_in, script).expect("the temporary folder is writable");
+    let runnable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&stand_in, runnable).expect("it is ours");
+    let is_alone = std::thread::scope(|scope| {
+        let alone = scope.spawn(|| {
+            if let Err(error) = unshare(CloneFlags::CLONE_NEWNS) {
+                println!("skipped: no mount namespace ({error}), as for anybody but root");
+                return false;
+            }
+            let (none, private) = (None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+            mount(none, "/", none, private, none).expect("its own mounts");
+            mount(Some(&stand_in), program, none, MsFlags::MS_BIND, none).expect("it is installed");
+            body();
+            true
+        });
+        alone.join().expect("the body does not panic")
+    });
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    is_alone.then(|| log.lines().map(str::to_owned).collect())
 }
 
 /// The task of the command with that number.

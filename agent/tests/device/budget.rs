@@ -33,7 +33,7 @@ fn scene(name: &str) -> (Bench, PathBuf) {
 }
 
 /// Lets whoever waits at the pipe go on. Whether anybody did.
-fn release(pipe: &Path) -> bool {
+pub(crate) fn release(pipe: &Path) -> bool {
     OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe).is_ok()
 }
 

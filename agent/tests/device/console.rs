@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use agent::config::ArmingConfig;
@@ -69,6 +69,10 @@ impl Scene {
 
     /// Starts the page, as its unit does.
     fn show(&mut self) {
+        self.show_on(&ttyname(&self.terminal.slave).unwrap());
+    }
+
+    fn show_on(&mut self, terminal: &Path) {
         let config = self.bench.config.state_dir.with_file_name("agent.toml");
         let text = format!(
             "[host]\narming = \"sandboxed\"\nroot = {:?}\ndbus = \"\"\npower = {{ record = {:?} }}\n",
@@ -78,7 +82,7 @@ impl Scene {
         fs::write(&config, text).unwrap();
         let page = Command::new(env!("CARGO_BIN_EXE_tocsin-agent"))
             .arg("console")
-            .arg(ttyname(&self.terminal.slave).unwrap())
+            .arg(terminal)
             .arg("--config")
             .arg(config)
             .arg("--state")
@@ -200,4 +204,30 @@ async fn console_goes_when_the_lock_is_ended_by_an_order() {
     assert!(status.success(), "{status}");
     scene.sees("\x1b[2J");
     until(|| scene.raises_signals()).await;
+}
+
+/// The last virtual console of the machine, which nobody has in front, and its screen as the kernel
+/// keeps it.
+const VIRTUAL: [&str; 2] = ["/dev/tty63", "/dev/vcs63"];
+
+#[tokio::test]
+async fn lock_is_read_off_the_screen_of_a_virtual_console() {
+    let [terminal, screen] = VIRTUAL.map(Path::new);
+    // Opened, it exists; and its screen does.
+    let opened = fs::File::options().read(true).write(true).open(terminal);
+    let shown = || fs::read(screen).map(|shown| String::from_utf8_lossy(&shown).into_owned());
+    if let Err(error) = opened.and_then(|_| shown()) {
+        println!("skipped: {} cannot be opened and read here: {error}", terminal.display());
+        return;
+    }
+    let shown = || shown().unwrap();
+    let mut scene = Scene::new();
+    scene.show_on(terminal);
+    let lines = ["THIS DEVICE IS LOCKED", "call 555, case \"4711\"", "Code: "];
+    until(|| lines.iter().all(|line| shown().contains(line))).await;
+    assert!(!shown().contains('\u{1b}'), "what steers a terminal is not shown on it");
+    fs::remove_file(scene.lock()).unwrap();
+    let status = scene.page.as_mut().unwrap().wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(shown().trim(), "", "and the screen is blank again");
 }

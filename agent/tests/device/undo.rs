@@ -2,8 +2,10 @@
 //! wait behind it, and a signed cancel calls it back until it is over. Real volumes where it counts.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use agent::journal::Journal;
 use agent::{Agent, Deps};
 use protocol::action::{Action, Cancel};
 use protocol::envelope::Envelope;
@@ -17,7 +19,8 @@ use protocol::trust::{SignedTrustRoot, TrustRoot};
 use runtime::{Clock, Drain, Entropy};
 
 use crate::bench::{Bench, confirmed, now, reason, until};
-use crate::disk::{Disk, bytes, in_mount_namespace, received};
+use crate::budget::release;
+use crate::disk::{Disk, bytes, in_mount_namespace, received, run};
 use crate::power::scene_of;
 use crate::server::HubSide;
 
@@ -149,6 +152,64 @@ fn acked_cancel_whose_outcome_does_not_fit_the_disk_is_overtaken_by_nothing() {
         let receipt = bench.receipt(&hub.receipt_of(wipe.command_id).await);
         assert_eq!(reason(&receipt), RefusalReason::Cancelled);
         assert!(bench.effects().is_empty());
+        agent.drain().await.unwrap();
+    });
+}
+
+/// When the agent last tried to write its journal, in vain or not.
+fn tried_at(bench: &Bench) -> (i64, i64) {
+    let file = fs::metadata(bench.journal_path()).unwrap();
+    (file.ctime(), file.ctime_nsec())
+}
+
+/// Between the end of a step and its record a cancel may come first, if the disk was full for both.
+#[test]
+fn end_of_a_command_that_was_called_back_before_it_was_written_is_dropped() {
+    in_mount_namespace(|| async {
+        let (mut bench, wipe) = scene_of(wipe(), Duration::from_secs(LONG.into()));
+        let mut server = bench.server().await;
+        let back = cancel(&bench, 2, 2, order(1));
+        // Then there is room for neither outcome.
+        let both = bytes(&received(&bench, &wipe, 1)) + bytes(&received(&bench, &back, 2));
+        let disk = Disk::with_room(&bench, both + 60);
+        let agent = bench.start();
+        let mut hub = server.session().await;
+        // The plan hangs where it looks for the record of an earlier wipe.
+        let pipe = bench.config.state_dir.join("wipe.json");
+        run("mkfifo", &[pipe.to_str().unwrap()]);
+        for frame in [&wipe, &back] {
+            hub.send(HubFrame::Command(frame.clone())).await;
+            let ack = AgentFrame::Ack { command_id: frame.command_id };
+            hub.wait_for(|said| *said == ack).await;
+        }
+        until(|| agent.status().commands.journal_failing).await;
+        // Now it fails, and that does not fit the disk either: it was tried since.
+        until(|| release(&pipe)).await;
+        until(|| !release(&pipe)).await;
+        for _ in 0..2 {
+            let before = tried_at(&bench);
+            until(|| tried_at(&bench) != before).await;
+        }
+        disk.free();
+        let first = hub.receipt_of(wipe.command_id).await;
+        assert_eq!(reason(&bench.receipt(&first)), RefusalReason::Cancelled);
+        // Nothing else is ever said of it.
+        let next = bench.command(3, lock(), 3);
+        hub.send(HubFrame::Command(next.clone())).await;
+        let is_said = |frame: &AgentFrame| matches!(frame, AgentFrame::Receipt { .. });
+        loop {
+            let said = hub.wait_for(is_said).await;
+            let AgentFrame::Receipt { command_id, .. } = &said else { unreachable!("a receipt") };
+            if *command_id == next.command_id {
+                break;
+            }
+            assert!(*command_id != wipe.command_id || said == first, "{:?}", bench.receipt(&said));
+        }
+        let records = Journal::peek(&bench.journal_path()).unwrap().unwrap();
+        let id = wipe.command_id;
+        let is_end =
+            |r: &&Record| matches!(r, Record::Done { command_id, .. } if *command_id == id);
+        assert_eq!(records.iter().filter(is_end).count(), 1);
         agent.drain().await.unwrap();
     });
 }

@@ -23,6 +23,9 @@ use crate::execute::tool::Tool;
 use crate::execute::{Executor, Plan, Recovery, Task, failure};
 use crate::host::{Arming, Host};
 
+#[cfg(test)]
+mod tests;
+
 /// Keys only: nobody but the company ever had a backup of these headers, and time counts.
 const LEVEL: WipeLevel = WipeLevel::Keys;
 

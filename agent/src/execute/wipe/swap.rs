@@ -14,6 +14,9 @@ use crate::execute::course::patience;
 use crate::execute::tool::Tool;
 use crate::host::{Arming, Host};
 
+#[cfg(test)]
+mod tests;
+
 /// The signature, and where it stands for the page sizes of Linux.
 const SIGNATURE: &[u8] = b"SWAPSPACE2";
 const PAGES: [u64; 3] = [4096, 16 * 1024, 64 * 1024];
