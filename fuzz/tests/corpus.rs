@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 use fuzz::{TARGETS, Target};
 use protocol::planted::{self, Bug};
 
+/// Inputs of one target.
+const MOST_INPUTS: usize = 200;
+/// Bytes of all inputs.
+const MOST_BYTES: u64 = 1024 * 1024;
+
 fn folder(target: &Target) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name)
 }
@@ -74,6 +79,11 @@ fn hostile_enrollments_get_no_other_name() {
 }
 
 #[test]
+fn hostile_collections_are_unpacked_into_numbered_files_or_not_at_all() {
+    replay("collections");
+}
+
+#[test]
 fn hostile_requests_are_answered_as_their_own_fault() {
     replay("http");
 }
@@ -97,4 +107,20 @@ fn corpus_holds_every_seed_and_nothing_without_a_target() {
         folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     let names: BTreeSet<_> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
     assert_eq!(folders, names);
+    // Whoever adds a target has it replayed.
+    let this = include_str!("corpus.rs");
+    let is_replayed = |name: &&String| this.contains(&format!("replay(\"{name}\")"));
+    assert_eq!(names.iter().find(|name| !is_replayed(name)), None);
+}
+
+/// What a fuzzer has found is kept as far as it covers more, and no further: every run replays it.
+#[test]
+fn corpus_stays_within_its_bounds() {
+    let mut bytes = 0;
+    for target in &TARGETS {
+        let entries: Vec<_> = fs::read_dir(folder(target)).unwrap().map(Result::unwrap).collect();
+        assert!(entries.len() <= MOST_INPUTS, "{}: {} inputs", target.name, entries.len());
+        bytes += entries.iter().map(|entry| entry.metadata().unwrap().len()).sum::<u64>();
+    }
+    assert!(bytes <= MOST_BYTES, "{bytes} bytes");
 }
