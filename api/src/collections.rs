@@ -1,8 +1,8 @@
 //! Collections: what devices collected beyond a first look, on its way to whoever holds the case's key.
 //!
 //! Owns the tables, the quota and the time that they are kept. A receipt names a collection before a
-//! single chunk of it is taken, so what is taken has a number and a length, and its device is known by its
-//! certificate. Nothing of it is ever opened here: the case's key lies with people, who hold what comes
+//! single chunk of it is taken, so what is taken has a number and a length within what was ordered, and its
+//! device is known by its certificate. Nothing of it is ever opened here: the case's key lies with people, who hold what comes
 //! against what the device signed.
 
 use protocol::collection::{Collection, PATH};
@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::audit::Kind;
+use crate::audit::{Actor, Kind};
 use crate::db::{DbError, Tx};
 use crate::http::Problem;
 use crate::jobs::Found;
@@ -77,7 +77,8 @@ pub struct CollectionView {
     pub kept_until: Time,
 }
 
-/// A receipt ended its command: from now on the chunks that it names are taken. Most name none.
+/// A receipt ended its command: from now on the chunks that it names are taken, unless there are more than the
+/// order has anybody collect. Most name none.
 pub(crate) async fn expect(
     app: &App,
     tx: &mut Tx,
@@ -86,6 +87,13 @@ pub(crate) async fn expect(
 ) -> Result<(), DbError> {
     let Outcome::Succeeded { evidence } = outcome else { return Ok(()) };
     let Some(said) = Collection::of(evidence) else { return Ok(()) };
+    let ordered = store::ordered_chunks(tx.conn(), command).await?;
+    if said.chunks > ordered {
+        tracing::warn!(command.id = %command, "device signed for more than it may collect");
+        let payload = json!({ "chunks": said.chunks, "ordered": ordered });
+        tx.append_by(Actor::Device(device), Kind::CollectionRefused, command, payload);
+        return Ok(());
+    }
     let kept_until = tx.now().plus(app.config.collections.kept);
     store::expect(tx, (command, device, generation), &said, kept_until).await
 }

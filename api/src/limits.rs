@@ -16,7 +16,6 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use protocol::id::DeviceId;
 use runtime::Clock;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::app::App;
 use crate::config::Config;
@@ -28,9 +27,30 @@ const STRANGERS: u32 = 4;
 /// Chunks of collections that one device may bring per minute, and at once.
 const CHUNKS: (u32, u32) = (240, 60);
 /// Chunks that are read at once, of all devices: each is held in memory.
-const CHUNK_PLACES: usize = 8;
+const CHUNK_PLACES: u32 = 32;
+/// Of one device: it brings one after the other, and one more whose connection broke off unnoticed.
+const CHUNK_PLACES_OF_ONE: u32 = 2;
 /// When to try again for a place.
 const CHUNK_WAIT: Duration = Duration::from_secs(1);
+
+/// The place of a chunk that is being read.
+#[derive(Debug)]
+pub(crate) struct ChunkPlace<'a> {
+    places: &'a Mutex<BTreeMap<DeviceId, u32>>,
+    device: DeviceId,
+}
+
+impl Drop for ChunkPlace<'_> {
+    fn drop(&mut self) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = places.get_mut(&self.device) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                places.remove(&self.device);
+            }
+        }
+    }
+}
 
 /// Streams of one token at once.
 const STREAMS: u32 = 16;
@@ -77,7 +97,8 @@ pub struct Limits {
     enrolls: ArcSwapOption<Keyed<IpAddr>>,
     sign_ins: ArcSwapOption<Keyed<IpAddr>>,
     chunks: Keyed<DeviceId>,
-    chunk_places: Semaphore,
+    /// Chunks that are being read, by device; none without.
+    chunk_places: Mutex<BTreeMap<DeviceId, u32>>,
     facts: Keyed<DeviceId>,
     rollbacks: Keyed<DeviceId>,
     raises: Keyed<DeviceId>,
@@ -103,7 +124,7 @@ impl Limits {
             enrolls: ArcSwapOption::empty(),
             sign_ins: ArcSwapOption::empty(),
             chunks: keyed(per_minute(number(CHUNKS.0), number(CHUNKS.1)), &time),
-            chunk_places: Semaphore::new(CHUNK_PLACES),
+            chunk_places: Mutex::default(),
             facts: once(),
             rollbacks: once(),
             raises: once(),
@@ -155,10 +176,19 @@ impl Limits {
         })
     }
 
-    /// A place for one chunk in memory, until it is dropped.
-    pub(crate) fn chunk_place(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        let place = self.chunk_places.try_acquire();
-        place.map_err(|_| Problem::too_many("chunks at once", CHUNK_WAIT))
+    /// A place for one chunk of that device in memory, until it is dropped.
+    pub(crate) fn chunk_place(&self, device: DeviceId) -> Result<ChunkPlace<'_>, Problem> {
+        let mut places = self.chunk_places.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken: u32 = places.values().sum();
+        let own = places.get(&device).copied().unwrap_or_default();
+        if own >= CHUNK_PLACES_OF_ONE {
+            return Err(Problem::too_many("chunks of this device at once", CHUNK_WAIT));
+        }
+        if taken >= CHUNK_PLACES {
+            return Err(Problem::too_many("chunks at once", CHUNK_WAIT));
+        }
+        places.insert(device, own + 1);
+        Ok(ChunkPlace { places: &self.chunk_places, device })
     }
 
     /// Before an enrollment from that address is read.
@@ -251,5 +281,29 @@ fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn hostile_device_takes_no_places_of_others() {
+        let (clock, _hand) = Clock::manual();
+        let limits = Limits::new(&Config::default(), &clock);
+        let device = |number| DeviceId::from_uuid(Uuid::from_u128(number));
+        let place = |number| limits.chunk_place(device(number));
+        let own = [place(0).expect("one"), place(0).expect("another")];
+        assert!(place(0).is_err(), "no third one");
+        let others: Vec<_> = (1..16).flat_map(|number| [place(number), place(number)]).collect();
+        assert!(others.iter().all(Result::is_ok));
+        assert!(place(99).is_err(), "all are taken");
+        drop(own);
+        assert!(place(99).is_ok());
+        drop(others);
+        assert!(limits.chunk_places.lock().expect("it").is_empty(), "nobody is remembered");
     }
 }

@@ -6,6 +6,7 @@
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -387,6 +388,7 @@ fn serve(
         max_connections: app.config.agent_connections,
         max_body_bytes: protocol::limits::EXCHANGE_BYTES,
         ..HttpLimits::default()
+        slowest_link: u32::try_from(protocol::limits::SLOWEST_LINK).ok().and_then(NonZeroU32::new),
     };
     let (tls, drain) = (listeners.agent.clone(), app.drain.clone());
     tasks.spawn("agent port", async move {

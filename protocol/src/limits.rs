@@ -41,8 +41,10 @@ pub const SCRIPT_SECS: u32 = 60 * 60;
 pub const COLLECTION_BYTES: u64 = 1024 * 1024 * 1024;
 /// Bytes of one chunk of a collection before it is sealed. The last may be shorter.
 pub const CHUNK_BYTES: usize = 256 * 1024;
-/// Chunks of one collection: what is around its bytes is bounded as well.
-pub const COLLECTION_CHUNKS: u32 = 4096 + 256;
+/// Chunks of one collection that may be around the bytes that were ordered: names, times, ends.
+pub const COLLECTION_EXTRA_CHUNKS: u32 = 256;
+/// Chunks of one collection.
+pub const COLLECTION_CHUNKS: u32 = 4096 + COLLECTION_EXTRA_CHUNKS;
 /// Files and regions of memory in one collection.
 pub const COLLECTION_ITEMS: usize = 10_000;
 /// Missing chunks that one answer names.

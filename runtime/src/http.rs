@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,9 @@ pub struct HttpLimits {
     pub header_timeout: Duration,
     /// For a request's whole body, from the end of its head.
     pub body_timeout: Duration,
+    /// Bytes that the slowest link carries in a second: what arrives of a body gives it the time that it
+    /// takes there, beside `body_timeout`. None: no such time.
+    pub slowest_link: Option<NonZeroU32>,
     /// Without a byte in either direction, the connection is closed. Must be longer than the
     /// longest hold of a long-poll.
     pub idle_timeout: Duration,
@@ -72,6 +76,7 @@ impl Default for HttpLimits {
             handshake_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            slowest_link: None,
             idle_timeout: Duration::from_secs(75),
             max_age: Duration::from_secs(3600),
             max_header_bytes: 8 * 1024,

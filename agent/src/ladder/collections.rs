@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use protocol::collection::{Arrived, Collection, PATH};
 use protocol::id::CommandId;
 use protocol::limits;
@@ -65,6 +66,13 @@ enum CarryError {
     Gone(#[from] tokio::task::JoinError),
 }
 
+impl CarryError {
+    /// Whether the control plane never takes it: more than was ordered, or kept long enough.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Http(HttpError::Status { status: StatusCode::GONE, .. }))
+    }
+}
+
 /// Runs until `stop`.
 pub(crate) async fn run(shared: Shared, mut carrying: Carrying, stop: CancellationToken) {
     let mut rotation = Rotation::starting(shared.entropy.next_u64());
@@ -108,6 +116,10 @@ impl Carrying {
                     self.unread.remove(&id);
                     let removed = self.blocking.run(move || spool.remove()).await;
                     drop(removed);
+                }
+                Err(error) if error.is_final() => {
+                    tracing::warn!(command.id = %id, error = chain(&error), "collection is not taken");
+                    drop(self.blocking.run(move || spool.remove()).await);
                 }
                 Err(error) => {
                     rotation.next();

@@ -15,7 +15,7 @@ use protocol::receipt::{Evidence, FailureKind, Outcome};
 
 use crate::bench::{Bench, confirmed, until};
 use crate::disk::{in_mount_namespace, run};
-use crate::server::{Brought, Server};
+use crate::server::{Brought, GONE, Server};
 
 /// A device with a file that makes five chunks.
 fn bench() -> Bench {
@@ -96,6 +96,26 @@ async fn upload_that_breaks_off_goes_on_where_it_was_also_after_a_restart() {
     chunks.iter().for_each(|chunk| hashes.add(&Hash::sha256(chunk)));
     assert_eq!(hashes.finish(), collection.chunks_sha256, "exactly what was signed for");
     assert_eq!(chunks.iter().map(Vec::len).sum::<usize>() as u64, collection.bytes);
+    agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn collection_that_the_control_plane_never_takes_is_forgotten() {
+    let mut bench = bench();
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let command = bench.command(1, collect_files(&["/srv"]), 1);
+    let id = command.command_id;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    hub.send(confirmed(&receipt)).await;
+    missing(&mut server, id, "0,1").await;
+    chunk(&mut server, id, 0).await;
+    assert!(!is_empty(&bench));
+    let refused = asked(&mut server, &format!("/{id}/1")).await;
+    refused.answer.send(GONE.to_owned()).unwrap();
+    until(|| is_empty(&bench)).await;
     agent.drain().await.unwrap();
 }
 

@@ -40,6 +40,9 @@ pub(crate) enum Call {
     Collection(Brought),
 }
 
+/// The answer to a request about a collection that it is not taken.
+pub(crate) const GONE: &str = "gone";
+
 /// A request about a collection. An answer that is dropped breaks the connection off.
 pub(crate) struct Brought {
     /// What follows the path of collections.
@@ -331,6 +334,9 @@ async fn serve(
         let brought = Brought { place: place.to_owned(), chunk, answer };
         drop(told.send(Call::Collection(brought)).await);
         let Ok(body) = answered.await else { return Ok(()) };
+        if body == GONE {
+            return gone(stream).await;
+        }
         return reply(stream, &body).await;
     }
     let exchange: Exchange<AgentFrame> = serde_json::from_slice(&body).unwrap();
@@ -341,6 +347,11 @@ async fn serve(
     let Ok(frames) = answered.await else { return Ok(()) };
     let body = serde_json::to_string(&Exchange { frames }).unwrap();
     reply(stream, &body).await
+}
+
+async fn gone(mut stream: TlsStream<TcpStream>) -> std::io::Result<()> {
+    stream.write_all(b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n").await?;
+    stream.shutdown().await
 }
 
 async fn turn_away(mut stream: TlsStream<TcpStream>, room: Room) -> std::io::Result<()> {

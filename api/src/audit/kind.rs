@@ -141,6 +141,8 @@ kinds! {
     CollectionArrived = "collection_arrived",
     /// What a command collected is gone from its device before all of it was here.
     CollectionLost = "collection_lost",
+    /// A device signed for more than its order lets it collect: nothing of that is taken.
+    CollectionRefused = "collection_refused",
     /// What a command collected was kept long enough.
     CollectionRemoved = "collection_removed",
     /// A receipt ended the command.

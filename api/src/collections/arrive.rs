@@ -2,7 +2,8 @@
 //! its receipt named.
 //!
 //! The same chunk may come again, and changes nothing; another one in its place is refused. The last one
-//! is taken only when all of them together are what the device signed for.
+//! is taken only when all of them together are what the device signed for. A collection that is not taken at
+//! all is gone, for good: its device may forget it.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ pub(super) async fn put(
     app.limits.chunk(identity.device)?;
     // A stranger to the collection takes nobody's place.
     standing(&mut app.db.read().await?, identity, command).await?;
-    let _place = app.limits.chunk_place()?;
+    let _place = app.limits.chunk_place(identity.device)?;
     // Read even where it is refused: who is still sending would miss the answer.
     let sealed = axum::body::to_bytes(request, CHUNK_BYTES)
         .await
@@ -119,6 +120,12 @@ async fn standing(
     identity: DeviceIdentity,
     command: CommandId,
 ) -> Result<Standing, Problem> {
-    let found = store::find(conn, identity, command).await?;
-    found.ok_or_else(|| Problem::not_found("collection of this device"))
+    match store::find(conn, identity, command).await? {
+        Some(standing) => Ok(standing),
+        None if store::is_over(conn, identity, command).await? => Err(Problem::new(
+            ProblemKind::Gone,
+            "more than was ordered, not signed for, or kept long enough: it is not taken any more",
+        )),
+        None => Err(Problem::not_found("collection of this device")),
+    }
 }

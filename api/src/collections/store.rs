@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use protocol::action::Action;
 use protocol::collection::Collection;
 use protocol::enrollment::DeviceIdentity;
 use protocol::id::{CommandId, DeviceId};
-use protocol::manifest::Hash;
+use protocol::manifest::{Hash, Manifest};
 use protocol::time::Timestamp;
 
 use super::CollectionView;
@@ -67,6 +68,34 @@ pub(super) async fn find(
         })
     };
     row.map(standing).transpose()
+}
+
+/// Chunks of the largest collection that the order of a command has its device make.
+pub(super) async fn ordered_chunks(conn: &mut Conn, command: CommandId) -> Result<u32, DbError> {
+    let row = sql("SELECT o.manifest FROM commands c JOIN orders o ON o.id = c.order_id \
+         WHERE c.id = $1")
+    .bind(command.as_uuid())
+    .fetch_one(conn)
+    .await?;
+    let manifest: Manifest = json(row.try_get(0)?, "manifest")?;
+    let Action::CollectEvidence(collect) = manifest.action else { return Ok(0) };
+    Ok(collect.most_chunks())
+}
+
+/// Whether that command of this device has its receipt: a collection that is not here then never is.
+pub(super) async fn is_over(
+    conn: &mut Conn,
+    identity: DeviceIdentity,
+    command: CommandId,
+) -> Result<bool, DbError> {
+    let row = sql("SELECT id FROM commands WHERE id = $1 AND device_id = $2 AND generation = $3 \
+         AND receipt IS NOT NULL")
+    .bind(command.as_uuid())
+    .bind(identity.device.as_uuid())
+    .bind(identity.generation)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.is_some())
 }
 
 /// The numbers of the chunks that are here.

@@ -36,6 +36,8 @@ pub enum ProblemKind {
     MethodNotAllowed,
     /// The state of the thing does not allow it.
     Conflict,
+    /// It was there, or was to be, and never will be (again).
+    Gone,
     /// Larger than a request may be.
     TooLarge,
     /// Not JSON.
@@ -73,6 +75,7 @@ impl ProblemKind {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
             }
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "Conflict"),
+            Self::Gone => (StatusCode::GONE, "gone", "Gone"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Request too large"),
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", "JSON expected")

@@ -150,6 +150,34 @@ async fn hostile_chunks_that_were_not_signed_for_are_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hostile_device_that_signs_for_more_than_was_ordered_takes_no_room() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    // The order is for 1000 bytes: one chunk, and what is around it.
+    let most = 1 + limits::COLLECTION_EXTRA_CHUNKS;
+    let (chunks, said) = chunks();
+    let of =
+        |chunks: u32| Collection { chunks, bytes: u64::from(chunks) * FULL as u64, ..said.clone() };
+    let (greedy, modest) = (taken(&bench, &agent).await, taken(&bench, &agent).await);
+    signed(&bench, &agent, &greedy, &of(most + 1)).await;
+    signed(&bench, &agent, &modest, &of(most)).await;
+    for refused in [
+        put(&bench, &agent, (&greedy, 0), b"").await,
+        agent.http.get(bench.agent_url(&place(&greedy))).send().await.unwrap(),
+    ] {
+        assert_eq!(refused.status(), StatusCode::GONE, "for good: it may forget it");
+    }
+    let other = bench.agent("b", None).await;
+    let stranger = put(&bench, &other, (&greedy, 0), b"").await;
+    assert_eq!(stranger.status(), StatusCode::NOT_FOUND, "which is nobody else's business");
+    let events = bench.events("collection_refused").await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0]["payload"], json!({ "chunks": most + 1, "ordered": most }));
+    let taken = put(&bench, &agent, (&modest, 0), &chunks[0]).await;
+    assert_eq!(taken.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn quota_of_all_collections_holds_and_time_gives_it_back() {
     let bench = Bench::start().await;
     let bench = bench.restart_with(|config| {
@@ -174,7 +202,7 @@ async fn quota_of_all_collections_holds_and_time_gives_it_back() {
         tokio::task::yield_now().await;
     }
     let url = bench.agent_url(&place(&first));
-    assert_eq!(agent.http.get(url).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    assert_eq!(agent.http.get(url).send().await.unwrap().status(), StatusCode::GONE);
     assert_eq!(chunk_of(&bench, &first, 0).await.status(), StatusCode::NOT_FOUND);
 }
 

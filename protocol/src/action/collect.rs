@@ -47,6 +47,14 @@ impl CollectEvidence {
         }
     }
 
+    /// Chunks of the largest collection that a device makes for it; none for a first look alone.
+    pub fn most_chunks(&self) -> u32 {
+        let Some(sources) = &self.sources else { return 0 };
+        let full = sources.total_bytes.div_ceil(limits::CHUNK_BYTES as u64);
+        let full = u32::try_from(full).unwrap_or(u32::MAX);
+        full.saturating_add(limits::COLLECTION_EXTRA_CHUNKS).min(limits::COLLECTION_CHUNKS)
+    }
+
     pub(super) fn check(&self) -> Result<(), ActionError> {
         self.sources.as_ref().map_or(Ok(()), Sources::check)
     }
@@ -121,6 +129,21 @@ mod tests {
         let hidden = vec!["a\u{1b}".to_owned()];
         let field = "processes";
         assert_eq!(check(|sources| sources.processes = hidden), Err(ActionError::Text { field }));
+    }
+
+    #[test]
+    fn order_bounds_the_chunks_that_follow_it() {
+        let most = |sources| {
+            let case_key = CaseSecret::new([9; 32]).public().expect("a key");
+            CollectEvidence { case_key, sources }.most_chunks()
+        };
+        let bytes = |total_bytes| Some(Sources { total_bytes, ..Sources::default() });
+        let chunk = limits::CHUNK_BYTES as u64;
+        let extra = limits::COLLECTION_EXTRA_CHUNKS;
+        assert_eq!(most(None), 0);
+        assert_eq!([1, chunk, chunk + 1].map(|total| most(bytes(total)) - extra), [1, 1, 2]);
+        assert_eq!(most(bytes(limits::COLLECTION_BYTES)), limits::COLLECTION_CHUNKS);
+        assert_eq!(most(bytes(u64::MAX)), limits::COLLECTION_CHUNKS);
     }
 
     #[test]

@@ -131,8 +131,10 @@ async fn respond<S: HttpService>(
     if announced > limits.max_body_bytes {
         return Ok((limits.too_large)());
     }
-    let mut request = request
-        .map(|body| Body::new(TimedBody::new(body, limits.max_body_bytes, limits.body_timeout)));
+    let mut request = request.map(|body| {
+        let HttpLimits { max_body_bytes, body_timeout, slowest_link, .. } = *limits;
+        Body::new(TimedBody::new(body, max_body_bytes, body_timeout, slowest_link))
+    });
     request.extensions_mut().insert(info);
     service.oneshot(request).await
 }

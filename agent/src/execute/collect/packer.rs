@@ -17,7 +17,8 @@ use super::spool::{Spool, SpoolError};
 use crate::execute::course::Course;
 use crate::execute::hex;
 
-/// Bytes that may be around contents, all items together.
+/// Bytes that may be around contents, all items together: with the heads of the contents well below
+/// [`limits::COLLECTION_EXTRA_CHUNKS`], beyond which the control plane takes none of it.
 const ABOUT_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Packs items into the chunks of a spool.
