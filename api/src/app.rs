@@ -40,8 +40,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Chance.
     pub entropy: Entropy,
-    /// The embedded authority.
-    pub authority: Authority,
+    /// The embedded authority, as its files were read last.
+    pub authority: ArcSwap<Authority>,
     /// Signs envelopes and configurations.
     pub command_key: SigningKey,
     /// The settings, as they were at the start.
@@ -95,6 +95,11 @@ impl App {
     /// Shares it.
     pub fn new(inner: Inner) -> Self {
         Self(Arc::new(inner))
+    }
+
+    /// The authority of this moment; who answers with what it issued asks once.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.load_full()
     }
 
     /// Wall time.

@@ -139,20 +139,63 @@ impl Policy {
 }
 
 impl Config {
-    /// This one with everything of `next` that takes effect without a restart.
+    /// The keys by which `next` differs from what a control plane of these settings can follow.
     #[must_use]
-    pub fn followed_by(&self, next: &Self) -> Self {
-        Self {
-            check_ins_per_min: next.check_ins_per_min,
-            check_in_burst: next.check_in_burst,
-            enrolls_per_min: next.enrolls_per_min,
-            enroll_burst: next.enroll_burst,
-            sign_ins_per_min: next.sign_ins_per_min,
-            budgets: next.budgets.clone(),
-            first_wave: next.first_wave.clone(),
-            step_up: next.step_up.clone(),
-            ..self.clone()
-        }
+    pub fn takes_restart(&self, next: &Self) -> Vec<&'static str> {
+        // Whoever adds a setting says here which kind it is.
+        let Self {
+            data_dir,
+            operator_listen,
+            agent_listen,
+            server_names,
+            agent_urls,
+            hub_urls,
+            device_certificate,
+            renewal_grace,
+            operator_connections,
+            agent_connections,
+            order_piece,
+            job_period,
+            checkpoint_every,
+            node,
+            database,
+            collections,
+            sinks,
+            oidc,
+            vault,
+            check_ins_per_min: _,
+            check_in_burst: _,
+            enrolls_per_min: _,
+            enroll_burst: _,
+            sign_ins_per_min: _,
+            budgets: _,
+            first_wave: _,
+            step_up: _,
+        } = self;
+        [
+            ("api.data_dir", *data_dir != next.data_dir),
+            ("api.operator_listen", *operator_listen != next.operator_listen),
+            ("api.agent_listen", *agent_listen != next.agent_listen),
+            ("api.server_names", *server_names != next.server_names),
+            ("api.agent_urls", *agent_urls != next.agent_urls),
+            ("api.hub_urls", *hub_urls != next.hub_urls),
+            ("api.device_certificate", *device_certificate != next.device_certificate),
+            ("api.renewal_grace", *renewal_grace != next.renewal_grace),
+            ("api.operator_connections", *operator_connections != next.operator_connections),
+            ("api.agent_connections", *agent_connections != next.agent_connections),
+            ("api.order_piece", *order_piece != next.order_piece),
+            ("api.job_period", *job_period != next.job_period),
+            ("api.checkpoint_every", *checkpoint_every != next.checkpoint_every),
+            ("api.node", *node != next.node),
+            ("api.database", *database != next.database),
+            ("api.collections", *collections != next.collections),
+            ("api.sinks", *sinks != next.sinks),
+            ("api.oidc", *oidc != next.oidc),
+            ("api.vault", *vault != next.vault),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
     }
 }
 

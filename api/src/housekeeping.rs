@@ -2,7 +2,7 @@
 //!
 //! Owns no feature's data; wakes by period alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,7 +15,7 @@ use crate::budgets;
 use crate::http::{Problem, idempotency};
 use crate::jobs::Found;
 use crate::leases::Lease;
-use crate::pki::PkiError;
+use crate::pki::{Authority, PkiError};
 
 /// How long an answer is remembered.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -25,6 +25,8 @@ const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Listeners {
     pub(crate) operator: Arc<ArcSwap<ServerConfig>>,
     pub(crate) agent: Arc<ArcSwap<ServerConfig>>,
+    /// One replaces them at a time: the last word is the newest authority's.
+    replacing: Mutex<()>,
 }
 
 /// Why the listeners' settings could not be made.
@@ -41,23 +43,46 @@ pub enum ListenerError {
 impl Listeners {
     /// Settings with a fresh certificate.
     pub(crate) fn new(app: &App) -> Result<Self, ListenerError> {
-        let (operator, agent) = configs(app)?;
+        let (operator, agent) = configs(app, &app.authority())?;
         let swap = |config| Arc::new(ArcSwap::from_pointee(config));
-        Ok(Self { operator: swap(operator), agent: swap(agent) })
+        let replacing = Mutex::default();
+        Ok(Self { operator: swap(operator), agent: swap(agent), replacing })
     }
 
     /// Puts a fresh certificate in for new connections.
     pub(crate) fn renew(&self, app: &App) -> Result<(), ListenerError> {
-        let (operator, agent) = configs(app)?;
+        let _alone = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace(configs(app, &app.authority())?);
+        Ok(())
+    }
+
+    /// Puts another authority in the place of the present one, for whoever is issued a certificate from
+    /// now on and for new connections; those that stand stay.
+    pub(crate) fn follow(&self, app: &App, next: Authority) -> Result<(), ListenerError> {
+        let _alone = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let configs = configs(app, &next)?;
+        app.authority.store(Arc::new(next));
+        self.replace(configs);
+        Ok(())
+    }
+
+    /// Whether another authority serves.
+    pub(crate) fn try_out(&self, app: &App, next: &Authority) -> Result<(), ListenerError> {
+        configs(app, next).map(drop)
+    }
+
+    fn replace(&self, (operator, agent): (ServerConfig, ServerConfig)) {
         self.operator.store(Arc::new(operator));
         self.agent.store(Arc::new(agent));
-        Ok(())
     }
 }
 
-fn configs(app: &App) -> Result<(ServerConfig, ServerConfig), ListenerError> {
-    let identity = app.authority.issue_server(&app.config.server_names, app.now())?;
-    let authorities = app.authority.trusted();
+fn configs(
+    app: &App,
+    authority: &Authority,
+) -> Result<(ServerConfig, ServerConfig), ListenerError> {
+    let identity = authority.issue_server(&app.config.server_names, app.now())?;
+    let authorities = authority.trusted();
     let operator = tls::server_config(&identity, ClientAuth::None, &[b"http/1.1"])?;
     // Every handler judges the time of a certificate; the one that renews has a grace time.
     let agent_auth = ClientAuth::OptionalPastEnd(authorities);

@@ -133,8 +133,7 @@ impl Keys {
 
     /// Whether the recorded authority is one that this one follows.
     fn is_successor(&self, recorded: &[(String, String)]) -> bool {
-        let followed: Vec<_> = self.authority.others().iter().map(|other| sha256(other)).collect();
-        recorded.iter().any(|(name, value)| name == CERTIFICATE && followed.contains(value))
+        is_successor(&self.authority, recorded)
     }
 
     /// Records the authority if it follows the recorded one, and a command key that does.
@@ -156,33 +155,81 @@ impl Keys {
             return Ok(self);
         }
         let mut tx = db.write(Actor::System, now).await?;
-        let mut payload = serde_json::Map::new();
-        for (name, value) in changed {
-            if name == COMMAND_KEY {
-                tx.append(Kind::CommandKeyChanged, "store", json!({ name: value }));
-            } else {
-                payload.insert(name.to_owned(), json!(value));
-            }
-            sql("UPDATE installation SET value = $1 WHERE name = $2")
-                .bind(&value)
-                .bind(name)
-                .execute(tx.conn())
-                .await?;
-        }
-        if !payload.is_empty() {
-            tx.append(Kind::AuthorityChanged, "store", payload.into());
-        }
+        replace(&mut tx, changed).await?;
         tx.commit().await?;
         Ok(self)
     }
 
     fn fingerprints(&self) -> [(&'static str, String); 3] {
-        [
-            (CERTIFICATE, sha256(self.authority.certificate())),
-            (AUTHORITY_KEY, sha256(&self.authority.public_key())),
-            (COMMAND_KEY, self.command_key.public().id().to_string()),
-        ]
+        let [certificate, key] = fingerprints(&self.authority);
+        [certificate, key, (COMMAND_KEY, self.command_key.public().id().to_string())]
     }
+}
+
+/// Records an authority in the place of the one that it follows; nothing where it is recorded.
+///
+/// # Errors
+/// When it does not follow the recorded one.
+pub(crate) async fn succeed(
+    db: &Db,
+    now: Timestamp,
+    authority: &Authority,
+) -> Result<(), InstallationError> {
+    let mut tx = db.write(Actor::System, now).await?;
+    let recorded = recorded(tx.conn()).await?;
+    let expected = |name: &str| recorded.iter().find(|(known, _)| known == name);
+    let mut changed = Vec::new();
+    for (name, found) in fingerprints(authority) {
+        match expected(name) {
+            Some((_, expected)) if *expected != found => changed.push((name, found, expected)),
+            Some(_) | None => {}
+        }
+    }
+    if let Some((name, found, expected)) = changed.first()
+        && !is_successor(authority, &recorded)
+    {
+        let (found, expected) = (found.clone(), (*expected).clone());
+        return Err(InstallationError::Other { path: PathBuf::from(name), found, expected });
+    }
+    let changed: Vec<_> = changed.into_iter().map(|(name, found, _)| (name, found)).collect();
+    if !changed.is_empty() {
+        replace(&mut tx, changed).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Whether the recorded authority is one that this one follows.
+fn is_successor(authority: &Authority, recorded: &[(String, String)]) -> bool {
+    let followed: Vec<_> = authority.others().iter().map(|other| sha256(other)).collect();
+    recorded.iter().any(|(name, value)| name == CERTIFICATE && followed.contains(value))
+}
+
+fn fingerprints(authority: &Authority) -> [(&'static str, String); 2] {
+    [
+        (CERTIFICATE, sha256(authority.certificate())),
+        (AUTHORITY_KEY, sha256(&authority.public_key())),
+    ]
+}
+
+async fn replace(tx: &mut Tx, changed: Vec<(&'static str, String)>) -> Result<(), DbError> {
+    let mut payload = serde_json::Map::new();
+    for (name, value) in changed {
+        if name == COMMAND_KEY {
+            tx.append(Kind::CommandKeyChanged, "store", json!({ name: value }));
+        } else {
+            payload.insert(name.to_owned(), json!(value));
+        }
+        sql("UPDATE installation SET value = $1 WHERE name = $2")
+            .bind(&value)
+            .bind(name)
+            .execute(tx.conn())
+            .await?;
+    }
+    if !payload.is_empty() {
+        tx.append(Kind::AuthorityChanged, "store", payload.into());
+    }
+    Ok(())
 }
 
 fn sha256(bytes: &[u8]) -> String {

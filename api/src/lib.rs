@@ -49,5 +49,5 @@ pub mod trust;
 
 pub use config::Config;
 pub use installation::InstallationError;
-pub use reload::Reload;
+pub use reload::{AuthorityError, Reload};
 pub use start::{Api, Deps, FirstStart, StartError};

@@ -13,6 +13,7 @@ use protocol::id::HubId;
 use protocol::key::DevicePublicKey;
 use protocol::limits;
 use protocol::time::Timestamp;
+use protocol::trust::AuthorityPin;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -166,6 +167,16 @@ impl Authority {
     /// The pin of the authority's key, which enrollment tokens carry.
     pub const fn pin(&self) -> SpkiPin {
         self.pin
+    }
+
+    /// The same, as the trust root names it.
+    pub fn trust_pin(&self) -> AuthorityPin {
+        AuthorityPin::from_bytes(*self.pin.as_bytes())
+    }
+
+    /// Whether it issues with the same key and certificate as the other, and trusts the same others.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.certificate == other.certificate && self.others == other.others
     }
 
     /// A fresh key and certificate for a listener of ours, with the authority's certificate

@@ -138,6 +138,7 @@ pub struct Api {
     /// What only the first start knows.
     pub first_start: Option<FirstStart>,
     app: App,
+    listeners: Arc<Listeners>,
     tasks: Tasks,
 }
 
@@ -172,9 +173,9 @@ impl Api {
         let listeners = Arc::new(Listeners::new(&app)?);
         let mut tasks = Tasks::new(app.drain.clone(), FAILURE_GRACE);
         serve(&app, &mut tasks, &listeners, operator_listener, agent_listener);
-        run_jobs(&app, &mut tasks, listeners);
+        run_jobs(&app, &mut tasks, listeners.clone());
         tracing::info!(%operator_addr, %agent_addr, "control plane started");
-        Ok(Self { operator_addr, agent_addr, first_start, app, tasks })
+        Ok(Self { operator_addr, agent_addr, first_start, app, listeners, tasks })
     }
 
     /// What is shared inside, for whoever embeds the control plane.
@@ -206,17 +207,17 @@ impl Api {
     /// When a name is not usable in a certificate.
     pub fn issue_hub_identity(&self, hub: &HubId, names: &[String]) -> Result<Identity, PkiError> {
         let times = (self.app.now(), SERVER_LASTS);
-        pki::issue_hub_identity(&self.app.authority, hub, names, times)
+        pki::issue_hub_identity(&self.app.authority(), hub, names, times)
     }
 
-    /// For reading the configuration again while the control plane runs.
+    /// For reading configuration and authority again while the control plane runs.
     pub fn reload(&self) -> Reload {
-        Reload::new(self.app.clone())
+        Reload::new(self.app.clone(), self.listeners.clone())
     }
 
     /// The authority that devices, hubs and operators trust.
-    pub fn authority(&self) -> &Authority {
-        &self.app.authority
+    pub fn authority(&self) -> Arc<Authority> {
+        self.app.authority()
     }
 
     /// Runs until the drain, and then until everything has ended.
@@ -281,7 +282,7 @@ async fn assemble(
         broker: deps.broker,
         clock: deps.clock,
         entropy: deps.entropy,
-        authority,
+        authority: ArcSwap::from_pointee(authority),
         command_key,
         config,
         policy,
@@ -387,8 +388,8 @@ fn serve(
         name: "agent",
         max_connections: app.config.agent_connections,
         max_body_bytes: protocol::limits::EXCHANGE_BYTES,
-        ..HttpLimits::default()
         slowest_link: u32::try_from(protocol::limits::SLOWEST_LINK).ok().and_then(NonZeroU32::new),
+        ..HttpLimits::default()
     };
     let (tls, drain) = (listeners.agent.clone(), app.drain.clone());
     tasks.spawn("agent port", async move {

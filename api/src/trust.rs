@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use protocol::frame::HubFrame;
 use protocol::id::KeyId;
-use protocol::trust::{AuthorityPin, SignedTrustRoot, TrustRoot};
+use protocol::trust::{SignedTrustRoot, TrustRoot};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
@@ -154,7 +154,7 @@ async fn succeed(
         let detail = "the next version does not name the command key of this control plane";
         return Err(Problem::new(ProblemKind::Invalid, detail));
     }
-    let pin = AuthorityPin::from_bytes(*app.authority.pin().as_bytes());
+    let pin = app.authority().trust_pin();
     if !root.may_vouch(pin) {
         let detail = format!(
             "the next version pins other authorities than that of this control plane, {pin}"

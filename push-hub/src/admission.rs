@@ -5,9 +5,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use governor::clock::Clock as GovernorClock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
@@ -96,42 +97,83 @@ impl Refusal {
 /// The limits before a session.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    handshakes: Option<Direct>,
-    resumptions: Option<Direct>,
-    sources: Option<Keyed<IpAddr>>,
-    devices: Option<Keyed<DeviceId>>,
-    slots: Arc<Semaphore>,
+    /// The rates of this moment.
+    rates: Mutex<Rates>,
+    handshakes: ArcSwapOption<Direct>,
+    resumptions: ArcSwapOption<Direct>,
+    sources: ArcSwapOption<Keyed<IpAddr>>,
+    devices: ArcSwapOption<Keyed<DeviceId>>,
+    slots: Slots,
     time: Time,
+}
+
+/// What a configuration says of rates; `None` is no limit.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Rates {
+    handshakes: Option<Quota>,
+    resumptions: Option<Quota>,
+    sources: Option<Quota>,
+    devices: Option<Quota>,
+}
+
+impl Rates {
+    fn of(config: &AdmissionConfig) -> Self {
+        Self {
+            handshakes: quota(config.handshakes_per_sec, config.handshake_burst, SECOND),
+            resumptions: quota(config.resumptions_per_sec, config.resumption_burst, SECOND),
+            sources: quota(config.source_per_sec, config.source_burst, SECOND),
+            devices: quota(config.device_per_min, config.device_burst, 60 * SECOND),
+        }
+    }
 }
 
 impl Admission {
     pub(crate) fn new(config: &AdmissionConfig, clock: &Clock) -> Self {
-        let time = Time(clock.clone());
-        let keyed = |quota| RateLimiter::new(quota, DashMapStateStore::default(), time.clone());
-        let direct = |quota| RateLimiter::direct_with_clock(quota, time.clone());
-        let slots = usize::try_from(config.max_handshakes).unwrap_or(Semaphore::MAX_PERMITS);
-        Self {
-            handshakes: quota(config.handshakes_per_sec, config.handshake_burst, SECOND)
-                .map(direct),
-            resumptions: quota(config.resumptions_per_sec, config.resumption_burst, SECOND)
-                .map(direct),
-            sources: quota(config.source_per_sec, config.source_burst, SECOND).map(keyed),
-            devices: quota(config.device_per_min, config.device_burst, 60 * SECOND)
-                .map(|quota| RateLimiter::new(quota, DashMapStateStore::default(), time.clone())),
-            slots: Arc::new(Semaphore::new(slots)),
-            time,
+        let admission = Self {
+            rates: Mutex::default(),
+            handshakes: ArcSwapOption::empty(),
+            resumptions: ArcSwapOption::empty(),
+            sources: ArcSwapOption::empty(),
+            devices: ArcSwapOption::empty(),
+            slots: Slots::default(),
+            time: Time(clock.clone()),
+        };
+        admission.follow(config);
+        admission
+    }
+
+    /// Takes the limits of other settings. A rate that they leave as it is goes on where it was, so
+    /// that reading them again gives nobody a fresh allowance.
+    pub(crate) fn follow(&self, config: &AdmissionConfig) {
+        let next = Rates::of(config);
+        // Nothing inside of the lock can panic halfway through a change.
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let direct = |quota| Arc::new(RateLimiter::direct_with_clock(quota, self.time.clone()));
+        if rates.handshakes != next.handshakes {
+            self.handshakes.store(next.handshakes.map(direct));
         }
+        if rates.resumptions != next.resumptions {
+            self.resumptions.store(next.resumptions.map(direct));
+        }
+        if rates.sources != next.sources {
+            self.sources.store(next.sources.map(|quota| keyed(quota, &self.time)));
+        }
+        if rates.devices != next.devices {
+            self.devices.store(next.devices.map(|quota| keyed(quota, &self.time)));
+        }
+        *rates = next;
+        self.slots.resize(usize::try_from(config.max_handshakes).unwrap_or(usize::MAX));
     }
 
     /// A slot for one more connection on its way to a session.
     pub(crate) async fn slot(&self) -> OwnedSemaphorePermit {
-        let slot = self.slots.clone().acquire_owned().await;
-        slot.expect("the semaphore of the slots is never closed")
+        self.slots.take().await
     }
 
     /// At once: costs less than a microsecond.
     pub(crate) fn check_source(&self, source: IpAddr) -> Result<(), Refusal> {
-        let Some(limit) = &self.sources else { return Ok(()) };
+        let limit = self.sources.load();
+        let Some(limit) = limit.as_deref() else { return Ok(()) };
         limit.check_key(&network(source)).map_err(|_| Refusal::Source)
     }
 
@@ -143,13 +185,14 @@ impl Admission {
             Rank::Resuming => (&self.resumptions, Refusal::Resumptions),
             Rank::Full => (&self.handshakes, Refusal::Handshakes),
         };
-        let is_over = limit.as_ref().is_some_and(|limit| limit.check().is_err());
+        let is_over = limit.load().as_deref().is_some_and(|limit| limit.check().is_err());
         if is_over { Err(refusal) } else { Ok(()) }
     }
 
     /// After TLS, for each request.
     pub(crate) fn check_device(&self, device: DeviceId) -> Result<(), Refusal> {
-        let Some(limit) = &self.devices else { return Ok(()) };
+        let limit = self.devices.load();
+        let Some(limit) = limit.as_deref() else { return Ok(()) };
         limit
             .check_key(&device)
             .map_err(|until| Refusal::Device(until.wait_time_from(self.time.now())))
@@ -158,15 +201,71 @@ impl Admission {
     /// Forgets addresses and devices that were not seen for long enough to be at their full
     /// allowance.
     pub(crate) fn tidy(&self) {
-        if let Some(limit) = &self.sources {
+        if let Some(limit) = self.sources.load().as_deref() {
             limit.retain_recent();
             limit.shrink_to_fit();
         }
-        if let Some(limit) = &self.devices {
+        if let Some(limit) = self.devices.load().as_deref() {
             limit.retain_recent();
             limit.shrink_to_fit();
         }
     }
+}
+
+/// Slots whose number may change while some are taken.
+#[derive(Debug)]
+struct Slots {
+    free: Arc<Semaphore>,
+    count: Mutex<Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    /// As many as there should be.
+    all: usize,
+    /// Taken ones that do not come back, since there should be fewer.
+    surplus: usize,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { free: Arc::new(Semaphore::new(0)), count: Mutex::default() }
+    }
+}
+
+impl Slots {
+    fn resize(&self, all: usize) {
+        let all = all.min(Semaphore::MAX_PERMITS);
+        let mut count = self.lock();
+        let more = all.saturating_sub(count.all);
+        let fewer = count.all.saturating_sub(all);
+        let kept = more.min(count.surplus);
+        self.free.add_permits(more - kept);
+        count.surplus = count.surplus - kept + fewer - self.free.forget_permits(fewer);
+        count.all = all;
+    }
+
+    async fn take(&self) -> OwnedSemaphorePermit {
+        loop {
+            let slot = self.free.clone().acquire_owned().await;
+            let slot = slot.expect("the semaphore of the slots is never closed");
+            let mut count = self.lock();
+            if count.surplus == 0 {
+                return slot;
+            }
+            count.surplus -= 1;
+            slot.forget();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        // Nothing inside of the lock can panic halfway through a change.
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn keyed<K: std::hash::Hash + Eq + Clone>(quota: Quota, time: &Time) -> Arc<Keyed<K>> {
+    Arc::new(RateLimiter::new(quota, DashMapStateStore::default(), time.clone()))
 }
 
 const SECOND: Duration = Duration::from_secs(1);

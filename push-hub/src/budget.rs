@@ -26,23 +26,23 @@ const OTHER_DESCRIPTORS: usize = 128;
 /// How often it is looked at. Within that time a hub takes in about a thousand sessions.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The budget, and what was found last.
+/// What was found last.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    max_bytes: u64,
     resident_bytes: AtomicU64,
     max_sessions: AtomicUsize,
 }
 
 impl Budget {
-    /// A budget of so many bytes; 0: no limit.
-    pub(crate) const fn new(max_bytes: u64) -> Self {
+    /// Nothing was found yet.
+    pub(crate) const fn new() -> Self {
         let (resident_bytes, max_sessions) = (AtomicU64::new(0), AtomicUsize::new(usize::MAX));
-        Self { max_bytes, resident_bytes, max_sessions }
+        Self { resident_bytes, max_sessions }
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.max_bytes > 0 && self.resident_bytes.load(Ordering::Relaxed) > self.max_bytes
+    /// Whether it is more than so many bytes; 0: no limit.
+    pub(crate) fn is_over(&self, max_bytes: u64) -> bool {
+        max_bytes > 0 && self.resident_bytes.load(Ordering::Relaxed) > max_bytes
     }
 
     /// As many sessions as there are descriptors for: beyond, agents must still be told so.
@@ -70,7 +70,7 @@ pub(crate) fn look(core: &Core) {
     if let Some(descriptors) = max_descriptors(Path::new(LIMITS)) {
         let sessions = descriptors.saturating_sub(OTHER_DESCRIPTORS);
         let before = core.budget.max_sessions.swap(sessions, Ordering::Relaxed);
-        let wanted = usize::try_from(core.config.admission.max_sessions).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(core.config().admission.max_sessions).unwrap_or(usize::MAX);
         if sessions != before && sessions < wanted {
             tracing::warn!(descriptors, sessions, "fewer sessions than wanted have a descriptor");
         }

@@ -223,6 +223,27 @@ impl Config {
             .map_or(Ok(()), |(_, key, rule)| Err(InvalidConfig { key, rule }))
     }
 
+    /// This one with everything of `next` that takes effect while the hub runs.
+    #[must_use]
+    pub fn followed_by(&self, next: &Self) -> Self {
+        let Self { name, listen, tickets, .. } = self.clone();
+        Self { name, listen, tickets, ..next.clone() }
+    }
+
+    /// The keys by which `next` differs from what a hub of these settings can follow.
+    #[must_use]
+    pub fn takes_restart(&self, next: &Self) -> Vec<&'static str> {
+        [
+            // The rest is what `followed_by` takes over.
+            ("hub.name", self.name != next.name),
+            ("hub.listen", self.listen != next.listen),
+            ("hub.tickets", self.tickets != next.tickets),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+
     pub(crate) fn pace(&self) -> Pace {
         Pace { heartbeat: self.heartbeat, dead_after: self.dead_after, check_in: self.check_in }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use broker::{Broker, Presence, Upstream};
 use protocol::frame::{AgentFrame, HubFrame, Reconnect};
-use protocol::id::SessionId;
+use protocol::id::{HubId, SessionId};
 use protocol::time::Timestamp;
 use runtime::{Clock, Drain, Entropy};
 use rustls::ServerConfig;
@@ -35,7 +35,9 @@ const MOVES_PER_SEC: u32 = 200;
 /// The shared parts of a hub.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub(crate) config: Config,
+    pub(crate) name: HubId,
+    /// As it was read last.
+    pub(crate) config: ArcSwap<Config>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
@@ -68,14 +70,20 @@ impl Core {
         SessionId::new(self.timestamp(), self.entropy.bytes())
     }
 
+    /// The settings of this moment. A task that waits asks again afterwards.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
     /// Whether one more session may come.
     pub(crate) fn room(&self) -> Result<(), Refusal> {
-        let max = usize::try_from(self.config.admission.max_sessions).unwrap_or(usize::MAX);
+        let admission = &self.config().admission;
+        let max = usize::try_from(admission.max_sessions).unwrap_or(usize::MAX);
         if self.drain.is_draining() || self.link.is_fenced() {
             Err(Refusal::Draining)
         } else if self.registry.len() >= max.min(self.budget.max_sessions()) {
             Err(Refusal::Full)
-        } else if self.budget.is_over() {
+        } else if self.budget.is_over(admission.max_memory_bytes) {
             Err(Refusal::Memory)
         } else {
             Ok(())
@@ -90,12 +98,12 @@ impl Core {
     /// Within which time so many sessions are sent away.
     pub(crate) fn spread(&self, sessions: usize) -> Duration {
         let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
-        self.config.drain_spread.min(Duration::from_secs(1) * sessions / MOVES_PER_SEC)
+        self.config().drain_spread.min(Duration::from_secs(1) * sessions / MOVES_PER_SEC)
     }
 
     /// The other hubs, beginning with any: not every agent that leaves goes to the first.
     pub(crate) fn other_hubs(&self) -> Vec<String> {
-        let mut hubs = self.config.other_hubs.clone();
+        let mut hubs = self.config().other_hubs.clone();
         let count = u64::try_from(hubs.len()).unwrap_or(1).max(1);
         let first = usize::try_from(self.entropy.below(count)).unwrap_or(0);
         hubs.rotate_left(first);
@@ -120,7 +128,7 @@ impl Core {
         Upstream {
             device: handle.device,
             generation: handle.generation,
-            hub: self.config.name.clone(),
+            hub: self.name.clone(),
             session: handle.session,
             frame,
         }

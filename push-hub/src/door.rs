@@ -104,7 +104,7 @@ impl Door {
             Err(reason) => return Ok(self.turn_away(reason)),
         };
         let answer = match (request.method(), request.uri().path()) {
-            (_, SOCKET_PATH) if !self.core.config.websocket => {
+            (_, SOCKET_PATH) if !self.core.config().websocket => {
                 plain(StatusCode::NOT_FOUND, "no websockets here")
             }
             (&Method::GET, SOCKET_PATH) => self.upgrade(request),

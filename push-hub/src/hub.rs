@@ -30,6 +30,7 @@ use crate::owed::Owed;
 use crate::port::{self, Port};
 use crate::presence::{self, Lanes};
 use crate::registry::Registry;
+use crate::reload::Reload;
 use crate::turns::Turns;
 use crate::{budget, dispatch, listener, upstream};
 
@@ -148,7 +149,7 @@ impl Hub {
         tasks.spawn(listener::run(core.clone(), port));
         tasks.spawn(send_away(core.clone(), readiness.clone()));
         readiness.set(LISTENING, true);
-        tracing::info!(hub.id = %core.config.name, agent.addr = %agent_addr, "hub listens");
+        tracing::info!(hub.id = %core.name, agent.addr = %agent_addr, "hub listens");
         Ok(Self { agent_addr, core, tasks, stop })
     }
 
@@ -156,6 +157,12 @@ impl Hub {
     #[must_use]
     pub const fn agent_addr(&self) -> SocketAddr {
         self.agent_addr
+    }
+
+    /// For reading the settings again while the hub runs.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        Reload::new(self.core.clone())
     }
 
     /// How many devices have a session here.
@@ -199,7 +206,7 @@ impl Hub {
             }
         }
         self.stop_tasks().await;
-        tracing::info!(hub.id = %self.core.config.name, "hub has drained");
+        tracing::info!(hub.id = %self.core.name, "hub has drained");
     }
 
     /// Sessions are gone: lets the last frames out, gives the lease back and ends the tasks.
@@ -211,7 +218,7 @@ impl Hub {
             }
         };
         if tokio::time::timeout(LAST_FRAMES, is_empty).await.is_err() {
-            tracing::info!(hub.id = %core.config.name, "frames are left, agents repeat them");
+            tracing::info!(hub.id = %core.name, "frames are left, agents repeat them");
         }
         core.drain.abort();
         self.stop.cancel();
@@ -239,13 +246,13 @@ impl Drop for Hub {
 
 fn assemble(config: Config, deps: Deps, upstream: mpsc::Sender<broker::Upstream>) -> Core {
     let admission = Admission::new(&config.admission, &deps.clock);
-    let budget = Budget::new(config.admission.max_memory_bytes);
     let now = protocol::time::Timestamp::from_millis(deps.clock.unix_millis());
     let incarnation = protocol::id::SessionId::new(now, deps.entropy.bytes());
     let link = Link::new(config.name.clone(), incarnation);
     let workers = tokio::runtime::Handle::current().metrics().num_workers();
     Core {
-        config,
+        name: config.name.clone(),
+        config: ArcSwap::from_pointee(config),
         broker: deps.broker,
         clock: deps.clock,
         entropy: deps.entropy,
@@ -256,7 +263,7 @@ fn assemble(config: Config, deps: Deps, upstream: mpsc::Sender<broker::Upstream>
         admission,
         turns: Turns::new(workers * TURNS_PER_WORKER),
         owed: Owed::default(),
-        budget,
+        budget: Budget::new(),
         revocations: Revocations::default(),
         registry: Registry::default(),
         link,
@@ -273,7 +280,7 @@ async fn send_away(core: Arc<Core>, readiness: Readiness) {
     let sessions = core.registry.all();
     let spread = core.spread(sessions.len());
     tracing::info!(
-        hub.id = %core.config.name,
+        hub.id = %core.name,
         sessions = sessions.len(),
         spread_ms = spread.as_millis(),
         "draining, agents are sent elsewhere"

@@ -26,9 +26,11 @@ mod owed;
 mod poll;
 mod presence;
 mod registry;
+mod reload;
 mod session;
 mod turns;
 mod upstream;
 
 pub use config::Config;
 pub use hub::{Deps, Hub, StartError, agent_tls};
+pub use reload::Reload;

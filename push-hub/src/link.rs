@@ -129,7 +129,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(self.core.config.probe_every) => {}
+                () = tokio::time::sleep(self.core.config().probe_every) => {}
                 () = suspicion(&self.core.link) => {}
             }
             self.beat().await;
@@ -148,7 +148,7 @@ impl Keeper {
                     return;
                 }
                 if !self.core.link.is_up.swap(true, Ordering::SeqCst) {
-                    tracing::info!(hub.id = %self.core.config.name, "broker delivers");
+                    tracing::info!(hub.id = %self.core.name, "broker delivers");
                     self.tell(Mode::Push);
                 }
                 self.show(true);
@@ -198,7 +198,7 @@ impl Keeper {
     async fn reassert(&mut self, now: Instant) -> Result<(), BrokerError> {
         let core = &self.core;
         let since = now.saturating_duration_since(*self.reasserted_at.get_or_insert(now));
-        let every = core.config.reassert_every.as_millis().max(1);
+        let every = core.config().reassert_every.as_millis().max(1);
         let due = core.registry.len() as u128 * since.as_millis() / every;
         let due = usize::try_from(due).unwrap_or(REASSERTED).min(REASSERTED);
         if due == 0 {
@@ -233,7 +233,7 @@ impl Keeper {
         self.show(false);
         if self.core.link.is_up.swap(false, Ordering::SeqCst) {
             tracing::warn!(
-                hub.id = %self.core.config.name,
+                hub.id = %self.core.name,
                 error = error as &dyn std::error::Error,
                 "broker does not deliver, agents poll meanwhile"
             );
@@ -250,20 +250,20 @@ impl Keeper {
         self.renewed_at = None;
         if !core.link.is_fenced.swap(true, Ordering::SeqCst) {
             tracing::error!(
-                hub.id = %core.config.name,
+                hub.id = %core.name,
                 "another hub has this name, sessions are sent away"
             );
             core.registry.shut();
         }
         // Sessions of the lost incarnation must not count under a lease that is taken later.
         let incarnation = core.session_id();
-        let lease = HubLease { hub: core.config.name.clone(), incarnation };
+        let lease = HubLease { hub: core.name.clone(), incarnation };
         core.link.lease.store(Arc::new(lease));
     }
 
     fn unfence(&self) {
         if self.core.link.is_fenced.swap(false, Ordering::SeqCst) {
-            tracing::info!(hub.id = %self.core.config.name, "name is free again");
+            tracing::info!(hub.id = %self.core.name, "name is free again");
             self.core.registry.reopen();
         }
     }

@@ -93,7 +93,7 @@ async fn serve<P: Port>(
 ) -> Outcome {
     P::hurry(&stream);
     let accepted_at = core.clock.now();
-    let limit = core.config.admission.tls_timeout;
+    let limit = core.config().admission.tls_timeout;
     #[cfg(feature = "planted-bugs")]
     let limit = protocol::planted::limit(protocol::planted::Bug::EndlessHandshake, limit);
     let shaken = tokio::select! {
@@ -179,11 +179,12 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let answering = door.clone();
+    let head_timeout = core.config().admission.head_timeout;
     let service = service_fn(move |request| answering.clone().answer(request));
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(core.config.admission.head_timeout)
+            .header_read_timeout(head_timeout)
             .max_header_size(limits::UPGRADE_HEADER_BYTES)
             .max_headers(MAX_HEADERS)
             .max_buf_size(HTTP_BUFFER_BYTES)
@@ -216,7 +217,8 @@ where
         return Outcome::Served;
     };
     let (io, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
-    let socket = Socket::new(io, early, &core.config.socket, core.clock.clone()).await;
+    let limits = core.config().socket;
+    let socket = Socket::new(io, early, &limits, core.clock.clone()).await;
     core.tracker.spawn(session::run(core.clone(), Box::new(socket), identity, slot));
     Outcome::Upgraded
 }

@@ -59,14 +59,15 @@ pub(crate) async fn answer(
     if let Some(CloseCode::Revoked) = taken.close {
         return closed(StatusCode::FORBIDDEN, CloseCode::Revoked, "enrollment is revoked");
     }
-    let first = HubFrame::Welcome(welcome(session_id, core.config.pace(), core.timestamp()));
+    let first = HubFrame::Welcome(welcome(session_id, core.config().pace(), core.timestamp()));
     exchange(core, first, taken.frames)
 }
 
 /// Reads the body within its limits.
 async fn receive(core: &Core, body: Incoming) -> Result<Vec<AgentFrame>, Answer> {
     let whole = Limited::new(body, limits::EXCHANGE_BYTES).collect();
-    let whole = timeout(core.config.admission.hello_timeout, whole).await.map_err(|_| {
+    let patience = core.config().admission.hello_timeout;
+    let whole = timeout(patience, whole).await.map_err(|_| {
         closed(StatusCode::REQUEST_TIMEOUT, CloseCode::HelloTimeout, "body took too long")
     })?;
     let bytes = whole
@@ -128,10 +129,11 @@ impl<'a> Held<'a> {
                 self.handle.woken().await;
             }
         };
+        let hold = self.core.config().poll_hold;
         let mut taken = tokio::select! {
             biased;
             () = self.core.drain.hard().cancelled() => self.handle.take(),
-            outcome = timeout(self.core.config.poll_hold, something) => match outcome {
+            outcome = timeout(hold, something) => match outcome {
                 Ok(taken) => taken,
                 Err(_) => self.handle.take(),
             },

@@ -105,7 +105,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let handshake = HubHandshake::new(core.clock.now());
-    let patience = core.clock.now() + core.config.admission.hello_timeout;
+    let patience = core.clock.now() + core.config().admission.hello_timeout;
     let deadline = handshake.poll_timeout().0.min(patience);
     let text = tokio::select! {
         biased;
@@ -118,7 +118,7 @@ where
     let now = core.clock.now();
     let session_id = core.session_id();
     let (machine, hello) = handshake
-        .receive(&text, session_id, core.config.pace(), (now, core.timestamp()))
+        .receive(&text, session_id, core.config().pace(), (now, core.timestamp()))
         .map_err(End::Ours)?;
     let waiting_bytes = core.metrics.outbox_bytes.clone();
     let handle = Arc::new(Handle::new(identity, session_id, Rung::Push, &hello, waiting_bytes));
@@ -174,8 +174,7 @@ where
 {
     core.metrics.sockets.increment(1);
     tracing::debug!("session begins");
-    let admission = &core.config.admission;
-    let frames = Bucket::new(admission.frame_burst, admission.frames_per_sec, core.clock.now());
+    let frames = allowance(core);
     let expires_at = expiry(core, identity);
     let mut session = Live { core, socket, machine, handle, frames, expires_at };
     let ended = session.run().await;
@@ -187,6 +186,12 @@ where
     end(core, &session.handle);
     core.metrics.sockets.decrement(1);
     ended
+}
+
+/// Of frames: a session keeps what it began with, as it keeps the pace that it was told.
+fn allowance(core: &Core) -> Bucket {
+    let admission = &core.config().admission;
+    Bucket::new(admission.frame_burst, admission.frames_per_sec, core.clock.now())
 }
 
 /// When the certificate ends, on the monotonic clock.

@@ -5,13 +5,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::app::App;
 use api::pki::SERVER_LASTS;
-use api::{Api, FirstStart, Reload};
+use api::{Api, FirstStart};
 use arc_swap::ArcSwap;
 use broker::{Broker, MemoryBroker};
+use protocol::id::HubId;
 use push_hub::Hub;
 use runtime::admin::{Admin, Readiness};
 use runtime::lifecycle::{TaskError, Tasks};
@@ -21,7 +23,10 @@ use runtime::{Clock, Drain, Entropy};
 use rustls::ServerConfig;
 use serde::Deserialize;
 
+use self::reload::Reload;
 use crate::roles::{ADMIN, AdminError, FAILURE_GRACE, start_admin};
+
+pub mod reload;
 
 /// How the platform runs. Every setting has a default that suits one machine.
 #[derive(Debug, Clone, Deserialize)]
@@ -108,21 +113,20 @@ impl Platform {
             entropy: entropy.clone(),
             drain: drain.child(),
         };
-        let mut api = Api::start(config.api, deps).await?;
+        let mut api = Api::start(config.api.clone(), deps).await?;
 
         let tickets = Tickets::new(config.hub.tickets.clone(), clock.clone(), entropy.clone());
         let hub = config.hub.name.clone();
-        let certificates = HubCertificates { names: server_names, hub, tickets };
-        let tls = Arc::new(ArcSwap::from_pointee(certificates.issue(&api)?));
+        let certificates = HubCertificates::new(api.app().clone(), server_names, (hub, tickets))?;
         let deps = push_hub::Deps {
             broker,
             clock,
             entropy,
-            tls: tls.clone(),
+            tls: certificates.tls.clone(),
             readiness: readiness.clone(),
             drain: drain.child(),
         };
-        let hub = Hub::start(config.hub, deps).await?;
+        let hub = Hub::start(config.hub.clone(), deps).await?;
         if advertised.is_empty() {
             api.advertise_hubs(vec![url(&certificates.names, hub.agent_addr())]);
         }
@@ -132,9 +136,9 @@ impl Platform {
         let (authority_pem, first_start) = (api.authority().trusted_pem(), api.first_start.take());
         let hub_agent_addr = hub.agent_addr();
         let mut tasks = Tasks::new(drain.clone(), FAILURE_GRACE);
-        let renewal = renew(api.app().clone(), certificates, tls, drain.clone());
-        tasks.spawn("certificates", renewal);
-        let reload = api.reload();
+        let certificates = Arc::new(certificates);
+        let reload = Reload::new(config, (api.reload(), hub.reload()), certificates.clone());
+        tasks.spawn("certificates", renew(certificates, drain.clone()));
         tasks.spawn("control plane", api.wait());
         tasks.spawn("hub", async move {
             hub.finished().await;
@@ -154,7 +158,7 @@ impl Platform {
         })
     }
 
-    /// For reading the control plane's configuration again while it runs.
+    /// For reading configuration and authority again while it runs.
     pub fn reload(&self) -> Reload {
         self.reload.clone()
     }
@@ -187,37 +191,52 @@ fn url(names: &[String], bound: SocketAddr) -> String {
 /// The hub's certificates: for the platform's names, from the platform's authority.
 #[derive(Debug)]
 struct HubCertificates {
+    app: App,
     names: Vec<String>,
-    hub: protocol::id::HubId,
+    hub: HubId,
     tickets: Tickets,
+    tls: Arc<ArcSwap<ServerConfig>>,
+    /// One replaces them at a time: the last word is the newest authority's.
+    replacing: Mutex<()>,
 }
 
 impl HubCertificates {
-    fn issue(&self, api: &Api) -> Result<ServerConfig, StartError> {
-        self.issue_by(api.app())
+    fn new(
+        app: App,
+        names: Vec<String>,
+        (hub, tickets): (HubId, Tickets),
+    ) -> Result<Self, StartError> {
+        let tls = Arc::new(ArcSwap::from_pointee(issue(&app, &names, (&hub, &tickets))?));
+        Ok(Self { app, names, hub, tickets, tls, replacing: Mutex::default() })
     }
 
-    fn issue_by(&self, app: &api::app::App) -> Result<ServerConfig, StartError> {
-        let authority = &app.authority;
-        let times = (app.now(), SERVER_LASTS);
-        let identity = api::pki::issue_hub_identity(authority, &self.hub, &self.names, times)?;
-        Ok(push_hub::agent_tls(&identity, authority.trusted(), &self.tickets)?)
+    /// Puts a fresh one in for new connections; sessions stay.
+    fn replace(&self) -> Result<(), StartError> {
+        let _alone = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = issue(&self.app, &self.names, (&self.hub, &self.tickets))?;
+        self.tls.store(Arc::new(config));
+        Ok(())
     }
 }
 
-/// Replaces the hub's certificate long before its end; sessions stay.
-async fn renew(
-    app: api::app::App,
-    certificates: HubCertificates,
-    tls: Arc<ArcSwap<ServerConfig>>,
-    drain: Drain,
-) -> Result<(), StartError> {
+fn issue(
+    app: &App,
+    names: &[String],
+    (hub, tickets): (&HubId, &Tickets),
+) -> Result<ServerConfig, StartError> {
+    let (authority, times) = (app.authority(), (app.now(), SERVER_LASTS));
+    let identity = api::pki::issue_hub_identity(&authority, hub, names, times)?;
+    Ok(push_hub::agent_tls(&identity, authority.trusted(), tickets)?)
+}
+
+/// Replaces the hub's certificate long before its end.
+async fn renew(certificates: Arc<HubCertificates>, drain: Drain) -> Result<(), StartError> {
     loop {
         tokio::select! {
             () = drain.soft().cancelled() => return Ok(()),
             () = tokio::time::sleep(SERVER_LASTS / 3) => {}
         }
-        tls.store(Arc::new(certificates.issue_by(&app)?));
+        certificates.replace()?;
     }
 }
 

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::FirstStart;
+use api::{FirstStart, Reload};
 use broker::redis::RedisBrokerError;
 use broker::{Broker, RedisBroker, RedisConfig};
 use runtime::admin::{Admin, Readiness};
-use runtime::files::{FileError, PRIVATE, write_atomic};
+use runtime::files::{FileError, PRIVATE, PUBLIC, write_atomic};
 use runtime::lifecycle::Hangups;
 use runtime::observability::recorder;
 use runtime::{Clock, Drain, Entropy};
@@ -34,12 +34,14 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// Name of the first operator's token in the data folder. An argument of a command would be
 /// visible to everybody on the machine.
 const OWNER_TOKEN: &str = "owner.token";
+/// Name of the authority's certificate in the data folder, for operators, hubs and their tools.
+pub(crate) const AUTHORITY: &str = "authority.pem";
 /// Where the admin port is unless it is configured.
 pub(crate) const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7440);
 
 /// The bus between processes.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BrokerConfig {
     /// Redis, with Sentinel or Cluster or alone.
@@ -58,20 +60,52 @@ impl BrokerConfig {
 }
 
 /// Reads the configuration again at each SIGHUP. One that cannot be meant changes nothing. `follow` puts it
-/// into effect, and answers whether nothing else has changed, which would take a restart.
+/// into effect, and names what differs and takes a restart.
 pub(crate) async fn follow_hangups(
     mut hangups: Hangups,
-    follow: impl Fn() -> anyhow::Result<bool>,
+    follow: impl AsyncFn() -> anyhow::Result<Vec<&'static str>>,
 ) -> Infallible {
     loop {
         hangups.next().await;
-        match follow() {
-            Ok(true) => tracing::info!("configuration read again"),
-            Ok(false) => tracing::warn!("configuration read again; some of it takes a restart"),
+        match follow().await {
+            Ok(restart) if restart.is_empty() => tracing::info!("configuration read again"),
+            Ok(restart) => tracing::warn!(
+                settings = restart.join(", "),
+                "configuration read again; settings that differ take a restart and stay as they were"
+            ),
             Err(error) => {
                 let error: &(dyn std::error::Error + 'static) = error.as_ref();
                 tracing::error!(error, "configuration not taken, the former one stays");
             }
+        }
+    }
+}
+
+/// Names those of some settings that differ.
+pub(crate) fn differing<const N: usize>(
+    settings: [(&'static str, bool); N],
+) -> impl Iterator<Item = &'static str> {
+    settings.into_iter().filter_map(|(key, differs)| differs.then_some(key))
+}
+
+/// Reads the authority of a control plane again, and writes it down for operators and hubs. Whether it
+/// is another one than before. One that cannot be used changes nothing.
+pub(crate) async fn follow_authority(reload: &Reload, data: &Path) -> bool {
+    match reload.follow_authority().await {
+        Ok(false) => false,
+        Ok(true) => {
+            let trusted = reload.authority().trusted_pem();
+            if let Err(error) = write_atomic(&data.join(AUTHORITY), trusted.as_bytes(), PUBLIC) {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::error!(error, "authority cannot be written for others");
+            }
+            tracing::info!(pin = %reload.authority().pin(), "authority read again");
+            true
+        }
+        Err(error) => {
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::error!(error, "authority not taken, the former one stays");
+            false
         }
     }
 }

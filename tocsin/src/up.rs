@@ -15,8 +15,7 @@ use serde::Serialize;
 
 use crate::output::Out;
 use crate::platform::{Config, Platform};
-use crate::roles::api_role::AUTHORITY;
-use crate::roles::{DRAIN, FirstWords, follow_hangups};
+use crate::roles::{AUTHORITY, DRAIN, FirstWords, follow_hangups};
 
 /// Prefix of the environment variables that override the configuration file.
 const ENVIRONMENT: &str = "TOCSIN_UP_";
@@ -79,7 +78,10 @@ pub async fn run(args: UpArgs, out: &Out) -> anyhow::Result<()> {
         out.line(&line);
     }
     let reload = platform.reload();
-    let follow = || Ok(reload.follow(&args.config()?.api)?);
+    let follow = async || -> anyhow::Result<_> {
+        reload.follow_authority().await;
+        Ok(reload.follow(&args.config()?)?)
+    };
     tokio::select! {
         outcome = platform.wait() => outcome.context("the platform failed"),
         never = follow_hangups(hangups, follow) => match never {},

@@ -19,6 +19,7 @@ use std::time::Duration;
 use api::{Api, Config, Deps};
 use broker::RedisConfig;
 use broker::fixture::RedisServer;
+use nix::sys::signal::Signal;
 use runtime::clock::ManualClock;
 use runtime::{Clock, Drain, Entropy};
 
@@ -115,13 +116,14 @@ impl Site {
         out
     }
 
-    fn start_hub(&mut self) {
+    /// Writes the hub's settings, with these among its own.
+    fn configure_hub(&self, settings: &str) -> PathBuf {
         let (file, folder) = (self.path("hub.toml"), self.path("hub"));
         let text = format!(
             "admin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n\
              [broker.redis]\nurls = [{:?}]\n\
              [tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\nreload_every = \"100ms\"\n\
-             [hub]\nname = \"hub-1\"\nlisten = \"127.0.0.1:0\"\n\
+             [hub]\nname = \"hub-1\"\nlisten = \"127.0.0.1:0\"\n{settings}\
              [hub.admission]\nsource_per_sec = 0\ndevice_per_min = 0\n",
             self.redis.url(),
             folder.join("hub-1.crt"),
@@ -129,7 +131,11 @@ impl Site {
             folder.join("authority.pem"),
         );
         fs::write(&file, text).expect("the configuration is written");
-        let hub = Program::start("hub", file);
+        file
+    }
+
+    fn start_hub(&mut self) {
+        let hub = Program::start("hub", self.configure_hub(""));
         hub.is_ready();
         self.hub = Some(hub);
     }
@@ -237,6 +243,15 @@ fn f17_authority_is_replaced_while_every_session_stays() {
     site.order_ends(&steady);
     assert_eq!(session(&steady), begun, "the session of the very begin");
     assert_eq!(site.events("authority_changed").len(), 1);
+
+    // Its limits are read again as well, and the session of the very begin stays.
+    site.configure_hub("heartbeat = \"0s\"\n");
+    site.hub().signal(Signal::SIGHUP);
+    site.configure_hub("websocket = false\n");
+    site.hub().signal(Signal::SIGHUP);
+    let polling = site.device("web-4");
+    eventually("a long-poll", || (polling.rung()? == "long_poll").then_some(()));
+    assert_eq!(session(&steady), begun);
 
     // What the former issued is worth nothing any more.
     roving.kill();

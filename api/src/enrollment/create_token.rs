@@ -50,7 +50,7 @@ pub(super) async fn create(
     let token = EnrollmentToken {
         secret: secret.expose().to_owned(),
         api: app.addresses.load().api.clone(),
-        ca_spki_sha256: app.authority.pin().to_string(),
+        ca_spki_sha256: app.authority().pin().to_string(),
     };
     let answer = CreatedEnrollmentToken { token: Some(token.to_string()), ..remembered.clone() };
     once.finish_secret(StatusCode::CREATED, &answer, &remembered).await

@@ -108,11 +108,12 @@ async fn repeat(app: &App, used: (i64, DeviceId), csr: &Csr) -> Result<Response,
     let identity = DeviceIdentity { device: device.id, generation: device.generation };
     // Until when the store says it lasts: nothing is written, so nobody fills the audit log.
     let lasts = device.certificate_expires_at.since(now);
-    let (certificate, _) = app
-        .authority
+    let authority = app.authority();
+    let (certificate, _) = authority
         .issue_device(identity, csr, now, lasts)
         .map_err(|error| Problem::internal(&error))?;
-    let response = answer(app, &mut conn, identity, certificate).await?;
+    let trusted = (certificate, authority.trusted_pem());
+    let response = answer(app, &mut conn, identity, trusted).await?;
     Ok((StatusCode::CREATED, axum::Json(response)).into_response())
 }
 
@@ -120,13 +121,13 @@ async fn answer(
     app: &App,
     conn: &mut Conn,
     identity: DeviceIdentity,
-    certificate: String,
+    (certificate, ca): (String, String),
 ) -> Result<EnrollResponse, Problem> {
     Ok(EnrollResponse {
         device_id: identity.device,
         generation: identity.generation,
         certificate,
-        ca: app.authority.trusted_pem(),
+        ca,
         trust: trust::current(conn).await?.signed,
         config: app.agent_config(app.now()).map_err(|error| Problem::internal(&error))?,
     })
@@ -163,8 +164,8 @@ async fn give_identity(
         None => DeviceIdentity { device: DeviceId::new(now, app.random()), generation: 1 },
     };
     let lasts = app.config.device_certificate;
-    let (certificate, certificate_expires_at) = app
-        .authority
+    let authority = app.authority();
+    let (certificate, certificate_expires_at) = authority
         .issue_device(identity, csr, now, lasts)
         .map_err(|error| Problem::internal(&error))?;
     let enrolling = Enrolling {
@@ -195,7 +196,8 @@ async fn give_identity(
         payload["simulated"] = json!(true);
     }
     tx.append_by(Actor::Device(identity.device), kind, identity.device, payload);
-    let response = answer(app, tx.conn(), identity, certificate).await?;
+    let trusted = (certificate, authority.trusted_pem());
+    let response = answer(app, tx.conn(), identity, trusted).await?;
     Ok((response, known.map(|known| known.generation)))
 }
 

@@ -36,8 +36,8 @@ pub(super) async fn renew(
         return Err(refuse_copy(&app, tx, identity).await?);
     }
     let lasts = app.config.device_certificate;
-    let (certificate, expires_at) = app
-        .authority
+    let authority = app.authority();
+    let (certificate, expires_at) = authority
         .issue_device(identity, &csr, now, lasts)
         .map_err(|error| Problem::internal(&error))?;
     devices::record_certificate(&mut tx, identity.device, expires_at).await?;
@@ -48,7 +48,7 @@ pub(super) async fn renew(
     tx.append(Kind::CertificateRenewed, identity.device, payload);
     tx.commit().await?;
     let config = app.agent_config(now).map_err(|error| Problem::internal(&error))?;
-    Ok(Json(RenewResponse { certificate, ca: app.authority.trusted_pem(), config }))
+    Ok(Json(RenewResponse { certificate, ca: authority.trusted_pem(), config }))
 }
 
 /// Somebody has an old certificate and the key of a device whose newest one still stands: an old

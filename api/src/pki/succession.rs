@@ -78,7 +78,7 @@ pub(super) fn others(folder: &Path) -> Result<Vec<CertificateDer<'static>>, PemE
     Ok(others)
 }
 
-/// Makes the successor of a folder's authority. From the next start on it is trusted.
+/// Makes the successor of a folder's authority. It is trusted once that is read again.
 ///
 /// # Errors
 /// When there is one, or the one before the present is trusted still.
@@ -119,7 +119,7 @@ pub fn switch(folder: &Path) -> Result<(), SuccessionError> {
     rename(&next, &certificate(folder, PRESENT))
 }
 
-/// Ends the trust in the predecessor of a folder's authority, from the next start on.
+/// Ends the trust in the predecessor of a folder's authority, once that is read again.
 ///
 /// # Errors
 /// When there is none.

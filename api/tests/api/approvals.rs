@@ -329,7 +329,7 @@ async fn hostile_requester_approves_nothing_of_their_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn trust_root_that_would_lock_devices_out_is_not_taken() {
     let bench = Bench::start().await;
-    let ours = AuthorityPin::from_bytes(*bench.api.app().authority.pin().as_bytes());
+    let ours = bench.api.authority().trust_pin();
     let [backup, other] = [8, 9].map(|byte| AuthorityPin::from_bytes([byte; 32]));
     let version = async |pins: &[AuthorityPin], status| {
         let current = bench.get("/v1/trust").await;

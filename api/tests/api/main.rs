@@ -30,6 +30,7 @@ mod places;
 mod plans;
 mod receipts;
 mod refusals;
+mod reload;
 mod renewal;
 mod roles;
 mod sign_in;

@@ -48,6 +48,8 @@ mod places;
 mod plans;
 #[path = "../api/receipts.rs"]
 mod receipts;
+#[path = "../api/reload.rs"]
+mod reload;
 #[path = "../api/renewal.rs"]
 mod renewal;
 #[path = "../api/simulated.rs"]

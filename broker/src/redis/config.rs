@@ -16,7 +16,7 @@ mod tests;
 
 /// The settings of the bus on Redis. Every process of one installation has the same `mode` and
 /// `prefix`; a hub has an account of its own (config/redis-acl.conf).
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedisConfig {
     /// One server, one that Sentinel moves, or a cluster; `standalone` by default.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use protocol::id::DeviceId;
 use runtime::{Clock, Entropy};
 use uuid::Uuid;
@@ -96,4 +97,52 @@ fn ipv6_subscriber_counts_once() {
     assert_eq!(network(source("2001:db8::1")), network(source("2001:db8::ffff:2")));
     assert_ne!(network(source("2001:db8::1")), network(source("2001:db8:0:1::1")));
     assert_eq!(network(source("::ffff:192.0.2.1")), source("192.0.2.1"));
+}
+
+#[test]
+fn other_rates_count_at_once_and_those_that_stay_go_on_where_they_were() {
+    let (clock, _hand) = Clock::manual();
+    let config = AdmissionConfig {
+        handshakes_per_sec: 1,
+        handshake_burst: 1,
+        resumptions_per_sec: 1,
+        resumption_burst: 1,
+        ..AdmissionConfig::default()
+    };
+    let admission = Admission::new(&config, &clock);
+    let check = |rank| admission.check_handshake(rank);
+    assert_eq!([Rank::Full, Rank::Resuming].map(check), [Ok(()); 2]);
+    admission.follow(&AdmissionConfig { resumption_burst: 2, ..config.clone() });
+    assert_eq!(check(Rank::Full), Err(Refusal::Handshakes), "no fresh allowance");
+    let resumed = [Rank::Resuming; 3].map(check);
+    assert_eq!(resumed, [Ok(()), Ok(()), Err(Refusal::Resumptions)]);
+    admission.follow(&AdmissionConfig { handshakes_per_sec: 0, ..config });
+    assert_eq!([Rank::Full; 9].map(check), [Ok(()); 9]);
+}
+
+#[tokio::test]
+async fn number_of_slots_follows_also_while_they_are_taken() {
+    let (clock, _hand) = Clock::manual();
+    let with = |max_handshakes| AdmissionConfig { max_handshakes, ..AdmissionConfig::default() };
+    let admission = Admission::new(&with(3), &clock);
+    let take = || admission.slot().now_or_never();
+    let taken = [take(), take(), take()];
+    assert!(taken.iter().all(Option::is_some) && take().is_none());
+    admission.follow(&with(1));
+    let [first, second, third] = taken;
+    drop((first, second));
+    assert!(take().is_none(), "one of one is taken");
+    drop(third);
+    let only = take();
+    assert!(only.is_some() && take().is_none());
+    admission.follow(&with(2));
+    let other = take();
+    assert!(other.is_some() && take().is_none());
+    // Fewer, and as many again before one came back: there is none too many.
+    admission.follow(&with(1));
+    admission.follow(&with(2));
+    assert!(take().is_none());
+    drop((only, other));
+    let both = [take(), take()];
+    assert!(both.iter().all(Option::is_some) && take().is_none());
 }

@@ -20,12 +20,11 @@ fn what_cannot_be_read_is_unknown() {
 
 #[test]
 fn budget_is_over_only_beyond_its_limit_and_never_without_one() {
-    let (tight, none) = (Budget::new(1000), Budget::new(0));
-    assert!(!tight.is_over());
+    let budget = Budget::new();
+    assert!(!budget.is_over(1000));
     for (bytes, is_over) in [(1000, false), (1001, true), (999, false)] {
-        tight.found(bytes);
-        none.found(bytes);
-        assert_eq!(tight.is_over(), is_over);
-        assert!(!none.is_over());
+        budget.found(bytes);
+        assert_eq!(budget.is_over(1000), is_over);
+        assert!(!budget.is_over(0));
     }
 }

@@ -12,6 +12,7 @@ mod handshakes;
 mod links;
 mod polls;
 mod redis_faults;
+mod reload;
 mod sessions;
 mod support;
 mod tickets;

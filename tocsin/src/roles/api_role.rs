@@ -17,13 +17,14 @@ use runtime::observability::ObservabilityConfig;
 use runtime::{Clock, Drain, Entropy};
 use serde::{Deserialize, Serialize};
 
-use super::{ADMIN, AdminError, BrokerConfig, DRAIN, FirstWords, follow_hangups, start_admin};
+use super::{
+    ADMIN, AUTHORITY, AdminError, BrokerConfig, DRAIN, FirstWords, differing, follow_authority,
+    follow_hangups, start_admin,
+};
 use crate::output::Out;
 
 /// Prefix of the environment variables that override the configuration file.
 const ENVIRONMENT: &str = "TOCSIN_API_";
-/// Name of the authority's certificate in the data folder, for operators, hubs and their tools.
-pub(crate) const AUTHORITY: &str = "authority.pem";
 /// The readiness condition of both ports.
 const SERVING: &str = "control_plane";
 
@@ -71,6 +72,16 @@ impl Config {
     /// The first thing that cannot be meant.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.api.check()
+    }
+
+    /// The keys, beside those of the control plane itself, by which `next` differs.
+    fn takes_restart(&self, next: &Self) -> impl Iterator<Item = &'static str> {
+        differing([
+            ("log", self.log != next.log),
+            ("admin_listen", self.admin_listen != next.admin_listen),
+            ("drain_deadline", self.drain_deadline != next.drain_deadline),
+            ("broker", self.broker != next.broker),
+        ])
     }
 }
 
@@ -163,12 +174,15 @@ struct Started<'a> {
 /// # Errors
 /// When the configuration is wrong, or the control plane fails.
 pub async fn run(args: ApiArgs, out: &Out) -> anyhow::Result<()> {
-    let config: Config = runtime::config::load(Some(&args.config), std::env::vars(), ENVIRONMENT)?;
+    let load = || -> Result<Config, _> {
+        runtime::config::load(Some(&args.config), std::env::vars(), ENVIRONMENT)
+    };
+    let config = load()?;
     runtime::observability::init(&config.log)?;
     let drain = Drain::on_signals(config.drain_deadline)?;
     let hangups = Hangups::listen()?;
     let data = config.api.data_dir.clone();
-    let mut role = ApiRole::start(config, drain).await?;
+    let mut role = ApiRole::start(config.clone(), drain).await?;
     let first = role.first_start.take();
     let first = first.map(|first| FirstWords::write(&first, &data)).transpose()?;
     let started = Started {
@@ -189,10 +203,12 @@ pub async fn run(args: ApiArgs, out: &Out) -> anyhow::Result<()> {
             .for_each(|line| out.line(line));
     }
     let reload = role.api.reload();
-    let follow = || {
-        let config: Config =
-            runtime::config::load(Some(&args.config), std::env::vars(), ENVIRONMENT)?;
-        Ok(reload.follow(&config.api)?)
+    let follow = async || -> anyhow::Result<_> {
+        follow_authority(&reload, &data).await;
+        let next = load()?;
+        let mut restart = reload.follow(&next.api)?;
+        restart.extend(config.takes_restart(&next));
+        Ok(restart)
     };
     tokio::select! {
         outcome = role.wait() => outcome.context("the control plane failed"),

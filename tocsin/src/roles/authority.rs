@@ -85,7 +85,9 @@ pub async fn run(context: &Context, verb: &AuthorityVerb) -> Result<Exit, Failur
         out.line(&format!("{what}  {pin}"));
     }
     if let Some(next) = next {
-        out.note("restart the control planes, and give the hubs the new authority.pem");
+        out.note(
+            "have the control planes read it (SIGHUP), and give the hubs the new authority.pem",
+        );
         out.note(next);
     }
     Ok(Exit::Success)

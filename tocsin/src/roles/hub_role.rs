@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use push_hub::Hub;
 use push_hub::config::InvalidConfig;
 use push_hub::identity::{IdentityError, IdentityFiles, Watch};
+use push_hub::{Hub, Reload};
 use runtime::admin::{Admin, Readiness};
-use runtime::lifecycle::{TaskError, Tasks};
+use runtime::lifecycle::{Hangups, TaskError, Tasks};
 use runtime::observability::ObservabilityConfig;
 use runtime::tls::Tickets;
 use runtime::{Clock, Drain, Entropy};
 use serde::{Deserialize, Serialize};
 
-use super::{ADMIN, AdminError, BrokerConfig, DRAIN, FAILURE_GRACE, start_admin};
+use super::{
+    ADMIN, AdminError, BrokerConfig, DRAIN, FAILURE_GRACE, differing, follow_hangups, start_admin,
+};
 use crate::output::Out;
 
 /// Prefix of the environment variables that override the configuration file.
@@ -77,6 +79,25 @@ impl Config {
         rule(has_time, "drain_deadline", "must be longer than hub.drain_spread")?;
         rule(!self.tls.reload_every.is_zero(), "tls.reload_every", "must be above 0")
     }
+
+    /// Puts `next` into effect, as far as that takes no restart; names what does.
+    ///
+    /// # Errors
+    /// When it cannot be meant together with what stays; nothing changes then.
+    fn follow(&self, next: Self, reload: &Reload) -> Result<Vec<&'static str>, InvalidConfig> {
+        next.check()?;
+        let own = differing([
+            ("log", self.log != next.log),
+            ("admin_listen", self.admin_listen != next.admin_listen),
+            ("drain_deadline", self.drain_deadline != next.drain_deadline),
+            ("tls", self.tls != next.tls),
+            ("broker", self.broker != next.broker),
+        ]);
+        let drain_deadline = self.drain_deadline;
+        let next = Self { drain_deadline, ..next };
+        next.check()?;
+        Ok(reload.follow(&next.hub)?.into_iter().chain(own).collect())
+    }
 }
 
 /// Why a hub did not start.
@@ -106,6 +127,7 @@ pub struct HubRole {
     pub agent_addr: SocketAddr,
     /// Where it can be observed.
     pub admin_addr: SocketAddr,
+    reload: Reload,
     tasks: Tasks,
     _admin: Admin,
 }
@@ -131,14 +153,14 @@ impl HubRole {
             drain: drain.child(),
         };
         let hub = Hub::start(config.hub, deps).await?;
-        let (agent_addr, admin_addr) = (hub.agent_addr(), admin.addr());
+        let (agent_addr, admin_addr, reload) = (hub.agent_addr(), admin.addr(), hub.reload());
         let mut tasks = Tasks::new(drain.clone(), FAILURE_GRACE);
         tasks.spawn("identity", identity.run(drain));
         tasks.spawn("hub", async move {
             hub.finished().await;
             Ok::<(), Infallible>(())
         });
-        Ok(Self { agent_addr, admin_addr, tasks, _admin: admin })
+        Ok(Self { agent_addr, admin_addr, reload, tasks, _admin: admin })
     }
 
     /// Runs until the drain, and then until the last session has gone.
@@ -163,16 +185,25 @@ struct Started {
 /// # Errors
 /// When the configuration is wrong, or the hub fails.
 pub async fn run(args: HubArgs, out: &Out) -> anyhow::Result<()> {
-    let config: Config = runtime::config::load(Some(&args.config), std::env::vars(), ENVIRONMENT)?;
+    let load = || -> Result<Config, _> {
+        runtime::config::load(Some(&args.config), std::env::vars(), ENVIRONMENT)
+    };
+    let config = load()?;
     runtime::observability::init(&config.log)?;
     let name = config.hub.name.to_string();
     let drain = Drain::on_signals(config.drain_deadline)?;
-    let role = HubRole::start(config, drain).await?;
+    let hangups = Hangups::listen()?;
+    let role = HubRole::start(config.clone(), drain).await?;
     let admin_url = format!("http://{}", role.admin_addr);
     let started = Started { hub: name, hub_addr: role.agent_addr, admin_url };
     out.object_line(&started);
     out.line(&format!("hub         {}", started.hub));
     out.line(&format!("agents      sessions on {}", started.hub_addr));
     out.line(&format!("observe     {}/metrics", started.admin_url));
-    role.wait().await.context("the hub failed")
+    let reload = role.reload.clone();
+    let follow = async || -> anyhow::Result<_> { Ok(config.follow(load()?, &reload)?) };
+    tokio::select! {
+        outcome = role.wait() => outcome.context("the hub failed"),
+        never = follow_hangups(hangups, follow) => match never {},
+    }
 }
