@@ -1,7 +1,8 @@
 //! Who is let in, and how fast.
 //!
-//! Owns the rate limits before a session: per address, and for all handshakes of a kind, before TLS;
-//! per device after it. Must not speak to the peer: the listener and the doors do.
+//! Owns the rate limits before a session: per address, for all handshakes of a kind, and for going
+//! before others, before TLS; per device after it. Must not speak to the peer: the listener and the
+//! doors do.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -103,6 +104,8 @@ pub(crate) struct Admission {
     resumptions: ArcSwapOption<Direct>,
     sources: ArcSwapOption<Keyed<IpAddr>>,
     devices: ArcSwapOption<Keyed<DeviceId>>,
+    /// How often a device goes before others.
+    favours: ArcSwapOption<Keyed<DeviceId>>,
     slots: Slots,
     time: Time,
 }
@@ -135,6 +138,7 @@ impl Admission {
             resumptions: ArcSwapOption::empty(),
             sources: ArcSwapOption::empty(),
             devices: ArcSwapOption::empty(),
+            favours: ArcSwapOption::empty(),
             slots: Slots::default(),
             time: Time(clock.clone()),
         };
@@ -160,6 +164,7 @@ impl Admission {
         }
         if rates.devices != next.devices {
             self.devices.store(next.devices.map(|quota| keyed(quota, &self.time)));
+            self.favours.store(next.devices.map(|quota| keyed(quota, &self.time)));
         }
         *rates = next;
         self.slots.resize(usize::try_from(config.max_handshakes).unwrap_or(usize::MAX));
@@ -177,8 +182,16 @@ impl Admission {
         limit.check_key(&network(source)).map_err(|_| Refusal::Source)
     }
 
+    /// Whether a device that is owed goes before others once more: as often as it may make requests.
+    /// Beyond, it has the rank and the rate of whoever resumes and is refused nothing else, since
+    /// whoever listens on the way can show its ticket as well.
+    pub(crate) fn favours(&self, device: DeviceId) -> bool {
+        let limit = self.favours.load();
+        limit.as_deref().is_none_or(|limit| limit.check_key(&device).is_ok())
+    }
+
     /// Before TLS, once the kind of the handshake is known. Who is owed is let in: there are few of
-    /// them, and each one's own rate still holds.
+    /// them, and [`Self::favours`] bounds each.
     pub(crate) fn check_handshake(&self, rank: Rank) -> Result<(), Refusal> {
         let (limit, refusal) = match rank {
             Rank::Owed => return Ok(()),
@@ -205,9 +218,11 @@ impl Admission {
             limit.retain_recent();
             limit.shrink_to_fit();
         }
-        if let Some(limit) = self.devices.load().as_deref() {
-            limit.retain_recent();
-            limit.shrink_to_fit();
+        for limit in [&self.devices, &self.favours] {
+            if let Some(limit) = limit.load().as_deref() {
+                limit.retain_recent();
+                limit.shrink_to_fit();
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -127,11 +128,7 @@ async fn shake<P: Port>(
     let greeting = tokio::time::timeout(limit, greeting::read(stream));
     let stream =
         greeting.await.map_err(|_| Outcome::HandshakeTimeout)?.map_err(|_| Outcome::Handshake)?;
-    let rank = match stream.claim(&config) {
-        Claim::Resuming(Some(device)) if core.owed.is_owed(device, core.clock.now()) => Rank::Owed,
-        Claim::Resuming(_) => Rank::Resuming,
-        Claim::Full => Rank::Full,
-    };
+    let rank = rank(core, stream.claim(&config));
     let turn = match core.admission.check_handshake(rank) {
         Ok(()) => tokio::time::timeout(limit, core.turns.wait(rank)).await.ok(),
         Err(refusal) => {
@@ -143,11 +140,14 @@ async fn shake<P: Port>(
         P::refuse(stream.into_inner());
         return Err(Outcome::Refused);
     };
+    let answered = stream.answered();
     let mut handshake = Box::pin(tls::accept_idle(stream, config, limit));
     // The greeting is here, so this is the costly half of it; then everybody else who can go on
     // does, before the next turn is given.
     let shaken = match (&mut handshake).now_or_never() {
         Some(shaken) => shaken,
+        // What has cost nothing in its turn would cost it later, without one.
+        None if !answered.load(Ordering::Relaxed) => return Err(Outcome::Handshake),
         None => {
             tokio::task::yield_now().await;
             drop(turn);
@@ -165,6 +165,19 @@ async fn shake<P: Port>(
             | TlsError::Handshake(_) => Outcome::Handshake,
         }
     })
+}
+
+/// Who goes when. Being owed counts only so often.
+fn rank(core: &Core, claim: Claim) -> Rank {
+    match claim {
+        Claim::Resuming(Some(device))
+            if core.owed.is_owed(device, core.clock.now()) && core.admission.favours(device) =>
+        {
+            Rank::Owed
+        }
+        Claim::Resuming(_) => Rank::Resuming,
+        Claim::Full => Rank::Full,
+    }
 }
 
 fn note_handshake(core: &Core, accepted_at: Instant, resumed: bool) {

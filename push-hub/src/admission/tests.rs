@@ -146,3 +146,17 @@ async fn number_of_slots_follows_also_while_they_are_taken() {
     let both = [take(), take()];
     assert!(both.iter().all(Option::is_some) && take().is_none());
 }
+
+#[test]
+fn hostile_holder_of_a_ticket_goes_before_others_only_so_often() {
+    let (clock, hand) = Clock::manual();
+    let config =
+        AdmissionConfig { device_per_min: 6, device_burst: 2, ..AdmissionConfig::default() };
+    let admission = Admission::new(&config, &clock);
+    let [loud, calm] = [0, 1].map(|number| DeviceId::from_uuid(Uuid::from_u128(number)));
+    let answers = [loud, loud, loud, calm].map(|device| admission.favours(device));
+    assert_eq!(answers, [true, true, false, true]);
+    assert_eq!(admission.check_device(loud), Ok(()), "its requests are another matter");
+    hand.advance(Duration::from_secs(10));
+    assert!(admission.favours(loud));
+}

@@ -82,6 +82,8 @@ async fn claim_of_a_client_is_read_and_its_bytes_are_given_back() {
     let mut again = Vec::new();
     replay.read_to_end(&mut again).await.unwrap();
     assert_eq!(again, rest);
+    assert!(replay.head.is_some(), "nothing was answered");
+    replay.note(b"");
     assert!(replay.head.is_none(), "nothing is kept");
 }
 
@@ -91,7 +93,7 @@ async fn ticket_that_another_server_sealed_is_a_claim_to_nothing() {
     let (stranger, _) = pair();
     shake(&server, &config);
     let bytes = greeting(&config);
-    assert!(ticket(&bytes).is_some());
+    assert!(ticket(&bytes[RECORD_HEAD..]).is_some());
     assert_eq!(read(&bytes[..]).await.unwrap().claim(&stranger), Claim::Full);
 }
 
@@ -124,4 +126,77 @@ async fn cut_and_altered_greetings_resume_nothing_and_stop_nobody() {
     }
     let endless = vec![HANDSHAKE; 40 * 1024];
     assert_eq!(read(&endless[..]).await.unwrap().claim(&server), Claim::Full);
+}
+
+/// The same message in records of so many bytes.
+fn cut(bytes: &[u8], size: usize) -> Vec<u8> {
+    let record = |piece: &[u8]| {
+        let length = u16::try_from(piece.len()).unwrap().to_be_bytes();
+        [&bytes[..RECORD_HEAD - 2], &length, piece].concat()
+    };
+    bytes[RECORD_HEAD..].chunks(size).flat_map(record).collect()
+}
+
+#[tokio::test]
+async fn greeting_in_several_records_is_read_whole() {
+    let (server, config) = pair();
+    shake(&server, &config);
+    let bytes = greeting(&config);
+    let message = bytes.len() - RECORD_HEAD;
+    for size in [message - 1, message.div_ceil(2), message.div_ceil(MAX_RECORDS)] {
+        let pieces = cut(&bytes, size);
+        let (mut theirs, ours) = tokio::io::duplex(1);
+        let sending = async {
+            theirs.write_all(&pieces).await.unwrap();
+        };
+        let (read, ()) = tokio::join!(read(ours), sending);
+        let mut replay = read.unwrap();
+        assert!(matches!(replay.claim(&server), Claim::Resuming(Some(_))), "in pieces of {size}");
+        drop(theirs);
+        let mut again = Vec::new();
+        replay.read_to_end(&mut again).await.unwrap();
+        assert_eq!(again, pieces);
+    }
+    // In more than anybody needs it is one that TLS will not answer.
+    let pieces = cut(&bytes, message / (MAX_RECORDS + 1));
+    let replay = read(&pieces[..]).await.unwrap();
+    assert_eq!(replay.claim(&server), Claim::Full);
+}
+
+#[tokio::test]
+async fn hostile_empty_and_foreign_records_before_a_greeting_end_the_reading() {
+    let (server, config) = pair();
+    let bytes = greeting(&config);
+    for before in [&[HANDSHAKE, 3, 3, 0, 0][..], &[21, 3, 3, 0, 2, 1, 90], &[20, 3, 3, 0, 1, 1]] {
+        let (mut theirs, ours) = tokio::io::duplex(64 * 1024);
+        theirs.write_all(&[before, &bytes].concat()).await.unwrap();
+        // Both ends stay open: it ends by what was read.
+        let replay = read(ours).await.unwrap();
+        assert_eq!(replay.claim(&server), Claim::Full);
+    }
+}
+
+#[test]
+fn only_what_costs_is_an_answer() {
+    let (server, config) = pair();
+    let answer = |server: &Arc<ServerConfig>| {
+        let mut session = ServerConnection::new(server.clone()).unwrap();
+        session.read_tls(&mut &greeting(&config)[..]).unwrap();
+        drop(session.process_new_packets());
+        let mut answer = Vec::new();
+        session.write_tls(&mut answer).unwrap();
+        answer
+    };
+    assert!(is_answer(&answer(&server)));
+    let mut other = rustls::crypto::aws_lc_rs::default_provider();
+    // A group in which the client has offered nothing: TLS asks to be greeted again.
+    other.kx_groups.retain(|group| group.name() == rustls::NamedGroup::secp384r1);
+    let picky = ServerConfig::builder_with_provider(Arc::new(other))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(server.cert_resolver.clone());
+    let again = answer(&Arc::new(picky));
+    assert!(again.len() > RANDOM.end && !is_answer(&again));
+    assert!(!is_answer(b"") && !is_answer(&[21, 3, 3, 0, 2, 2, 40]));
 }

@@ -1,6 +1,7 @@
 //! Everything before a session: certificates, time-outs, admission, requests.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::close::CloseCode;
@@ -249,4 +250,53 @@ async fn head_beyond_its_bound_is_refused() {
     let mut answer = Vec::new();
     drop(timeout(GUARD, stream.read_to_end(&mut answer)).await.expect("it ends"));
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_greeting_that_would_cost_later_than_in_its_turn_is_not_answered() {
+    let world = World::new().await;
+    let uris = [format!("urn:tocsin:device:{}", device_id(1))];
+    let identity = world.authority.issue(&uris, 3600);
+    let tls = world.authority.misguessing_client(&identity);
+    let error = dial(world.addr, tls, None).await.unwrap_err();
+    let ends = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+    assert!(ends.contains(&error.kind()), "{error}");
+    // One in two records and many segments is greeted as any: nothing of it is late.
+    let whole = world.device(1);
+    let mut pieces = (*whole.tls).clone();
+    pieces.max_fragment_size = Some(256);
+    Device { tls: Arc::new(pieces), ..whole }.connect().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_device_that_is_owed_goes_before_others_only_so_often() {
+    let admission = AdmissionConfig {
+        resumptions_per_sec: 1,
+        resumption_burst: 1,
+        device_per_min: 1,
+        device_burst: 3,
+        ..config().admission
+    };
+    let (clock, hand) = Clock::manual();
+    hand.set_unix_millis(Clock::system().unix_millis());
+    let world = World::with_clock(Config { admission, ..config() }, clock).await;
+    let device = world.device(1);
+    // As many tickets: who resumes uses one up for each that it gets.
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        streams.push(device.dial(None).await.0);
+    }
+    for mut stream in streams {
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        drop(stream.read_to_end(&mut Vec::new()).await);
+    }
+    let mut witness = world.device(2).connect().await;
+    world.deliver(device.id, vec![command(1, Lane::Urgent, 10)]).await;
+    world.deliver(device_id(2), vec![command(2, Lane::Bulk, 10)]).await;
+    assert_eq!(witness.commands(1).await, [command_id(2)]);
+    // TLS alone: a session would end it that the device is owed.
+    for time in 0..4 {
+        assert!(device.dial(None).await.1, "{time}: three times as owed, once as whoever resumes");
+    }
+    assert!(is_refused_by_tls(&world, &device).await);
 }

@@ -26,7 +26,8 @@ use runtime::admin::Readiness;
 use runtime::tls::pki_types::{PrivateKeyDer, ServerName};
 use runtime::tls::{Identity, Tickets, client_config};
 use runtime::{Clock, Drain, Entropy};
-use rustls::{ClientConfig, HandshakeKind};
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -67,6 +68,20 @@ impl Authority {
         let leaf = params.signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         Identity { chain: vec![leaf.der().clone(), self.0.der().clone()], key }
+    }
+
+    /// The client side of TLS that guesses at a group which hubs do not have: they would have to ask
+    /// it to greet again.
+    pub(crate) fn misguessing_client(&self, identity: &Identity) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups.insert(0, aws_lc_rs::kx_group::MLKEM1024);
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap();
+        let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
+        Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap())
     }
 
     /// The client side of TLS that trusts this authority.
