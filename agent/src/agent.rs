@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::{ArmingConfig, Config, InvalidConfig};
 use crate::execute::wipe;
+use crate::hellos::Hellos;
 use crate::host::Host;
 use crate::http::Dialer;
 use crate::identity::{Identity, IdentityError, KeyPair, certificates, pins};
@@ -218,6 +219,7 @@ impl Start {
             direct: reconcile.direct(),
             boot_id,
             epochs,
+            hellos: Hellos::new(clock.clone(), state.clone()),
             capabilities: ladder::capabilities(arming, wipe::is_provable(&host)),
             events,
             status: Arc::new(ladder_status),

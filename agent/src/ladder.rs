@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::LadderConfig;
 use crate::epoch::Epochs;
+use crate::hellos::Hellos;
 use crate::http::{Dialer, HttpError};
 use crate::identity::Identity;
 use crate::reconcile::{Event, Linked};
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) direct: watch::Receiver<Vec<AgentFrame>>,
     pub(crate) boot_id: BootId,
     pub(crate) epochs: Epochs,
+    pub(crate) hellos: Hellos,
     pub(crate) capabilities: Vec<String>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) status: Arc<watch::Sender<LadderStatus>>,
@@ -123,6 +125,7 @@ impl Shared {
             boot_id: self.boot_id,
             generation: self.identity.borrow().generation,
             epoch: self.epochs.next(self.wall()),
+            run: self.hellos.next(),
             last_seq: core.last_seq,
             trust_version: core.trust_version,
             capabilities,

@@ -24,6 +24,7 @@ pub mod status;
 
 mod checkpoint;
 mod epoch;
+mod hellos;
 mod ladder;
 mod reconcile;
 mod renew;

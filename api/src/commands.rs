@@ -34,6 +34,7 @@ mod proceed;
 mod queue;
 mod redelivery;
 mod reports;
+mod said;
 mod sent;
 mod store;
 mod stream;

@@ -54,6 +54,7 @@ fn hello(trust_version: u32) -> AgentFrame {
         boot_id: BootId::from_uuid(Uuid::nil()),
         generation: 1,
         epoch: 0,
+        run: None,
         last_seq: PerLane::default(),
         trust_version,
         capabilities: Vec::new(),

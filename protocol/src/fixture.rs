@@ -114,6 +114,7 @@ pub fn hello(last_seq: PerLane<u64>) -> Hello {
         boot_id: BootId::new(NOW, [7; 10]),
         generation: 1,
         epoch: NOW.as_millis(),
+        run: None,
         last_seq,
         trust_version: 1,
         capabilities: vec!["lock".to_owned()],

@@ -11,6 +11,7 @@ use crate::close::CloseCode;
 use crate::id::{BootId, CommandId, SessionId};
 use crate::jws::CompactJws;
 use crate::limits;
+use crate::run::Run;
 use crate::state::{Lane, PerLane};
 use crate::time::Timestamp;
 use crate::trust::SignedTrustRoot;
@@ -102,6 +103,10 @@ pub struct Hello {
     /// 0 from an agent that does not number them.
     #[serde(default)]
     pub epoch: u64,
+    /// Where this hello stands in the run of its agent, by which two agents of one device are told apart.
+    /// None from an agent that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
     /// The newest sequence number on disk, by lane.
     pub last_seq: PerLane<u64>,
     /// Version of the trust root in force.
@@ -288,6 +293,7 @@ impl Hello {
     fn check(&self) -> Result<(), FrameError> {
         within(self.agent.len() <= 64, "agent")?;
         within(self.epoch <= limits::EPOCH_MAX, "epoch")?;
+        within(self.run.as_ref().is_none_or(Run::is_sound), "run")?;
         within(self.capabilities.len() <= limits::LIST_ENTRIES, "capabilities")?;
         within(self.capabilities.iter().all(|word| word.len() <= 64), "capability")
     }

@@ -29,6 +29,7 @@ pub mod offline;
 pub mod planted;
 pub mod proof;
 pub mod receipt;
+pub mod run;
 pub mod sealed;
 pub mod session;
 pub mod state;

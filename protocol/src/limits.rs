@@ -82,6 +82,8 @@ pub const LEDGER_STRANGERS: usize = 64;
 /// The largest session epoch: as many bits as a UUIDv7 gives its time, and few enough for every
 /// JSON and Lua number in between.
 pub const EPOCH_MAX: u64 = (1 << 48) - 1;
+/// The largest time of a run, in microseconds since a boot: what every JSON reader holds exactly.
+pub const RUN_MICROS_MAX: u64 = (1 << 53) - 1;
 
 /// TLS handshake.
 pub const TLS_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
+
 use crate::entropy::Entropy;
 
 #[cfg(test)]
@@ -84,6 +86,20 @@ impl Clock {
         }
     }
 
+    /// Time since the boot, also while the machine slept, which nobody sets: it orders what several
+    /// processes of one boot did. `None` where the kernel does not say.
+    #[must_use]
+    pub fn since_boot(&self) -> Option<Duration> {
+        match &self.0 {
+            Source::System => clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from),
+            Source::Manual(hand) => Some(hand.elapsed()),
+            Source::Runtime(since, at_first) => {
+                let elapsed = runtime_now().saturating_duration_since(*since);
+                Some(Duration::from_millis(*at_first) + elapsed)
+            }
+        }
+    }
+
     /// Wall time in whole seconds since the Unix epoch, as JWT claims count it.
     #[must_use]
     pub fn unix_secs(&self) -> u64 {
@@ -149,8 +165,12 @@ impl ManualClock {
         self.state.elapsed_nanos.load(Ordering::SeqCst) / 1_000_000
     }
 
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.state.elapsed_nanos.load(Ordering::SeqCst))
+    }
+
     fn now(&self) -> Instant {
-        self.state.base + Duration::from_nanos(self.state.elapsed_nanos.load(Ordering::SeqCst))
+        self.state.base + self.elapsed()
     }
 }
 

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use super::hold;
 use super::judge::{self, Report, printable};
 use super::reports::take_reports;
-use super::store::delivery::{self, Asking, Boots, Out};
+use super::said::Said;
+use super::store::delivery::{self, Asking, Out};
 use super::store::lanes;
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
@@ -301,6 +302,7 @@ fn tidied(mut hello: Hello) -> Hello {
 fn is_news(asking: &Asking, hello: &Hello, now: protocol::time::Timestamp) -> bool {
     asking.agent_version.as_ref() != Some(&hello.agent)
         || asking.boots.present != Some(hello.boot_id)
+        || asking.boots.is_other_run(hello)
         || asking.trust_version != hello.trust_version
         || asking.capabilities != hello.capabilities
         || asking.degraded_since != hello.degraded_since
@@ -317,29 +319,6 @@ struct News {
     raises: Vec<Raise>,
     /// Commands beyond what an answer takes, whose devices are here: they follow soon.
     left: Vec<CommandId>,
-}
-
-/// A hello that says something new, with what was known before.
-#[derive(Debug)]
-struct Said {
-    device: DeviceId,
-    hello: Hello,
-    capabilities: Vec<String>,
-    agent_version: Option<String>,
-    boots: Boots,
-}
-
-impl Said {
-    /// Whether its boot follows the one that was known.
-    fn is_other_boot(&self) -> bool {
-        self.boots.present.is_some_and(|present| present != self.hello.boot_id)
-    }
-
-    /// Whether its boot was followed by another before, and goes on all the same: no machine
-    /// returns to an earlier boot, so there are two of them, or one that was put back.
-    fn is_of_a_clone(&self) -> bool {
-        self.is_other_boot() && self.boots.former == Some(self.hello.boot_id)
-    }
 }
 
 /// A lane whose numbers go on from higher up.
@@ -464,9 +443,9 @@ async fn record_hello(app: &App, tx: &mut Tx, said: Said) -> Result<(), DbError>
         tracing::error!(device.id = %device, "two machines hold the identity of a device");
         devices::record_clone(tx, device).await?;
         hold::tell(tx, device).await?;
-        let payload = json!({ "boots": [said.hello.boot_id, said.boots.present] });
-        tx.append_by(Actor::Device(device), Kind::DeviceCloned, device, payload);
+        tx.append_by(Actor::Device(device), Kind::DeviceCloned, device, said.evidence());
     }
+    let heard = said.heard();
     let Said { mut hello, capabilities, agent_version, .. } = said;
     let known = capabilities.clone();
     let is_other =
@@ -477,7 +456,7 @@ async fn record_hello(app: &App, tx: &mut Tx, said: Said) -> Result<(), DbError>
         hello.agent = agent_version;
         hello.capabilities = capabilities;
     }
-    devices::record_facts(tx, device, &hello).await?;
+    devices::record_facts(tx, device, &hello, heard).await?;
     if is_told {
         let payload = json!({ "agent": hello.agent, "capabilities": hello.capabilities });
         tx.append_by(Actor::Device(device), Kind::DeviceReported, device, payload);

@@ -95,6 +95,7 @@ macro_rules! migrations {
                 "preparations",
                 include_str!(concat!("../../migrations/", $folder, "/0024_preparations.sql")),
             ),
+            (25, "runs", include_str!(concat!("../../migrations/", $folder, "/0025_runs.sql"))),
             (26, "output", include_str!(concat!("../../migrations/", $folder, "/0026_output.sql"))),
             (
                 27,
@@ -105,7 +106,7 @@ macro_rules! migrations {
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 24];
+type Texts = [(i64, &'static str, &'static str); 25];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");

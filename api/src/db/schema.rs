@@ -123,6 +123,8 @@ pub(super) const TABLES: [Table; 25] = [
             ("boot_epoch", Int),
             ("cloned_at", Int),
             ("simulated", Int),
+            ("run_started_us", Int),
+            ("run_at_us", Int),
         ],
     },
     Table { name: "device_groups", key: 2, columns: &[("device_id", Uuid), ("group_name", Text)] },

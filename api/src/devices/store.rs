@@ -6,6 +6,7 @@ use protocol::enrollment::DeviceIdentity;
 use protocol::frame::Hello;
 use protocol::id::{BootId, DeviceId, GroupName};
 use protocol::key::DevicePublicKey;
+use protocol::run::Heard;
 use protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -334,7 +335,8 @@ pub(crate) async fn enroll_again(tx: &mut Tx, known: &Enrolling<'_>) -> Result<(
     let now = millis(tx.now());
     sql("UPDATE devices SET name = $1, generation = $2, certificate_expires_at = $3, \
          enrolled_at = $4, revoked_at = NULL, trust_version = 0, boot_id = NULL, \
-         former_boot_id = NULL, boot_epoch = 0, cloned_at = NULL WHERE id = $5")
+         former_boot_id = NULL, boot_epoch = 0, cloned_at = NULL, run_started_us = NULL, \
+         run_at_us = NULL WHERE id = $5")
     .bind(known.name)
     .bind(known.generation)
     .bind(millis(known.certificate_expires_at))
@@ -372,18 +374,27 @@ pub(crate) async fn revoke(tx: &mut Tx, device: &Device) -> Result<(), DbError> 
 }
 
 /// Writes what a device said of itself, and that it was heard of.
-pub(crate) async fn record_facts(tx: &mut Tx, id: DeviceId, hello: &Hello) -> Result<(), DbError> {
+pub(crate) async fn record_facts(
+    tx: &mut Tx,
+    id: DeviceId,
+    hello: &Hello,
+    heard: Option<Heard>,
+) -> Result<(), DbError> {
+    let micros = |micros: u64| i64::try_from(micros).unwrap_or(i64::MAX);
     let capabilities = serde_json::to_string(&hello.capabilities)
         .map_err(|_| DbError::Unreadable("capability"))?;
     let now = millis(tx.now());
     sql("UPDATE devices SET agent_version = $1, boot_id = $2, trust_version = $3, \
-         capabilities = $4, degraded_since = $5, last_seen_at = $6 WHERE id = $7")
+         capabilities = $4, degraded_since = $5, last_seen_at = $6, run_started_us = $7, \
+         run_at_us = $8 WHERE id = $9")
     .bind(&hello.agent)
     .bind(hello.boot_id.as_uuid())
     .bind(hello.trust_version)
     .bind(capabilities)
     .bind(hello.degraded_since.map(millis))
     .bind(now)
+    .bind(heard.map(|heard| micros(heard.started_us)))
+    .bind(heard.map(|heard| micros(heard.at_us)))
     .bind(id.as_uuid())
     .execute(tx.conn())
     .await?;

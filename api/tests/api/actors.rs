@@ -45,6 +45,7 @@ impl TestAgent {
             boot_id: BootId::from_uuid(Uuid::nil()),
             generation: self.generation,
             epoch: 0,
+            run: None,
             last_seq: PerLane::default(),
             trust_version: self.trust.version,
             capabilities: vec!["lock".to_owned(), "refresh".to_owned()],

@@ -1,9 +1,11 @@
-//! One identity on two machines: a boot that comes back after a later one gives it away.
+//! One identity on two machines: a boot that comes back after a later one gives it away, and so do agents of
+//! one boot that cannot be one.
 
 use std::time::Duration;
 
 use protocol::frame::CommandFrame;
 use protocol::id::BootId;
+use protocol::run::Run;
 use protocol::time::Timestamp;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -150,6 +152,85 @@ async fn reboots_and_late_words_of_an_earlier_session_are_no_clones() {
     }
     assert!(bench.events("device_cloned").await.is_empty());
     assert!(device(&bench, &agent).await["cloned_at"].is_null());
+    bench.order("lock", &[agent.id]).await;
+}
+
+/// A hello of an agent that began, spoke and speaks at those times of the same boot.
+async fn spoke(bench: &Bench, agent: &TestAgent, [started_us, previous_us, at_us]: [u64; 3]) {
+    agent
+        .check_in_as(bench, |hello| {
+            hello.boot_id = boot(1);
+            hello.run = Some(Run { started_us, previous_us, at_us });
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_copy_in_the_same_boot_is_told_when_the_first_one_is_heard_again() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    spoke(&bench, &agent, [100, 100, 150]).await;
+    // The copy, beside it, looks like a restart of the agent.
+    spoke(&bench, &agent, [200, 200, 210]).await;
+    assert!(device(&bench, &agent).await["cloned_at"].is_null());
+    spoke(&bench, &agent, [100, 150, 260]).await;
+    let told = bench.events("device_cloned").await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    let expected = json!({ "boot": boot(1), "runs_us": [[100, 150, 260], [200, 210]] });
+    assert_eq!(told[0]["payload"], expected);
+    let order = order_body("lock", &[agent.id]);
+    bench.post("/v1/orders", &order, StatusCode::UNPROCESSABLE_ENTITY).await;
+    spoke(&bench, &agent, [200, 210, 270]).await;
+    assert_eq!(bench.events("device_cloned").await.len(), 1, "told once");
+
+    let token = bench.enrollment_token(None).await;
+    let again = bench.enroll(&token, "a", &agent.key).await;
+    let agent = bench.agent_of(
+        rcgen::KeyPair::try_from(agent.key.serialize_der()).unwrap(),
+        json_of(again, StatusCode::CREATED).await,
+    );
+    spoke(&bench, &agent, [50, 50, 60]).await;
+    assert!(device(&bench, &agent).await["cloned_at"].is_null(), "what was before is over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_copy_of_a_machine_as_it_runs_is_told_when_the_other_one_is_heard() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    spoke(&bench, &agent, [100, 110, 150]).await;
+    spoke(&bench, &agent, [100, 120, 160]).await;
+    assert_eq!(bench.events("device_cloned").await.len(), 1, "neither speaks of the other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_and_late_words_in_one_boot_are_no_clones() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    for run in [
+        [100, 100, 110],
+        [200, 200, 210],
+        // Of the first run, late.
+        [100, 110, 150],
+        [200, 230, 240],
+        [200, 210, 230],
+        [200, 230, 240],
+        [300, 300, 301],
+        [200, 240, 300],
+        [300, 305, 310],
+    ] {
+        spoke(&bench, &agent, run).await;
+    }
+    // An agent of before, and one that was updated again.
+    hello(&bench, &agent, 1, 50).await;
+    spoke(&bench, &agent, [400, 400, 401]).await;
+    // After a reboot its clock begins anew.
+    agent
+        .check_in_as(&bench, |hello| {
+            hello.boot_id = boot(2);
+            hello.run = Some(Run { started_us: 7, previous_us: 7, at_us: 8 });
+        })
+        .await;
+    assert!(bench.events("device_cloned").await.is_empty());
     bench.order("lock", &[agent.id]).await;
 }
 

@@ -72,6 +72,7 @@ impl Device {
             boot_id: self.boot_id,
             generation: self.enrolled.generation,
             epoch: self.epoch,
+            run: None,
             last_seq: self.ledger.last_seq(),
             trust_version: self.enrolled.trust.version,
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),

@@ -22,6 +22,8 @@ fn every_agent_frame_is_pinned() {
         "agent_hello_degraded",
         &AgentFrame::Hello(Hello { degraded_since: Some(NOW), ..fixture::hello(last_seq) }),
     );
+    let run = Some(Run { started_us: 61_000_000, previous_us: 61_000_000, at_us: 61_250_000 });
+    golden("agent_hello_run", &AgentFrame::Hello(Hello { run, ..fixture::hello(last_seq) }));
     golden("agent_sync", &AgentFrame::Sync { last_seq });
     golden("agent_ack", &AgentFrame::Ack { command_id });
     golden("agent_progress", &AgentFrame::stage(command_id, "apply".to_owned()));

@@ -275,6 +275,7 @@ pub(crate) fn hello_at(epoch: u64) -> AgentFrame {
         boot_id: BootId::from_uuid(Uuid::nil()),
         generation: 1,
         epoch,
+        run: None,
         last_seq: PerLane { urgent: 7, bulk: 8 },
         trust_version: 1,
         capabilities: Vec::new(),

@@ -3,6 +3,7 @@
 
 mod ceremony;
 mod checkpoints;
+mod copies;
 mod crash;
 mod disk;
 mod evidence;

@@ -288,6 +288,16 @@ impl Device {
     pub(crate) fn state(&self) -> PathBuf {
         self.folder.join("state")
     }
+
+    /// Another one with the same key and all else that it remembers, beside it.
+    pub(crate) fn copied(&self) -> Self {
+        let folder = self.folder.with_extension("copy");
+        copy_folder(&self.folder, &folder);
+        let text = fs::read_to_string(folder.join("agent.toml")).expect("it was written");
+        let (ours, theirs) = (self.folder.display().to_string(), folder.display().to_string());
+        fs::write(folder.join("agent.toml"), text.replace(&ours, &theirs)).expect("ours");
+        Self { name: self.name.clone(), folder, agent: None }
+    }
 }
 
 impl Drop for Device {

@@ -4,6 +4,7 @@
 //! Stands in for `api`, whose store has threads and files. It may be killed at any step; its store
 //! stays.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use protocol::frame::{AgentFrame, CHECK_IN_PATH, Exchange, Frame as _, HubFrame}
 use protocol::id::{CommandId, HubId};
 use protocol::limits;
 use protocol::receipt::{self, Outcome};
+use protocol::run::{Heard, Run};
 use protocol::session::hub::{Pace, welcome};
 use protocol::state::Lane;
 use push_hub::port::Port as _;
@@ -56,6 +58,8 @@ pub(crate) struct Plane {
     /// Committed, and not yet sent for the first time.
     fresh: Mutex<Vec<usize>>,
     ordered: Notify,
+    /// What is remembered of the runs of each device's agents.
+    heard: Mutex<BTreeMap<usize, Heard>>,
     /// Every hub was told of the revocation once.
     has_told: AtomicBool,
 }
@@ -74,8 +78,22 @@ impl Plane {
             store: Mutex::default(),
             fresh: Mutex::default(),
             ordered: Notify::new(),
+            heard: Mutex::default(),
             has_told: AtomicBool::new(false),
         }
+    }
+
+    /// No device is ever taken for two: there is one of each here, whatever becomes of it.
+    fn judge(&self, device: usize, run: Option<Run>) {
+        let Some(run) = run else {
+            return self.scene.breaks(format_args!("device-{device} does not say its run"));
+        };
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = heard.entry(device).or_insert_with(|| run.into());
+        if known.is_contradicted_by(run) {
+            self.scene.breaks(format_args!("device-{device} is taken for two: {known:?}, {run:?}"));
+        }
+        *known = known.and(run);
     }
 
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
@@ -242,6 +260,9 @@ impl Plane {
                 AgentFrame::Notice { .. } => "notice",
                 AgentFrame::Unknown => "unknown",
             };
+            if let AgentFrame::Hello(hello) = &frame {
+                self.judge(device, hello.run);
+            }
             match frame {
                 AgentFrame::Hello(protocol::frame::Hello { last_seq, .. })
                 | AgentFrame::Sync { last_seq } => {

@@ -6,6 +6,7 @@ use protocol::action::Verb;
 use protocol::frame::CommandFrame;
 use protocol::id::{BootId, CommandId, DeviceId, OrderId};
 use protocol::jws::CompactJws;
+use protocol::run::Heard;
 use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 use uuid::Uuid;
@@ -45,6 +46,8 @@ pub(in crate::commands) struct Boots {
     pub(in crate::commands) epoch: u64,
     /// Whether it was found out already.
     pub(in crate::commands) is_cloned: bool,
+    /// What its agent said of itself in the present one.
+    pub(in crate::commands) heard: Option<Heard>,
 }
 
 /// A command that left or may leave, and has not ended.
@@ -76,6 +79,7 @@ pub(in crate::commands) async fn asking(
           AND s.generation = d.generation AND s.lane = 'bulk'), \
          d.former_boot_id, d.boot_epoch, d.cloned_at IS NOT NULL, ");
     push_held_of_clones(&mut select);
+    select.push(", d.run_started_us, d.run_at_us");
     for lane in [Lane::Urgent, Lane::Bulk] {
         // Down the index of the lane, to the first that fits.
         select.push(
@@ -140,12 +144,16 @@ fn device(row: &Row) -> Result<Asking, DbError> {
             former: row.try_get::<Option<Uuid>>(17)?.map(BootId::from_uuid),
             epoch: number(18)?,
             is_cloned: row.try_get(19)?,
+            heard: match row.try_get::<Option<i64>>(21)? {
+                Some(_) => Some(Heard { started_us: number(21)?, at_us: number(22)? }),
+                None => None,
+            },
         },
         capabilities: json(row.try_get(7)?, "capability")?,
         degraded_since: time(8)?,
         last_seen_at: time(9)?,
         last_seq: PerLane { urgent: number(15)?, bulk: number(16)? },
-        had_seq: PerLane { urgent: number(21)?, bulk: number(22)? },
+        had_seq: PerLane { urgent: number(23)?, bulk: number(24)? },
         out: Vec::new(),
     })
 }
