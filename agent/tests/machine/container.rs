@@ -152,6 +152,8 @@ impl Machine {
             .args(["--machine=machine", "--network-bridge=bench", "--console=pipe"])
             .args(["--link-journal=no", "--resolv-conf=off", "--timezone=off"])
             .arg("--drop-capability=CAP_MKNOD,CAP_SYS_RAWIO,CAP_SYS_MODULE,CAP_SYS_TIME")
+            // A wipe keeps its program in memory.
+            .arg("--capability=CAP_IPC_LOCK")
             .args(["--directory", text(&self.root)])
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .env("NOTIFY_SOCKET", &socket)
@@ -181,9 +183,17 @@ impl Machine {
         self.wait_until_off();
     }
 
-    /// Waits until it is off.
-    pub(crate) fn wait_until_off(&mut self) {
+    /// Waits until it is off, and tells what the container ended with.
+    pub(crate) fn wait_until_off(&mut self) -> i32 {
         let mut running = self.running.take().expect("the machine runs");
+        running.container.wait().unwrap().code().expect("the container ends by itself")
+    }
+
+    /// Takes its power away: nothing in it gets to do anything more.
+    pub(crate) fn cut_power(&mut self) {
+        let mut running = self.running.take().expect("the machine runs");
+        // With its first process all others end, and then the container by itself.
+        run("kill", &["-KILL", &running.leader]);
         running.container.wait().unwrap();
     }
 

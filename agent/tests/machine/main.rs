@@ -1,7 +1,7 @@
 //! The armed agent on a whole Debian system that is booted, locked, rebooted and unlocked.
 //!
 //! Needs root, namespaces, and the Debian packages `systemd-container`, `mmdebstrap`,
-//! `util-linux`, `iproute2` and `openssh-client`, and once Debian's mirror. Whatever is missing
+//! `util-linux`, `iproute2`, `cryptsetup-bin` and `openssh-client`, and once Debian's mirror. Whatever is missing
 //! fails the test by name; nothing is skipped.
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
@@ -11,7 +11,11 @@ mod bench;
 mod console;
 mod container;
 mod doors;
+mod down;
 mod isolation;
+#[path = "../support/luks.rs"]
+#[expect(dead_code, reason = "shared with the tests of executors, which use the rest")]
+mod luks;
 #[path = "../support/namespaces.rs"]
 mod namespaces;
 mod package;

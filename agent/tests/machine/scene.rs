@@ -6,7 +6,7 @@ use std::process::Command;
 
 use agent::config::Config;
 use protocol::action::{Action, RunScript};
-use protocol::frame::{CommandFrame, HubFrame};
+use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::offline::OfflineSecret;
 use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
 
@@ -125,6 +125,30 @@ impl Scene {
         self.deliver(&command).await
     }
 
+    /// Gives an order that two persons have approved, and waits until the machine has it on its
+    /// disk; what comes of it is asked for later.
+    pub(crate) async fn give(&mut self, action: Action) -> CommandFrame {
+        self.orders += 1;
+        let number = self.orders;
+        let organisation = &self.device.organisation;
+        let approvers = [&organisation.alice, &organisation.bob];
+        let envelope = self.device.envelope(number, action, number.into());
+        let command = organisation.deliver(&organisation.approved(envelope, &approvers), 0);
+        let mut hub = match self.session.take() {
+            Some(hub) => hub,
+            None => self.server.session().await,
+        };
+        hub.send(HubFrame::Command(command.clone())).await;
+        let ack = AgentFrame::Ack { command_id: command.command_id };
+        hub.wait_for(|frame| *frame == ack).await;
+        command
+    }
+
+    /// The signed outcome of an order that was given, confirmed.
+    pub(crate) async fn outcome(&mut self, command: &CommandFrame) -> Receipt {
+        self.deliver(command).await
+    }
+
     async fn deliver(&mut self, command: &CommandFrame) -> Receipt {
         loop {
             let mut hub = match self.session.take() {
@@ -158,8 +182,7 @@ impl Scene {
 }
 
 /// Sends a command and gives its receipt, confirmed; `None` when the session ends first.
-async fn answer(hub: &mut HubSide, command: &CommandFrame) -> Option<protocol::frame::AgentFrame> {
-    use protocol::frame::AgentFrame;
+async fn answer(hub: &mut HubSide, command: &CommandFrame) -> Option<AgentFrame> {
     hub.send(HubFrame::Command(command.clone())).await;
     loop {
         let frame = hub.next().await?;
