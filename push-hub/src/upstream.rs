@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use broker::{BATCH, BrokerError, Upstream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
@@ -18,6 +18,9 @@ use crate::link::CALL_TIMEOUT;
 /// and for a `hello` of every agent that reconnects meanwhile. What finds it full is repeated by
 /// the agents.
 pub(crate) const CAPACITY: usize = 16 * 1024;
+/// Batches begin this far apart: what agents say meanwhile goes with the next one, for one question to the
+/// broker and one answer. Nobody waits for it who acts.
+const PACE: Duration = Duration::from_millis(5);
 /// How long a refused batch rests.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -28,7 +31,15 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut batch = Vec::new();
+    let mut pace = tokio::time::interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        tokio::select! {
+            biased;
+            // What is left goes at once.
+            () = stop.cancelled() => {}
+            _ = pace.tick() => {}
+        }
         tokio::select! {
             biased;
             count = waiting.recv_many(&mut batch, BATCH) => if count == 0 { return },
