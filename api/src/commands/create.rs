@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use protocol::action::Verb;
 use protocol::id::OrderId;
+use protocol::time::Timestamp;
 use protocol::trust::{Forbidden, Needs, TrustRoot};
 
 use super::intake::{self, Asked};
@@ -41,27 +42,32 @@ pub(super) async fn create(
     }
     let room = app.intake.room(body.value.action.lane()).await;
     let claim = Claim::of(&principal, body.ticket);
-    let mut conn = app.db.read().await?;
-    if let Some(claim) = &claim
-        && let Some(response) = claim.former(&mut conn).await?
-    {
-        return Ok(response);
-    }
-    let act = Act::Order(body.value.action.verb());
-    principal.step_up((&app, &mut conn), act).await?;
     let now = app.now();
-    let order_id = OrderId::new(now, app.random());
-    let plan = Plan::new(
-        (&mut conn, &app.policy.load_full().first_wave),
-        &permit,
-        &body.value,
-        order_id,
-        now,
-    )
-    .await?;
-    drop(conn);
+    let plan = match plan(&app, (&principal, &permit), &body.value, now).await {
+        Ok(plan) => plan,
+        // A repetition is answered as it was before, whatever changed since. One that has a plan is
+        // found when it is to be written.
+        Err(problem) => {
+            let Some(claim) = &claim else { return Err(problem) };
+            let former = claim.former(&mut app.db.read().await?).await?;
+            return former.ok_or(problem);
+        }
+    };
     let asked = Asked { person: permit.person().clone(), planned_at: now, claim, plan };
     intake::take(&app, room, asked).await
+}
+
+/// What an order becomes, if whoever asks may give it.
+async fn plan(
+    app: &App,
+    (principal, permit): (&Principal, &Permit<ability::Order>),
+    asked: &CreateOrder,
+    now: Timestamp,
+) -> Result<Plan, Problem> {
+    let mut conn = app.db.read().await?;
+    principal.step_up((app, &mut conn), Act::Order(asked.action.verb())).await?;
+    let order_id = OrderId::new(now, app.random());
+    Plan::new((&mut conn, &app.policy.load_full().first_wave), permit, asked, order_id, now).await
 }
 
 async fn dry_run(

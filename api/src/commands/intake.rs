@@ -131,6 +131,12 @@ pub(super) async fn take(app: &App, room: Room, asked: Asked) -> Result<Response
     let action = &asked.plan.manifest().action;
     let (verb, lane) = (action.verb(), action.lane());
     if prepare::is_large(app, &asked.plan) {
+        // It may be under way for long: whoever repeats it waits for nobody who writes.
+        if let Some(claim) = &asked.claim
+            && let Some(former) = claim.former(&mut app.db.read().await?).await?
+        {
+            return Ok(former);
+        }
         return prepare::give(app, room, asked).await;
     }
     if guard::concerns(app, verb) {

@@ -16,6 +16,8 @@ use super::sqlite::Statement;
 /// Values of a statement that connections keep prepared. Each number of rows is a text of its own, and
 /// a wide one takes a megabyte where it is kept.
 const KEPT_VALUES: usize = 200;
+/// Lists below this length are brought to a power of two.
+const PADDED: usize = 128;
 
 /// A value that both databases store alike. `None` is NULL, of that type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,15 +122,24 @@ impl Sql {
         self
     }
 
-    /// A list in parentheses, as for `IN`. An empty one is a list of nothing.
+    /// A list in parentheses, as for `IN`. An empty one is a list of nothing. The last value of a short
+    /// one is said again up to a power of two: few lengths make few texts, which are kept prepared.
     pub(crate) fn push_list(&mut self, values: impl IntoIterator<Item = impl Bind>) -> &mut Self {
         self.push("(");
+        let begin = self.values.len();
         let mut row = Values { sql: self, is_first: true };
         for value in values {
             row.push_bind(value);
         }
         if row.is_first {
             row.push("NULL");
+        }
+        let count = self.values.len() - begin;
+        if let Some(last) = self.values.last().filter(|_| (1..PADDED).contains(&count)).cloned() {
+            let mut row = Values { sql: self, is_first: false };
+            for _ in count..count.next_power_of_two() {
+                row.push_value(last.clone());
+            }
         }
         self.push(")")
     }

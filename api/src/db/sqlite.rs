@@ -16,7 +16,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params_from_iter};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use self::fold::Fold;
 use super::{DbError, migrate};
+
+mod fold;
 
 /// Connections that read. More than there are cores does not help SQLite.
 const READERS: u32 = 4;
@@ -24,13 +27,15 @@ const READERS: u32 = 4;
 const BUSY: Duration = Duration::from_secs(5);
 /// How long a caller waits for its turn to write.
 pub(super) const TURN: Duration = BUSY.saturating_mul(2);
-/// Pages in the write-ahead log before they are folded into the file: 16 MiB. The pages of the
-/// indexes come in it again and again, and go into the file once.
+/// Pages in the write-ahead log before a tool folds them into the file (16 MiB); for whoever serves,
+/// `fold` does.
 const LOG_PAGES: i64 = 4000;
 /// KiB of pages that the writer keeps, as SQLite spells it.
 const WRITER_CACHE: i64 = -16_000;
-/// Statements that a connection keeps prepared.
+/// Statements that a connection keeps prepared. Each number of rows is one of its own.
 const PREPARED: usize = 128;
+/// The same, of the one that writes.
+const WRITER_PREPARED: usize = 512;
 /// Steps of SQLite's machine that a reading statement may take before it is handed over: about a
 /// millisecond.
 const STEPS: i32 = 20_000;
@@ -92,6 +97,9 @@ pub(super) struct File {
 struct Slot {
     path: PathBuf,
     conn: Option<Box<Connection>>,
+    /// Rows that the connection had changed when the log was folded last.
+    folded_at: u64,
+    fold: Arc<Fold>,
 }
 
 #[derive(Debug)]
@@ -123,6 +131,8 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, rusqlite::Error> {
 fn open_writer(path: &Path) -> Result<Box<Connection>, rusqlite::Error> {
     let conn = Box::new(open(path)?);
     conn.pragma_update(None, "cache_size", WRITER_CACHE)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.set_prepared_statement_cache_capacity(WRITER_PREPARED);
     // What is replaced is overwritten: texts that lay in the clear do not stay in free pages.
     conn.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
     Ok(conn)
@@ -151,7 +161,8 @@ impl File {
             path: path.to_owned(),
             idle: Mutex::default(),
         };
-        let slot = Slot { path: path.to_owned(), conn: None };
+        let fold = Arc::new(Fold::new(path.to_owned()));
+        let slot = Slot { path: path.to_owned(), conn: None, folded_at: 0, fold };
         Ok(Self { writer: Arc::new(tokio::sync::Mutex::new(slot)), readers: Arc::new(readers) })
     }
 
@@ -167,7 +178,7 @@ impl File {
 
     pub(super) async fn write(&self) -> Result<Write, DbError> {
         let mut slot = self.writer.clone().lock_owned().await;
-        let conn = slot.conn.take().map_or_else(|| open_writer(&slot.path), Ok)?;
+        let conn = slot.take()?;
         let held = Held { conn, place: slot };
         let mut write = Write { held: Some(held), is_failed: false, is_patient: false };
         write.begin().await?;
@@ -178,7 +189,7 @@ impl File {
     /// caller has the turn.
     pub(super) async fn empty_log(&self) -> Result<bool, DbError> {
         let mut slot = self.writer.clone().lock_owned().await;
-        let conn = slot.conn.take().map_or_else(|| open_writer(&slot.path), Ok)?;
+        let conn = slot.take()?;
         let mut held = Some(Held { conn, place: slot });
         let fold = |conn: &Connection| {
             conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
@@ -193,12 +204,40 @@ impl File {
         let _all = timeout(BUSY, self.readers.free.acquire_many(READERS)).await;
         self.readers.free.close();
         let mut all = std::mem::take(&mut *self.readers.idle());
-        all.extend(self.writer.lock().await.conn.take());
-        let closed =
-            tokio::task::spawn_blocking(move || all.into_iter().for_each(|conn| close(*conn)));
+        let mut slot = self.writer.lock().await;
+        all.extend(slot.conn.take());
+        let fold = slot.fold.clone();
+        drop(slot);
+        let closed = tokio::task::spawn_blocking(move || {
+            all.extend(fold.close().map(Box::new));
+            all.into_iter().for_each(|conn| close(*conn));
+        });
         if closed.await.is_err() {
             tracing::warn!("the store was not closed");
         }
+    }
+}
+
+impl Slot {
+    /// Its connection, or a new one.
+    fn take(&mut self) -> Result<Box<Connection>, rusqlite::Error> {
+        self.conn.take().map_or_else(
+            || {
+                self.folded_at = 0;
+                open_writer(&self.path)
+            },
+            Ok,
+        )
+    }
+
+    /// Who is to fold the log after a commit of that connection, if it is time.
+    fn due(&mut self, conn: &Connection) -> Option<Arc<Fold>> {
+        let rows = conn.total_changes();
+        let is_due = rows.saturating_sub(self.folded_at) >= fold::ROWS;
+        is_due.then(|| {
+            self.folded_at = rows;
+            self.fold.clone()
+        })
     }
 }
 
@@ -359,10 +398,16 @@ impl Write {
         if self.is_failed {
             return Err(DbError::Failed);
         }
-        let held = self.held.take().ok_or(DbError::Failed)?;
+        let mut held = self.held.take().ok_or(DbError::Failed)?;
         let commit = tokio::task::spawn_blocking(move || {
             held.conn.execute_batch("COMMIT")?;
+            let fold = held.place.due(&held.conn);
+            let writer = OwnedMutexGuard::mutex(&held.place).clone();
             keep(Some(held));
+            // Whoever committed does not wait for it.
+            if let Some(fold) = fold {
+                tokio::task::spawn_blocking(move || fold.run(&writer));
+            }
             Ok::<_, DbError>(())
         });
         commit.await.map_err(gone)?

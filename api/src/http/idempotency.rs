@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::body::Ticket;
 use super::{Problem, ProblemKind};
 use crate::auth::Principal;
-use crate::db::{CHUNK, Conn, Db, DbError, Tx, millis, sql};
+use crate::db::{CHUNK, Conn, Db, DbError, Sql, Tx, millis, sql};
 
 /// Stands for the status of a request that is accepted and has no answer yet.
 const NONE_YET: u16 = 0;
@@ -104,14 +104,7 @@ pub(crate) async fn answered(
     claims: &[&Claim],
 ) -> Result<BTreeMap<Place, Answered>, DbError> {
     let mut found = BTreeMap::new();
-    for claims in claims.chunks(CHUNK) {
-        let mut select = sql("SELECT principal, route, key, request_hash, status, body \
-             FROM idempotency WHERE (principal, route, key) IN (");
-        select.push_rows(claims, |row, claim| {
-            let Place { principal, route, key } = &claim.place;
-            row.push_bind(principal).push_bind(route).push_bind(key);
-        });
-        select.push(")");
+    for select in lookups(claims) {
         for row in select.fetch_all(conn).await? {
             let (principal, route, key) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let status = match row.number(4)? {
@@ -126,6 +119,26 @@ pub(crate) async fn answered(
         }
     }
     Ok(found)
+}
+
+/// One for each caller and route, which is nearly always one. A list of all three at once would be simpler,
+/// and SQLite goes through the whole table for it.
+fn lookups(claims: &[&Claim]) -> Vec<Sql> {
+    let mut keys: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for Claim { place: Place { principal, route, key }, .. } in claims {
+        keys.entry((principal, route)).or_default().push(key);
+    }
+    let mut lookups = Vec::with_capacity(keys.len());
+    for ((principal, route), keys) in &keys {
+        for keys in keys.chunks(CHUNK) {
+            let mut select = sql("SELECT principal, route, key, request_hash, status, body \
+                 FROM idempotency WHERE principal = ");
+            select.push_bind(*principal).push(" AND route = ").push_bind(*route);
+            select.push(" AND key IN ").push_list(keys.iter().copied());
+            lookups.push(select);
+        }
+    }
+    lookups
 }
 
 /// Remembers answers of requests that had none: the caller looked, in this transaction.

@@ -33,6 +33,7 @@ mod refusals;
 mod reload;
 mod renewal;
 mod roles;
+mod scans;
 mod sign_in;
 mod simulated;
 mod sinks;

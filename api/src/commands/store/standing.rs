@@ -247,10 +247,13 @@ pub(in crate::commands) async fn past_their_end(
     limit: i64,
 ) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
-    select.push("((c.state IN ('awaiting_approval', 'awaiting_wave') AND c.expires_at <= ");
+    // First what the index of those that have an end knows: without it all commands are gone through.
+    select.push(
+        "c.state IN ('awaiting_approval', 'awaiting_wave', 'queued', 'sent') AND c.expires_at <= ",
+    );
     select.push_bind(millis(now));
-    select.push(") OR (c.state IN ('queued', 'sent') AND c.expires_at <= ");
-    select.push_bind(millis(now.minus(grace))).push(")) LIMIT ").push_bind(limit);
+    select.push(" AND (c.state IN ('awaiting_approval', 'awaiting_wave') OR c.expires_at <= ");
+    select.push_bind(millis(now.minus(grace))).push(") LIMIT ").push_bind(limit);
     fetch(select, conn).await
 }
 

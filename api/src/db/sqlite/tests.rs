@@ -93,3 +93,53 @@ async fn writing_of_a_caller_that_goes_away_is_not_committed_and_the_next_one_go
     }
     db.close().await;
 }
+
+async fn insert(db: &Db, from: usize) {
+    let now = protocol::time::Timestamp::from_millis(1);
+    let mut tx = db.write(crate::audit::Actor::System, now).await.unwrap();
+    let mut insert = sql("INSERT INTO operators (name, created_at) ");
+    insert.push_rows(from..from + 300, |row, at| {
+        row.push_bind(format!("name-{at}")).push("1");
+    });
+    insert.execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_is_folded_into_the_file_beside_those_who_write() {
+    let (folder, db) = store().await;
+    let file = folder.path().join(crate::db::FILE);
+    let length = || std::fs::metadata(&file).unwrap().len();
+    // What the migrations wrote is folded with the first of it.
+    let begin = length();
+    let mut written = 0;
+    while length() == begin {
+        assert!(written < 300_000, "nothing was folded");
+        insert(&db, written).await;
+        written += 300;
+    }
+    let row = sql("SELECT COUNT(*) FROM operators").fetch_one(&mut db.read().await.unwrap()).await;
+    assert_eq!(row.unwrap().try_get::<i64>(0).unwrap(), i64::try_from(written).unwrap());
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_log_is_folded_to_its_end_while_nobody_writes_and_readers_are_not_waited_for() {
+    let (folder, db) = store().await;
+    let path = folder.path().join(crate::db::FILE);
+    insert(&db, 0).await;
+    let reader = read_only(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM operators").unwrap();
+    insert(&db, 300).await;
+    let crate::db::Base::Sqlite(file) = &db.base else { panic!("a file") };
+    let (writer, fold) = (file.writer.clone(), Arc::new(Fold::new(path)));
+    let folded = async || {
+        let (fold, writer) = (fold.clone(), writer.clone());
+        tokio::task::spawn_blocking(move || fold.fold(&writer, 0)).await.unwrap().unwrap()
+    };
+    assert!(!folded().await.is_whole(), "somebody reads what was there before");
+    reader.execute_batch("ROLLBACK").unwrap();
+    assert!(folded().await.is_whole());
+    insert(&db, 600).await;
+    db.close().await;
+}
