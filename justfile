@@ -41,3 +41,7 @@ chaos rounds="20" seed="1":
 # Look for inputs that break a promise: so many seconds for each target, or for those named.
 fuzz seconds="600" *targets:
     scripts/fuzz {{ seconds }} {{ targets }}
+
+# Count the instructions of frames, signatures and registry, beside those of the parent commit.
+instructions *args:
+    scripts/instructions {{ args }}
