@@ -213,7 +213,7 @@ impl Ledger {
             }
             Record::Confirmed { receipt_sha256 } => self.confirm(receipt_sha256),
             Record::Order { order_id, remember_until } => {
-                self.orders.insert(*order_id, *remember_until);
+                self.remember(*order_id, *remember_until);
             }
             Record::Sequence { last_seq } => {
                 for lane in Lane::ALL {
@@ -247,9 +247,15 @@ impl Ledger {
         }
     }
 
+    /// Of two times the later one counts: an order that is forgotten could be carried out again.
+    fn remember(&mut self, order_id: OrderId, until: Timestamp) {
+        let kept = self.orders.entry(order_id).or_insert(until);
+        *kept = until.max(*kept);
+    }
+
     fn receive(&mut self, received: &Received) {
         self.see(received.lane, received.seq);
-        self.orders.insert(received.order_id, received.remember_until);
+        self.remember(received.order_id, received.remember_until);
         self.entries.entry(received.command_id).or_insert_with(|| Entry {
             received: received.clone(),
             stage: Stage::Received,
