@@ -34,7 +34,7 @@ pub struct RotateArgs {
     #[arg(long, value_name = "NAME")]
     pub account: Option<String>,
     /// The public half of the recovery key, as `tocsin escrow new-key` prints it
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub recovery_key: CaseKey,
     /// Targets and the rest.
     #[command(flatten)]

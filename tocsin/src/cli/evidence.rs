@@ -24,7 +24,7 @@ mod fetch;
 #[derive(Debug, Args)]
 pub struct CollectArgs {
     /// The public half of the case's key, as `tocsin evidence new-key` prints it
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
     pub case_key: CaseKey,
     /// Also the memory of this process: its id, or its name for all that have it
     #[arg(long, value_name = "PID|NAME")]

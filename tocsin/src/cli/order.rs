@@ -89,7 +89,8 @@ pub struct LockArgs {
     #[arg(long, value_name = "TEXT")]
     pub message: Option<String>,
     /// For level crypto: who opens the volumes, as `tocsin escrow new-key` prints it
-    #[arg(long, value_name = "KEY", required_if_eq("level", "crypto"))]
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    #[arg(required_if_eq("level", "crypto"))]
     pub recovery_key: Option<CaseKey>,
     /// Codes that end it.
     #[command(flatten)]

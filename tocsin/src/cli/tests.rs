@@ -22,6 +22,19 @@ fn command_line_is_consistent() {
 }
 
 #[test]
+fn public_key_that_begins_with_a_hyphen_is_a_key() {
+    // One of 64 keys does, as base64url.
+    let key = format!("-{}", "A".repeat(42));
+    for line in [
+        "collect-evidence web-1 --case-key",
+        "rotate-credentials web-1 --volumes --recovery-key",
+        "lock web-1 --level crypto --recovery-key",
+    ] {
+        parse(&format!("tocsin {line} {key} --yes")).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+}
+
+#[test]
 fn every_verb_parses_as_documented() {
     let id = fixture::order(1);
     for line in [
