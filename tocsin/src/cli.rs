@@ -234,6 +234,9 @@ pub enum Verb {
     /// The device of the demo
     #[command(hide = true)]
     DemoDevice(demo::sandbox::SandboxArgs),
+    /// An agent of the demo
+    #[command(hide = true, disable_help_flag = true)]
+    DemoAgent(AgentArgs),
 }
 
 /// Arguments of `tocsin completions`.
@@ -367,6 +370,7 @@ const fn is_role(verb: &Verb) -> bool {
             | Verb::Api(_)
             | Verb::Demo(_)
             | Verb::Agent(_)
+            | Verb::DemoAgent(_)
             | Verb::Supervise(_)
     )
 }
@@ -453,7 +457,13 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         }
         Verb::DemoRouter(args) => role(demo::sandbox::run_router(&args)),
         Verb::DemoDevice(args) => role(demo::sandbox::run_device(&args)),
+        Verb::DemoAgent(AgentArgs { args }) => role(Box::pin(demo_agent(args)).await),
     }
+}
+
+async fn demo_agent(args: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
+    demo::sandbox::end_with_parent()?;
+    agent(args).await
 }
 
 async fn agent(args: Vec<std::ffi::OsString>) -> anyhow::Result<()> {

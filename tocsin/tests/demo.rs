@@ -1,23 +1,50 @@
 //! The demo as a person runs it: to its end, with real parts, and without leaving anything behind.
 
+use std::fs::File;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-fn demo(folder: &tempfile::TempDir) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_tocsin"))
+/// How often the processes are looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Runs the demo with its folder in this one, and returns what it said. Into files: a pipe would not
+/// end before everybody who was left behind does.
+fn demo(folder: &Path) -> String {
+    let logs = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| File::create(logs.path().join(name)).expect("a file");
+    let status = Command::new(env!("CARGO_BIN_EXE_tocsin"))
         .args(["demo", "--simulated", "1"])
-        .env("TMPDIR", folder.path())
+        .env("TMPDIR", folder)
         .stdin(Stdio::null())
-        .output()
+        .stdout(file("out"))
+        .stderr(file("err"))
+        .status()
         .expect("tocsin starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the demo failed: {said}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    let [shown, said] = ["out", "err"]
+        .map(|name| std::fs::read_to_string(logs.path().join(name)).expect("the file can be read"));
+    assert!(status.success(), "the demo failed: {said}\n{shown}");
+    shown
+}
+
+/// The processes that were started with something in this folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").expect("/proc is there").filter_map(Result::ok);
+    let lines = processes.filter_map(|it| std::fs::read(it.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    let folder = folder.display().to_string();
+    lines.filter(|line| line.contains(&folder)).collect()
 }
 
 #[test]
 fn demo_reaches_its_end_with_real_effects() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let said = demo(&folder);
+    let said = demo(folder.path());
+    assert_eq!(
+        processes_of(folder.path()),
+        Vec::<String>::new(),
+        "the demo leaves processes behind"
+    );
     // The packages of scripts/packages are there, so nothing may be simulated on the first device.
     for observed in [
         "real nftables",
@@ -31,4 +58,30 @@ fn demo_reaches_its_end_with_real_effects() {
     assert!(!said.contains('\u{1b}'), "colours although nobody looks at a terminal");
     let left = std::fs::read_dir(folder.path()).expect("the folder can be read").count();
     assert_eq!(left, 0, "the demo leaves files behind");
+}
+
+#[test]
+fn demo_that_is_killed_takes_everybody_along() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_tocsin"))
+        .args(["demo", "--simulated", "1"])
+        .env("TMPDIR", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tocsin starts");
+    let agents = || {
+        let processes = processes_of(folder.path());
+        processes.iter().filter(|line| line.contains("demo-agent run")).count()
+    };
+    while agents() < 2 {
+        assert!(demo.try_wait().expect("the demo runs").is_none(), "the demo ended by itself");
+        std::thread::sleep(LOOK);
+    }
+    demo.kill().expect("the demo is killed");
+    demo.wait().expect("the demo was killed");
+    while !processes_of(folder.path()).is_empty() {
+        std::thread::sleep(LOOK);
+    }
 }

@@ -14,7 +14,7 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 
 use super::relay;
-use super::sandbox::{agent_command, wait_for_byte};
+use super::sandbox::{agent_command, part, see_off, wait_for_byte};
 use super::stage::{API_PORT, HUB_PORT, Means, ROUTER, Stage};
 use crate::output::{Out, Tone};
 use crate::platform::Platform;
@@ -138,8 +138,7 @@ impl<'a> Cast<'a> {
         }
         self.make_endpoint()?;
         fs::write(self.stage.path("device/token"), self.token().await?)?;
-        let mut router = Command::new(std::env::current_exe()?)
-            .arg("demo-router")
+        let mut router = part("demo-router")?
             .arg(self.stage.path(""))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -236,6 +235,7 @@ impl<'a> Cast<'a> {
     pub(super) fn operator(&self, arguments: &[&str]) -> anyhow::Result<tokio::process::Command> {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         command.args(arguments).env("TOCSIN_PROFILE", self.stage.profile()).stdin(Stdio::null());
+        command.kill_on_drop(true);
         for variable in ["TOCSIN_URL", "TOCSIN_TOKEN", "TOCSIN_CA"] {
             command.env_remove(variable);
         }
@@ -245,10 +245,11 @@ impl<'a> Cast<'a> {
     /// Everybody goes home.
     pub(super) async fn leave(&mut self) {
         for process in &mut self.processes {
-            // The router ends, and with it its device, when its input does.
-            drop(process.stdin.take());
-            let _ = process.kill();
-            let _ = process.wait();
+            // The router ends when its input does, after its device; the others have none.
+            if process.stdin.is_none() {
+                let _ = process.kill();
+            }
+            tokio::task::block_in_place(|| see_off(process));
         }
         self.relays.shutdown().await;
     }

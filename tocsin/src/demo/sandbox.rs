@@ -6,9 +6,9 @@
 //!     agent, prober           10.77.0.1:7444 ─ hub.sock ─────────── hub
 //!                             203.0.113.7:443  a server to talk to
 //! ```
-//! Owns the namespaces: they die with their processes, and the machine's own network is never
-//! touched. The two verbs are this program run again, because a namespace is left before threads
-//! are started.
+//! Owns the namespaces: they die with their processes, each process with its parent, and the
+//! machine's own network is never touched. The verbs are this program run again, because a namespace
+//! is left before threads are started.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -30,8 +30,12 @@ const DEVICE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// A stand-in for the internet, from a range that is for documentation (RFC 5737).
 const SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), 443);
+/// Variable with the id of the process that starts a part of the demo.
+const PARENT: &str = "TOCSIN_DEMO_PARENT";
 /// How often the prober looks.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often a child that is to end is looked at, at most: for five seconds.
+const GOODBYES: u32 = 250;
 /// How long the prober waits for an answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -47,6 +51,7 @@ pub struct SandboxArgs {
 /// # Errors
 /// When the kernel or `ip` refuses.
 pub fn run_router(args: &SandboxArgs) -> anyhow::Result<()> {
+    end_with_parent()?;
     enter_namespace(!Uid::effective().is_root())?;
     ip(&["link", "set", "lo", "up"])?;
     let mut device = spawn_device(&args.folder)?;
@@ -58,18 +63,13 @@ pub fn run_router(args: &SandboxArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&args.folder, &mut device));
     // The device's namespace ends with its processes.
-    let _ = device.kill();
-    let _ = device.wait();
+    see_off(&mut device);
     outcome
 }
 
 fn spawn_device(folder: &Path) -> anyhow::Result<Child> {
-    let mut device = Command::new(std::env::current_exe()?)
-        .arg("demo-device")
-        .arg(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut device =
+        part("demo-device")?.arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     wait_for_byte(&mut device).context("the device's namespace was not made")?;
     Ok(device)
 }
@@ -80,6 +80,19 @@ pub(super) fn wait_for_byte(child: &mut Child) -> anyhow::Result<()> {
     let mut byte = [0];
     output.read_exact(&mut byte)?;
     Ok(())
+}
+
+/// Waits until a child whose standard input ended is gone, with all of its own, and not for ever.
+pub(super) fn see_off(child: &mut Child) {
+    drop(child.stdin.take());
+    for _ in 0..GOODBYES {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 async fn serve(folder: &Path, device: &mut Child) -> anyhow::Result<()> {
@@ -127,6 +140,7 @@ async fn echo(server: TcpListener) -> std::io::Result<()> {
 /// # Errors
 /// When the kernel or `ip` refuses, or the agent ends.
 pub fn run_device(args: &SandboxArgs) -> anyhow::Result<()> {
+    end_with_parent()?;
     enter_namespace(false)?;
     say_ready()?;
     std::io::stdin().read_exact(&mut [0]).context("the router went away")?;
@@ -138,17 +152,21 @@ pub fn run_device(args: &SandboxArgs) -> anyhow::Result<()> {
     enroll(&args.folder, &config)?;
     let mut agent = agent_command()?;
     let mut agent = agent.arg("run").arg("--config").arg(&config).spawn()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let log = args.folder.join("device/reach.log");
-    runtime.block_on(async {
-        tokio::select! {
-            outcome = probe(&log) => outcome,
-            () = parent_gone() => Ok(()),
-        }
-    })?;
+    let outcome = observe(&args.folder.join("device/reach.log"));
     let _ = agent.kill();
     let _ = agent.wait();
-    Ok(())
+    outcome
+}
+
+/// Writes down what the device reaches, for as long as the router lives.
+fn observe(log: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            outcome = probe(log) => outcome,
+            () = parent_gone() => Ok(()),
+        }
+    })
 }
 
 fn enroll(folder: &Path, config: &Path) -> anyhow::Result<()> {
@@ -162,8 +180,8 @@ fn enroll(folder: &Path, config: &Path) -> anyhow::Result<()> {
 
 /// This program as an agent.
 pub(super) fn agent_command() -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("agent").stdin(Stdio::null());
+    let mut command = part("demo-agent")?;
+    command.stdin(Stdio::null());
     Ok(command)
 }
 
@@ -203,6 +221,25 @@ async fn talks(stream: &mut TcpStream) -> bool {
         stream.read_exact(&mut [0]).await
     };
     matches!(tokio::time::timeout(PATIENCE, round_trip).await, Ok(Ok(_)))
+}
+
+/// However the parent ends: killed by a person, or by the kernel. Its namespace ends with this.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn end_with_parent() -> anyhow::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    // It may have ended before the kernel knew.
+    let parent = std::os::unix::process::parent_id().to_string();
+    ensure!(std::env::var(PARENT).is_ok_and(|named| named == parent), "the demo is over");
+    Ok(())
+}
+
+/// This program again, as a part of the demo that ends with whoever starts it.
+pub(super) fn part(verb: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(verb).env(PARENT, std::process::id().to_string());
+    Ok(command)
 }
 
 /// A network namespace of its own; for ordinary users also a user namespace, in which this
