@@ -3,7 +3,7 @@
 //! Owns no behaviour of its own besides small questions that several tasks ask.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use broker::{Broker, Presence, Upstream};
@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) config: ArcSwap<Config>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) clock: Clock,
+    /// When the hub began: what its beats are counted from.
+    pub(crate) began: Instant,
     pub(crate) entropy: Entropy,
     pub(crate) tls: Arc<ArcSwap<ServerConfig>>,
     pub(crate) drain: Drain,
@@ -63,6 +65,12 @@ impl Core {
     /// Wall time, as frames carry it.
     pub(crate) fn timestamp(&self) -> Timestamp {
         Timestamp::from_millis(self.clock.unix_millis())
+    }
+
+    /// The hub's beat at that moment or next after it. What is done for many sessions at once costs a fraction:
+    /// one wake of a thread, here and where the agents are, is for all of them.
+    pub(crate) fn beat(&self, due: Instant, width: Duration) -> Instant {
+        beat(self.began, due, width)
     }
 
     /// A fresh session id.
@@ -132,5 +140,29 @@ impl Core {
             session: handle.session,
             frame,
         }
+    }
+}
+
+fn beat(began: Instant, due: Instant, width: Duration) -> Instant {
+    let width = width.as_nanos().max(1);
+    let late = width - 1 - (due.saturating_duration_since(began).as_nanos() + width - 1) % width;
+    // A width is that of a heartbeat at most, and its nanoseconds fit.
+    due + Duration::from_nanos(u64::try_from(late).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_between_two_beats_waits_for_the_next_and_no_longer() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let width = Duration::from_secs(1);
+        for (due, then) in [(0, 0), (1, 1000), (999, 1000), (1000, 1000), (1001, 2000)] {
+            assert_eq!(beat(began, at(due), width), at(then), "due after {due} ms");
+        }
+        assert_eq!(beat(began, at(7), Duration::ZERO), at(7));
+        assert_eq!(beat(at(5), at(3), width), at(3), "before it began");
     }
 }

@@ -254,6 +254,7 @@ fn assemble(config: Config, deps: Deps, upstream: mpsc::Sender<broker::Upstream>
         name: config.name.clone(),
         config: ArcSwap::from_pointee(config),
         broker: deps.broker,
+        began: deps.clock.now(),
         clock: deps.clock,
         entropy: deps.entropy,
         tls: deps.tls,

@@ -9,8 +9,8 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use protocol::close::CloseCode;
 use protocol::frame::AgentFrame;
-use protocol::session::Output;
 use protocol::session::hub::{HubHandshake, HubSession};
+use protocol::session::{Output, Wake};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep_until, timeout_at};
@@ -24,6 +24,8 @@ use crate::socket::{Bucket, Incoming, Socket, SocketError};
 
 /// What the machine says is performed in batches of so many outputs, then flushed.
 const BATCH: usize = 64;
+/// A heartbeat is put off by such a part of it at most.
+const BEATS: u32 = 25;
 /// Frames of unknown kinds cost more than known ones: an agent may be newer, but not that new.
 const UNKNOWN_COST: u32 = 10;
 
@@ -236,8 +238,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
         }
     }
 
+    /// A heartbeat may be later by a part of it, so that many sessions have theirs together.
     fn wake_at(&self) -> Instant {
-        self.machine.poll_timeout().0.min(self.expires_at)
+        let at = match self.machine.poll_timeout() {
+            (due, Wake::Heartbeat) => self.core.beat(due, self.machine.pace().heartbeat / BEATS),
+            (due, Wake::Silence | Wake::UrgentProbe | Wake::Handshake) => due,
+        };
+        at.min(self.expires_at)
     }
 
     /// The timer is moved only to an earlier time; when it fires too early it is moved on. So

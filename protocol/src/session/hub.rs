@@ -244,6 +244,11 @@ impl HubSession {
         self.outbox.pop().map(Output::Transmit)
     }
 
+    /// The pace that it keeps, as the agent was told.
+    pub const fn pace(&self) -> Pace {
+        self.pace
+    }
+
     /// Whether an urgent command was sent that the agent has not acked.
     pub fn awaits_urgent_ack(&self) -> bool {
         !self.urgent.is_empty()
