@@ -5,8 +5,7 @@
 //! pages of thousands of others.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rusqlite::Connection;
 use rusqlite::Error;
@@ -25,7 +24,6 @@ const MOST: i64 = 16_000;
 pub(super) struct Fold {
     path: PathBuf,
     conn: Mutex<Option<Connection>>,
-    is_running: AtomicBool,
 }
 
 /// How far it came, in pages.
@@ -44,24 +42,33 @@ impl Pass {
 
 impl Fold {
     pub(super) const fn new(path: PathBuf) -> Self {
-        Self { path, conn: Mutex::new(None), is_running: AtomicBool::new(false) }
+        Self { path, conn: Mutex::new(None) }
     }
 
     /// Folds what is in the log, unless somebody does already. May take long.
     pub(super) fn run(&self, writer: &tokio::sync::Mutex<Slot>) {
-        if self.is_running.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let place = match self.conn.try_lock() {
+            Ok(place) => place,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         // The next one tries again. Nothing is lost but room.
-        if let Err(error) = self.fold(writer, MOST) {
+        if let Err(error) = self.fold_by(place, (writer, MOST)) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "the log of the store was not folded into its file");
         }
-        self.is_running.store(false, Ordering::Release);
     }
 
+    #[cfg(test)]
     pub(super) fn fold(&self, writer: &tokio::sync::Mutex<Slot>, most: i64) -> Result<Pass, Error> {
-        let mut place = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fold_by(self.place(), (writer, most))
+    }
+
+    fn fold_by(
+        &self,
+        mut place: MutexGuard<'_, Option<Connection>>,
+        (writer, most): (&tokio::sync::Mutex<Slot>, i64),
+    ) -> Result<Pass, Error> {
         let conn = match place.take() {
             Some(conn) => conn,
             None => open(&self.path)?,
@@ -77,7 +84,11 @@ impl Fold {
 
     /// Its connection, for closing it. Waits for a folding that runs.
     pub(super) fn close(&self) -> Option<Connection> {
-        self.conn.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.place().take()
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.conn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
