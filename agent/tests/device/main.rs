@@ -15,6 +15,7 @@ mod escrow;
 mod host;
 mod hostile;
 mod hostile_hub;
+mod hostile_talk;
 mod impostor;
 mod moves;
 #[path = "../support/netns.rs"]
