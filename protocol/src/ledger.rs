@@ -221,9 +221,7 @@ impl Ledger {
                 }
             }
             Record::Held(held) => self.hold(*held),
-            Record::Barred { order_id, remember_until } => {
-                self.barred.insert(*order_id, *remember_until);
-            }
+            Record::Barred { order_id, remember_until } => self.bar(*order_id, *remember_until),
             Record::Frozen(frozen) => self.freeze(*frozen),
             Record::Thawed => self.frozen = None,
         }
@@ -250,6 +248,12 @@ impl Ledger {
     /// Of two times the later one counts: an order that is forgotten could be carried out again.
     fn remember(&mut self, order_id: OrderId, until: Timestamp) {
         let kept = self.orders.entry(order_id).or_insert(until);
+        *kept = until.max(*kept);
+    }
+
+    /// The same of a bar: a second cancel that is soon over must not let in what the first one holds back.
+    fn bar(&mut self, order_id: OrderId, until: Timestamp) {
+        let kept = self.barred.entry(order_id).or_insert(until);
         *kept = until.max(*kept);
     }
 

@@ -372,6 +372,19 @@ fn orders_about_orders_wait_for_nothing_in_their_lane() {
 }
 
 #[test]
+fn hostile_second_cancel_that_is_soon_over_does_not_shorten_the_first() {
+    let barred = |secs| Record::Barred {
+        order_id: fixture::order(1),
+        remember_until: NOW.plus(Duration::from_secs(secs)),
+    };
+    let mut ledger = Ledger::replay(&[barred(60), barred(5)]);
+    ledger.forget(NOW.plus(Duration::from_secs(6)));
+    assert!(ledger.is_barred(fixture::order(1)));
+    ledger.forget(NOW.plus(Duration::from_secs(61)));
+    assert!(!ledger.is_barred(fixture::order(1)));
+}
+
+#[test]
 fn freeze_is_not_cut_short_by_another_and_both_outlast_compaction() {
     let frozen = |number, secs| {
         let until = NOW.plus(Duration::from_secs(secs));
