@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use protocol::advance::Advance;
 use protocol::frame::AgentFrame;
 use protocol::id::CommandId;
+use protocol::limits::SLOWEST_LINK;
 use protocol::state::{Lane, PerLane};
 
 use super::Reconcile;
@@ -52,9 +53,18 @@ impl Telling {
         if told.waiting.is_none() || told.not_before.is_some_and(|at| now < at) {
             return None;
         }
-        told.not_before = Some(now + PAUSE);
-        told.waiting.take_if(|_| is_clear)
+        let leaving = told.waiting.take_if(|_| is_clear);
+        told.not_before = Some(now + leaving.as_ref().map_or(PAUSE, pause_after));
+        leaving
     }
+}
+
+/// Words take a quarter of the slowest link at most. What the kernel has taken of them nothing overtakes: were
+/// there more than the link carries, receipts and proofs would stand behind all of it.
+fn pause_after(advance: &Advance) -> Duration {
+    let bytes = serde_json::to_string(advance).map_or(0, |text| text.len());
+    let millis = 4 * 1000 * u64::try_from(bytes).unwrap_or(u64::MAX / 4000) / SLOWEST_LINK;
+    PAUSE.max(Duration::from_millis(millis))
 }
 
 impl Reconcile {

@@ -1,6 +1,8 @@
 //! Words that leave now and then, and never in the way.
 
+use protocol::advance::{Output, Tail};
 use protocol::id::CommandId;
+use protocol::limits::OUTPUT_TAIL_BYTES;
 use protocol::time::Timestamp;
 use runtime::Clock;
 use tokio::sync::mpsc;
@@ -42,6 +44,24 @@ fn word_waits_for_a_clear_way_and_is_outdone_meanwhile() {
     assert_eq!(telling.take(Lane::Bulk, begin + PAUSE, true), None, "it was just tried");
     assert_eq!(telling.take(Lane::Bulk, begin + 2 * PAUSE, true), Some(at(2)));
     assert_eq!(telling.take(Lane::Bulk, begin + 4 * PAUSE, true), None, "it has left");
+}
+
+#[test]
+fn long_words_leave_more_rarely_so_that_the_slowest_link_carries_something_else() {
+    let begin = Clock::system().now();
+    let mut telling = Telling::default();
+    telling.begin(Lane::Bulk, begin);
+    let said = Some(Tail { from: 1 << 40, bytes: vec![b'x'; OUTPUT_TAIL_BYTES] });
+    let word = Advance::default().output(Some(Output { stdout: said.clone(), stderr: said }));
+    let length = serde_json::to_string(&word).unwrap().len() as u64;
+    // A word each millisecond for a minute, each followed by a look.
+    let looks = (0..60_000).map(|ms| begin + Duration::from_millis(ms));
+    let left = looks.filter(|now| {
+        telling.keep(Lane::Bulk, word.clone());
+        telling.take(Lane::Bulk, *now, true).is_some()
+    });
+    let bytes = left.count() as u64 * length;
+    assert!((1..=60 * SLOWEST_LINK / 3).contains(&bytes), "{bytes} bytes in a minute");
 }
 
 #[test]
