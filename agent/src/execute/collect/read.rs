@@ -69,7 +69,7 @@ fn one(
 fn contents(
     packer: &mut Packer<'_>,
     open: &mut Open,
-    mut file: &File,
+    file: &File,
 ) -> Result<(bool, Option<String>), SpoolError> {
     let mut piece = vec![0; CONTENT_BYTES];
     loop {
@@ -79,14 +79,36 @@ fn contents(
         let room = usize::try_from(open.room()).unwrap_or(usize::MAX).min(piece.len());
         // Where there is no room, one byte more shows that something is left out.
         let into = piece.get_mut(..room.max(1)).unwrap_or_default();
-        match file.read(into) {
-            Ok(0) => return Ok((false, None)),
-            Ok(_) if room == 0 => return Ok((true, None)),
-            Ok(length) => packer.add(open, into.get(..length).unwrap_or_default())?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Ok((false, Some(error.to_string()))),
+        let (length, ended) = fill(file, into, || packer.is_late());
+        if length > 0 && room == 0 {
+            return Ok((true, None));
+        }
+        packer.add(open, into.get(..length).unwrap_or_default())?;
+        match ended {
+            Some(Ok(())) => return Ok((false, None)),
+            Some(Err(error)) => return Ok((false, Some(error.to_string()))),
+            None => {}
         }
     }
+}
+
+/// Reads until that is full, or the time is up: `None`, or how the file ended. Each piece becomes a record with a head
+/// of its own, and whoever answers with a byte at a time must not make the heads more than the contents.
+fn fill(
+    mut file: &File,
+    into: &mut [u8],
+    is_late: impl Fn() -> bool,
+) -> (usize, Option<io::Result<()>>) {
+    let mut length = 0;
+    while length < into.len() && !is_late() {
+        match file.read(into.get_mut(length..).unwrap_or_default()) {
+            Ok(0) => return (length, Some(Ok(()))),
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (length, Some(Err(error))),
+        }
+    }
+    (length, None)
 }
 
 fn stat(about: &Metadata) -> Stat {

@@ -9,9 +9,10 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use protocol::advance::Output;
 use protocol::id::CommandId;
-use runtime::files::{PRIVATE, read_bounded, write_atomic};
+use runtime::files::{PRIVATE, write_atomic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -114,17 +115,17 @@ impl Folder {
     }
 
     pub(super) fn order(&self) -> io::Result<Order> {
-        self.read("order")
+        self.read("order", MAX_BYTES)
     }
 
     pub(super) fn ended(&self) -> io::Result<Ended> {
-        self.read("ended")
+        self.read("ended", MAX_BYTES)
     }
 
     /// The lock that a supervisor holds exclusively. Others share it: one that waits must not be taken for a
     /// supervisor by another that looks.
     pub(super) fn lock(&self) -> io::Result<File> {
-        OpenOptions::new().write(true).open(self.here.join("lock"))
+        plain(OpenOptions::new().write(true)).open(self.here.join("lock"))
     }
 
     /// Marks the script as begun, once and for all. Whether it may begin.
@@ -147,8 +148,7 @@ impl Folder {
     /// What it has said last, if somebody wrote that down. A script that runs as root may have: what is beyond
     /// its bounds is not told on.
     pub(super) fn said(&self) -> Option<Output> {
-        let bytes = read_bounded(&self.here.join("said"), SAID_BYTES).ok()?;
-        let said: Output = serde_json::from_slice(&bytes).ok()?;
+        let said: Output = self.read("said", SAID_BYTES).ok()?;
         Some(said).filter(Output::is_sound)
     }
 
@@ -195,7 +195,7 @@ impl Folder {
     /// What whoever was started complained about, on one line.
     pub(super) fn complaint(&self) -> String {
         let mut bytes = Vec::new();
-        let file = File::open(self.here.join("complaint"));
+        let file = plain(OpenOptions::new().read(true)).open(self.here.join("complaint"));
         let _ = file.and_then(|file| file.take(COMPLAINT_BYTES).read_to_end(&mut bytes));
         let text = String::from_utf8_lossy(&bytes);
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -211,8 +211,19 @@ impl Folder {
         write_atomic(&self.here.join(name), &bytes, PRIVATE).map_err(io::Error::other)
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<T> {
-        let bytes = read_bounded(&self.here.join(name), MAX_BYTES).map_err(io::Error::other)?;
+    fn read<T: DeserializeOwned>(&self, name: &str, most: usize) -> io::Result<T> {
+        let file = plain(OpenOptions::new().read(true)).open(self.here.join(name))?;
+        let mut bytes = Vec::new();
+        file.take(u64::try_from(most).unwrap_or(u64::MAX) + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         Ok(serde_json::from_slice(&bytes)?)
     }
+}
+
+/// Opens what this agent or a supervisor wrote. A script that runs as root may have put something else in its place:
+/// nobody waits at a pipe or follows a link.
+fn plain(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
 }

@@ -125,6 +125,14 @@ fn hostile_words_on_what_a_script_says_are_not_told_on() {
         fs::write(file.join("said"), odd).unwrap();
         assert_eq!(folder.said(), None);
     }
+    // Nobody writes into this pipe, and nobody waits for that; nor is a link followed.
+    fs::remove_file(file.join("said")).unwrap();
+    nix::unistd::mkfifo(&file.join("said"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(folder.said(), None);
+    fs::remove_file(file.join("said")).unwrap();
+    fs::write(file.join("elsewhere"), "{}").unwrap();
+    std::os::unix::fs::symlink(file.join("elsewhere"), file.join("said")).unwrap();
+    assert_eq!(folder.said(), None);
 }
 
 #[test]
