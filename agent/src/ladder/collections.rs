@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use protocol::collection::{Arrived, Collection, PATH};
@@ -28,7 +28,8 @@ use crate::reconcile::Event;
 /// What an exchange may take beside the bytes themselves, once connected.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a disk that reads nothing is tried before what lies on it is lost.
+/// How often a disk that reads nothing is tried, one time after the other, before what lies on it is lost; and for
+/// how many of the longest pauses between two tries.
 const READINGS: u32 = 8;
 
 /// Where spools are, and when to look.
@@ -40,8 +41,8 @@ pub(crate) struct Carrying {
     pub(crate) blocking: Blocking,
     /// Told when receipts are at the control plane.
     pub(crate) stored: Arc<Notify>,
-    /// How often each was not read.
-    unread: BTreeMap<CommandId, u32>,
+    /// How often each was not read since it was read last, and since when.
+    unread: BTreeMap<CommandId, (u32, Instant)>,
     /// Of which it was said that they are lost. The next process says it again, while their spools are there.
     told: BTreeSet<CommandId>,
 }
@@ -108,8 +109,15 @@ impl Carrying {
     ) -> Option<Duration> {
         let (state_dir, now) = (self.state_dir.clone(), shared.wall());
         let spools = self.blocking.run(move || Spool::all(&state_dir, now)).await;
+        let spools = match spools.map_err(CarryError::from).and_then(|read| Ok(read?)) {
+            Ok(spools) => spools,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "spools were not looked for");
+                return Some(shared.config.backoff_base + backoff.next(shared.entropy.next_u64()));
+            }
+        };
         let mut pause = None;
-        for (id, spool) in spools.unwrap_or_default() {
+        for (id, spool) in spools {
             match self.carry(shared, rotation, (id, &spool), backoff).await {
                 Ok(()) => {
                     tracing::info!(command.id = %id, "nothing of the collection is missing any more");
@@ -124,7 +132,7 @@ impl Carrying {
                 Err(error) => {
                     rotation.next();
                     tracing::warn!(command.id = %id, error = chain(&error), "collection waits");
-                    if self.is_lost(id, &error) && self.told.insert(id) {
+                    if self.is_lost(shared, id, &error) && self.told.insert(id) {
                         shared.tell(Event::CollectionLost(id)).await;
                     }
                     let asked = match &error {
@@ -143,14 +151,17 @@ impl Carrying {
         pause
     }
 
-    /// Whether what lies in the spool is gone: it is not as it was written, or was not read time and again.
-    fn is_lost(&mut self, id: CommandId, error: &CarryError) -> bool {
+    /// Whether what lies in the spool is gone: it is not as it was written, or was not read time and again and for
+    /// long. A disk that fails for a while costs nothing.
+    fn is_lost(&mut self, shared: &Shared, id: CommandId, error: &CarryError) -> bool {
         match error {
             CarryError::Spool(SpoolError::Altered) => true,
             CarryError::Spool(_) => {
-                let unread = self.unread.entry(id).or_default();
-                *unread = unread.saturating_add(1);
-                *unread >= READINGS
+                let now = shared.clock.now();
+                let (times, since) = self.unread.entry(id).or_insert((0, now));
+                *times = times.saturating_add(1);
+                let lasted = now.saturating_duration_since(*since);
+                *times >= READINGS && lasted >= shared.config.backoff_cap * READINGS
             }
             CarryError::NoAddress
             | CarryError::Http(_)
@@ -159,30 +170,38 @@ impl Carrying {
         }
     }
 
-    /// Sends every chunk that is not there.
+    /// Sends every chunk that is not there. What is asked for again and again waits for the next round.
     async fn carry(
-        &self,
+        &mut self,
         shared: &Shared,
         rotation: &Rotation,
         (id, spool): (CommandId, &Spool),
         backoff: &mut Backoff,
     ) -> Result<(), CarryError> {
+        // Asked first: what nobody misses any more needs no reading.
+        let mut missing = missing(shared, rotation, id).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
         let reading = spool.clone();
-        let spooled = self.blocking.run(move || reading.spooled()).await??;
-        loop {
-            let answer = ask(shared, rotation, &format!("{PATH}/{id}"), Ask::Get).await?;
-            let arrived: Arrived = serde_json::from_slice(&answer)
-                .map_err(|error| CarryError::Answer(error.to_string()))?;
-            if arrived.missing.is_empty() {
-                return Ok(());
-            }
-            for number in arrived.missing.into_iter().take(limits::MISSING_CHUNKS) {
-                let chunk = self.chunk(spool, &spooled.collection, number).await?;
+        let of = self.blocking.run(move || reading.checked()).await??.collection;
+        let mut sent = 0_u32;
+        while !missing.is_empty() {
+            for number in missing {
+                if number >= of.chunks || sent >= of.chunks {
+                    let asked = format!("chunk {number} after {sent} of {}", of.chunks);
+                    return Err(CarryError::Answer(asked));
+                }
+                let chunk = self.chunk(spool, &of, number).await?;
+                self.unread.remove(&id);
                 let path = format!("{PATH}/{id}/{number}");
                 ask(shared, rotation, &path, Ask::Put(chunk)).await?;
                 backoff.reset();
+                sent += 1;
             }
+            missing = self::missing(shared, rotation, id).await?;
         }
+        Ok(())
     }
 
     async fn chunk(
@@ -194,6 +213,18 @@ impl Carrying {
         let (spool, of) = (spool.clone(), of.clone());
         Ok(self.blocking.run(move || spool.chunk(&of, number)).await??)
     }
+}
+
+/// The numbers of chunks that the control plane does not have, in bounds.
+async fn missing(
+    shared: &Shared,
+    rotation: &Rotation,
+    id: CommandId,
+) -> Result<Vec<u32>, CarryError> {
+    let answer = ask(shared, rotation, &format!("{PATH}/{id}"), Ask::Get).await?;
+    let arrived: Arrived =
+        serde_json::from_slice(&answer).map_err(|error| CarryError::Answer(error.to_string()))?;
+    Ok(arrived.missing.into_iter().take(limits::MISSING_CHUNKS).collect())
 }
 
 async fn ask(

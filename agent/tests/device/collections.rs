@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use agent::config::ArmingConfig;
+use futures_util::FutureExt as _;
 use protocol::collection::{ChunkHashes, Collection};
 use protocol::fixture::collect_files;
 use protocol::frame::{AgentFrame, HubFrame};
@@ -156,10 +157,18 @@ async fn chunk_that_rots_is_never_sent_and_the_collection_is_said_to_be_lost_unt
     bytes[100] ^= 1;
     fs::write(&rotten, bytes).unwrap();
     hub.send(confirmed(&receipt)).await;
+    let is_notice = |frame: &AgentFrame| matches!(frame, AgentFrame::Notice { .. });
+    // What there never was is not lost: it comes again, and says nothing before it has met the rotten one.
+    missing(&mut server, id, "4294967295").await;
+    missing(&mut server, id, "5").await;
     missing(&mut server, id, "0,1,2,3,4").await;
     chunk(&mut server, id, 0).await;
+    let early = hub.next().now_or_never();
+    assert!(
+        early.flatten().is_none_or(|frame| !is_notice(&frame)),
+        "it calls intact evidence lost"
+    );
     chunk(&mut server, id, 1).await;
-    let is_notice = |frame: &AgentFrame| matches!(frame, AgentFrame::Notice { .. });
     let AgentFrame::Notice { command_id, jws } = hub.wait_for(is_notice).await else {
         panic!("it waited for a notice")
     };

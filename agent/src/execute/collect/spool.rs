@@ -83,8 +83,15 @@ impl Spool {
 
     /// Every whole spool. Those that nobody took in a week, and what a crash left of others for as
     /// long, are removed.
-    pub(crate) fn all(state_dir: &Path, now: Timestamp) -> Vec<(CommandId, Self)> {
-        let entries = fs::read_dir(state_dir.join(PLACE)).into_iter().flatten().flatten();
+    pub(crate) fn all(
+        state_dir: &Path,
+        now: Timestamp,
+    ) -> Result<Vec<(CommandId, Self)>, SpoolError> {
+        let entries = match fs::read_dir(state_dir.join(PLACE)) {
+            Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?.into_iter(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
         let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let mut spools: Vec<_> = ids.map(|id: CommandId| (id, Self::of(state_dir, id))).collect();
         spools.sort_by_key(|(id, _)| *id);
@@ -96,7 +103,7 @@ impl Spool {
             }
             !is_over && spool.is_whole()
         });
-        spools
+        Ok(spools)
     }
 
     /// Whether one more may be begun.
@@ -141,14 +148,22 @@ impl Spool {
         Ok(())
     }
 
+    /// A disk that does not say counts as one that has it: reading it will tell.
     pub(super) fn is_whole(&self) -> bool {
-        self.here.join(ABOUT).exists()
+        self.here.join(ABOUT).try_exists().unwrap_or(true)
     }
 
     /// What is known of it.
     pub(crate) fn spooled(&self) -> Result<Spooled, SpoolError> {
         let bytes = read_bounded(&self.here.join(ABOUT), ABOUT_BYTES).map_err(of_file)?;
         Ok(serde_json::from_slice(&bytes).map_err(io::Error::other)?)
+    }
+
+    /// The same. Where no hashes are that were signed for, all chunks are looked at now: one that is sent must
+    /// be known to be as it was written.
+    pub(crate) fn checked(&self) -> Result<Spooled, SpoolError> {
+        let spooled = self.spooled()?;
+        if self.hashes(&spooled.collection).is_some() { Ok(spooled) } else { self.verified() }
     }
 
     /// The same, after all chunks were read again.
@@ -165,12 +180,13 @@ impl Spool {
         }
     }
 
-    /// A chunk of a whole spool, exactly as it was written.
+    /// A chunk of a spool that was checked, exactly as it was written.
     pub(crate) fn chunk(&self, of: &Collection, number: u32) -> Result<Vec<u8>, SpoolError> {
         let bytes = self.bytes(of, number)?;
-        match self.hash(of, number) {
-            Some(hash) if hash != Hash::sha256(&bytes) => Err(SpoolError::Altered),
-            // Without hashes, the control plane sees with the last chunk that one is wrong.
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        match self.hashes(of).and_then(|hashes| hashes.get(number).copied()) {
+            Some(hash) if hash != *Hash::sha256(&bytes).as_bytes() => Err(SpoolError::Altered),
+            // Without hashes it was read and found right when the spool was checked.
             Some(_) | None => Ok(bytes),
         }
     }
@@ -186,16 +202,15 @@ impl Spool {
         }
     }
 
-    /// The hash of a chunk, if the hashes are those that were signed for. An earlier version kept none.
-    fn hash(&self, of: &Collection, number: u32) -> Option<Hash> {
+    /// The hashes of all chunks, if they are those that were signed for. An earlier version kept none.
+    fn hashes(&self, of: &Collection) -> Option<Vec<[u8; HASH_BYTES]>> {
         let length = usize::try_from(of.chunks).ok()?.checked_mul(HASH_BYTES)?;
         let bytes = read_bounded(&self.here.join(HASHES), length).ok()?;
         let (hashes, rest) = bytes.as_chunks::<HASH_BYTES>();
         let mut all = ChunkHashes::default();
         hashes.iter().for_each(|hash| all.add(&Hash::new(*hash)));
         let is_signed_for = rest.is_empty() && all.finish() == of.chunks_sha256;
-        let hash = hashes.get(usize::try_from(number).ok()?).filter(|_| is_signed_for)?;
-        Some(Hash::new(*hash))
+        is_signed_for.then(|| hashes.to_vec())
     }
 
     /// Forgets it.

@@ -19,7 +19,7 @@ use super::case;
 use crate::execute::collect::CollectEvidence;
 use crate::execute::collect::packer::Packer;
 use crate::execute::collect::read;
-use crate::execute::collect::spool::Spool;
+use crate::execute::collect::spool::{Spool, SpoolError};
 use crate::execute::collect::tree::{Found, Tree, matches};
 use crate::execute::fixtures::{Sandbox, task};
 use crate::execute::{Executor as _, Recovery, Task};
@@ -325,10 +325,35 @@ fn only_so_many_collections_wait_and_an_old_one_goes() {
     }
     let failure = order.plan(&sandbox.host, &task(5)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Precondition);
-    assert_eq!(Spool::all(&sandbox.host.state_dir, now).len(), 4);
+    assert_eq!(Spool::all(&sandbox.host.state_dir, now).unwrap().len(), 4);
     let later = now.plus(std::time::Duration::from_secs(8 * 24 * 60 * 60));
-    assert!(Spool::all(&sandbox.host.state_dir, later).is_empty());
+    assert!(Spool::all(&sandbox.host.state_dir, later).unwrap().is_empty());
     order.plan(&sandbox.host, &task(5)).unwrap();
+}
+
+#[test]
+fn spool_without_its_hashes_is_looked_at_before_anything_of_it_is_sent() {
+    let sandbox = Sandbox::new();
+    sandbox.write("/srv/a", "a");
+    let (order, task) = (order(paths(&["/srv"])), task(1));
+    order.apply(&sandbox.host, &task).unwrap();
+    let spool = Spool::of(&sandbox.host.state_dir, task.command_id);
+    let folder = sandbox.host.state_dir.join(format!("collections/{}", task.command_id));
+    fs::write(folder.join("hashes"), "rotten").unwrap();
+    assert!(spool.checked().is_ok(), "the chunks are as they were written");
+    let mut bytes = fs::read(folder.join("000000")).unwrap();
+    bytes[0] ^= 1;
+    fs::write(folder.join("000000"), bytes).unwrap();
+    assert!(matches!(spool.checked(), Err(SpoolError::Altered)));
+}
+
+#[test]
+fn disk_that_does_not_say_what_lies_there_is_not_an_empty_one() {
+    let sandbox = Sandbox::new();
+    let now = protocol::time::Timestamp::from_millis(Clock::system().unix_millis());
+    assert!(Spool::all(&sandbox.host.state_dir, now).unwrap().is_empty());
+    fs::write(sandbox.host.state_dir.join("collections"), "no folder").unwrap();
+    assert!(matches!(Spool::all(&sandbox.host.state_dir, now), Err(SpoolError::Disk(_))));
 }
 
 #[test]
