@@ -60,8 +60,8 @@ fn demo_reaches_its_end_with_real_effects() {
     assert_eq!(left, 0, "the demo leaves files behind");
 }
 
-#[test]
-fn demo_that_is_killed_takes_everybody_along() {
+#[tokio::test]
+async fn demo_that_is_killed_takes_everybody_along() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut demo = Command::new(env!("CARGO_BIN_EXE_tocsin"))
         .args(["demo", "--simulated", "1"])
@@ -77,11 +77,11 @@ fn demo_that_is_killed_takes_everybody_along() {
     };
     while agents() < 2 {
         assert!(demo.try_wait().expect("the demo runs").is_none(), "the demo ended by itself");
-        std::thread::sleep(LOOK);
+        tokio::time::sleep(LOOK).await;
     }
     demo.kill().expect("the demo is killed");
     demo.wait().expect("the demo was killed");
     while !processes_of(folder.path()).is_empty() {
-        std::thread::sleep(LOOK);
+        tokio::time::sleep(LOOK).await;
     }
 }

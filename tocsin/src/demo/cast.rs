@@ -249,7 +249,7 @@ impl<'a> Cast<'a> {
             if process.stdin.is_none() {
                 let _ = process.kill();
             }
-            tokio::task::block_in_place(|| see_off(process));
+            see_off(process).await;
         }
         self.relays.shutdown().await;
     }

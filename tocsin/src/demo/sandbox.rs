@@ -63,7 +63,7 @@ pub fn run_router(args: &SandboxArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&args.folder, &mut device));
     // The device's namespace ends with its processes.
-    see_off(&mut device);
+    runtime.block_on(see_off(&mut device));
     outcome
 }
 
@@ -83,13 +83,13 @@ pub(super) fn wait_for_byte(child: &mut Child) -> anyhow::Result<()> {
 }
 
 /// Waits until a child whose standard input ended is gone, with all of its own, and not for ever.
-pub(super) fn see_off(child: &mut Child) {
+pub(super) async fn see_off(child: &mut Child) {
     drop(child.stdin.take());
     for _ in 0..GOODBYES {
         if !matches!(child.try_wait(), Ok(None)) {
             return;
         }
-        std::thread::sleep(LOOK);
+        tokio::time::sleep(LOOK).await;
     }
     let _ = child.kill();
     let _ = child.wait();
