@@ -120,9 +120,12 @@ async fn standing(
     identity: DeviceIdentity,
     command: CommandId,
 ) -> Result<Standing, Problem> {
+    // First whether it is over: a receipt that is stored between two looks must not make a device that is early
+    // forget what is not here.
+    let is_over = store::is_over(conn, identity, command).await?;
     match store::find(conn, identity, command).await? {
         Some(standing) => Ok(standing),
-        None if store::is_over(conn, identity, command).await? => Err(Problem::new(
+        None if is_over => Err(Problem::new(
             ProblemKind::Gone,
             "more than was ordered, not signed for, or kept long enough: it is not taken any more",
         )),
