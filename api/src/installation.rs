@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use protocol::id::KeyId;
 use protocol::key::SigningKey;
 use protocol::time::Timestamp;
+use protocol::trust::AuthorityPin;
 use runtime::Entropy;
 use serde_json::json;
 
@@ -17,6 +18,7 @@ use crate::audit::{Actor, Kind, hex};
 use crate::db::{Conn, Db, DbError, Tx, millis, sql};
 use crate::keys::{self, KeyFileError};
 use crate::pki::{Authority, PkiError};
+use crate::trust;
 
 /// The files, by the names under which their fingerprints are recorded.
 const CERTIFICATE: &str = "ca.crt";
@@ -56,6 +58,9 @@ pub enum InstallationError {
         /// The recorded one.
         expected: String,
     },
+    /// Devices would not believe it.
+    #[error("the trust root in force pins other authorities than {0}")]
+    Unpinned(AuthorityPin),
 }
 
 /// The keys.
@@ -176,6 +181,11 @@ pub(crate) async fn succeed(
     authority: &Authority,
 ) -> Result<(), InstallationError> {
     let mut tx = db.write(Actor::System, now).await?;
+    // In one transaction: a trust root that is taken at the same time looks at what is recorded here.
+    let pin = authority.trust_pin();
+    if !trust::current(tx.conn()).await?.root.may_vouch(pin) {
+        return Err(InstallationError::Unpinned(pin));
+    }
     let recorded = recorded(tx.conn()).await?;
     let expected = |name: &str| recorded.iter().find(|(known, _)| known == name);
     let mut changed = Vec::new();
@@ -230,6 +240,13 @@ async fn replace(tx: &mut Tx, changed: Vec<(&'static str, String)>) -> Result<()
         tx.append(Kind::AuthorityChanged, "store", payload.into());
     }
     Ok(())
+}
+
+/// The key of the recorded authority, as a trust root pins it: another node may have taken it already.
+pub(crate) async fn authority_pin(conn: &mut Conn) -> Result<Option<AuthorityPin>, DbError> {
+    let recorded = recorded(conn).await?;
+    let key = recorded.iter().find(|(name, _)| name == AUTHORITY_KEY);
+    key.map(|(_, pin)| pin.parse().map_err(|_| DbError::Unreadable("authority"))).transpose()
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::config::{Config, ConfigError, Policy};
-use crate::db::DbError;
 use crate::housekeeping::{ListenerError, Listeners};
 use crate::installation::{self, InstallationError};
 use crate::pki::{Authority, PkiError};
-use crate::trust;
 
 /// Why the authority stays the one that it was.
 #[derive(Debug, thiserror::Error)]
@@ -18,18 +16,12 @@ pub enum AuthorityError {
     /// Its files cannot be used.
     #[error("the authority cannot be loaded")]
     Files(#[from] PkiError),
-    /// It is not the one of this store, and does not follow it.
-    #[error("the authority is not that of this store")]
+    /// It is not the one of this store, and does not follow it, or devices would not believe it.
+    #[error("the authority is not one for this store")]
     Installation(#[from] InstallationError),
-    /// Devices would not believe it.
-    #[error("the trust root in force pins other authorities than {0}")]
-    Unpinned(String),
     /// The listeners cannot use it.
     #[error("the listeners cannot use the authority")]
     Listeners(#[from] ListenerError),
-    /// The store is not available.
-    #[error("the trust root cannot be read")]
-    Store(#[from] DbError),
 }
 
 /// Puts another configuration, or another authority, into effect, as far as that takes no restart.
@@ -74,11 +66,6 @@ impl Reload {
         let next = Authority::load(&app.config.data_dir, app.entropy.clone())?;
         if next.is_same(&app.authority()) {
             return Ok(false);
-        }
-        let pin = next.trust_pin();
-        let root = trust::current(&mut app.db.read().await?).await?.root;
-        if !root.may_vouch(pin) {
-            return Err(AuthorityError::Unpinned(pin.to_string()));
         }
         // Of those that the listeners could not use none is written down.
         self.listeners.try_out(app, &next)?;

@@ -22,6 +22,7 @@ use crate::auth::{Act, Permit, Principal, ability};
 use crate::db::{Conn, DbError, Tx};
 use crate::http::problem::ProblemBody;
 use crate::http::{Begun, Body, Once, Problem, ProblemKind};
+use crate::installation;
 
 mod push;
 mod store;
@@ -154,12 +155,14 @@ async fn succeed(
         let detail = "the next version does not name the command key of this control plane";
         return Err(Problem::new(ProblemKind::Invalid, detail));
     }
-    let pin = app.authority().trust_pin();
-    if !root.may_vouch(pin) {
-        let detail = format!(
-            "the next version pins other authorities than that of this control plane, {pin}"
-        );
-        return Err(Problem::new(ProblemKind::Invalid, detail));
+    let recorded = installation::authority_pin(once.tx().conn()).await?;
+    for pin in recorded.into_iter().chain([app.authority().trust_pin()]) {
+        if !root.may_vouch(pin) {
+            let detail = format!(
+                "the next version pins other authorities than that of this control plane, {pin}"
+            );
+            return Err(Problem::new(ProblemKind::Invalid, detail));
+        }
     }
     let view = accept(once.tx(), signed, root).await?;
     let response = once.finish(StatusCode::CREATED, &view).await?;

@@ -88,18 +88,19 @@ pub(crate) fn differing<const N: usize>(
     settings.into_iter().filter_map(|(key, differs)| differs.then_some(key))
 }
 
-/// Reads the authority of a control plane again, and writes it down for operators and hubs. Whether it
-/// is another one than before. One that cannot be used changes nothing.
+/// Reads the authority of a control plane again, and writes it down for operators and hubs, also when that
+/// failed the last time. Whether it stands as its files say. One that cannot be used changes nothing.
 pub(crate) async fn follow_authority(reload: &Reload, data: &Path) -> bool {
     match reload.follow_authority().await {
-        Ok(false) => false,
-        Ok(true) => {
+        Ok(is_other) => {
             let trusted = reload.authority().trusted_pem();
             if let Err(error) = write_atomic(&data.join(AUTHORITY), trusted.as_bytes(), PUBLIC) {
                 let error: &(dyn std::error::Error + 'static) = &error;
                 tracing::error!(error, "authority cannot be written for others");
             }
-            tracing::info!(pin = %reload.authority().pin(), "authority read again");
+            if is_other {
+                tracing::info!(pin = %reload.authority().pin(), "authority read again");
+            }
             true
         }
         Err(error) => {

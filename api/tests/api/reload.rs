@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{AuthorityError, pki};
+use api::{AuthorityError, InstallationError, pki};
 use protocol::enrollment::RenewRequest;
 use protocol::frame::{AgentFrame, Exchange};
 use protocol::trust::AuthorityPin;
@@ -170,7 +170,8 @@ async fn hostile_authority_that_the_trust_root_does_not_pin_is_not_taken() {
     bench.change_trust(|root| root.authority_pins = pins.into()).await;
     pki::switch(&bench.place.config().data_dir).unwrap();
     let error = bench.api.reload().follow_authority().await.unwrap_err();
-    assert!(matches!(error, AuthorityError::Unpinned(_)), "{error:?}");
+    let is_unpinned = matches!(error, AuthorityError::Installation(InstallationError::Unpinned(_)));
+    assert!(is_unpinned, "{error:?}");
     assert_eq!(bench.api.authority().trust_pin(), pins[0]);
     bench.agent("a", None).await.check_in(&bench, Vec::new()).await;
 }

@@ -55,8 +55,8 @@ impl Reload {
         Ok(restart)
     }
 
-    /// Reads the authority's files again; another one also vouches for the hub from now on. One that
-    /// cannot be used changes nothing, and the log says why.
+    /// Reads the authority's files again; it vouches for the hub anew. One that cannot be used changes
+    /// nothing, and the log says why.
     pub async fn follow_authority(&self) {
         let folder = &self.start.api.data_dir;
         if follow_authority(&self.api, folder).await
