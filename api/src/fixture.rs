@@ -5,11 +5,13 @@
 
 use aws_lc_rs::hmac;
 use protocol::id::DeviceId;
+use protocol::key::DevicePublicKey;
 use serde_json::json;
 
 pub use self::postgres::PostgresServer;
 use crate::audit::{Actor, Kind};
 use crate::db::{Conn, Db, DbError, Tx, sql};
+use crate::devices::{self, Enrolling};
 use crate::vault::{self, SCRIPT, SEALED};
 
 mod postgres;
@@ -133,6 +135,22 @@ pub async fn insert_devices(
         }
     }
     Ok(())
+}
+
+/// Writes a device that nobody enrolled and that has a key.
+///
+/// # Errors
+/// When the store refuses it.
+pub async fn insert_device(
+    tx: &mut Tx,
+    id: DeviceId,
+    key: &DevicePublicKey,
+) -> Result<(), DbError> {
+    tx.append(Kind::DeviceEnrolled, id, json!({}));
+    let certificate_expires_at = tx.now();
+    let (name, generation, is_simulated) = ("d", 1, false);
+    let new = Enrolling { id, name, key, generation, certificate_expires_at, is_simulated };
+    devices::enroll_new(tx, &new).await
 }
 
 /// Rewrites an event and every hash after it, as whoever has the database can.

@@ -183,6 +183,12 @@ impl Api {
         &self.app
     }
 
+    /// The routes for operators, for whoever asks them without a connection.
+    #[cfg(feature = "fixture")]
+    pub fn operator_router(&self) -> axum::Router {
+        operator_router(&self.app)
+    }
+
     /// Tells agents, from their next enrollment or renewal on, to connect to these hubs.
     pub fn advertise_hubs(&self, hubs: Vec<String>) {
         self.app
@@ -366,9 +372,7 @@ fn serve(
     operator_listener: TcpListener,
     agent_listener: TcpListener,
 ) {
-    let (routes, document) = openapi::operator_routes();
-    let gate = axum::middleware::from_fn_with_state((app.clone(), Gate::new(&document)), guard);
-    let operator = finish(app, routes.layer(gate));
+    let operator = operator_router(app);
     let agent = enrollment::agent_router().merge(commands::agent_router());
     let agent = finish(app, agent.merge(collections::agent_router()));
     let limits = HttpLimits {
@@ -396,6 +400,13 @@ fn serve(
         serve_tls(agent_listener, tls, limits, drain, move |_: ConnectionInfo| agent.clone()).await;
         Ok::<_, io::Error>(())
     });
+}
+
+/// The routes for operators, with their gate.
+fn operator_router(app: &App) -> axum::Router {
+    let (routes, document) = openapi::operator_routes();
+    let gate = axum::middleware::from_fn_with_state((app.clone(), Gate::new(&document)), guard);
+    finish(app, routes.layer(gate))
 }
 
 /// What wraps every route of a listener.
