@@ -40,16 +40,18 @@ impl Outbox {
     }
 
     /// Hands committed commands of one order over, cut to batches.
-    pub fn push(&self, deliveries: Vec<Delivery>) {
+    pub fn push(&self, mut deliveries: Vec<Delivery>) {
         let Some(first) = deliveries.first() else { return };
         let queue = match first.frame.lane {
             Lane::Urgent => &self.urgent,
             Lane::Bulk => &self.bulk,
         };
-        for batch in deliveries.chunks(broker::BATCH) {
-            if queue.try_send(batch.to_vec()).is_err() {
+        while !deliveries.is_empty() {
+            let rest = deliveries.split_off(deliveries.len().min(broker::BATCH));
+            if queue.try_send(deliveries).is_err() {
                 metrics::wake_dropped();
             }
+            deliveries = rest;
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Signed {
     pub(super) fresh: Fresh,
     pub(super) seq: u64,
     pub(super) frame: CommandFrame,
+    /// Names the envelope.
+    pub(super) sha256: String,
 }
 
 impl From<Signed> for Delivery {
@@ -97,8 +99,9 @@ impl Draft {
     fn sign(self, app: &App) -> Result<Signed, Problem> {
         let Self { fresh, after_seq, envelope } = self;
         let jws = sign(app, &envelope)?;
+        let sha256 = jws.sha256();
         let frame = CommandFrame { command_id: fresh.id, lane: envelope.lane, after_seq, jws };
-        Ok(Signed { fresh, seq: envelope.seq, frame })
+        Ok(Signed { fresh, seq: envelope.seq, frame, sha256 })
     }
 }
 

@@ -151,7 +151,7 @@ pub(in crate::commands) async fn insert_queued(
                 .push_bind(CommandState::Queued.as_str())
                 .push_bind(i64::try_from(signed.seq).unwrap_or(i64::MAX))
                 .push_bind(envelope)
-                .push_bind(signed.frame.jws.sha256())
+                .push_bind(&signed.sha256)
                 .push_bind(now)
                 .push_bind(millis(order.manifest.expires_at))
                 .push_bind(now)
@@ -242,7 +242,7 @@ fn append_queued(tx: &mut Tx, actor: &Actor, order: &Order, signed: &[Signed]) {
             "order_id": order.id,
             "device_id": signed.fresh.device,
             "seq": signed.seq,
-            "envelope_sha256": signed.frame.jws.sha256(),
+            "envelope_sha256": signed.sha256,
         });
         tx.append_by(actor.clone(), Kind::CommandQueued, signed.fresh.id, payload);
     }
@@ -300,7 +300,7 @@ pub(in crate::commands) async fn queue_waiting(
             row.push_bind(signed.fresh.id.as_uuid())
                 .push_bind(i64::try_from(signed.seq).unwrap_or(i64::MAX))
                 .push_bind(envelope)
-                .push_bind(signed.frame.jws.sha256());
+                .push_bind(&signed.sha256);
         });
         update.push(
             ") UPDATE commands SET state = 'queued', seq = news.seq, envelope = news.envelope, \
