@@ -11,6 +11,7 @@ use protocol::advance::Advance;
 use protocol::grade::Grade;
 use protocol::id::{CommandId, DeviceId};
 use protocol::jws::CompactJws;
+use protocol::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::end::end_if_over;
@@ -61,10 +62,13 @@ async fn take_piece(
     confirmed: &mut Confirmed,
 ) -> Result<(), DbError> {
     let mut tx = app.db.write(Actor::System, app.now()).await?;
-    // Before what came of it.
     let ids = reports.iter().map(|report| report.command).collect();
-    sent::record_with(app, &mut tx, &ids).await?;
+    let sent = sent::take_with(app, &mut tx, &ids).await?;
     let mut known = standings(&mut tx, ids).await?;
+    // Before what came of it.
+    if let Some((at, ids)) = sent {
+        send(&mut tx, &mut known, at, &ids);
+    }
     let mut told = Told::of_stages(&mut tx, &reports).await?;
     for Report { identity, command, what } in reports {
         let known = known.get_mut(&command).filter(|known| {
@@ -162,6 +166,20 @@ async fn standings(
         known.extend(standings.into_iter().map(|standing| (standing.id, standing)));
     }
     Ok(known)
+}
+
+/// Knows that sessions took those commands then.
+fn send(
+    tx: &mut Tx,
+    known: &mut BTreeMap<CommandId, Standing>,
+    at: Timestamp,
+    ids: &BTreeSet<CommandId>,
+) {
+    for known in known.values_mut().filter(|known| ids.contains(&known.id)) {
+        if known.send(at) {
+            tx.append(Kind::CommandSent, known.id, json!({}));
+        }
+    }
 }
 
 /// Whether a signed word is about the very envelope that left: a hub that forges one must not get

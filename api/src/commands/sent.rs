@@ -54,6 +54,11 @@ impl Sent {
         self.news.notify_one();
     }
 
+    /// How many wait to be written down.
+    pub fn waiting(&self) -> usize {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).ids.len()
+    }
+
     /// The oldest of them, so many at most.
     fn take(&self, most: usize) -> Batch {
         self.take_with(most, &BTreeSet::new())
@@ -115,15 +120,17 @@ pub(crate) async fn record_waiting(app: &App, tx: &mut Tx) -> Result<(), DbError
     record(tx, at, &ids).await
 }
 
-/// Writes down in a transaction of the caller that those were sent, and some of what else waits. The
-/// rest follows: the transaction is to be a short one.
-pub(super) async fn record_with(
+/// What waits of those that are named, which the caller writes down with what it knows of them. Some of
+/// what else waits is written down in its transaction. The rest follows: the transaction is to be a short one.
+pub(super) async fn take_with(
     app: &App,
     tx: &mut Tx,
     named: &BTreeSet<CommandId>,
-) -> Result<(), DbError> {
-    let Batch { at: Some(at), ids } = app.sent.take_with(PIECE, named) else { return Ok(()) };
-    record(tx, at, &ids).await
+) -> Result<Option<(Timestamp, BTreeSet<CommandId>)>, DbError> {
+    let Batch { at: Some(at), ids } = app.sent.take_with(PIECE, named) else { return Ok(None) };
+    let (taken, others): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| named.contains(id));
+    record(tx, at, &others).await?;
+    Ok(Some((at, taken.into_iter().collect())))
 }
 
 /// Writes in a transaction of the caller that sessions took those, then.

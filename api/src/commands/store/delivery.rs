@@ -224,7 +224,7 @@ pub(in crate::commands) async fn mark_sent(
     let mut first = Vec::new();
     for ids in ids.chunks(CHUNK) {
         let mut update = sql("UPDATE commands SET sends = sends + 1, redeliver_at = ");
-        // 4 s after the first sending, then 8 s, up to about four minutes.
+        // As `due_after` says.
         update.push_bind(now);
         update.push(" + 4000 * (1 << CAST(CASE WHEN sends < 6 THEN sends ELSE 6 END AS INTEGER))");
         update.push(" WHERE state = 'sent' AND id IN ");
@@ -233,7 +233,7 @@ pub(in crate::commands) async fn mark_sent(
 
         let mut update = sql("UPDATE commands SET state = 'sent', sent_at = ");
         update.push_bind(now).push(", sends = 1, redeliver_at = ");
-        update.push_bind(now.saturating_add(2000));
+        update.push_bind(due_after(now, 0));
         update.push(" WHERE state = 'queued' AND id IN ");
         push_ids(&mut update, ids);
         update.push(" RETURNING id");
@@ -242,6 +242,13 @@ pub(in crate::commands) async fn mark_sent(
         }
     }
     Ok(first)
+}
+
+/// When a command is due again that was sent then, and so often before: 2 s after the first sending, 8 s
+/// after the second, and so on up to about four minutes.
+pub(super) fn due_after(at: i64, sends: i64) -> i64 {
+    let wait = if sends == 0 { 2000 } else { 4000_i64 << sends.clamp(0, 6) };
+    at.saturating_add(wait)
 }
 
 /// Puts the next look at undelivered commands off, unless it was put off already: their device

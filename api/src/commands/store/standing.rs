@@ -11,6 +11,7 @@ use protocol::jws::CompactJws;
 use protocol::state::{CommandState, VerbClass};
 use protocol::time::Timestamp;
 
+use super::delivery::due_after;
 use super::state;
 use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, millis, sql};
 use crate::vault::{OUTCOME, OUTPUT, RECEIPT, STAGE_PROOF};
@@ -31,6 +32,9 @@ pub(in crate::commands) struct Standing {
     pub(in crate::commands) envelope_sha256: Option<String>,
     /// Whether the enrollment that it was made for has ended.
     pub(in crate::commands) is_enrollment_over: bool,
+    sent_at: Option<i64>,
+    sends: i64,
+    redeliver_at: Option<i64>,
     acked_at: Option<i64>,
     running_at: Option<i64>,
     finished_at: Option<i64>,
@@ -51,6 +55,22 @@ struct News {
 }
 
 impl Standing {
+    /// A session took it then. Whether it was the first.
+    pub(in crate::commands) fn send(&mut self, at: Timestamp) -> bool {
+        let is_first = self.state == CommandState::Queued;
+        if is_first {
+            self.state = CommandState::Sent;
+            self.sent_at = Some(millis(at));
+            self.sends = 0;
+        } else if self.state != CommandState::Sent {
+            return false;
+        }
+        self.redeliver_at = Some(due_after(millis(at), self.sends));
+        self.sends = self.sends.saturating_add(1);
+        self.news.is_any = true;
+        is_first
+    }
+
     /// Its device has it on disk.
     pub(in crate::commands) fn ack(&mut self, now: Timestamp) {
         self.go_on(CommandState::Acked);
@@ -148,8 +168,8 @@ impl Standing {
 
 const STANDING: &str = "SELECT c.id, c.order_id, c.device_id, c.generation, c.state, c.receipt, \
      c.envelope_sha256, c.stage, d.generation, d.revoked_through, c.acked_at, c.running_at, \
-     c.finished_at, c.ended_by, c.stage_proof IS NOT NULL, c.advance, c.verb \
-     FROM commands c JOIN devices d ON d.id = c.device_id WHERE ";
+     c.finished_at, c.ended_by, c.stage_proof IS NOT NULL, c.advance, c.verb, \
+     c.sent_at, c.sends, c.redeliver_at FROM commands c JOIN devices d ON d.id = c.device_id WHERE ";
 
 fn standing(row: &Row) -> Result<Standing, DbError> {
     let generation: u32 = row.number(3)?;
@@ -164,6 +184,9 @@ fn standing(row: &Row) -> Result<Standing, DbError> {
         envelope_sha256: row.try_get(6)?,
         stage: row.try_get(7)?,
         is_enrollment_over: generation < present || generation <= revoked_through,
+        sent_at: row.try_get(17)?,
+        sends: row.try_get(18)?,
+        redeliver_at: row.try_get(19)?,
         acked_at: row.try_get(10)?,
         running_at: row.try_get(11)?,
         finished_at: row.try_get(12)?,
@@ -269,7 +292,7 @@ pub(in crate::commands) async fn save<'a>(
             sealed.push(known.seal_news(tx).await?);
         }
         let mut update = sql("WITH news (id, state, stage, acked_at, running_at, finished_at, \
-             ended_by, receipt, outcome, stage_proof, output, advance) AS (");
+             ended_by, receipt, outcome, stage_proof, output, advance, sent_at, sends, redeliver_at) AS (");
         update.push_rows(changed.iter().zip(sealed), |row, (known, sealed)| {
             let [receipt, outcome, proof, output] = sealed;
             row.push_bind(known.id.as_uuid())
@@ -283,7 +306,10 @@ pub(in crate::commands) async fn save<'a>(
                 .push_bind(outcome)
                 .push_bind(proof)
                 .push_bind(output)
-                .push_bind(&known.advance);
+                .push_bind(&known.advance)
+                .push_bind(known.sent_at)
+                .push_bind(known.sends)
+                .push_bind(known.redeliver_at);
         });
         update.push(
             ") UPDATE commands SET state = news.state, stage = news.stage, \
@@ -292,7 +318,8 @@ pub(in crate::commands) async fn save<'a>(
              receipt = COALESCE(news.receipt, commands.receipt), \
              outcome = COALESCE(news.outcome, commands.outcome), \
              stage_proof = COALESCE(news.stage_proof, commands.stage_proof), \
-             advance = news.advance, \
+             advance = news.advance, sent_at = news.sent_at, sends = news.sends, \
+             redeliver_at = news.redeliver_at, \
              output = CASE WHEN news.advance IS NULL THEN NULL \
                  ELSE COALESCE(news.output, commands.output) END \
              FROM news WHERE commands.id = news.id",
