@@ -19,7 +19,7 @@ use protocol::trust::{Forbidden, Needs, TrustRoot};
 use super::waves::Waves;
 use super::wire::{CreateOrder, Targets};
 use super::{hold, store};
-use crate::auth::{Permit, ability};
+use crate::auth::{Permit, Reach, ability};
 use crate::db::Conn;
 use crate::devices::{self, Device};
 use crate::http::Problem;
@@ -358,8 +358,14 @@ async fn targets(
         }
         Targets::Names(names) => by_name(conn, names).await?,
     };
-    let ids: Vec<_> = found.iter().map(|device| device.id).collect();
-    let mut groups = devices::groups_of(conn, &ids).await?;
+    let mut groups = match permit.reach() {
+        // Whoever reaches all of them is not asked where they are.
+        Reach::Everything => BTreeMap::new(),
+        Reach::Groups(_) => {
+            let ids: Vec<_> = found.iter().map(|device| device.id).collect();
+            devices::groups_of(conn, &ids).await?
+        }
+    };
     let mut devices = BTreeMap::new();
     for device in found {
         permit.demand(&groups.remove(&device.id).unwrap_or_default())?;
