@@ -14,7 +14,7 @@ use protocol::time::Timestamp;
 use runtime::{Clock, Drain, Entropy};
 use uuid::Uuid;
 
-use crate::auth::Usage;
+use crate::auth::{Memory, Usage};
 use crate::commands::{Advanced, Intake, Sent};
 use crate::config::{Config, Policy};
 use crate::db::Db;
@@ -52,6 +52,8 @@ pub struct Inner {
     pub limits: Limits,
     /// How tokens of operators are used.
     pub usage: Usage,
+    /// Whose tokens they were a moment ago.
+    pub principals: Memory,
     /// By whom people sign in, as it was read last.
     pub provider: Provider,
     /// Where agents are told to connect.

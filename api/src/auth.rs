@@ -5,7 +5,10 @@
 //! includes a destructive effect by itself: that takes approvals, which are keys.
 
 pub use self::gate::{Gate, guard};
+pub use self::memory::Memory;
+pub(crate) use self::memory::standing;
 pub use self::permit::{Ability, Permit, Reach, ability};
+pub(crate) use self::principal::refused;
 pub use self::principal::{Principal, SIGN_IN_PREFIX, TOKEN_PREFIX};
 pub use self::role::{ParseRoleError, Role, RoleGrant};
 pub use self::scope::{ParseScopeError, Scope};
@@ -15,6 +18,7 @@ pub use self::usage::Usage;
 pub(crate) use self::usage::write_down;
 
 mod gate;
+mod memory;
 mod permit;
 mod principal;
 mod role;

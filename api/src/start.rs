@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 
 use crate::app::{Addresses, App, Inner};
 use crate::audit::{Actor, Kind};
-use crate::auth::{self, Gate, Secret, Usage, guard};
+use crate::auth::{self, Gate, Memory, Secret, Usage, guard};
 use crate::commands::{Advanced, Intake, Sent};
 use crate::config::{Config, ConfigError, Policy};
 use crate::db::{Db, DbError};
@@ -294,6 +294,7 @@ async fn assemble(
         policy,
         limits,
         usage: Usage::default(),
+        principals: Memory::default(),
         provider: Provider::default(),
         addresses: ArcSwap::from_pointee(addresses),
         checkpoint: ArcSwapOption::empty(),

@@ -118,18 +118,26 @@ pub async fn guard(
         Ok(door) => door,
         Err(methods) => return not_allowed(&methods),
     };
-    if !door.is_public() {
-        let place = (request.method(), request.uri());
-        let admitted = match Principal::authenticate(&app, place, request.headers()).await {
-            Ok(principal) => door.admit(&principal).map(|()| principal),
-            Err(refusal) => Err(refusal),
-        };
-        match admitted {
-            Ok(principal) => request.extensions_mut().insert(principal),
-            Err(refusal) => return refusal.into_response(),
-        };
+    if door.is_public() {
+        return next.run(request).await;
     }
-    next.run(request).await
+    let place = (request.method(), request.uri());
+    let principal = match Principal::authenticate(&app, place, request.headers()).await {
+        Ok(principal) => principal,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let response = match door.admit(&principal) {
+        Ok(()) => {
+            request.extensions_mut().insert(principal.clone());
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
+    };
+    if response.status().is_success() {
+        return response;
+    }
+    // No transaction has asked whether the token of a refusal stands: whose does not is told that first.
+    principal.confirmed(&app).await.map_or_else(Problem::into_response, |_| response)
 }
 
 fn not_allowed(methods: &str) -> Response {

@@ -40,6 +40,8 @@ pub struct Principal {
     is_service: bool,
     /// Until when a second factor counts that was given with this token.
     stepped_up_until: Option<Timestamp>,
+    /// By what it is found again in the store, which was not asked now.
+    remembered: Option<SecretHash>,
 }
 
 impl Principal {
@@ -73,6 +75,20 @@ impl Principal {
         .fetch_optional(&mut app.db.read().await?)
         .await?;
         Ok(row.is_some())
+    }
+
+    /// As the store has it now, where it was only remembered.
+    pub(crate) async fn confirmed(self, app: &App) -> Result<Self, Problem> {
+        let Some(hash) = &self.remembered else { return Ok(self) };
+        match find(app, hash).await?.ok_or_else(refused)? {
+            (principal, None) => Ok(principal),
+            (_, Some(reason)) => Err(lockdown::refusal(&reason)),
+        }
+    }
+
+    /// The same, to be found again by that.
+    pub(super) fn remembered_by(&self, hash: SecretHash) -> Self {
+        Self { remembered: Some(hash), ..self.clone() }
     }
 
     /// How often the token may ask within a minute.
@@ -115,12 +131,13 @@ impl Principal {
             sign_in_ends: None,
             is_service: true,
             stepped_up_until: None,
+            remembered: None,
         }
     }
 }
 
 /// Who asks without a valid token.
-fn refused() -> Problem {
+pub(crate) fn refused() -> Problem {
     Problem::new(ProblemKind::Unauthenticated, "a valid API token is needed")
 }
 
@@ -148,8 +165,17 @@ impl Principal {
                 [TOKEN_PREFIX, SIGN_IN_PREFIX].iter().any(|known| token.starts_with(known))
             })
             .ok_or_else(refused)?;
-        let (principal, lockdown) = find(app, &SecretHash::of(token)).await?.ok_or_else(refused)?;
         let now = (app.clock.now(), app.now());
+        let hash = SecretHash::of(token);
+        let is_order = *method == Method::POST && uri.path() == ORDERS;
+        let remembered = is_order.then(|| app.principals.find(&hash, now.0)).flatten();
+        let (principal, lockdown) = match remembered {
+            Some(principal) => (principal, None),
+            None => find(app, &hash).await?.ok_or_else(refused)?,
+        };
+        if is_order && lockdown.is_none() && principal.remembered.is_none() {
+            app.principals.keep(hash, &principal, now.0);
+        }
         let is_stop = !method.is_safe() && lockdown::spares(method, uri.path());
         let allowance = if is_stop { Allowance::Stops } else { Allowance::Usual };
         app.usage
@@ -163,6 +189,10 @@ impl Principal {
         }
     }
 }
+
+/// The route whose requests a principal is remembered for: its transaction asks whether the token stands and
+/// whether everything is locked down.
+const ORDERS: &str = "/v1/orders";
 
 /// The principal of a token, and why everything is locked down if it is.
 async fn find(
@@ -196,6 +226,7 @@ async fn find(
         sign_in_ends,
         is_service: row.try_get::<i64>(7)? != 0,
         stepped_up_until: row.try_get::<Option<i64>>(8)?.map(db::timestamp),
+        remembered: None,
     };
     Ok(Some((principal, lockdown)))
 }

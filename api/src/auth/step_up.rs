@@ -87,7 +87,8 @@ impl Default for StepUp {
 }
 
 impl StepUp {
-    fn asks_for(&self, act: Act) -> bool {
+    /// Whether that takes a second factor of people who gave none a moment ago.
+    pub(crate) fn asks_for(&self, act: Act) -> bool {
         let needs = |needed| self.needed_for.contains(&needed);
         match act {
             Act::Order(verb) => needs(Needed::Verb(verb)) || needs(Needed::Class(verb.class())),

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::intake::{self, Asked};
 use super::model::{Happening, Step, step};
-use super::plan::Plan;
+use super::plan::{Known, Plan};
 use super::queue::Words;
 use super::sent::record_waiting;
 use super::store::{self, Standing};
@@ -161,10 +161,12 @@ async fn call_back(
     };
     let now = tx.now();
     let order_id = OrderId::new(now, app.random());
+    let policy = app.policy.load_full();
     let plan =
-        Plan::new((tx.conn(), &app.policy.load_full().first_wave), &permit, &asked, order_id, now)
+        Plan::new((tx.conn(), &Known::new(), &policy.first_wave), &permit, &asked, order_id, now)
             .await?;
-    let asked = Asked { person: permit.person().clone(), planned_at: now, claim: None, plan };
+    let asked =
+        Asked { person: permit.person().clone(), token: None, planned_at: now, claim: None, plan };
     Ok(Some(intake::write_within(app, tx, &asked).await?))
 }
 

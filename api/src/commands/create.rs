@@ -9,8 +9,9 @@ use protocol::id::OrderId;
 use protocol::time::Timestamp;
 use protocol::trust::{Forbidden, Needs, TrustRoot};
 
+use super::intake::brief::{self, Brief};
 use super::intake::{self, Asked};
-use super::plan::Plan;
+use super::plan::{Known, Plan};
 use super::wire::{CreateOrder, CreatedOrder, DryRun, DryRunDevice, Warning};
 use crate::app::App;
 use crate::auth::{Act, Permit, Principal, ability};
@@ -36,6 +37,9 @@ pub(super) async fn create(
     principal: Principal,
     body: Body<CreateOrder>,
 ) -> Result<Response, Problem> {
+    let is_brief = brief::is_brief(&app, &body.value);
+    // What only the transaction of the order would notice is asked now where there is none.
+    let principal = if is_brief { principal } else { principal.confirmed(&app).await? };
     let permit = principal.permit_order(body.value.action.verb())?;
     if body.value.dry_run {
         return dry_run(&app, &permit, &body.value).await;
@@ -43,6 +47,11 @@ pub(super) async fn create(
     let room = app.intake.room(body.value.action.lane()).await;
     let claim = Claim::of(&principal, body.ticket);
     let now = app.now();
+    if is_brief {
+        let token = principal.token();
+        let brief = Brief { permit, token, planned_at: now, claim, asked: body.value };
+        return intake::take_brief(&app, room, brief).await;
+    }
     let plan = match plan(&app, (&principal, &permit), &body.value, now).await {
         Ok(plan) => plan,
         // A repetition is answered as it was before, whatever changed since. One that has a plan is
@@ -53,7 +62,8 @@ pub(super) async fn create(
             return former.ok_or(problem);
         }
     };
-    let asked = Asked { person: permit.person().clone(), planned_at: now, claim, plan };
+    let asked =
+        Asked { person: permit.person().clone(), token: None, planned_at: now, claim, plan };
     intake::take(&app, room, asked).await
 }
 
@@ -67,7 +77,9 @@ async fn plan(
     let mut conn = app.db.read().await?;
     principal.step_up((app, &mut conn), Act::Order(asked.action.verb())).await?;
     let order_id = OrderId::new(now, app.random());
-    Plan::new((&mut conn, &app.policy.load_full().first_wave), permit, asked, order_id, now).await
+    let policy = app.policy.load_full();
+    let about = (&mut conn, &Known::new(), &policy.first_wave);
+    Plan::new(about, permit, asked, order_id, now).await
 }
 
 async fn dry_run(
@@ -78,9 +90,9 @@ async fn dry_run(
     let now = app.now();
     let mut conn = app.db.read().await?;
     let order_id = OrderId::new(now, app.random());
-    let plan =
-        Plan::new((&mut conn, &app.policy.load_full().first_wave), permit, asked, order_id, now)
-            .await?;
+    let policy = app.policy.load_full();
+    let about = (&mut conn, &Known::new(), &policy.first_wave);
+    let plan = Plan::new(about, permit, asked, order_id, now).await?;
     let trust = trust::current(&mut conn).await?.root;
     drop(conn);
     let ids: Vec<_> = plan.devices().iter().map(|device| device.id).collect();

@@ -43,7 +43,7 @@ pub(crate) async fn freeze(app: App, lease: Lease) -> Result<Found, Problem> {
         return Ok(Found::Nothing);
     };
     let person: PersonName = GIVER.parse().map_err(|_| DbError::Unreadable("operator"))?;
-    let asked = Asked { person, planned_at: now, claim: None, plan };
+    let asked = Asked { person, token: None, planned_at: now, claim: None, plan };
     let (_, deliveries) = intake::write_within(&app, &mut tx, &asked).await?;
     tx.commit().await?;
     app.outbox.push(deliveries);

@@ -4,36 +4,36 @@
 //! being written the next one gathers, so that the more orders come, the less of a transaction each
 //! of them costs. What one order of a batch is refused for is no other's business.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use protocol::id::{CommandId, DeviceId, PersonName};
-use protocol::state::{CommandState, Lane, PerLane, VerbClass};
+use protocol::id::PersonName;
+use protocol::state::{Lane, PerLane, VerbClass};
 use protocol::time::Timestamp;
-use protocol::trust::TrustRoot;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use uuid::Uuid;
 
 use super::halt::brake;
 use super::plan::Plan;
 use super::prepare::{self, Writing};
-use super::queue::{self, Fresh, Ready, Signed};
-use super::store;
-use super::store::orders::{self, Order};
-use super::waves;
-use super::wire::{CommandSummary, CreatedOrder, OrderView};
+use super::queue;
+use super::wire::CreatedOrder;
 use crate::app::App;
 use crate::audit::Actor;
 use crate::db::{DbError, Rank, Tx};
-use crate::devices::{self, Device};
 use crate::http::idempotency::{self, Answered, Claim, Place, encode, respond};
 use crate::http::{Problem, ProblemKind};
-use crate::lockdown;
 use crate::outbox::Delivery;
-use crate::{metrics, trust};
+use crate::{auth, lockdown, metrics};
 
+use self::brief::{Brief, Seen};
+use self::draft::{Draft, Verdict, insert, judge};
+
+pub(super) mod brief;
+mod draft;
 pub(super) mod guard;
 
 /// Orders that are planned or wait in each lane. A further one waits for its place before it is
@@ -48,6 +48,8 @@ const DEVICES: usize = 500;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) person: PersonName,
+    /// Which token is to stand in the transaction, where it was only remembered.
+    pub(super) token: Option<Uuid>,
     /// When its validity began.
     pub(super) planned_at: Timestamp,
     pub(super) claim: Option<Claim>,
@@ -68,11 +70,36 @@ impl Asked {
 /// A place among the orders that wait in a lane, while it is held.
 pub(super) type Room = Option<OwnedSemaphorePermit>;
 
+type Reply = oneshot::Sender<Result<Response, Problem>>;
+
 #[derive(Debug)]
 struct Waiting {
     _room: Room,
-    asked: Asked,
-    reply: oneshot::Sender<Result<Response, Problem>>,
+    order: Wanted,
+    reply: Reply,
+}
+
+/// An order on its way to the store.
+#[derive(Debug)]
+enum Wanted {
+    Planned(Box<Asked>),
+    Brief(Box<Brief>),
+}
+
+impl Wanted {
+    fn devices(&self) -> usize {
+        match self {
+            Self::Planned(asked) => asked.plan.devices().len(),
+            Self::Brief(brief) => brief.devices().len(),
+        }
+    }
+
+    fn as_brief(&self) -> Option<&Brief> {
+        match self {
+            Self::Planned(_) => None,
+            Self::Brief(brief) => Some(brief),
+        }
+    }
 }
 
 /// The queues.
@@ -142,11 +169,22 @@ pub(super) async fn take(app: &App, room: Room, asked: Asked) -> Result<Response
     if guard::concerns(app, verb) {
         return write_guarded(app, lane, &asked).await;
     }
+    enqueue(app, room, lane, Wanted::Planned(Box::new(asked))).await
+}
+
+/// Has an order of few devices planned and written, as [`take`] has one with a plan.
+pub(super) async fn take_brief(app: &App, room: Room, brief: Brief) -> Result<Response, Problem> {
+    let lane = brief.asked.action.lane();
+    enqueue(app, room, lane, Wanted::Brief(Box::new(brief))).await
+}
+
+async fn enqueue(app: &App, room: Room, lane: Lane, order: Wanted) -> Result<Response, Problem> {
     let (reply, answer) = oneshot::channel();
-    let waiting = Waiting { _room: room, asked, reply };
+    let waiting = Waiting { _room: room, order, reply };
     if let Err(closed) = app.intake.queues.get(lane).send(waiting).await {
         // The drain has begun, and this request was there before: a batch of its own.
-        return write_alone(app, lane, &closed.0.asked).await;
+        let tx = begin(app, lane, Actor::System).await?;
+        write(app, tx, lane, vec![closed.0]).await;
     }
     let is_stopping = || Problem::new(ProblemKind::Unavailable, "this node is stopping");
     answer.await.unwrap_or_else(|_| Err(is_stopping()))
@@ -189,12 +227,11 @@ pub(super) async fn begin(app: &App, lane: Lane, actor: Actor) -> Result<Tx, Pro
 
 /// Those that wait already, up to about one batch.
 fn gather(first: Waiting, inbox: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
-    let devices = |waiting: &Waiting| waiting.asked.plan.devices().len();
-    let mut total = devices(&first);
+    let mut total = first.order.devices();
     let mut batch = vec![first];
     while batch.len() < ORDERS && total < DEVICES {
         let Ok(next) = inbox.try_recv() else { break };
-        total += devices(&next);
+        total += next.order.devices();
         batch.push(next);
     }
     batch
@@ -202,10 +239,23 @@ fn gather(first: Waiting, inbox: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
 
 /// Writes a batch and answers each of its orders. When the store is there and does not take them,
 /// each is tried alone, so that what is wrong with one is told to that one.
-async fn write(app: &App, tx: Tx, lane: Lane, batch: Vec<Waiting>) {
-    let (batch, replies): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|waiting| (waiting.asked, waiting.reply)).unzip();
-    let outcome = write_together(app, tx, lane, &batch).await;
+async fn write(app: &App, mut tx: Tx, lane: Lane, batch: Vec<Waiting>) {
+    let briefs = batch.iter().filter_map(|waiting| waiting.order.as_brief());
+    let seen = match Seen::of(app, &mut tx, briefs).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            let problem = Problem::from(error);
+            for waiting in batch {
+                let _ = waiting.reply.send(Err(problem.clone()));
+            }
+            return;
+        }
+    };
+    let (batch, replies) = plan_all(app, &mut tx, batch, &seen).await;
+    if batch.is_empty() {
+        return;
+    }
+    let outcome = write_together(app, tx, lane, &batch, &seen).await;
     // Whoever asked may be gone: then nobody is told.
     match outcome {
         Ok(answers) => {
@@ -224,6 +274,32 @@ async fn write(app: &App, tx: Tx, lane: Lane, batch: Vec<Waiting>) {
             }
         }
     }
+}
+
+/// Plans those that have no plan yet, and answers those that get none.
+async fn plan_all(
+    app: &App,
+    tx: &mut Tx,
+    batch: Vec<Waiting>,
+    seen: &Seen,
+) -> (Vec<Asked>, Vec<Reply>) {
+    let (mut planned, mut replies) = (Vec::new(), Vec::new());
+    for Waiting { order, reply, .. } in batch {
+        let outcome = match order {
+            Wanted::Planned(asked) => Ok(*asked),
+            Wanted::Brief(brief) => brief.plan(app, tx, seen).await,
+        };
+        match outcome {
+            Ok(asked) => {
+                planned.push(asked);
+                replies.push(reply);
+            }
+            Err(answer) => {
+                let _ = reply.send(answer);
+            }
+        }
+    }
+    (planned, replies)
 }
 
 /// Why a batch was not written.
@@ -258,12 +334,18 @@ impl From<Failed> for Problem {
 }
 
 async fn write_alone(app: &App, lane: Lane, asked: &Asked) -> Result<Response, Problem> {
-    let tx = begin(app, lane, Actor::System).await?;
+    let mut tx = begin(app, lane, Actor::System).await?;
+    if let Some(token) = asked.token
+        && auth::standing(tx.conn(), &[token].into(), app.now()).await?.is_empty()
+    {
+        return Err(auth::refused());
+    }
     write_one(app, tx, lane, asked).await
 }
 
 async fn write_one(app: &App, tx: Tx, lane: Lane, asked: &Asked) -> Result<Response, Problem> {
-    let answers = write_together(app, tx, lane, std::slice::from_ref(asked)).await?;
+    let seen = Seen::default();
+    let answers = write_together(app, tx, lane, std::slice::from_ref(asked), &seen).await?;
     let none = || Err(Problem::conflict("the order has no answer"));
     answers.into_iter().next().unwrap_or_else(none)
 }
@@ -293,7 +375,7 @@ pub(super) async fn write_within(
 ) -> Result<(CreatedOrder, Vec<Delivery>), Problem> {
     let lane = asked.plan.manifest().action.lane();
     let (verdicts, mut drafts) =
-        judge(app, tx, std::slice::from_ref(asked), &BTreeMap::new()).await?;
+        judge(app, tx, std::slice::from_ref(asked), &BTreeMap::new(), &Seen::default()).await?;
     if let Some(Verdict::Refused(problem)) = verdicts.into_iter().next() {
         return Err(problem);
     }
@@ -305,22 +387,12 @@ pub(super) async fn write_within(
     Ok((created, signed.into_iter().flatten().map(Delivery::from).collect()))
 }
 
-/// What becomes of one order of a batch.
-#[derive(Debug)]
-enum Verdict {
-    /// It is the next of the drafts.
-    Drafted,
-    /// It repeats one that was answered, or that stands before it in the batch.
-    Repeats,
-    /// It is not written.
-    Refused(Problem),
-}
-
 async fn write_together(
     app: &App,
     mut tx: Tx,
     lane: Lane,
     batch: &[Asked],
+    seen: &Seen,
 ) -> Result<Vec<Result<Response, Problem>>, Failed> {
     // The transaction may have been asked for before the newest of them was planned, and no envelope
     // is older than its order: it would be valid for too long.
@@ -329,7 +401,7 @@ async fn write_together(
     let mut answered = idempotency::answered(tx.conn(), &claims).await?;
     // It may have begun since they were planned.
     lockdown::admit(tx.conn(), VerbClass::Routine).await?;
-    let (verdicts, mut drafts) = judge(app, &mut tx, batch, &answered).await?;
+    let (verdicts, mut drafts) = judge(app, &mut tx, batch, &answered, seen).await?;
     let ready = drafts.iter_mut().map(Draft::ready).collect();
     let signed = queue::number_and_sign(app, &mut tx, lane, ready).await?;
     insert(&mut tx, &drafts, &signed).await?;
@@ -363,125 +435,4 @@ fn replay(asked: &Asked, answered: &BTreeMap<Place, Answered>) -> Result<Respons
     let known = asked.claim.as_ref().and_then(|claim| Some((claim, answered.get(claim.place())?)));
     let (claim, former) = known.ok_or_else(|| Problem::conflict("repeats what has no answer"))?;
     former.replay(claim)
-}
-
-/// Looks at each order as the store is now. Devices and trust root may have changed since it was
-/// planned.
-async fn judge<'a>(
-    app: &App,
-    tx: &mut Tx,
-    batch: &'a [Asked],
-    answered: &BTreeMap<Place, Answered>,
-) -> Result<(Vec<Verdict>, Vec<Draft<'a>>), DbError> {
-    let ids: BTreeSet<_> =
-        batch.iter().flat_map(|asked| asked.plan.devices()).map(|device| device.id).collect();
-    let ids: Vec<_> = ids.into_iter().collect();
-    let standing = devices::standing_generations(tx.conn(), &ids).await?;
-    let cloned = devices::cloned(tx.conn(), &ids).await?;
-    let trust = trust::current(tx.conn()).await?.root;
-    let mut claimed: BTreeSet<&Place> = BTreeSet::new();
-    let mut drafts = Vec::with_capacity(batch.len());
-    let mut verdicts = Vec::with_capacity(batch.len());
-    for asked in batch {
-        let place = asked.claim.as_ref().map(Claim::place);
-        if place.is_some_and(|place| answered.contains_key(place) || claimed.contains(place)) {
-            verdicts.push(Verdict::Repeats);
-            continue;
-        }
-        verdicts.push(match Draft::new(app, tx.now(), asked, (&standing, &cloned), &trust) {
-            Ok(draft) => {
-                drafts.push(draft);
-                claimed.extend(place);
-                Verdict::Drafted
-            }
-            Err(problem) => Verdict::Refused(problem),
-        });
-    }
-    Ok((verdicts, drafts))
-}
-
-/// An order with its commands, before their numbers.
-#[derive(Debug)]
-struct Draft<'a> {
-    asked: &'a Asked,
-    order: Order,
-    waiting: Vec<Fresh>,
-    behind: Vec<Fresh>,
-    free: Vec<Fresh>,
-    created: CreatedOrder,
-}
-
-impl<'a> Draft<'a> {
-    fn new(
-        app: &App,
-        now: Timestamp,
-        asked: &'a Asked,
-        (standing, cloned): (&BTreeMap<DeviceId, u32>, &BTreeSet<DeviceId>),
-        trust: &TrustRoot,
-    ) -> Result<Self, Problem> {
-        let plan = &asked.plan;
-        plan.check(trust)?;
-        plan.check_cloned(cloned)?;
-        if plan.manifest().expires_at <= now {
-            return Err(Problem::field("/expires_in_secs", "is over before the order was written"));
-        }
-        let order = Order::new(plan, &asked.person, now);
-        let (mut waiting, mut behind, mut free) = (Vec::new(), Vec::new(), Vec::new());
-        let first_wave = plan.first_wave();
-        let first = first_wave.map(|size| {
-            let is_free =
-                |device: &&Device| trust.approvals_needed(plan.manifest(), &device.id) == 0;
-            waves::draw(&app.entropy, now, plan.devices().iter().filter(is_free), size)
-        });
-        let mut commands = Vec::with_capacity(plan.devices().len());
-        for device in plan.devices() {
-            let proof = plan.tree().proof(&device.id);
-            let proof = proof.filter(|_| standing.get(&device.id) == Some(&device.generation));
-            let proof = proof.ok_or_else(|| Problem::field("/targets", "changed meanwhile"))?;
-            let id = CommandId::new(now, app.random());
-            let (device, generation) = (device.id, device.generation);
-            let approvals_needed = trust.approvals_needed(plan.manifest(), &device);
-            let fresh = Fresh { id, device, generation, approvals_needed, proof };
-            let is_behind = first.as_ref().is_some_and(|first| !first.contains(&device));
-            let (state, among) = match (approvals_needed, is_behind) {
-                (0, false) => (CommandState::Queued, &mut free),
-                (0, true) => (CommandState::AwaitingWave, &mut behind),
-                (_, _) => (CommandState::AwaitingApproval, &mut waiting),
-            };
-            commands.push(CommandSummary { id, device_id: device, state });
-            among.push(fresh);
-        }
-        let needed = waiting.iter().map(|fresh| fresh.approvals_needed).max().unwrap_or(0);
-        let order_view = OrderView::of_new(&order, &commands, needed, first_wave);
-        let created = CreatedOrder { order: order_view, commands, skipped: plan.skipped() };
-        Ok(Self { asked, order, waiting, behind, free, created })
-    }
-
-    /// What of it may leave.
-    fn ready(&mut self) -> Ready<'_> {
-        Ready { order: &self.order, approvals: &[], fresh: std::mem::take(&mut self.free) }
-    }
-}
-
-async fn insert(tx: &mut Tx, drafts: &[Draft<'_>], signed: &[Vec<Signed>]) -> Result<(), DbError> {
-    let (mut orders, mut waiting, mut queued) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut behind, mut first) = (Vec::new(), Vec::new());
-    for (draft, signed) in drafts.iter().zip(signed) {
-        let order = &draft.order;
-        orders.push(order);
-        waiting.extend(draft.waiting.iter().map(|fresh| (order, fresh)));
-        behind.extend(draft.behind.iter().map(|fresh| (order, fresh)));
-        first.extend(draft.asked.plan.first_wave().map(|size| (order.id, size)));
-        queued.extend(signed.iter().map(|signed| (order, signed)));
-    }
-    orders::insert(tx, &orders).await?;
-    store::waves::insert(tx, &first).await?;
-    orders::insert_waiting(tx, &waiting, CommandState::AwaitingApproval).await?;
-    orders::insert_waiting(tx, &behind, CommandState::AwaitingWave).await?;
-    orders::insert_queued(tx, &queued).await?;
-    for (draft, signed) in drafts.iter().zip(signed) {
-        let actor = draft.asked.actor();
-        orders::append(tx, &actor, &draft.order, (&draft.waiting, &draft.behind, signed));
-    }
-    Ok(())
 }

@@ -33,6 +33,9 @@ const SHORTEST_VALIDITY: Duration = Duration::from_secs(10);
 /// memory meanwhile: some 5 MiB.
 const ORDER_DEVICES: u32 = 10_000;
 
+/// Devices as they are in the transaction of the plan, read together for several of them.
+pub(super) type Known = BTreeMap<DeviceId, Device>;
+
 /// An order that may be given.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -47,9 +50,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Checks a request against the present trust root and the permit.
+    /// Checks a request against the permit, and against what the store says of its devices: where not all
+    /// of them are known already, it is asked.
     pub(super) async fn new(
-        (conn, policy): (&mut Conn, &Waves),
+        (conn, known, policy): (&mut Conn, &Known, &Waves),
         permit: &Permit<ability::Order>,
         asked: &CreateOrder,
         order_id: OrderId,
@@ -63,7 +67,7 @@ impl Plan {
             let detail = "must be the script that the action names by its hash, and readable";
             return Err(Problem::field("/script", detail));
         }
-        let Targeted { devices, skipped } = targets(conn, permit, asked).await?;
+        let Targeted { devices, skipped } = targets((conn, known), permit, asked).await?;
         let no_devices = || Problem::field("/targets", nobody(asked, skipped));
         let tree = DeviceTree::new(devices.keys().copied()).ok_or_else(no_devices)?;
         let device_count = u32::try_from(tree.devices().len())
@@ -340,14 +344,14 @@ struct Targeted {
 /// The devices meant, each of them within reach of the permit. Whoever is named and of the other
 /// kind, simulated or not, is refused; of a group they are passed by.
 async fn targets(
-    conn: &mut Conn,
+    (conn, known): (&mut Conn, &Known),
     permit: &Permit<ability::Order>,
     asked: &CreateOrder,
 ) -> Result<Targeted, Problem> {
     let is_meant = |device: &Device| device.is_simulated == asked.simulated;
     let mut skipped = 0_usize;
     let found = match &asked.targets {
-        Targets::Devices(ids) => by_id(conn, permit, ids).await?,
+        Targets::Devices(ids) => by_id((conn, known), permit, ids).await?,
         Targets::Group(group) => {
             permit.demand(std::slice::from_ref(group))?;
             let mut found = devices::in_group(conn, group).await?;
@@ -414,14 +418,18 @@ fn nobody(asked: &CreateOrder, skipped: u32) -> String {
 }
 
 async fn by_id(
-    conn: &mut Conn,
+    (conn, known): (&mut Conn, &Known),
     permit: &Permit<ability::Order>,
     ids: &[DeviceId],
 ) -> Result<Vec<Device>, Problem> {
     let mut wanted = ids.to_vec();
     wanted.sort_unstable();
     wanted.dedup();
-    let found = devices::with_ids(conn, &wanted).await?;
+    let read: Option<Vec<_>> = wanted.iter().map(|id| known.get(id).cloned()).collect();
+    let found = match read {
+        Some(found) => found,
+        None => devices::with_ids(conn, &wanted).await?,
+    };
     let known: BTreeMap<_, _> = found.iter().map(|device| (device.id, device)).collect();
     for (index, id) in ids.iter().enumerate() {
         let at = || format!("/targets/devices/{index}");

@@ -340,3 +340,48 @@ async fn group_bound_token_manages_its_own_operators_tokens_alone() {
     assert_eq!(refused.status(), StatusCode::NOT_FOUND);
     assert_eq!(revoke(&own["id"]).await.unwrap().status(), StatusCode::NO_CONTENT);
 }
+
+/// What is remembered of a token for a second gives it nothing: whatever its next order is answered, the
+/// store was asked again.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_token_that_ordered_a_moment_ago_and_is_revoked_orders_and_learns_nothing() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let scopes = ["order:refresh@*"];
+    let asked = json!({ "label": "x", "operator": "limited", "scopes": scopes, "service": true });
+    let made = bench.post("/v1/tokens", &asked, StatusCode::CREATED).await;
+    let token = made["secret"].as_str().unwrap();
+    let order = |body: Value| {
+        let request = bench.http.post(bench.url("/v1/orders")).bearer_auth(token);
+        request.header("idempotency-key", "k").json(&body).send()
+    };
+    let body = order_body("refresh", &[agent.id]);
+    // The clock of the test stands still: it is remembered from here on.
+    for _ in 0..2 {
+        json_of(order(body.clone()).await.unwrap(), StatusCode::CREATED).await;
+    }
+    let url = bench.url(&format!("/v1/tokens/{}", made["id"].as_str().unwrap()));
+    let revoked = bench.http.delete(url).bearer_auth(&bench.token).send().await.unwrap();
+    assert_eq!(revoked.status(), StatusCode::NO_CONTENT);
+
+    let before = bench.events("order_created").await.len();
+    let named: Vec<_> = (0..17).map(|_| agent.id).collect();
+    let nobody = CommandId::new(bench.now(), [7; 10]).to_string();
+    for (what, body) in [
+        ("a new order", order_body("lock", &[agent.id])),
+        ("a repetition", body),
+        ("another body under the key", order_body("refresh", &[agent.id, agent.id])),
+        ("a verb beyond its scopes", order_body("wipe", &[agent.id])),
+        ("more than a few devices", order_body("refresh", &named)),
+        (
+            "no device",
+            json!({ "action": { "verb": "refresh", "params": {} },
+            "targets": { "devices": [nobody] } }),
+        ),
+        ("no order", json!({})),
+    ] {
+        let answer = order(body).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{what}");
+    }
+    assert_eq!(bench.events("order_created").await.len(), before);
+}

@@ -92,6 +92,11 @@ async fn orders_that_are_written_together_are_answered_one_by_one() {
     requests.push(send(3, &[agent.id]));
     requests.push(send(12, &[agent.id, leaver.id]));
     requests.push(send(5, &[leaver.id, agent.id]));
+    // Who names devices otherwise than by their ids has a plan already when they change.
+    let mut by_name = order_body("refresh", &[]);
+    by_name["targets"] = json!({ "names": ["b"] });
+    let by_name = bench.http.post(bench.url("/v1/orders")).bearer_auth(&bench.token).json(&by_name);
+    requests.push(by_name.send());
     // The first of them is not in the queue any more: it waits for its turn to write, and the others
     // are planned later than it asked for that.
     let others = requests.split_off(2);
@@ -109,10 +114,12 @@ async fn orders_that_are_written_together_are_answered_one_by_one() {
 
     let mut answers: Vec<_> = answers.map(Result::unwrap).collect();
     // Whichever of two came first, they cannot both have had one key.
-    let [refused, other] = [answers.remove(13), answers.remove(13)];
+    let [refused, other, by_name] = [answers.remove(13), answers.remove(13), answers.remove(13)];
     assert_eq!(other.status(), StatusCode::UNPROCESSABLE_ENTITY);
-    let refused = json_of(refused, StatusCode::UNPROCESSABLE_ENTITY).await;
-    assert_eq!(refused["errors"][0]["detail"], "changed meanwhile");
+    for (refused, why) in [(refused, "is revoked"), (by_name, "changed meanwhile")] {
+        let refused = json_of(refused, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert_eq!(refused["errors"][0]["detail"], why);
+    }
     let mut orders = Vec::new();
     for answer in answers {
         let created = json_of(answer, StatusCode::CREATED).await;
@@ -132,6 +139,30 @@ async fn orders_that_are_written_together_are_answered_one_by_one() {
     let all = bench.get("/v1/commands").await;
     assert_eq!(all["items"].as_array().unwrap().len(), 12);
     api::audit::verify_db(&app.db).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_that_is_answered_before_its_sending_is_written_was_sent_all_the_same() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let mut hub = bench.hub("hub-1").await;
+    hub.arrive(agent.id, bench.session()).await;
+    bench.order("refresh", &[agent.id]).await;
+    let command = hub.command_for(agent.id).await;
+    let id = id_of(&command);
+    let noted = async {
+        while bench.api.app().sent.waiting() == 0 && bench.command(&id).await["state"] == "queued" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(GUARD, noted).await.unwrap();
+    hub.say(&agent, vec![ack(&command)]).await;
+    let acked = bench.until_state(&id, "acked").await;
+    assert_eq!(acked["sends"], 1);
+    assert!(acked["sent_at"].is_string(), "{acked}");
+    let [sent, acked] = [bench.events("command_sent").await, bench.events("command_acked").await];
+    assert_eq!((sent.len(), acked.len()), (1, 1));
+    assert!(sent[0]["seq"].as_i64() < acked[0]["seq"].as_i64());
 }
 
 #[tokio::test(flavor = "multi_thread")]
