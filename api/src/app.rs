@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::pki::Authority;
 use crate::sign_in::Provider;
+use crate::trust;
 
 /// The shared state. Dereferences to [`Inner`].
 #[derive(Debug, Clone)]
@@ -56,6 +57,8 @@ pub struct Inner {
     pub principals: Memory,
     /// By whom people sign in, as it was read last.
     pub provider: Provider,
+    /// The version of the trust root that was read last.
+    pub trust: trust::Known,
     /// Where agents are told to connect.
     pub addresses: ArcSwap<Addresses>,
     /// The newest checkpoint of the audit log that this node knows of.

@@ -296,6 +296,7 @@ async fn assemble(
         usage: Usage::default(),
         principals: Memory::default(),
         provider: Provider::default(),
+        trust: trust::Known::default(),
         addresses: ArcSwap::from_pointee(addresses),
         checkpoint: ArcSwapOption::empty(),
         places: Places::default(),

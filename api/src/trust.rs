@@ -4,7 +4,9 @@
 //! are the signatures of the offline root keys, checked here early and on every device again.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -57,6 +59,22 @@ pub struct SucceedRequest {
     /// The signed document: one JWS per root key.
     #[schema(value_type = Vec<String>)]
     pub signed: SignedTrustRoot,
+}
+
+/// The version that was read last: what a number stands for never changes, which one is in force does.
+#[derive(Debug, Default)]
+pub struct Known(ArcSwapOption<TrustView>);
+
+/// The version in force, read only when its number is new. Not for a transaction that writes one: what is
+/// rolled back was none.
+pub(crate) async fn newest(app: &App, conn: &mut Conn) -> Result<Arc<TrustView>, DbError> {
+    let version = store::version(conn).await?;
+    if let Some(known) = app.trust.0.load_full().filter(|known| Some(known.version) == version) {
+        return Ok(known);
+    }
+    let current = Arc::new(current(conn).await?);
+    app.trust.0.store(Some(current.clone()));
+    Ok(current)
 }
 
 /// The version in force.

@@ -11,6 +11,12 @@ pub(super) async fn current(conn: &mut Conn) -> Result<Option<TrustView>, DbErro
     select.fetch_optional(conn).await?.as_ref().map(view).transpose()
 }
 
+/// The number of the one in force.
+pub(super) async fn version(conn: &mut Conn) -> Result<Option<u32>, DbError> {
+    let row = sql("SELECT COALESCE(MAX(version), 0) FROM trust_roots").fetch_one(conn).await?;
+    row.number(0).map(|version: u32| (version > 0).then_some(version))
+}
+
 pub(super) async fn after(
     conn: &mut Conn,
     version: u32,

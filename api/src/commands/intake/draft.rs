@@ -50,7 +50,7 @@ pub(super) async fn judge<'a>(
     let seen = seen.devices.values();
     standing.extend(seen.clone().filter(|it| !it.is_revoked()).map(|it| (it.id, it.generation)));
     cloned.extend(seen.filter(|it| it.cloned_at.is_some()).map(|it| it.id));
-    let trust = trust::current(tx.conn()).await?.root;
+    let trust = trust::newest(app, tx.conn()).await?;
     let mut claimed: BTreeSet<&Place> = BTreeSet::new();
     let mut drafts = Vec::with_capacity(batch.len());
     let mut verdicts = Vec::with_capacity(batch.len());
@@ -60,7 +60,7 @@ pub(super) async fn judge<'a>(
             verdicts.push(Verdict::Repeats);
             continue;
         }
-        verdicts.push(match Draft::new(app, tx.now(), asked, (&standing, &cloned), &trust) {
+        verdicts.push(match Draft::new(app, tx.now(), asked, (&standing, &cloned), &trust.root) {
             Ok(draft) => {
                 drafts.push(draft);
                 claimed.extend(place);
