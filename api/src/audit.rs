@@ -27,8 +27,8 @@ mod kind;
 #[cfg(test)]
 mod tests;
 
-/// Rows in one statement: eight values each, below SQLite's bound of parameters.
-const ROWS: usize = 500;
+/// Values of a row.
+const VALUES: usize = 8;
 
 /// Who did something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +178,7 @@ pub(crate) async fn append(conn: &mut Conn, drafts: &[Draft]) -> Result<Option<i
         return Ok(None);
     }
     let mut head = head(conn).await?;
-    for rows in drafts.chunks(ROWS) {
+    for rows in drafts.chunks(conn.rows_at_once(drafts.len(), VALUES)) {
         let events = rows.iter().map(|draft| chained(draft, &mut head)).collect::<Vec<_>>();
         let mut insert =
             sql("INSERT INTO events (seq, at, actor, kind, subject, payload, prev_hash, hash) ");

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tokio::time::timeout;
 
-use super::DbError;
 use super::postgres::Session;
-use super::sql::{Row, Sql};
+use super::sql::{KEPT_VALUES, Row, Sql};
 use super::sqlite::{self, Answer, Read, Write};
+use super::{CHUNK, DbError};
 use crate::vault::Vault;
+
+/// Statements that stay prepared, at most, in place of one that does not.
+const PIECES: usize = 4;
 
 /// A connection. Stores of features take it, and neither know nor ask which database it is.
 #[derive(Debug)]
@@ -52,6 +55,17 @@ impl Conn {
     /// A store's file, for reading only, beside whoever else uses it.
     pub(crate) fn read_only(path: &Path) -> Result<Self, DbError> {
         Ok(Self::of_tool(Link::File(Box::new(sqlite::read_only(path)?))))
+    }
+
+    /// How many of so many rows with so many values each one statement writes. SQLite keeps the statement
+    /// prepared that writes some of them, and to ask it again costs less than to read another text; of many
+    /// rows, and of a server, it is asked once.
+    pub(crate) const fn rows_at_once(&self, rows: usize, values: usize) -> usize {
+        let kept = KEPT_VALUES / values;
+        match &self.link {
+            Link::SqliteTx(_) if rows <= PIECES * kept => kept,
+            Link::SqliteTx(_) | Link::Sqlite(_) | Link::File(_) | Link::Postgres(_) => CHUNK,
+        }
     }
 
     /// From now on every statement is carried out where it may take its time: nobody waits for it.

@@ -15,7 +15,7 @@ use super::sqlite::Statement;
 
 /// Values of a statement that connections keep prepared. Each number of rows is a text of its own, and
 /// a wide one takes a megabyte where it is kept.
-const KEPT_VALUES: usize = 200;
+pub(super) const KEPT_VALUES: usize = 256;
 /// Lists below this length are brought to a power of two.
 const PADDED: usize = 128;
 

@@ -150,19 +150,21 @@ pub(crate) async fn remember(
         return Ok(());
     }
     let now = millis(tx.now());
-    let mut insert = sql(
-        "INSERT INTO idempotency (principal, route, key, request_hash, status, body, created_at) ",
-    );
-    insert.push_rows(answers, |row, (place, answer)| {
-        row.push_bind(&place.principal)
-            .push_bind(&place.route)
-            .push_bind(&place.key)
-            .push_bind(answer.request_hash.as_slice())
-            .push_bind(i64::from(answer.status.map_or(NONE_YET, |status| status.as_u16())))
-            .push_bind(&answer.body)
-            .push_bind(now);
-    });
-    insert.execute(tx.conn()).await?;
+    let answers: Vec<_> = answers.iter().collect();
+    for answers in answers.chunks(tx.conn().rows_at_once(answers.len(), 7)) {
+        let mut insert = sql("INSERT INTO idempotency \
+             (principal, route, key, request_hash, status, body, created_at) ");
+        insert.push_rows(answers, |row, (place, answer)| {
+            row.push_bind(&place.principal)
+                .push_bind(&place.route)
+                .push_bind(&place.key)
+                .push_bind(answer.request_hash.as_slice())
+                .push_bind(i64::from(answer.status.map_or(NONE_YET, |status| status.as_u16())))
+                .push_bind(&answer.body)
+                .push_bind(now);
+        });
+        insert.execute(tx.conn()).await?;
+    }
     Ok(())
 }
 

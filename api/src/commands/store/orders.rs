@@ -63,7 +63,7 @@ impl Order {
 
 /// Writes orders.
 pub(in crate::commands) async fn insert(tx: &mut Tx, orders: &[&Order]) -> Result<(), DbError> {
-    for chunk in orders.chunks(CHUNK) {
+    for chunk in orders.chunks(tx.conn().rows_at_once(orders.len(), 10)) {
         let manifests = chunk.iter().map(|order| encode(&order.manifest));
         let manifests = manifests.collect::<Result<Vec<_>, _>>()?;
         let mut scripts = Vec::with_capacity(chunk.len());
@@ -130,7 +130,7 @@ pub(in crate::commands) async fn insert_queued(
 ) -> Result<(), DbError> {
     let now = millis(tx.now());
     let redeliver_at = millis(tx.now().plus(FIRST_REDELIVERY));
-    for chunk in signed.chunks(CHUNK) {
+    for chunk in signed.chunks(tx.conn().rows_at_once(signed.len(), 14)) {
         let mut envelopes = Vec::with_capacity(chunk.len());
         for (order, signed) in chunk {
             envelopes.push(envelope(tx, order, signed).await?);

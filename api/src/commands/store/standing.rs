@@ -13,7 +13,7 @@ use protocol::time::Timestamp;
 
 use super::delivery::due_after;
 use super::state;
-use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, millis, sql};
+use crate::db::{Conn, DbError, Row, Sql, Tx, millis, sql};
 use crate::vault::{OUTCOME, OUTPUT, RECEIPT, STAGE_PROOF};
 
 /// What a transition needs to know of a command, and what came of it.
@@ -286,7 +286,7 @@ pub(in crate::commands) async fn save<'a>(
     standings: impl IntoIterator<Item = &'a Standing>,
 ) -> Result<(), DbError> {
     let changed: Vec<_> = standings.into_iter().filter(|known| known.news.is_any).collect();
-    for changed in changed.chunks(CHUNK) {
+    for changed in changed.chunks(tx.conn().rows_at_once(changed.len(), 15)) {
         let mut sealed = Vec::with_capacity(changed.len());
         for known in changed {
             sealed.push(known.seal_news(tx).await?);
