@@ -120,8 +120,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// The newest event's place and hash.
 pub(crate) async fn head(conn: &mut Conn) -> Result<ChainHead, DbError> {
-    let row =
-        sql("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetch_optional(conn).await?;
+    let row = sql("SELECT seq, hash FROM events WHERE seq = (SELECT MAX(seq) FROM events)")
+        .fetch_optional(conn)
+        .await?;
     match row {
         None => Ok(ChainHead::genesis()),
         Some(row) => Ok(ChainHead { seq: row.try_get(0)?, hash: row.try_get(1)? }),

@@ -22,6 +22,27 @@ use crate::http::Page;
 use crate::time::Time;
 use crate::vault::{OUTCOME, OUTPUT, RECEIPT, STAGE_PROOF};
 
+/// That a command left or may leave and has not ended, in the words of the index `commands_out`.
+macro_rules! is_out {
+    ($of:literal) => {
+        concat!(
+            "(",
+            $of,
+            "state = 'queued' OR ",
+            $of,
+            "state = 'sent' OR ",
+            $of,
+            "state = 'acked' OR ",
+            $of,
+            "state = 'running')"
+        )
+    };
+}
+
+/// That no device is known to have a command `c` and it has not ended, in the words of `commands_ending`.
+const IS_ENDING: &str = "(c.state = 'awaiting_approval' OR c.state = 'awaiting_wave' \
+     OR c.state = 'queued' OR c.state = 'sent')";
+
 pub(super) mod delivery;
 pub(super) mod lanes;
 pub(super) mod orders;

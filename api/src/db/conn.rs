@@ -17,6 +17,9 @@ use crate::vault::Vault;
 /// Statements that stay prepared, at most, in place of one that does not.
 const PIECES: usize = 4;
 
+/// The same of rows that are changed one by one.
+const UPDATES: usize = 64;
+
 /// A connection. Stores of features take it, and neither know nor ask which database it is.
 #[derive(Debug)]
 pub struct Conn {
@@ -64,6 +67,15 @@ impl Conn {
         let kept = KEPT_VALUES / values;
         match &self.link {
             Link::SqliteTx(_) if rows <= PIECES * kept => kept,
+            Link::SqliteTx(_) | Link::Sqlite(_) | Link::File(_) | Link::Postgres(_) => CHUNK,
+        }
+    }
+
+    /// How many of so many rows one statement changes that changes each differently: as with
+    /// [`Conn::rows_at_once`].
+    pub(crate) const fn updates_at_once(&self, rows: usize) -> usize {
+        match &self.link {
+            Link::SqliteTx(_) if rows <= UPDATES => 1,
             Link::SqliteTx(_) | Link::Sqlite(_) | Link::File(_) | Link::Postgres(_) => CHUNK,
         }
     }

@@ -102,17 +102,22 @@ macro_rules! migrations {
                 "lost_collections",
                 include_str!(concat!("../../migrations/", $folder, "/0027_lost_collections.sql")),
             ),
+            (
+                28,
+                "fewer_pages",
+                include_str!(concat!("../../migrations/", $folder, "/0028_fewer_pages.sql")),
+            ),
         ]
     };
 }
 
-type Texts = [(i64, &'static str, &'static str); 25];
+type Texts = [(i64, &'static str, &'static str); 26];
 
 const SQLITE: Texts = migrations!("sqlite");
 const POSTGRES: Texts = migrations!("postgres");
 
 /// The present shape.
-pub(super) const VERSION: i64 = 27;
+pub(super) const VERSION: i64 = 28;
 
 /// From which version a store was brought to which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,3 +218,6 @@ fn migrations(texts: Texts) -> Vec<Migration> {
 fn migrator(texts: Texts) -> Migrator {
     Migrator { migrations: Cow::Owned(migrations(texts)), ..Migrator::DEFAULT }
 }
+
+#[cfg(test)]
+mod tests;

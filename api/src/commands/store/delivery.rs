@@ -11,7 +11,7 @@ use protocol::state::{Lane, PerLane};
 use protocol::time::Timestamp;
 use uuid::Uuid;
 
-use super::lane;
+use super::{IS_ENDING, lane};
 use crate::commands::{Pending, hold};
 use crate::db::{CHUNK, Conn, DbError, Row, Sql, Tx, json, millis, sql, timestamp};
 use crate::vault::ENVELOPE;
@@ -92,10 +92,9 @@ pub(in crate::commands) async fn asking(
     }
     select.push(
         " FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
-         AND c.generation = d.generation \
-         AND c.state IN ('queued', 'sent', 'acked', 'running') AND c.expires_at > ",
+         AND c.generation = d.generation AND ",
     );
-    select.push_bind(millis(now));
+    select.push(is_out!("c.")).push(" AND c.expires_at > ").push_bind(millis(now));
     select.push(" LEFT JOIN orders o ON o.id = c.order_id WHERE d.id IN ");
     select.push_list(devices.iter().map(|device| device.as_uuid()));
     select.push(" ORDER BY d.id, c.lane DESC, c.seq");
@@ -170,8 +169,8 @@ pub(in crate::commands) async fn due(
     let mut select = sql("SELECT c.device_id, c.id, c.lane, c.seq, c.envelope, \
          (SELECT MAX(p.seq) FROM commands p WHERE p.device_id = c.device_id \
           AND p.generation = c.generation AND p.lane = c.lane AND p.seq < c.seq \
-          AND p.state IN ('queued', 'sent', 'acked', 'running') AND p.expires_at > ");
-    select.push_bind(now).push(
+          AND ");
+    select.push(is_out!("p.")).push(" AND p.expires_at > ").push_bind(now).push(
         ") FROM commands c JOIN devices d ON d.id = c.device_id JOIN orders o ON o.id = c.order_id \
          WHERE c.state IN ('queued', 'sent') AND c.redeliver_at <= ",
     );
@@ -320,9 +319,8 @@ pub(in crate::commands) async fn held(
     device: DeviceId,
 ) -> Result<Vec<(CommandId, OrderId)>, DbError> {
     let mut select = sql("SELECT c.id, c.order_id FROM commands c \
-         JOIN orders o ON o.id = c.order_id WHERE c.state IN \
-         ('awaiting_approval', 'awaiting_wave', 'queued', 'sent') AND c.device_id = ");
-    select.push_bind(device.as_uuid()).push(" AND ");
+         JOIN orders o ON o.id = c.order_id WHERE ");
+    select.push(IS_ENDING).push(" AND c.device_id = ").push_bind(device.as_uuid()).push(" AND ");
     push_held_of_clones(&mut select);
     select.push(" ORDER BY c.id");
     let rows = select.fetch_all(tx.conn()).await?;

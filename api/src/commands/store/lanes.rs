@@ -97,9 +97,13 @@ async fn newest_open(
 ) -> Result<BTreeMap<DeviceId, u64>, DbError> {
     let now = millis(tx.now());
     let mut newest = BTreeMap::new();
-    let mut select = sql("SELECT device_id, MAX(seq) FROM commands \
-         WHERE state IN ('queued', 'sent', 'acked', 'running') AND expires_at > ");
-    select.push_bind(now).push(" AND lane = ").push_bind(lane.as_str());
+    let mut select = sql("SELECT device_id, MAX(seq) FROM commands WHERE ");
+    select
+        .push(is_out!(""))
+        .push(" AND expires_at > ")
+        .push_bind(now)
+        .push(" AND lane = ")
+        .push_bind(lane.as_str());
     select.push(" AND device_id IN ");
     select.push_list(devices.iter().map(|device| device.as_uuid()));
     select.push(" GROUP BY device_id");

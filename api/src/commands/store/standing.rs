@@ -12,7 +12,7 @@ use protocol::state::{CommandState, VerbClass};
 use protocol::time::Timestamp;
 
 use super::delivery::due_after;
-use super::state;
+use super::{IS_ENDING, state};
 use crate::db::{Conn, DbError, Row, Sql, Tx, millis, sql};
 use crate::vault::{OUTCOME, OUTPUT, RECEIPT, STAGE_PROOF};
 
@@ -241,8 +241,7 @@ pub(in crate::commands) async fn undelivered_destructive(
 ) -> Result<Vec<Standing>, DbError> {
     let verbs = destructive();
     let mut select = sql(STANDING);
-    select
-        .push("c.state IN ('awaiting_approval', 'awaiting_wave', 'queued', 'sent') AND c.verb IN ");
+    select.push(IS_ENDING).push(" AND c.verb IN ");
     select.push_list(verbs);
     select.push(" ORDER BY c.id");
     fetch(select, conn).await
@@ -271,9 +270,7 @@ pub(in crate::commands) async fn past_their_end(
 ) -> Result<Vec<Standing>, DbError> {
     let mut select = sql(STANDING);
     // First what the index of those that have an end knows: without it all commands are gone through.
-    select.push(
-        "c.state IN ('awaiting_approval', 'awaiting_wave', 'queued', 'sent') AND c.expires_at <= ",
-    );
+    select.push(IS_ENDING).push(" AND c.expires_at <= ");
     select.push_bind(millis(now));
     select.push(" AND (c.state IN ('awaiting_approval', 'awaiting_wave') OR c.expires_at <= ");
     select.push_bind(millis(now.minus(grace))).push(") LIMIT ").push_bind(limit);
@@ -286,7 +283,11 @@ pub(in crate::commands) async fn save<'a>(
     standings: impl IntoIterator<Item = &'a Standing>,
 ) -> Result<(), DbError> {
     let changed: Vec<_> = standings.into_iter().filter(|known| known.news.is_any).collect();
-    for changed in changed.chunks(tx.conn().rows_at_once(changed.len(), 15)) {
+    for changed in changed.chunks(tx.conn().updates_at_once(changed.len())) {
+        if let [known] = changed {
+            save_one(tx, known).await?;
+            continue;
+        }
         let mut sealed = Vec::with_capacity(changed.len());
         for known in changed {
             sealed.push(known.seal_news(tx).await?);
@@ -326,5 +327,32 @@ pub(in crate::commands) async fn save<'a>(
         );
         update.execute(tx.conn()).await?;
     }
+    Ok(())
+}
+
+/// As [`save`], of one: SQLite makes a table for what comes from a list.
+async fn save_one(tx: &mut Tx, known: &Standing) -> Result<(), DbError> {
+    let [receipt, outcome, proof, output] = known.seal_news(tx).await?;
+    let mut update = sql("UPDATE commands SET state = ");
+    update.push_bind(known.state.as_str());
+    update.push(", stage = ").push_bind(&known.stage);
+    update.push(", acked_at = ").push_bind(known.acked_at);
+    update.push(", running_at = ").push_bind(known.running_at);
+    update.push(", finished_at = ").push_bind(known.finished_at);
+    update.push(", ended_by = ").push_bind(&known.ended_by);
+    update.push(", sent_at = ").push_bind(known.sent_at);
+    update.push(", sends = ").push_bind(known.sends);
+    update.push(", redeliver_at = ").push_bind(known.redeliver_at);
+    update.push(", receipt = COALESCE(").push_bind(receipt).push(", receipt)");
+    update.push(", outcome = COALESCE(").push_bind(outcome).push(", outcome)");
+    update.push(", stage_proof = COALESCE(").push_bind(proof).push(", stage_proof)");
+    update.push(", advance = ").push_bind(&known.advance);
+    if known.advance.is_some() {
+        update.push(", output = COALESCE(").push_bind(output).push(", output)");
+    } else {
+        update.push(", output = NULL");
+    }
+    update.push(" WHERE id = ").push_bind(known.id.as_uuid());
+    update.execute(tx.conn()).await?;
     Ok(())
 }
