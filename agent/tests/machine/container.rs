@@ -7,35 +7,20 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::ops::Deref;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::bench::BRIDGE;
+use crate::disk::{Disk, run, text};
 use crate::namespaces::in_namespaces;
 use crate::root;
+use crate::scene::Body;
 
-/// The machine's address; the test is at [`BRIDGE`].
-pub(crate) const ADDRESS: &str = "10.78.0.2";
 /// What the agent may use and its first process has, but a shell that was put into the machine from
 /// outside must not have either: the rest of root's capabilities.
 const DROPPED: &str = "--bounding-set=-mknod,-sys_module,-sys_rawio,-sys_time,-syslog,-bpf,-perfmon,\
 -mac_admin,-mac_override,-wake_alarm,-block_suspend,-sys_pacct";
-/// Brings the machine's side of the cable up, as a real machine's network scripts would.
-const NETWORK_UNIT: &str = "[Unit]
-DefaultDependencies=no
-After=network-pre.target
-Before=network.target
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/usr/sbin/ip address add 10.78.0.2/24 dev host0
-ExecStart=/usr/sbin/ip link set host0 up
-[Install]
-WantedBy=sysinit.target
-";
-
 /// Starts a program in a control group of its own, of that name. Machines in the group of whoever
 /// runs the tests would share the groups of their users, and end each other's sessions.
 const IN_A_GROUP: &str = "
@@ -63,9 +48,7 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
 
 /// One machine: its disk, and its power.
 pub(crate) struct Machine {
-    /// Its root directory, seen from outside.
-    pub(crate) root: PathBuf,
-    base: PathBuf,
+    disk: Disk,
     running: Option<Running>,
 }
 
@@ -76,60 +59,23 @@ struct Running {
     told: UnixDatagram,
 }
 
+impl Deref for Machine {
+    type Target = Disk;
+
+    fn deref(&self) -> &Disk {
+        &self.disk
+    }
+}
+
 impl Machine {
     /// A machine that is off. Its disk is an overlay that ends with the test.
     pub(crate) fn new() -> Self {
         let program = Path::new("/usr/bin/systemd-nspawn");
         assert!(program.exists(), "the bench needs {} (systemd-container)", program.display());
-        let lower = root::debian();
-        let base = tempfile::tempdir().unwrap().keep();
-        run("mount", &["-t", "tmpfs", "tocsin-machine", text(&base)]);
         // What nspawn leaves for its own service manager must not reach the outer machine's.
         fs::create_dir_all("/run/systemd").unwrap();
         run("mount", &["-t", "tmpfs", "tocsin-machine", "/run/systemd"]);
-        let [upper, work, root] = ["upper", "work", "root"].map(|name| base.join(name));
-        for folder in [&upper, &work, &root] {
-            fs::create_dir(folder).unwrap();
-        }
-        let [low, up, space] = [&lower, &upper, &work].map(|path| path.display());
-        let options = format!("lowerdir={low},upperdir={up},workdir={space}");
-        run("mount", &["-t", "overlay", "tocsin-machine", "-o", &options, text(&root)]);
-        run("ip", &["link", "set", "lo", "up"]);
-        run("ip", &["link", "add", "bench", "type", "bridge"]);
-        run("ip", &["address", "add", &format!("{BRIDGE}/24"), "dev", "bench"]);
-        run("ip", &["link", "set", "bench", "up"]);
-        let machine = Self { root, base, running: None };
-        machine.write("/etc/hosts", "127.0.0.1 localhost machine\n", 0o644);
-        machine.write("/etc/hostname", "machine\n", 0o644);
-        machine.write("/etc/systemd/system/bench-network.service", NETWORK_UNIT, 0o644);
-        machine.offline(&["systemctl", "enable", "bench-network.service"]);
-        machine
-    }
-
-    /// A path of the machine, seen from outside.
-    pub(crate) fn path(&self, path: &str) -> PathBuf {
-        self.root.join(path.trim_start_matches('/'))
-    }
-
-    /// Writes a file onto the machine's disk.
-    pub(crate) fn write(&self, path: &str, content: &str, mode: u32) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    /// Reads a file of the machine's disk.
-    pub(crate) fn read(&self, path: &str) -> String {
-        let path = self.path(path);
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    }
-
-    /// Runs a program on the disk of a machine that is off.
-    pub(crate) fn offline(&self, command: &[&str]) -> String {
-        let output = Command::new("chroot").arg(&self.root).args(command).output().unwrap();
-        assert!(output.status.success(), "{command:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        Self { disk: Disk::new(), running: None }
     }
 
     /// Switches it on, and returns as soon as its first process runs.
@@ -236,56 +182,13 @@ impl Machine {
         assert!(output.status.success(), "{script}: {output:?}\n{}", self.journal());
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
+}
 
-    /// The newest lines of its journal.
-    pub(crate) fn journal(&self) -> String {
+impl Body for Machine {
+    fn journal(&self) -> String {
         let lines =
             self.enter(&["journalctl", "--no-pager", "-b", "-n", "200", "-o", "short-monotonic"]);
         String::from_utf8_lossy(&lines.stdout).into_owned()
-    }
-
-    /// Whether somebody gets a command run over SSH from outside, by password or, without one, by
-    /// the key.
-    pub(crate) fn lets_in(&self, user: &str, password: Option<&str>) -> bool {
-        self.ssh(user, password, "echo inside").stdout == b"inside\n"
-    }
-
-    /// A command of somebody who logs in over SSH.
-    pub(crate) fn ssh(&self, user: &str, password: Option<&str>, command: &str) -> Output {
-        let (key, answer) = (self.base.join("key"), self.base.join("answer"));
-        if !key.exists() {
-            self.make_key(&key);
-        }
-        let script = format!("#!/bin/sh\necho '{}'\n", password.unwrap_or_default());
-        fs::write(&answer, script).unwrap();
-        fs::set_permissions(&answer, fs::Permissions::from_mode(0o700)).unwrap();
-        let method = if password.is_some() { "password" } else { "publickey" };
-        Command::new("ssh")
-            .args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "IdentityAgent=none"])
-            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "NumberOfPasswordPrompts=1"])
-            .args(["-o", &format!("PreferredAuthentications={method}"), "-i", text(&key)])
-            .args([&format!("{user}@{ADDRESS}"), command])
-            .env("SSH_ASKPASS", &answer)
-            .env("SSH_ASKPASS_REQUIRE", "force")
-            .stdin(Stdio::null())
-            .output()
-            .expect("the bench needs ssh (Debian package openssh-client)")
-    }
-
-    /// A key that opens every account that has a home.
-    fn make_key(&self, key: &Path) {
-        run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", text(key)]);
-    }
-
-    /// Puts the bench's key into an account's home.
-    pub(crate) fn authorise(&self, user: &str, home: &str) {
-        let key = self.base.join("key");
-        if !key.exists() {
-            self.make_key(&key);
-        }
-        let public = fs::read_to_string(key.with_extension("pub")).unwrap();
-        self.write(&format!("{home}/.ssh/authorized_keys"), &public, 0o600);
-        self.offline(&["chown", "-R", &format!("{user}:"), &format!("{home}/.ssh")]);
     }
 }
 
@@ -327,18 +230,4 @@ fn wait_for(told: &UnixDatagram, word: &str) -> String {
             return rest.to_owned();
         }
     }
-}
-
-fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program).args(args).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.success(),
-        "the bench needs to run `{program} {}`: {said}",
-        args.join(" ")
-    );
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }

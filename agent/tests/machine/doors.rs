@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::container::Machine;
 use crate::on_a_machine;
-use crate::scene::{PASSWORD, Scene};
+use crate::scene::{Body, PASSWORD, Scene};
 use crate::tree::{Node, Tree, walk};
 
 /// A `session` lock.

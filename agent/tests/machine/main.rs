@@ -10,6 +10,7 @@
 mod bench;
 mod console;
 mod container;
+mod disk;
 mod doors;
 mod down;
 mod isolation;
@@ -29,6 +30,7 @@ mod traps;
 #[path = "../support/tree.rs"]
 mod tree;
 mod units;
+mod vm;
 
 use crate::container::alone;
 

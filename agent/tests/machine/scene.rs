@@ -1,6 +1,7 @@
 //! A machine with an armed agent on it, and its hub outside.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,6 +13,7 @@ use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
 
 use crate::bench::{BRIDGE, Bench, confirmed};
 use crate::container::Machine;
+use crate::disk::Disk;
 use crate::server::{HubSide, Server};
 
 /// Everybody's password.
@@ -34,9 +36,15 @@ pub(crate) const ENABLED: [&str; 5] = [
     "tocsin-console.path",
 ];
 
+/// What a scene is played on: a disk, and something that runs from it.
+pub(crate) trait Body: Deref<Target = Disk> {
+    /// The newest lines of its journal, while it runs.
+    fn journal(&self) -> String;
+}
+
 /// One device with its organisation.
-pub(crate) struct Scene {
-    pub(crate) machine: Machine,
+pub(crate) struct Scene<M = Machine> {
+    pub(crate) machine: M,
     device: Bench,
     server: Server,
     session: Option<HubSide>,
@@ -46,7 +54,13 @@ pub(crate) struct Scene {
 impl Scene {
     /// A machine that is off: people with homes and keys, and an enrolled agent that is armed.
     pub(crate) async fn new(break_glass: &str) -> Self {
-        let machine = Machine::new();
+        Self::on(Machine::new(), break_glass).await
+    }
+}
+
+impl<M: Body> Scene<M> {
+    /// The same on that machine.
+    pub(crate) async fn on(machine: M, break_glass: &str) -> Self {
         people(&machine);
         let device = Bench::new();
         let server = device.server_at(format!("{BRIDGE}:0").parse().unwrap()).await;
@@ -196,7 +210,7 @@ async fn answer(hub: &mut HubSide, command: &CommandFrame) -> Option<AgentFrame>
 
 /// Alice and carol are people, bob had been locked before, rescue is break-glass and may become
 /// anybody, web is an account of a service.
-pub(crate) fn people(machine: &Machine) {
+pub(crate) fn people(machine: &Disk) {
     for user in ["alice", "bob", "carol", "rescue"] {
         machine.offline(&["useradd", "--create-home", "--shell", "/bin/bash", user]);
         machine.authorise(user, &format!("/home/{user}"));

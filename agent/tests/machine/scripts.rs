@@ -4,7 +4,7 @@ use protocol::action::RunScript;
 use protocol::receipt::Outcome;
 
 use crate::on_a_machine;
-use crate::scene::Scene;
+use crate::scene::{Body, Scene};
 
 #[test]
 fn script_is_a_service_with_limits_and_outlives_a_stop_of_the_agent() {

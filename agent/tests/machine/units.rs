@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::action::{Action, Quarantine, Refresh, Release};
 
-use crate::container::ADDRESS;
+use crate::disk::ADDRESS;
 use crate::doors::locking;
 use crate::on_a_machine;
 use crate::scene::{Scene, UNITS};
