@@ -43,6 +43,7 @@ mod endurance;
 mod graph;
 pub(in crate::execute) mod luks;
 pub mod managed;
+mod mapping;
 mod network;
 mod record;
 pub mod selective;

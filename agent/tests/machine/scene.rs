@@ -1,6 +1,7 @@
 //! A machine with an armed agent on it, and its hub outside.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +10,7 @@ use agent::config::Config;
 use protocol::action::{Action, RunScript};
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::offline::OfflineSecret;
+use protocol::proof::{self, Proof};
 use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
 
 use crate::bench::{BRIDGE, Bench, confirmed};
@@ -105,6 +107,11 @@ impl<M: Body> Scene<M> {
         self.machine.write("/etc/tocsin/agent.toml", &text, 0o600);
     }
 
+    /// Where hub and control plane are.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
     /// Gives an order and waits for its signed outcome, over however many sessions.
     pub(crate) async fn order(&mut self, action: Action) -> Receipt {
         self.orders += 1;
@@ -161,6 +168,23 @@ impl<M: Body> Scene<M> {
     /// The signed outcome of an order that was given, confirmed.
     pub(crate) async fn outcome(&mut self, command: &CommandFrame) -> Receipt {
         self.deliver(command).await
+    }
+
+    /// The proof of the keys that leaves before a wipe goes on, confirmed.
+    pub(crate) async fn proof(&mut self, command: &CommandFrame) -> Proof {
+        loop {
+            let mut hub = match self.session.take() {
+                Some(hub) => hub,
+                None => self.server.session().await,
+            };
+            while let Some(frame) = hub.next().await {
+                let AgentFrame::Proof { command_id, jws } = &frame else { continue };
+                assert_eq!(*command_id, command.command_id);
+                hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
+                self.session = Some(hub);
+                return proof::verify(jws, &self.device.key).unwrap();
+            }
+        }
     }
 
     async fn deliver(&mut self, command: &CommandFrame) -> Receipt {

@@ -70,7 +70,7 @@ fn agent_without_enrollment_does_not_run() {
 }
 
 /// Whether the machine's sshd is reached from outside; silence counts after a while.
-fn is_reached() -> bool {
+pub(crate) fn is_reached() -> bool {
     let address = format!("{ADDRESS}:22").parse().unwrap();
     TcpStream::connect_timeout(&address, Duration::from_secs(3)).is_ok()
 }

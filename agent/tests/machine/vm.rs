@@ -20,9 +20,12 @@ use crate::disk::{Disk, run, text};
 use crate::root;
 use crate::scene::{Body, Scene};
 
+mod lock;
 mod monitor;
+mod quarantine;
 mod reboot;
 mod shell;
+mod wipe;
 
 /// Finds the network card, whatever the kernel calls it, and gives it the name that `bench-network` expects.
 const LINK: &str = "[Match]\nMACAddress=52:54:00:12:34:56\n[Link]\nName=host0\n";
@@ -130,7 +133,12 @@ impl Vm {
             .args(["-serial", "chardev:console", "-chardev", "socket,id=line,fd=0"])
             .args(["-serial", "chardev:line", "-chardev", "socket,id=monitor,fd=1"])
             .args(["-mon", "chardev=monitor,mode=control"])
-            .args(["-netdev", "tap,id=net,ifname=cable,script=no,downscript=no", "-device", CARD])
+            .args([
+                "-netdev",
+                "tap,id=net,ifname=cable,script=no,downscript=no,vnet_hdr=off",
+                "-device",
+                CARD,
+            ])
             .args([
                 "-object",
                 &format!("filter-dump,id=d,netdev=net,file={}", text(&self.packets())),
@@ -161,7 +169,7 @@ impl Vm {
             args.push(format!("if=none,id={serial},format=raw,discard=unmap,file={file}"));
             args.push("-device".to_owned());
             args.push(match bus {
-                Bus::Nvme => format!("nvme,serial={serial},drive={serial}"),
+                Bus::Nvme => format!("nvme,mdts=5,serial={serial},drive={serial}"),
                 Bus::Ata => format!("ide-hd,serial={serial},drive={serial}"),
             });
         }
@@ -239,6 +247,7 @@ impl Vm {
         self.running().shell.lock().unwrap()
     }
 
+    /// The hands on its keys and drives, while it runs.
     pub(crate) fn monitor(&self) -> std::sync::MutexGuard<'_, Monitor> {
         self.running().monitor.lock().unwrap()
     }
@@ -287,6 +296,11 @@ fn make_system(root: &Path, image: &Path) {
 impl Scene<Vm> {
     /// A virtual machine that is off, with people and an armed agent on it.
     pub(crate) async fn virtual_machine() -> Self {
-        Self::on(Vm::new(), "rescue").await
+        let scene = Self::on(Vm::new(), "rescue").await;
+        // The test looks around on the machine before its power goes.
+        let (config, unhurried) = ("/etc/tocsin/agent.toml", "[ladder]\npower_off_wait = \"1h\"\n");
+        let text = scene.machine.read(config).replace("[ladder]\n", unhurried);
+        scene.machine.write(config, &text, 0o600);
+        scene
     }
 }

@@ -14,7 +14,7 @@ use super::drives;
 use super::graph::SwapKind;
 use super::record::{Progress, Swap, Target, TpmFate, Wiping};
 use super::volume::{Disk, Erasure};
-use super::{particulars, swap, tpm};
+use super::{mapping, particulars, swap, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
 use crate::host::Host;
@@ -56,6 +56,9 @@ impl<'a> Course<'a> {
         self.clear_tpm();
         let mut wrong = self.erase_swap(tell);
         if Progress::goal(self.wiping.level) == Progress::Data {
+            for target in &self.wiping.targets {
+                mapping::cut(self.host, &target.path);
+            }
             let all = 0..self.wiping.targets.len();
             let is_for_drives =
                 |at: &usize| self.wiping.is_for_drives(&self.wiping.targets[*at].path);

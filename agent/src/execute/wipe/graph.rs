@@ -16,6 +16,8 @@ use crate::host::Host;
 const IMAGES: [&str; 3] = ["squashfs", "iso9660", "erofs"];
 /// Where a machine keeps what it starts from, which cannot be encrypted.
 const STARTED_FROM: [&str; 4] = ["/boot", "/boot/efi", "/efi", "/boot/firmware"];
+/// What a system runs from.
+const NEEDED: [&str; 5] = ["/", "/usr", "/etc", "/var", "/run"];
 /// What crypttab names as the key of a volume that gets another key at every boot.
 const RANDOM_KEYS: [&str; 2] = ["/dev/urandom", "/dev/random"];
 
@@ -133,6 +135,27 @@ pub(super) fn standing_on(host: &Host, volume: &Path) -> Standing {
     places.reverse();
     let places = places.into_iter().map(|(_, place)| place.into()).collect();
     Standing { mappings, places }
+}
+
+/// Mappings that have a LUKS volume open and on which the running system does not lie, by the names that the device
+/// mapper knows.
+pub(super) fn spare_mappings(host: &Host, volume: &Path) -> Vec<String> {
+    let graph = Graph::read(host);
+    let mounts = graph.mounts(host);
+    let carries_system = |mapping: &String| {
+        let is_above = |name: &String| graph.below(name).contains(mapping);
+        mounts.iter().any(|(name, place)| {
+            let is_needed = NEEDED.contains(&place.as_str()) || host.state_dir.starts_with(place);
+            is_needed && is_above(name)
+        })
+    };
+    let is_crypt = |name: &String| {
+        let mapping = graph.nodes.get(name).and_then(|node| node.mapping.as_deref());
+        mapping.is_some_and(|mapping| mapping.starts_with("CRYPT-"))
+    };
+    let open = standing_on(host, volume).mappings.into_iter().filter(is_crypt);
+    let spare = open.filter(|name| !carries_system(name));
+    spare.filter_map(|name| line(&host.path("/sys/block").join(name).join("dm/name"))).collect()
 }
 
 /// A whole drive, and what of a wipe lies on it.
