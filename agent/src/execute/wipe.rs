@@ -44,6 +44,7 @@ mod graph;
 pub(in crate::execute) mod luks;
 pub mod managed;
 mod mapping;
+mod moved;
 mod network;
 mod record;
 pub mod selective;
@@ -76,7 +77,7 @@ pub fn resume(host: &Host) -> Result<(), Failure> {
     let Some(wiping) = Wiping::load(host, "reassert")?.filter(|wiping| !wiping.finished) else {
         return Ok(());
     };
-    let mut course = Course { disk: &SystemDisk, host, wiping };
+    let mut course = Course::of(&SystemDisk, host, wiping);
     course.destroy_keys(&|_| {})?;
     let seen = course.observe();
     seen.map(|_| ()).map_err(|detail| failure(FailureKind::NotProven, "reassert", detail))

@@ -14,7 +14,7 @@ use super::drives;
 use super::graph::SwapKind;
 use super::record::{Progress, Swap, Target, TpmFate, Wiping};
 use super::volume::{Disk, Erasure};
-use super::{mapping, particulars, swap, tpm};
+use super::{mapping, moved, particulars, swap, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
 use crate::host::Host;
@@ -36,7 +36,13 @@ impl<'a> Course<'a> {
         stage: &str,
     ) -> Result<Option<Self>, Failure> {
         let recorded = Wiping::load(host, stage)?.filter(|wiping| wiping.command_id == command_id);
-        Ok(recorded.map(|wiping| Self { disk, host, wiping }))
+        Ok(recorded.map(|wiping| Self::of(disk, host, wiping)))
+    }
+
+    /// A wipe that was recorded, be it in an earlier boot.
+    pub(super) fn of(disk: &'a dyn Disk, host: &'a Host, mut wiping: Wiping) -> Self {
+        moved::find(disk, host, &mut wiping);
+        Self { disk, host, wiping }
     }
 
     /// Destroys the keys and the headers of every volume. One that fails does not protect the

@@ -158,6 +158,19 @@ pub(super) fn spare_mappings(host: &Host, volume: &Path) -> Vec<String> {
     spare.filter_map(|name| line(&host.path("/sys/block").join(name).join("dm/name"))).collect()
 }
 
+/// Block devices that cannot be pulled out.
+pub(super) fn devices(host: &Host) -> Vec<PathBuf> {
+    let nodes = Graph::read(host).nodes.into_iter();
+    nodes.filter(|(_, node)| !node.is_removable).map(|(name, _)| device(host, &name)).collect()
+}
+
+/// Those of them that are whole drives.
+pub(super) fn disks(host: &Host) -> Vec<PathBuf> {
+    let is_drive = |node: &Node| node.is_hardware && node.part_of.is_none() && !node.is_removable;
+    let nodes = Graph::read(host).nodes.into_iter();
+    nodes.filter(|(_, node)| is_drive(node)).map(|(name, _)| device(host, &name)).collect()
+}
+
 /// A whole drive, and what of a wipe lies on it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Carrier {
