@@ -200,8 +200,7 @@ impl Vm {
 
     /// How often its kernel started anew since it was switched on.
     pub(crate) fn reboots(&self) -> usize {
-        let said = fs::read(self.console()).unwrap();
-        String::from_utf8_lossy(&said).matches("reboot: Restarting system").count()
+        self.said().matches("reboot: Restarting system").count()
     }
 
     /// Waits until it is off, and tells what the emulator ended with.
@@ -233,6 +232,11 @@ impl Vm {
     pub(crate) fn entered(&self, unit: &str) -> u64 {
         let show = format!("systemctl show -P ActiveEnterTimestampMonotonic {unit}");
         self.sh(&show).parse().unwrap()
+    }
+
+    /// What it said on its first serial line since it was switched on.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.console()).unwrap()).into_owned()
     }
 
     fn console(&self) -> PathBuf {

@@ -15,6 +15,8 @@ use crate::vm::Vm;
 /// The virtual console of the page, and its text as the kernel's screen memory has it.
 const CONSOLE: &str = "tty12";
 const SCREEN: &str = "/dev/vcs12";
+/// The login program of the serial line that the kernel calls its console.
+const LINE: &str = "serial-getty@ttyS0.service";
 
 impl Vm {
     /// Waits inside the machine.
@@ -44,6 +46,9 @@ fn assert_locked(machine: &Vm) {
     for part in ["THIS DEVICE IS LOCKED", "call 555", &device(1).to_string()] {
         assert!(shown.contains(part), "{part}: {shown:?}");
     }
+    // On the serial line too, where nobody else asks for a login any more.
+    assert!(!machine.succeeds(&format!("systemctl is-active --quiet {LINE}")));
+    assert!(machine.said().contains("THIS DEVICE IS LOCKED"));
     assert!(!machine.lets_in("alice", None));
     assert!(machine.lets_in("rescue", None));
 }
@@ -81,6 +86,7 @@ fn locked_machine_shows_its_page_through_a_power_cut_and_takes_the_code_from_its
         scene.machine.press(&["ret"]);
         scene.machine.wait("! test -e /var/lib/tocsin-agent/lock.json");
         scene.machine.wait("! systemctl is-active --quiet tocsin-console");
+        scene.machine.wait(&format!("systemctl is-active --quiet {LINE}"));
         for user in ["alice", "root"] {
             assert!(scene.machine.lets_in(user, None), "{user}");
         }

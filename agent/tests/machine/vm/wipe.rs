@@ -66,6 +66,8 @@ fn drives_show_from_outside_what_the_receipt_says_of_them() {
         let mut scene = Scene::virtual_machine().await;
         let nvme = scene.machine.attach(Bus::Nvme, "flash");
         let ata = scene.machine.attach(Bus::Ata, "ata");
+        let swap = scene.machine.attach(Bus::Nvme, "swap");
+        fs::File::create(&swap).unwrap().set_len(DRIVE_BYTES).unwrap();
         let uuids = [&nvme, &ata].map(|drive| {
             make_volume(drive);
             uuid(drive)
@@ -78,6 +80,8 @@ fn drives_show_from_outside_what_the_receipt_says_of_them() {
             scene.machine.sh(&format!("{list} | sed -n 's/ *{serial}$//p'"))
         };
         let (flash_path, ata_path) = (device("flash"), device("ata"));
+        let swap_path = device("swap");
+        scene.machine.sh(&format!("mkswap {swap_path} && swapon {swap_path}"));
 
         let wipe = Wipe { level: WipeLevel::Data, power_off: true };
         let command = scene.give(Action::Wipe(wipe)).await;
@@ -94,11 +98,15 @@ fn drives_show_from_outside_what_the_receipt_says_of_them() {
         // This one has no way to erase itself, nor to give space back and show zeros.
         assert_eq!(about(&evidence, "drives", &ata_path)["method"], Value::Null);
         assert_eq!(about(&evidence, "targets", &ata_path)["erasure"], json!("overwritten"));
+        // Nor do the other drives go with it: its swap was in use, and is given back.
+        assert_eq!(about(&evidence, "swaps", &swap_path)["grade"], json!("proven_media"));
+        assert_eq!(about(&evidence, "swaps", &swap_path)["erasure"], json!("unmapped"));
+        assert_eq!(scene.machine.sh("tail -n +2 /proc/swaps"), "");
         assert_eq!(scene.machine.wait_until_off(), 0, "and the power went");
 
         // The file systems were mounted to the end. What they wrote meanwhile went nowhere.
-        let [flash, ata] = [&nvme, &ata].map(|drive| fs::read(drive).unwrap());
-        for (name, bytes) in [("flash", &flash[..]), ("ata", &ata[DATA..])] {
+        let [flash, ata, swap] = [&nvme, &ata, &swap].map(|drive| fs::read(drive).unwrap());
+        for (name, bytes) in [("flash", &flash[..]), ("ata", &ata[DATA..]), ("swap", &swap)] {
             let left = bytes.iter().filter(|byte| **byte != 0).count();
             assert_eq!(left, 0, "bytes that are left on {name}");
         }
