@@ -31,7 +31,7 @@ use rustls::ServerConfig;
 use crate::server::Server;
 
 /// Only against hanging; no test depends on its length.
-pub(crate) const GUARD: Duration = Duration::from_secs(60);
+pub(crate) const GUARD: Duration = Duration::from_secs(240);
 
 /// Where a server listens that a machine of its own must reach.
 pub(crate) const BRIDGE: &str = "10.78.0.1";

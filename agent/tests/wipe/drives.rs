@@ -234,6 +234,42 @@ fn power_cut_while_a_drive_sanitizes_is_resumed_without_beginning_again() {
 }
 
 #[test]
+fn drive_and_volumes_that_have_other_names_after_a_boot_are_found_again() {
+    let mut scene = Scene::nvme(|_| {});
+    scene.wipe().apply(&scene.machine.host, &task(1)).unwrap();
+    // Another drive has the name now, and one that was pulled out and in has a copy of a volume.
+    let path = |path: String| scene.machine.host.path(path);
+    let rename = |from: String, to: String| fs::rename(path(from), path(to)).unwrap();
+    rename("/sys/block/sda".to_owned(), "/sys/block/sdb".to_owned());
+    rename("/dev/sda".to_owned(), "/dev/sdb".to_owned());
+    for part in 1..=3 {
+        rename(format!("/sys/block/sdb/sda{part}"), format!("/sys/block/sdb/sdb{part}"));
+        rename(format!("/dev/sda{part}"), format!("/dev/sdb{part}"));
+    }
+    let files = ["sdb", "sdb1", "sdb2", "sdb3"].map(|name| path(format!("/dev/{name}")));
+    fs::copy(&files[2], path("/dev/sdaa".to_owned())).unwrap();
+    scene.machine.device("sdaa", "65:160", &[]).file("/sys/block/sdaa/removable", "1\n");
+    scene.machine.device("sda", "8:0", &[]).file("/dev/sda", [0x5a; 8192]);
+    let model = Model::new(
+        Speaks::Nvme(controller(0b11, 0b10, 0b100), namespace(), vec![1]),
+        files.to_vec(),
+    );
+    let copy = fs::read(scene.machine.host.path("/dev/sdaa")).unwrap();
+    scene.disk = DriveDisk { drive: files[0].clone(), model: Arc::new(model), loses_power: false };
+
+    let evidence = scene.carry_out();
+    assert_eq!(evidence.get("grade"), Some(&json!("proven_media")));
+    assert_eq!(drive_of(&evidence)["path"], json!(files[0]));
+    assert_eq!(drive_of(&evidence)["method"], json!("nvme_sanitize_crypto"));
+    let targets = evidence.get("targets").unwrap().as_array().unwrap();
+    let paths: Vec<_> = targets.iter().map(|target| target["path"].clone()).collect();
+    assert_eq!(paths, [json!(files[2]), json!(files[3])]);
+    let read = |name: &str| fs::read(scene.machine.host.path("/dev").join(name)).unwrap();
+    assert!(!read("sdb2")[DATA..].contains(&0x5a) && !read("sdb3")[DATA..].contains(&0x5a));
+    assert_eq!((read("sda"), read("sdaa")), (vec![0x5a; 8192], copy), "neither is it");
+}
+
+#[test]
 fn hostile_drive_in_the_place_of_another_is_left_alone() {
     let mut scene = Scene::nvme(|_| {});
     let wipe = scene.wipe();
