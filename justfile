@@ -45,3 +45,7 @@ fuzz seconds="600" *targets:
 # Count the instructions of frames, signatures and registry, beside those of the parent commit.
 instructions *args:
     scripts/instructions {{ args }}
+
+# Time frames, signatures, registry and dispatch with criterion; or those cases whose name contains a text.
+bench *args:
+    scripts/bench {{ args }}

@@ -1,35 +1,9 @@
-//! The cases for a counter of instructions, which `scripts/instructions` puts around it.
-//!
-//! Prints `ROUNDS NAME …`, and calls [`count_from_here`] before each case and after the last one: what
-//! is counted between two calls belongs to one case.
-
-use std::hint::black_box;
+//! The cases of the hub for a counter of instructions; see benchmarks/src/counting.rs.
 
 mod cases;
+#[path = "../../benchmarks/src/counting.rs"]
+mod counting;
 
-/// So many that what the loop itself costs is nothing.
-const ROUNDS: usize = 50;
-
-/// Where the counter writes down what it has, and begins anew.
-#[inline(never)]
-fn count_from_here(place: usize) -> usize {
-    black_box(place)
-}
-
-#[expect(clippy::print_stdout, reason = "a program whose output is read by a script")]
 fn main() {
-    let mut cases = cases::cases();
-    let names: Vec<_> = cases.iter().map(|(name, _)| *name).collect();
-    println!("{ROUNDS} {}", names.join(" "));
-    for (_, case) in &mut cases {
-        // What is done once in a process.
-        case();
-    }
-    for (place, (_, case)) in cases.iter_mut().enumerate() {
-        count_from_here(place);
-        for _ in 0..ROUNDS {
-            case();
-        }
-    }
-    count_from_here(names.len());
+    counting::run(cases::cases());
 }

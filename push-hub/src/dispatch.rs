@@ -76,7 +76,7 @@ fn is_urgent(frame: &HubFrame) -> bool {
 }
 
 /// What the control plane may say through a hub.
-fn is_for_agents(frame: &HubFrame) -> bool {
+pub(crate) fn is_for_agents(frame: &HubFrame) -> bool {
     let may_pass = match frame {
         HubFrame::Command(_)
         | HubFrame::Confirmed { .. }

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use broker::Downstream;
 use metrics::Gauge;
 use protocol::close::CloseCode;
 use protocol::frame::{AgentFrame, Hello, HubFrame};
@@ -14,6 +15,7 @@ use runtime::tls::{IdleStream, Validity};
 use tokio::net::TcpStream;
 
 use crate::certificate::{Identity, Revocations};
+use crate::dispatch;
 use crate::greeting::Replay;
 use crate::handle::{Handle, Rung};
 use crate::registry::Registry;
@@ -72,6 +74,16 @@ impl Sessions {
     /// The session of a device.
     pub fn get(&self, device: DeviceId) -> Option<Session> {
         self.registry.get(device).map(Session)
+    }
+
+    /// Puts the frames of a broker's message into the inbox of its device's session. Says whether
+    /// there is one; what is no delivery has none.
+    pub fn deliver(&self, message: Downstream) -> bool {
+        let Downstream::Deliver { device, frames } = message else { return false };
+        let Some(handle) = self.registry.get(device) else { return false };
+        // A full inbox has already closed its session.
+        drop(handle.push(frames.into_iter().filter(dispatch::is_for_agents)));
+        true
     }
 
     /// Whether that session is its device's.

@@ -166,6 +166,28 @@ fn assert_same_lints(manifest: &str) {
     assert_eq!(may, [format!("{WITH_UNSAFE}/src/kernel.rs")], "one file has unsafe code");
 }
 
+/// Each package of a lock file: name and version.
+fn locked(path: &str) -> BTreeSet<(String, String)> {
+    let text = read(path);
+    let packages = text.split("[[package]]").skip(1);
+    let value = |package: &str, key: &str| {
+        let line = package.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+        line.expect("every package has it").trim_matches('"').to_owned()
+    };
+    packages.map(|package| (value(package, "name"), value(package, "version"))).collect()
+}
+
+/// What is timed is what is shipped: the benchmarks' own workspace has the same versions.
+#[test]
+fn benchmarks_are_built_with_the_versions_of_the_product() {
+    let (ours, theirs) = (locked("Cargo.lock"), locked("benchmarks/Cargo.lock"));
+    let names: BTreeSet<_> = ours.iter().map(|(name, _)| name).collect();
+    let other = theirs.difference(&ours).filter(|(name, _)| names.contains(name));
+    // Criterion has its own.
+    let other: Vec<_> = other.filter(|(name, _)| name != "itertools").collect();
+    assert!(other.is_empty(), "run `scripts/bench --lock`: {other:?}");
+}
+
 #[test]
 fn every_test_that_the_invariants_name_exists() {
     let rows = table("Invariants");
