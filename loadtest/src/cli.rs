@@ -16,6 +16,7 @@ use crate::plan::{self, Plan, PlanError, SHIPPED, Start};
 use crate::rate::Rate;
 use crate::require::Requirement;
 use crate::run::Options;
+use crate::site::leash::LeashArgs;
 
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,9 @@ pub enum Verb {
     /// A part of a swarm, for a harness that has started it
     #[command(hide = true)]
     Worker,
+    /// A server that ends with the harness that has started it
+    #[command(hide = true)]
+    Leash(LeashArgs),
 }
 
 /// Arguments of `compare`.

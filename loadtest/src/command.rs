@@ -56,6 +56,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             in_runtime(Box::pin(peers(args)))
         }
         Some(Verb::Scenarios(args)) => scenarios(&args),
+        Some(Verb::Leash(args)) => Err(args.become_it().into()),
         Some(Verb::Worker) => {
             log("warn")?;
             in_runtime(async {

@@ -2,7 +2,8 @@
 //! folder that goes away with it, or one that runs already.
 //!
 //! Owns those processes and nothing else: what was only told of is never touched. It runs the
-//! programs that people run, with files that people could have written.
+//! programs that people run, with files that people could have written. They end with the harness,
+//! however it ends.
 
 use std::fs;
 use std::io;
@@ -18,6 +19,7 @@ use self::files::Files;
 use self::process::{Process, ProcessError};
 
 mod files;
+pub(crate) mod leash;
 pub(crate) mod process;
 
 /// Name of the program of every role.

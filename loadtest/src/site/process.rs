@@ -1,6 +1,7 @@
 //! One process that the harness starts: a role of Tocsin, a Redis, or a peer.
 //!
-//! Owns the child, and kills it when it is dropped. Signals nobody else.
+//! Owns the child, kills it when it is dropped, and has it end with the harness ([`leash`]). Signals
+//! nobody else.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,8 +17,10 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdout};
 use tokio::time::{sleep, timeout};
+
+use super::leash::{self, End};
 
 /// How long a process may take to come up.
 const START: Duration = Duration::from_secs(60);
@@ -193,8 +196,13 @@ impl Process {
 
     fn spawn(&self) -> Result<Child, ProcessError> {
         let log = File::create(&self.log).map_err(ProcessError::Start)?;
-        let mut command = Command::new(&self.program);
-        let command = command.args(&self.args).stdin(Stdio::null()).stderr(log);
+        // A peer may have processes of its own, which only it can end.
+        let end = match self.sign {
+            Sign::Line => End::Kill,
+            Sign::Port => End::Ask,
+        };
+        let mut command = leash::command(&self.program, &self.args, end);
+        let command = command.stdin(Stdio::null()).stderr(log);
         // Ctrl-C is for whoever tidies up.
         let command = command.kill_on_drop(true).process_group(0);
         let command = match self.sign {
