@@ -102,9 +102,15 @@ pub struct PeersArgs {
     /// The program `tocsin`, if not the one beside this
     #[arg(long, value_name = "FILE")]
     pub tocsin: Option<PathBuf>,
+    /// What must be true of medians or ratios, such as 'ratio.nats.kib_per_connection>=2'
+    #[arg(long = "require", value_name = "PATH<=N")]
+    pub requirements: Vec<Requirement>,
     /// Write the comparison as JSON as well
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the comparison as one HTML file as well
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 impl PeersArgs {

@@ -106,12 +106,16 @@ async fn run(args: RunArgs, is_drawn: bool) -> anyhow::Result<ExitCode> {
 async fn peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
     let drain = Drain::on_signals(GRACE).context("signals cannot be listened to")?;
     open_files::raise()?;
-    let comparison = Box::pin(peers::compare(&args.load(), &drain)).await?;
+    let mut comparison = Box::pin(peers::compare(&args.load(), &drain)).await?;
+    comparison.judge(&args.requirements)?;
     print(&comparison.to_string())?;
     if let Some(path) = &args.json {
         write(path, &serde_json::to_vec_pretty(&comparison)?)?;
     }
-    Ok(ExitCode::SUCCESS)
+    if let Some(path) = &args.html {
+        write(path, peers::page::page(&comparison).as_bytes())?;
+    }
+    Ok(if comparison.is_good() { ExitCode::SUCCESS } else { ExitCode::from(MISSED) })
 }
 
 fn side_by_side(args: &CompareArgs) -> anyhow::Result<ExitCode> {

@@ -33,14 +33,8 @@ svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .grid{stroke:var(--
 
 /// The page of one run, or of several side by side.
 pub fn page(reports: &[Report]) -> String {
-    let mut page = String::new();
-    let title = reports.iter().map(|report| escape(&report.label)).collect::<Vec<_>>().join(", ");
-    let _ = write!(
-        page,
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
-         <style>{STYLE}</style></head><body><h1>Load test: {title}</h1>"
-    );
+    let labels: Vec<_> = reports.iter().map(|report| &*report.label).collect();
+    let mut page = opened(&labels.join(", "), "Load test");
     for report in reports {
         head(&mut page, report);
     }
@@ -53,6 +47,16 @@ pub fn page(reports: &[Report]) -> String {
     }
     page.push_str("</body></html>\n");
     page
+}
+
+/// The beginning of a page, up to its heading.
+pub(crate) fn opened(title: &str, heading: &str) -> String {
+    let (title, heading) = (escape(title), escape(heading));
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+         <style>{STYLE}</style></head><body><h1>{heading}: {title}</h1>"
+    )
 }
 
 /// Text that is safe anywhere in a page. Names and errors come from outside.
@@ -172,7 +176,8 @@ fn hub_cpu(sample: &Sample) -> f64 {
     of_hubs.map(|(_, cpu)| *cpu).sum()
 }
 
-fn curve(name: &str, latency: &Latency) -> Curve {
+/// A latency by percentile.
+pub(crate) fn curve(name: &str, latency: &Latency) -> Curve {
     // Percentiles are spread as they are spoken of: 90, 99, 99.9 at equal distances.
     let nines = |percentile: f64| -(1.0 - (percentile / 100.0).min(0.99999)).log10();
     let points = latency.curve.iter().map(|&(percentile, ms)| (nines(percentile), ms)).collect();

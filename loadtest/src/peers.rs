@@ -1,9 +1,10 @@
 //! The same load against other servers, from Debian's packages: NATS, nchan and mosquitto.
 //!
-//! Owns the comparison: which server is measured when, and the ratios. All of them run in one
+//! Owns the comparison: which server is measured when, and its JSON form. All of them run in one
 //! interleaved run on one machine, over the same TLS stack of the client. None of the others
 //! stores, signs or acknowledges what Tocsin does, and the table says so.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use runtime::{Clock, Drain};
@@ -11,12 +12,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::evaluate::float;
-use crate::latency::Durations;
+use crate::latency::{Durations, Latency};
 use crate::live::Live;
 use crate::moment::Timeline;
 use crate::plan::{self, PlanError};
+use crate::probe;
 use crate::rate::Rate;
-use crate::report::Report;
+use crate::report::{Machine, Report};
+use crate::require::Requirement;
 use crate::run::{self, Options, RunError};
 use crate::site::process::ProcessError;
 
@@ -25,14 +28,15 @@ use self::wire::Wire;
 
 mod authority;
 mod bench;
+pub mod page;
 mod table;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
-/// What the JSON form calls itself.
-pub const SCHEMA: &str = "tocsin-loadtest-peers-1";
+/// What the JSON form calls itself. Fields may be added to it; none is taken away or changed.
+pub const SCHEMA: &str = "tocsin-loadtest-peers-2";
 /// What is done with Tocsin.
 const SCENARIO: &str = include_str!("../peers/tocsin.toml");
 
@@ -65,15 +69,46 @@ impl Server {
         }
     }
 
-    /// What it promises of a message that it took, in few words.
-    pub const fn promises(self) -> &'static str {
-        match self {
-            Self::Tocsin => "written to disk, signed per device, acked and proven by the device",
-            Self::Nats => "core NATS: not written, not signed, not acked",
-            Self::Nchan => "kept in memory, not signed, not acked",
-            Self::Mosquitto => "QoS 0: not written, not signed, not acked",
-        }
+    /// What it does with a message that it took.
+    pub fn promises(self) -> Promises {
+        let (has_all, sentence) = match self {
+            Self::Tocsin => (
+                true,
+                "Writes each order to disk before it answers, signs a command for each device, waits \
+                 for the device's ack, and keeps the receipt that the device signs.",
+            ),
+            Self::Nats => (
+                false,
+                "Core NATS: passes the message on to whoever hears at that moment. No durable write, \
+                 no signature, no ack; who is away misses it.",
+            ),
+            Self::Nchan => (
+                false,
+                "Keeps the last message of a channel in memory for a minute. No durable write, no \
+                 signature, no ack.",
+            ),
+            Self::Mosquitto => (
+                false,
+                "QoS 0 without persistence: passes the message on to whoever hears at that moment. \
+                 No durable write, no signature, no ack.",
+            ),
+        };
+        let sentence = sentence.to_owned();
+        Promises { durable: has_all, signed: has_all, acked: has_all, sentence }
     }
+}
+
+/// What a server does with a message that it took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promises {
+    /// It is on a disk before it is answered for.
+    pub durable: bool,
+    /// It is signed for its receiver.
+    pub signed: bool,
+    /// The receiver's word that it has it is waited for.
+    pub acked: bool,
+    /// The same for people.
+    pub sentence: String,
 }
 
 /// Why there is no comparison.
@@ -149,8 +184,8 @@ pub struct Load {
     pub program: Option<std::path::PathBuf>,
 }
 
-/// What one server came to in one round. What was not measured is left out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+/// What one server came to in one round.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     /// Memory (PSS) of a quiet session, in KiB.
     pub kib_per_connection: f64,
@@ -158,10 +193,8 @@ pub struct Round {
     pub connects_per_sec: f64,
     /// Processor time of the server for a connection, in microseconds.
     pub cpu_us_per_connect: f64,
-    /// From the intended moment to the client, in milliseconds.
-    pub unicast_p50_ms: f64,
-    /// The same.
-    pub unicast_p99_ms: f64,
+    /// From the moment at which a message was meant to leave to the client, in milliseconds.
+    pub unicast_ms: Latency,
     /// Processor time of the server for a message, in microseconds.
     pub cpu_us_per_message: f64,
     /// Processor time of the client for a message, in microseconds.
@@ -172,19 +205,60 @@ pub struct Round {
     pub storm_secs: f64,
 }
 
+/// One server in all rounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Which.
+    pub server: Server,
+    /// What it does with a message.
+    pub promises: Promises,
+    /// What was measured, round by round.
+    pub rounds: Vec<Round>,
+}
+
+/// Numbers of each server, by server and name.
+pub type ByServer = BTreeMap<Server, BTreeMap<String, f64>>;
+
 /// The comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The form of this document: [`SCHEMA`].
     pub schema: String,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub started_at_ms: u64,
+    /// The machine.
+    pub machine: Machine,
     /// Sessions.
     pub connections: u32,
     /// Messages per second.
     pub rate: Rate,
-    /// Processes that wanted to run before, averaged over a minute.
-    pub load_before: f64,
-    /// Each server with its rounds.
-    pub servers: Vec<(Server, Vec<Round>)>,
+    /// Messages of one client each, in a round.
+    pub messages: u32,
+    /// Each server, the one to compare with first.
+    pub servers: Vec<Measured>,
+    /// Medians over the rounds.
+    pub median: ByServer,
+    /// The medians divided by those of the first server.
+    pub ratio: ByServer,
+    /// Requirements that were missed.
+    pub missed: Vec<String>,
+}
+
+impl Comparison {
+    /// Whether no requirement was missed.
+    pub const fn is_good(&self) -> bool {
+        self.missed.is_empty()
+    }
+
+    /// Judges the medians and ratios.
+    ///
+    /// # Errors
+    /// None that a comparison can have: every key is a text and every number is finite.
+    pub fn judge(&mut self, requirements: &[Requirement]) -> Result<(), serde_json::Error> {
+        let json = serde_json::to_value(&*self)?;
+        self.missed = requirements.iter().filter_map(|own| own.missed(&json)).collect();
+        Ok(())
+    }
 }
 
 /// Measures every server as often as asked, in turn.
@@ -192,10 +266,15 @@ pub struct Comparison {
 /// # Errors
 /// [`PeersError`]. Nothing keeps running then.
 pub async fn compare(load: &Load, drain: &Drain) -> Result<Comparison, PeersError> {
-    let load_before = crate::probe::load();
-    let mut servers: Vec<_> = load.servers.iter().map(|server| (*server, Vec::new())).collect();
+    let (load_before, started_at_ms) = (probe::load(), Clock::system().unix_millis());
+    let measured = |server: &Server| Measured {
+        server: *server,
+        promises: server.promises(),
+        rounds: Vec::new(),
+    };
+    let mut servers: Vec<_> = load.servers.iter().map(measured).collect();
     for round in 1..=load.rounds {
-        for (server, rounds) in &mut servers {
+        for Measured { server, rounds, .. } in &mut servers {
             if drain.is_draining() {
                 return Err(PeersError::Interrupted);
             }
@@ -209,8 +288,26 @@ pub async fn compare(load: &Load, drain: &Drain) -> Result<Comparison, PeersErro
             rounds.push(found);
         }
     }
-    let Load { connections, rate, .. } = *load;
-    Ok(Comparison { schema: SCHEMA.to_owned(), connections, rate, load_before, servers })
+    let machine = Machine {
+        processors: probe::processors(),
+        kernel: probe::kernel_version(),
+        load_before,
+        load_after: probe::load(),
+    };
+    let Load { connections, rate, messages, .. } = *load;
+    let (median, ratio) = table::numbers(&servers);
+    Ok(Comparison {
+        schema: SCHEMA.to_owned(),
+        started_at_ms,
+        machine,
+        connections,
+        rate,
+        messages,
+        servers,
+        median,
+        ratio,
+        missed: Vec::new(),
+    })
 }
 
 /// Tocsin is measured by its own harness.
@@ -252,8 +349,7 @@ fn of_report(report: &Report) -> Round {
         kib_per_connection: hub.and_then(|hub| hub.kib_per_connection).unwrap_or_default(),
         connects_per_sec: report.rates.connects_per_sec.unwrap_or_default(),
         cpu_us_per_connect: hub.and_then(|hub| hub.cpu_us_per_connect).unwrap_or_default(),
-        unicast_p50_ms: report.latency_ms.unicast.received.p50,
-        unicast_p99_ms: report.latency_ms.unicast.received.p99,
+        unicast_ms: report.latency_ms.unicast.received.clone(),
         cpu_us_per_message: per_message(&|role| !crate::meters::is_harness(role)),
         client_cpu_us_per_message: per_message(&crate::meters::is_harness),
         broadcast_last_ms: report.latency_ms.group.received.max,
@@ -280,8 +376,7 @@ async fn peer(wire: Wire, load: &Load, drain: &Drain) -> Result<Round, PeersErro
             kib_per_connection: idle,
             connects_per_sec: connects.per_sec,
             cpu_us_per_connect: connects.cpu_us,
-            unicast_p50_ms: messages.latency.p50,
-            unicast_p99_ms: messages.latency.p99,
+            unicast_ms: messages.latency,
             cpu_us_per_message: messages.cpu_us,
             client_cpu_us_per_message: messages.client_cpu_us,
             broadcast_last_ms: last.latency().max,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use loadtest::peers::{Comparison, Server};
+use loadtest::peers::{Comparison, Measured, Server};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tocsin-loadtest");
 
@@ -22,13 +22,15 @@ fn every_peer_is_measured_beside_tocsin() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let json = folder.path().join("peers.json");
+    let (json, html) = (folder.path().join("peers.json"), folder.path().join("peers.html"));
     let output = Command::new(PROGRAM)
         .args(["peers", "--connections", "10", "--rounds", "1", "--messages", "20"])
         .args(["--rate", "50/s", "--idle-secs", "0", "--broadcasts", "1", "--tocsin"])
         .arg(tocsin)
-        .arg("--json")
+        .args(["--require", "ratio.nats.unicast_p50_ms>=0", "--json"])
         .arg(&json)
+        .arg("--html")
+        .arg(&html)
         .output()
         .expect("the program starts");
     let said = String::from_utf8_lossy(&output.stdout);
@@ -36,15 +38,15 @@ fn every_peer_is_measured_beside_tocsin() {
     assert!(output.status.success(), "{said}\n{errors}");
     let text = std::fs::read_to_string(json).expect("the comparison is written");
     let comparison: Comparison = serde_json::from_str(&text).expect("it is one");
-    let servers: Vec<_> = comparison.servers.iter().map(|(server, _)| *server).collect();
+    let servers: Vec<_> = comparison.servers.iter().map(|measured| measured.server).collect();
     assert_eq!(servers, Server::ALL);
-    for (server, rounds) in &comparison.servers {
-        let [round] = rounds[..] else { panic!("one round: {rounds:?}") };
-        assert!(
-            round.unicast_p50_ms > 0.0 && round.broadcast_last_ms > 0.0,
-            "{server:?} {round:?}"
-        );
+    for Measured { server, rounds, .. } in &comparison.servers {
+        let [round] = &rounds[..] else { panic!("one round: {rounds:?}") };
+        assert_eq!(round.unicast_ms.count, 20, "{server:?} {round:?}");
+        assert!(round.broadcast_last_ms > 0.0, "{server:?} {round:?}");
         assert!(round.connects_per_sec > 0.0 && round.storm_secs > 0.0, "{server:?} {round:?}");
     }
     assert!(said.contains("in brackets the ratio to tocsin"), "{said}");
+    let page = std::fs::read_to_string(html).expect("the page is written");
+    assert_eq!(page.matches("<polyline").count(), 4, "one line for each server");
 }

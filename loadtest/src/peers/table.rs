@@ -1,23 +1,56 @@
 //! The comparison as a table: medians over the rounds, and their ratios to the first server.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use super::{Comparison, Round, Server};
+use super::{ByServer, Comparison, Measured, Round};
 
 type Number = fn(&Round) -> f64;
 
+/// One row: its name in the JSON form, its title for people, and where it is in a round.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    number: Number,
+}
+
+const fn row(name: &'static str, title: &'static str, number: Number) -> Row {
+    Row { name, title, number }
+}
+
 /// The rows, with their units.
-const ROWS: [(&str, Number); 9] = [
-    ("memory of a quiet session, KiB", |round| round.kib_per_connection),
-    ("connections per second", |round| round.connects_per_sec),
-    ("server µs per connection", |round| round.cpu_us_per_connect),
-    ("one message p50, ms", |round| round.unicast_p50_ms),
-    ("one message p99, ms", |round| round.unicast_p99_ms),
-    ("server µs per message", |round| round.cpu_us_per_message),
-    ("client µs per message", |round| round.client_cpu_us_per_message),
-    ("broadcast, last one, ms", |round| round.broadcast_last_ms),
-    ("all back after a cut, s", |round| round.storm_secs),
+pub(super) const ROWS: [Row; 9] = [
+    row("kib_per_connection", "memory of a quiet session, KiB", |round| round.kib_per_connection),
+    row("connects_per_sec", "connections per second", |round| round.connects_per_sec),
+    row("cpu_us_per_connect", "server µs per connection", |round| round.cpu_us_per_connect),
+    row("unicast_p50_ms", "one message p50, ms", |round| round.unicast_ms.p50),
+    row("unicast_p99_ms", "one message p99, ms", |round| round.unicast_ms.p99),
+    row("cpu_us_per_message", "server µs per message", |round| round.cpu_us_per_message),
+    row("client_cpu_us_per_message", "client µs per message", |round| {
+        round.client_cpu_us_per_message
+    }),
+    row("broadcast_last_ms", "broadcast, last one, ms", |round| round.broadcast_last_ms),
+    row("storm_secs", "all back after a cut, s", |round| round.storm_secs),
 ];
+
+/// Medians of every server, and their ratios to those of the first.
+pub(super) fn numbers(servers: &[Measured]) -> (ByServer, ByServer) {
+    let (mut medians, mut ratios) = (ByServer::new(), ByServer::new());
+    let first = servers.first().map(|first| &*first.rounds).unwrap_or_default();
+    for Measured { server, rounds, .. } in servers {
+        let (mut own, mut to_first) = (BTreeMap::new(), BTreeMap::new());
+        for Row { name, number, .. } in ROWS {
+            let Some(value) = median(rounds, number) else { continue };
+            own.insert(name.to_owned(), value);
+            if let Some(ratio) = crate::compare::ratio(median(first, number), Some(value)) {
+                to_first.insert(name.to_owned(), ratio);
+            }
+        }
+        medians.insert(*server, own);
+        ratios.insert(*server, to_first);
+    }
+    (medians, ratios)
+}
 
 /// The median of a number over the rounds.
 pub(super) fn median(rounds: &[Round], number: Number) -> Option<f64> {
@@ -32,38 +65,47 @@ pub(super) fn median(rounds: &[Round], number: Number) -> Option<f64> {
     })
 }
 
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rounds = self.servers.first().map_or(0, |(_, rounds)| rounds.len());
-        writeln!(
-            f,
-            "{} sessions, {} messages, medians of {rounds} interleaved rounds, load {:.1} before; \
-             in brackets the ratio to {}",
+impl Comparison {
+    /// The median of a row with its ratio to the first server, for people.
+    pub(super) fn cell(&self, server: &Measured, row: &Row) -> String {
+        let of = |numbers: &ByServer| numbers.get(&server.server)?.get(row.name).copied();
+        let Some(value) = of(&self.median) else { return "–".to_owned() };
+        of(&self.ratio).map_or(format!("{value:.2}"), |ratio| format!("{value:.2} ({ratio:.2})"))
+    }
+
+    /// What the numbers are of, in a sentence.
+    pub(super) fn about(&self) -> String {
+        let first = self.servers.first();
+        format!(
+            "{} sessions, {} messages, medians of {} interleaved rounds, load {:.1} before; in \
+             brackets the ratio to {}",
             self.connections,
             self.rate,
-            self.load_before,
-            self.servers.first().map_or("", |(server, _)| server.as_str())
-        )?;
+            first.map_or(0, |first| first.rounds.len()),
+            self.machine.load_before,
+            first.map_or("", |first| first.server.as_str())
+        )
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.about())?;
         write!(f, "{:<32}", "")?;
-        for (server, _) in &self.servers {
+        for Measured { server, .. } in &self.servers {
             write!(f, "{:>20}", server.as_str())?;
         }
         f.write_char('\n')?;
-        for (title, number) in ROWS {
-            write!(f, "{title:<32}")?;
-            let first = self.servers.first().and_then(|(_, rounds)| median(rounds, number));
-            for (_, rounds) in &self.servers {
-                let value = median(rounds, number);
-                let ratio = crate::compare::ratio(first, value);
-                let ratio = ratio.map_or(String::new(), |ratio| format!(" ({ratio:.2})"));
-                let value = value.map_or("–".to_owned(), |value| format!("{value:.2}"));
-                write!(f, "{:>20}", format!("{value}{ratio}"))?;
+        for row in ROWS {
+            write!(f, "{:<32}", row.title)?;
+            for server in &self.servers {
+                write!(f, "{:>20}", self.cell(server, &row))?;
             }
             f.write_char('\n')?;
         }
-        for (server, _) in &self.servers {
-            writeln!(f, "{:<10}{}", server.as_str(), Server::promises(*server))?;
+        for Measured { server, promises, .. } in &self.servers {
+            writeln!(f, "{:<10}{}", server.as_str(), promises.sentence)?;
         }
-        Ok(())
+        self.missed.iter().try_for_each(|missed| writeln!(f, "MISSED    {missed}"))
     }
 }

@@ -96,9 +96,11 @@ fn json_is_read_as_it_was_written() {
 }
 
 /// Every path of a document, with an `*` for the keys of maps and the places of lists.
-fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
+pub(crate) fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
     let is_map = |at: &str| {
-        ["processes", "errors", "pss_kib", "cpu", "cpu_ms"].iter().any(|map| at.ends_with(map))
+        ["processes", "errors", "pss_kib", "cpu", "cpu_ms", "median", "ratio"]
+            .iter()
+            .any(|map| at.ends_with(map))
     };
     match value {
         Value::Object(fields) => {
