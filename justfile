@@ -49,3 +49,10 @@ instructions *args:
 # Time frames, signatures, registry and dispatch with criterion; or those cases whose name contains a text.
 bench *args:
     scripts/bench {{ args }}
+
+# What sessions and commands cost by their number, and what follows for a million devices: about a quarter of an hour
+# on a machine that does nothing else.
+scaling *args:
+    cargo build --release --workspace
+    "$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')"/release/tocsin-loadtest \
+        scaling --json scaling.json --html scaling.html {{ args }}

@@ -18,6 +18,9 @@ use crate::require::Requirement;
 use crate::run::Options;
 use crate::site::leash::LeashArgs;
 
+pub use self::scaling::{FleetArgs, ScalingArgs};
+
+mod scaling;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +52,8 @@ pub enum Verb {
     Compare(CompareArgs),
     /// Measure NATS, nchan and mosquitto beside Tocsin, in turn, with a table of ratios
     Peers(PeersArgs),
+    /// Measure sessions and commands at several numbers of sessions and hubs, and what follows from it
+    Scaling(ScalingArgs),
     /// List the scenarios that are shipped, or print one as a file to begin with
     Scenarios(ScenariosArgs),
     /// A part of a swarm, for a harness that has started it

@@ -11,13 +11,17 @@ use anyhow::Context as _;
 use runtime::Drain;
 use runtime::lifecycle::CancellationToken;
 use runtime::observability::{self, ObservabilityConfig};
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::cli::{Cli, CompareArgs, PeersArgs, RunArgs, ScenariosArgs, UsageError, Verb};
+use crate::cli::{
+    Cli, CompareArgs, PeersArgs, RunArgs, ScalingArgs, ScenariosArgs, UsageError, Verb,
+};
 use crate::live::Live;
 use crate::plan::{self, SHIPPED};
-use crate::report::{Report, SCHEMA};
+use crate::report::SCHEMA;
+use crate::scaling::{self, Scaling};
 use crate::{compare, crew, dashboard, html, open_files, peers, run};
 
 /// From Ctrl-C to giving up: what is out is waited for, and the devices are revoked.
@@ -54,6 +58,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Verb::Peers(args)) => {
             log("warn,loadtest=info")?;
             in_runtime(Box::pin(peers(args)))
+        }
+        Some(Verb::Scaling(args)) => {
+            log("warn,loadtest=info")?;
+            in_runtime(Box::pin(scaling(args)))
         }
         Some(Verb::Scenarios(args)) => scenarios(&args),
         Some(Verb::Leash(args)) => Err(args.become_it().into()),
@@ -118,8 +126,28 @@ async fn peers(args: PeersArgs) -> anyhow::Result<ExitCode> {
     Ok(if comparison.is_good() { ExitCode::SUCCESS } else { ExitCode::from(MISSED) })
 }
 
+async fn scaling(args: ScalingArgs) -> anyhow::Result<ExitCode> {
+    let fleet = args.fleet.fleet();
+    let scaling = match &args.from {
+        Some(path) => read::<Scaling>(path, scaling::SCHEMA)?.with_fleet(fleet),
+        None => {
+            let drain = Drain::on_signals(GRACE).context("signals cannot be listened to")?;
+            Box::pin(scaling::measure(&args.sizes(), fleet, &drain)).await?
+        }
+    };
+    print(&scaling::page::markdown(&scaling))?;
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_vec_pretty(&scaling)?)?;
+    }
+    if let Some(path) = &args.html {
+        write(path, scaling::page::page(&scaling).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn side_by_side(args: &CompareArgs) -> anyhow::Result<ExitCode> {
-    let reports = args.reports.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    let reports =
+        args.reports.iter().map(|path| read(path, SCHEMA)).collect::<Result<Vec<_>, _>>()?;
     print(&compare::table(&reports))?;
     if let Some(path) = &args.html {
         write(path, html::page(&reports).as_bytes())?;
@@ -133,15 +161,15 @@ fn side_by_side(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(MISSED) })
 }
 
-/// A report that was written before. One of another schema is refused by its name.
-fn read(path: &Path) -> Result<Report, UsageError> {
+/// A document that was written before. One of another schema is refused by its name.
+fn read<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<T, UsageError> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| UsageError::File(path.to_owned(), error))?;
     let failed = |why: String| UsageError::Report { path: path.to_owned(), why };
     let document: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
-    if document.get("schema").and_then(serde_json::Value::as_str) != Some(SCHEMA) {
-        return Err(failed(format!("its schema is not {SCHEMA}")));
+    if document.get("schema").and_then(serde_json::Value::as_str) != Some(schema) {
+        return Err(failed(format!("its schema is not {schema}")));
     }
     serde_json::from_value(document).map_err(|error| failed(error.to_string()))
 }

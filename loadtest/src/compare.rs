@@ -14,7 +14,7 @@ use crate::require::number;
 mod tests;
 
 /// Numbers that are compared beside the latencies, by their path.
-const PATHS: [&str; 15] = [
+const PATHS: [&str; 16] = [
     "hub.kib_per_connection",
     "hub.cpu_us_per_connection_second",
     "hub.cpu_us_per_connect",
@@ -22,6 +22,7 @@ const PATHS: [&str; 15] = [
     "platform.cpu_us_per_command",
     "redis.cpu_us_per_command",
     "kernel.socket_kib_per_connection",
+    "kernel.slab_kib_per_connection",
     "harness.cpu_us_per_message",
     "rates.stored_per_sec",
     "rates.connects_per_sec",

@@ -23,6 +23,7 @@ use crate::meters::{Meters, Readings};
 use crate::moment::{Moment, Timeline};
 use crate::operator::{Operator, OperatorError};
 use crate::plan::{Phase, Plan, secs};
+use crate::probe::Kernel;
 use crate::report::Sample;
 use crate::run::say;
 use crate::sampler::{Sampler, Series};
@@ -85,7 +86,7 @@ pub(crate) struct Edge {
     pub(crate) counts: Counts,
     pub(crate) connected: u64,
     pub(crate) dropped: u64,
-    pub(crate) socket_kib: u64,
+    pub(crate) kernel: Kernel,
 }
 
 /// A phase that was played.
@@ -202,7 +203,7 @@ impl Bench<'_> {
             counts: self.book.counts(),
             connected: standing.connected(),
             dropped: standing.dropped(),
-            socket_kib: crate::probe::kernel().socket_kib,
+            kernel: crate::probe::kernel(),
         }
     }
 

@@ -210,11 +210,13 @@ fn harness_cost(phases: &[PlayedPhase], latencies: &Latencies) -> Option<f64> {
 
 fn kernel(played: &Played) -> Option<KernelCost> {
     let edge = settled(played)?;
-    let more = float(edge.socket_kib) - float(played.began.socket_kib);
+    let (before, then) = (played.began.kernel, edge.kernel);
+    let each = |then: u64, before: u64| (float(then) - float(before)) / float(edge.connected);
     let most = played.samples.iter().map(|sample| sample.kernel.socket_kib).max();
     Some(KernelCost {
-        socket_kib_per_connection: more / float(edge.connected),
-        socket_kib_max: most.unwrap_or(edge.socket_kib),
+        socket_kib_per_connection: each(then.socket_kib, before.socket_kib),
+        slab_kib_per_connection: each(then.slab_kib, before.slab_kib),
+        socket_kib_max: most.unwrap_or(then.socket_kib),
     })
 }
 
@@ -226,6 +228,7 @@ fn processes(played: &Played, last: &Edge) -> BTreeMap<String, Process> {
             cpu_ms: usage.cpu_ms.saturating_sub(before.cpu_ms),
             pss_before_kib: before.pss_kib,
             pss_max_kib: seen.copied().unwrap_or(0).max(usage.pss_kib),
+            written_kib: usage.written_kib.saturating_sub(before.written_kib),
         };
         (role.clone(), process)
     };
@@ -234,7 +237,12 @@ fn processes(played: &Played, last: &Edge) -> BTreeMap<String, Process> {
 
 fn phase_report(began: &Edge, played: &PlayedPhase) -> PhaseReport {
     let [before, after] = &played.edges;
-    let roles = after.readings.keys();
+    let by_role = |value: &dyn Fn(&String) -> u64| {
+        after.readings.keys().map(|role| (role.clone(), value(role))).collect()
+    };
+    let of = |edge: &Edge, role: &String| edge.readings.get(role).copied().unwrap_or_default();
+    let written =
+        |role: &String| of(after, role).written_kib.saturating_sub(of(before, role).written_kib);
     PhaseReport {
         name: played.phase.name.clone(),
         at_secs: before.at.since(began.at).as_secs_f64(),
@@ -242,6 +250,8 @@ fn phase_report(began: &Edge, played: &PlayedPhase) -> PhaseReport {
         connected: after.connected,
         ordered: after.counts.ordered - before.counts.ordered,
         acked: after.counts.acked.saturating_sub(before.counts.acked),
-        cpu_ms: roles.map(|role| (role.clone(), used(before, after, |own| own == role))).collect(),
+        cpu_ms: by_role(&|role| used(before, after, |own| own == role)),
+        pss_kib: by_role(&|role| of(after, role).pss_kib),
+        written_kib: by_role(&written),
     }
 }

@@ -14,6 +14,7 @@ mod conductor;
 mod evaluate;
 pub mod peers;
 mod sampler;
+pub mod scaling;
 pub mod site;
 
 pub mod crew;

@@ -18,13 +18,13 @@ pub const HARNESS: &str = "harness";
 struct Meter {
     pid: u32,
     /// What earlier processes of the role used.
-    carried_ms: u64,
+    carried: Usage,
     last: Usage,
 }
 
 impl Meter {
     const fn usage(&self) -> Usage {
-        Usage { pss_kib: self.last.pss_kib, cpu_ms: self.carried_ms + self.last.cpu_ms }
+        self.carried.plus(self.last)
     }
 }
 
@@ -56,11 +56,11 @@ impl Meters {
     pub fn follow(&self, processes: impl IntoIterator<Item = (String, u32)>) {
         let mut roles = self.roles();
         for (role, pid) in processes {
-            let fresh = Meter { pid, carried_ms: 0, last: Usage::default() };
+            let fresh = Meter { pid, carried: Usage::default(), last: Usage::default() };
             let meter = roles.entry(role).or_insert(fresh);
             if meter.pid != pid {
-                let carried_ms = meter.usage().cpu_ms;
-                *meter = Meter { pid, carried_ms, last: Usage::default() };
+                let carried = Usage { pss_kib: 0, ..meter.usage() };
+                *meter = Meter { pid, carried, last: Usage::default() };
             }
         }
     }
@@ -81,10 +81,6 @@ impl Meters {
 
 /// The sum over the roles that are meant.
 pub fn sum(readings: &Readings, is_meant: impl Fn(&str) -> bool) -> Usage {
-    let mut sum = Usage::default();
-    for usage in readings.iter().filter(|(role, _)| is_meant(role)).map(|(_, usage)| usage) {
-        sum.pss_kib += usage.pss_kib;
-        sum.cpu_ms += usage.cpu_ms;
-    }
-    sum
+    let meant = readings.iter().filter(|(role, _)| is_meant(role));
+    meant.fold(Usage::default(), |sum, (_, usage)| sum.plus(*usage))
 }

@@ -34,6 +34,20 @@ pub struct Usage {
     pub pss_kib: u64,
     /// Time on a processor, all threads, in milliseconds.
     pub cpu_ms: u64,
+    /// What it had written to disks, in KiB: pages that it made dirty count, whenever they leave.
+    pub written_kib: u64,
+}
+
+impl Usage {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            pss_kib: self.pss_kib + other.pss_kib,
+            cpu_ms: self.cpu_ms + other.cpu_ms,
+            written_kib: self.written_kib + other.written_kib,
+        }
+    }
 }
 
 /// Looks at a process and those that it has started, such as a PostgreSQL's. What ended among
@@ -46,8 +60,7 @@ pub fn family(pid: u32) -> Result<Usage, ProbeError> {
     for child in children(pid) {
         // It may have ended since.
         let Ok(usage) = family(child) else { continue };
-        sum.pss_kib += usage.pss_kib;
-        sum.cpu_ms += usage.cpu_ms;
+        sum = sum.plus(usage);
     }
     Ok(sum)
 }
@@ -68,7 +81,15 @@ fn look(pid: u32, with_ended: bool) -> Result<Usage, ProbeError> {
     let pss_kib = pss(&read("smaps_rollup")?).ok_or(ProbeError::Content("smaps_rollup"))?;
     let [own, ended] = ticks(&read("stat")?).ok_or(ProbeError::Content("stat"))?;
     let ticks = if with_ended { own + ended } else { own };
-    Ok(Usage { pss_kib, cpu_ms: ticks * 1000 / ticks_per_sec() })
+    // Kernels without accounting of I/O have no such file.
+    let written_kib = read("io").ok().and_then(|text| written(&text)).unwrap_or(0);
+    Ok(Usage { pss_kib, cpu_ms: ticks * 1000 / ticks_per_sec(), written_kib })
+}
+
+/// The `write_bytes` line of `io`, in KiB.
+fn written(text: &str) -> Option<u64> {
+    let bytes = text.lines().find_map(|line| line.strip_prefix("write_bytes:"))?;
+    Some(bytes.trim().parse::<u64>().ok()? / 1024)
 }
 
 fn ticks_per_sec() -> u64 {
@@ -112,6 +133,10 @@ pub struct Kernel {
     pub sockets: u64,
     /// Those that only wait for late packets.
     pub time_wait: u64,
+    /// Objects of the kernel (`Slab` of `/proc/meminfo`), in KiB: the structures of sockets are among
+    /// them, and everything else that it keeps for the whole machine.
+    #[serde(default)]
+    pub slab_kib: u64,
 }
 
 /// Looks at the kernel; all zero when it does not tell.
@@ -119,7 +144,14 @@ pub fn kernel() -> Kernel {
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     let page = page.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(4096);
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    sockets(&read("/proc/net/sockstat"), page / 1024).unwrap_or_default()
+    let kernel = sockets(&read("/proc/net/sockstat"), page / 1024).unwrap_or_default();
+    Kernel { slab_kib: slab(&read("/proc/meminfo")).unwrap_or(0), ..kernel }
+}
+
+/// The `Slab` line of `meminfo`.
+fn slab(text: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix("Slab:"))?;
+    rest.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 /// The `TCP` line of `sockstat`; `mem` counts pages.
@@ -134,6 +166,7 @@ fn sockets(text: &str, page_kib: u64) -> Option<Kernel> {
         socket_kib: value("mem")? * page_kib,
         sockets: value("inuse")?,
         time_wait: value("tw")?,
+        slab_kib: 0,
     })
 }
 

@@ -213,6 +213,10 @@ pub struct Harness {
 pub struct KernelCost {
     /// Buffers of both ends of a connection, in KiB.
     pub socket_kib_per_connection: f64,
+    /// Objects of the kernel for both ends of a connection, in KiB, with whatever else it kept more
+    /// of meanwhile: true on a machine that does nothing else.
+    #[serde(default)]
+    pub slab_kib_per_connection: f64,
     /// The most that all TCP sockets of the machine had, in KiB.
     pub socket_kib_max: u64,
 }
@@ -226,6 +230,9 @@ pub struct Process {
     pub pss_before_kib: u64,
     /// The most that was seen.
     pub pss_max_kib: u64,
+    /// What it had written to disks within the run, in KiB.
+    #[serde(default)]
+    pub written_kib: u64,
 }
 
 /// One phase.
@@ -245,6 +252,12 @@ pub struct PhaseReport {
     pub acked: u64,
     /// Processor time by role, in milliseconds.
     pub cpu_ms: BTreeMap<String, u64>,
+    /// Memory (PSS) at its end by role, in KiB.
+    #[serde(default)]
+    pub pss_kib: BTreeMap<String, u64>,
+    /// What was written to disks by role, in KiB.
+    #[serde(default)]
+    pub written_kib: BTreeMap<String, u64>,
 }
 
 /// How things stood at a moment.

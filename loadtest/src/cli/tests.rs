@@ -59,3 +59,15 @@ fn other_verbs_need_no_scenario() {
     let Some(Verb::Scenarios(args)) = cli.verb else { panic!("another verb: {cli:?}") };
     assert_eq!(args.name.as_deref(), Some("storm"));
 }
+
+#[test]
+fn sizes_and_fleet_are_lists_and_numbers() {
+    let line = "scaling --connections 10,20 --hubs 2 --per-hub 7 --devices 5000 --back-secs 60";
+    let Some(Verb::Scaling(args)) = parse(line).expect("a sound line").verb else {
+        panic!("another verb")
+    };
+    let (sizes, fleet) = (args.sizes(), args.fleet.fleet());
+    assert_eq!((sizes.connections, sizes.hubs, sizes.per_hub), (vec![10, 20], vec![2], 7));
+    assert_eq!((fleet.devices, fleet.per_hub), (5_000, None));
+    assert!((fleet.back_secs - 60.0).abs() < 1e-9);
+}

@@ -6,11 +6,11 @@ use super::*;
 fn what_a_role_used_before_it_was_started_again_stays_counted() {
     let meters = Meters::default();
     meters.follow([("redis".to_owned(), 1)]);
-    let last = Usage { pss_kib: 100, cpu_ms: 70 };
+    let last = Usage { pss_kib: 100, cpu_ms: 70, written_kib: 8 };
     meters.roles().get_mut("redis").expect("it is followed").last = last;
     // No process has this number: the kernel's are below 2^22.
     meters.follow([("redis".to_owned(), u32::MAX)]);
-    assert_eq!(meters.read()["redis"], Usage { pss_kib: 0, cpu_ms: 70 });
+    assert_eq!(meters.read()["redis"], Usage { pss_kib: 0, cpu_ms: 70, written_kib: 8 });
 }
 
 #[test]

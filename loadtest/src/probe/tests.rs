@@ -17,11 +17,24 @@ fn pss_is_the_line_of_that_name_only() {
 }
 
 #[test]
+fn what_was_written_is_not_what_was_thrown_away() {
+    let io = "rchar: 1\nwchar: 9000\nwrite_bytes: 8192\ncancelled_write_bytes: 4096\n";
+    assert_eq!(written(io), Some(8));
+    assert_eq!(written("wchar: 9000\n"), None);
+}
+
+#[test]
 fn buffers_of_sockets_are_counted_in_pages() {
     let text = "sockets: used 9\nTCP: inuse 7 orphan 0 tw 3 alloc 8 mem 5\nUDP: inuse 1 mem 2\n";
     let kernel = sockets(text, 4).expect("as the kernel writes it");
-    assert_eq!(kernel, Kernel { socket_kib: 20, sockets: 7, time_wait: 3 });
+    assert_eq!(kernel, Kernel { socket_kib: 20, sockets: 7, time_wait: 3, slab_kib: 0 });
     assert_eq!(sockets("UDP: inuse 1 mem 2\n", 4), None);
+}
+
+#[test]
+fn objects_of_the_kernel_are_the_line_of_all_slabs() {
+    assert_eq!(slab("Cached: 9 kB\nSlab:      123456 kB\nSReclaimable: 1 kB\n"), Some(123_456));
+    assert!(kernel().slab_kib > 0, "this kernel tells");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
         acked_ms: [1.0, 5.0],
         pss_kib: BTreeMap::from([("hub-1".to_owned(), 20_000 + u64::from(second))]),
         cpu: BTreeMap::from([("hub-1".to_owned(), 0.1)]),
-        kernel: Kernel { socket_kib: 400, sockets: 200, time_wait: 0 },
+        kernel: Kernel { socket_kib: 400, sockets: 200, time_wait: 0, slab_kib: 90_000 },
     };
     let text = shipped("unicast").expect("it is shipped");
     Report {
@@ -98,7 +98,7 @@ fn json_is_read_as_it_was_written() {
 /// Every path of a document, with an `*` for the keys of maps and the places of lists.
 pub(crate) fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
     let is_map = |at: &str| {
-        ["processes", "errors", "pss_kib", "cpu", "cpu_ms", "median", "ratio"]
+        ["processes", "errors", "pss_kib", "cpu", "cpu_ms", "written_kib", "median", "ratio"]
             .iter()
             .any(|map| at.ends_with(map))
     };
@@ -120,7 +120,11 @@ pub(crate) fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
 #[test]
 fn json_has_the_fields_of_its_schema() {
     let mut report = made_up("a", 1);
-    report.kernel = Some(KernelCost { socket_kib_per_connection: 4.5, socket_kib_max: 900 });
+    report.kernel = Some(KernelCost {
+        socket_kib_per_connection: 4.5,
+        slab_kib_per_connection: 9.0,
+        socket_kib_max: 900,
+    });
     report.redis = report.platform;
     report.latency_ms.group = report.latency_ms.unicast.clone();
     report.latency_ms.reconnect = report.latency_ms.connect.clone();
@@ -141,6 +145,8 @@ fn json_has_the_fields_of_its_schema() {
         ordered: 100,
         acked: 100,
         cpu_ms: BTreeMap::from([("hub-1".to_owned(), 90)]),
+        pss_kib: BTreeMap::from([("hub-1".to_owned(), 20_000)]),
+        written_kib: BTreeMap::from([("api".to_owned(), 4_000)]),
     });
     let json = report.json().expect("a report is JSON");
     let mut found = Vec::new();

@@ -95,8 +95,13 @@ impl Report {
             }
         }
         if let Some(kernel) = self.kernel {
-            let each = kernel.socket_kib_per_connection;
-            writeln!(f, "kernel       {each:.2} KiB of socket buffers per connection, both ends")?;
+            let (buffers, slabs) =
+                (kernel.socket_kib_per_connection, kernel.slab_kib_per_connection);
+            writeln!(
+                f,
+                "kernel       {buffers:.2} KiB of socket buffers and {slabs:.2} KiB of objects per \
+                 connection, both ends"
+            )?;
         }
         let harness = &self.harness;
         write!(f, "harness      {} messages, {} ms", harness.messages, harness.cpu_ms)?;

@@ -1,0 +1,196 @@
+//! The arithmetic of sizes and fleets, on made-up numbers that can be reckoned by hand.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::point::{Commands, Micros};
+use super::*;
+use crate::report::PhaseReport;
+use crate::report::tests::{made_up, paths};
+
+fn point(hubs: u32, connections: u64) -> Point {
+    let each = |hub: f64| Micros { hub, redis: hub / 10.0, api: hub / 100.0 };
+    let commands = |per_sec: f64| Commands {
+        count: 100,
+        cpu_us: each(200.0),
+        written_kib: 8.0,
+        per_sec,
+        p50_ms: 1.0,
+        p99_ms: 5.0,
+        last_ms: 500.0,
+    };
+    let sessions = crate::evaluate::float(connections);
+    Point {
+        label: point::label(hubs, connections),
+        hubs,
+        connections,
+        hub_before_kib: 5_000.0,
+        hub_kib: 6_000.0 + 10.0 * sessions,
+        hub_kib_per_connection: (1_000.0 + 10.0 * sessions) / sessions,
+        redis_kib_per_connection: 0.125,
+        kernel_kib_per_connection: 8.0,
+        connects_per_sec: 1_000.0,
+        connect_cpu_us: each(800.0),
+        quiet_cpu_us: each(2.0),
+        orders: commands(200.0),
+        bulk: commands(2_000.0),
+        back_secs: 4.0,
+        reconnect_cpu_us: each(300.0),
+    }
+}
+
+fn scaling() -> Scaling {
+    let text = json!({
+        "schema": SCHEMA, "started_at_ms": 1, "secs": 60.0,
+        "machine": { "processors": 2, "kernel": "6.1", "load_before": 0.0, "load_after": 1.0 },
+        "points": [point(1, 1_000), point(1, 10_000), point(2, 10_000)],
+        "check_ins": { "devices": 500, "count": 5_000, "written_kib": 0.5,
+            "cpu_us": { "hub": 0.0, "redis": 10.0, "api": 90.0 } },
+        "most": { "intended_per_sec": 4000.0, "stored_per_sec": 1000.0,
+            "orders": point(1, 1_000).orders },
+        "fleet": Fleet::default(), "derivation": [], "notes": ["<b>a size</b> was left out"],
+    });
+    let scaling: Scaling = serde_json::from_value(text).expect("the document's own form");
+    scaling.with_fleet(Fleet { orders_per_day: 8.64, connects_per_day: 8.64, ..Fleet::default() })
+}
+
+fn value(scaling: &Scaling, part: &str, what: &str) -> f64 {
+    let mut lines = scaling.derivation.iter();
+    let line = lines.find(|line| line.part == part && line.what == what);
+    line.unwrap_or_else(|| panic!("{part}: {what}")).value
+}
+
+#[test]
+fn fleet_of_a_million_is_reckoned_from_what_was_measured() {
+    let scaling = scaling();
+    let close = |part: &str, what: &str, expected: f64| {
+        let found = value(&scaling, part, what);
+        assert!((found - expected).abs() < 1e-6 * expected.max(1.0), "{part} {what}: {found}");
+    };
+    close("hubs", "processes", 100.0);
+    // What all sessions add, and what each process has anyhow: the line through both sizes.
+    close("hubs", "memory", (10_000_000.0 + 100.0 * 6_000.0) / (1024.0 * 1024.0));
+    close("hubs", "memory of their kernels for sockets", 4_000_000.0 / (1024.0 * 1024.0));
+    close("hubs", "processor time of quiet sessions", 2.0);
+    // 100 orders and connections a second.
+    close("hubs", "processor time of orders", 0.02);
+    close("hubs", "processor time of connections", 0.03);
+    close("hubs", "processors to have", 4.1);
+    close("hubs", "processor time while all come back", 0.5);
+    close("Redis", "processor time of quiet sessions", 0.2);
+    close("Redis", "memory", 125_000.0 / (1024.0 * 1024.0));
+    close("control plane", "processor time of check-ins", 0.1);
+    close("store", "written to disk", (800.0 + 1e6 / 900.0 * 0.5) / 1024.0);
+    close("store", "of the highest rate of orders of one writer", 10.0);
+    close("store", "one order of everybody, until its last ack", 500.0 / 60.0);
+}
+
+#[test]
+fn every_line_names_the_measurement_that_it_comes_from() {
+    for line in scaling().derivation {
+        assert!(!line.from.is_empty() && !line.how.is_empty(), "{line:?}");
+        for given in &line.from {
+            let is_known = ["1 hub, ", "2 hubs, ", derive::CHECK_INS, derive::MOST]
+                .iter()
+                .any(|of| given.of.starts_with(of));
+            assert!(is_known, "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn one_size_alone_gives_memory_as_well() {
+    let mut scaling = scaling();
+    scaling.points = vec![point(1, 1_000)];
+    let scaling = scaling.with_fleet(Fleet { devices: 1_000, ..Fleet::default() });
+    // 11 KiB of each session, and what the process had before.
+    let expected = (11_000.0 + 5_000.0) / (1024.0 * 1024.0);
+    assert!((value(&scaling, "hubs", "memory") - expected).abs() < 1e-9);
+}
+
+/// A fleet is reckoned anew from the document alone.
+#[test]
+fn another_fleet_needs_no_other_measurement() {
+    let text = serde_json::to_string(&scaling()).expect("it is JSON");
+    let read: Scaling = serde_json::from_str(&text).expect("it is one");
+    let what = "processor time of quiet sessions";
+    assert!((value(&read, "hubs", what) - 2.0).abs() < 1e-9);
+    let half = read.with_fleet(Fleet { devices: 500_000, ..scaling().fleet });
+    assert!((value(&half, "hubs", what) - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_size_is_read_from_its_report_without_what_is_quiet_anyhow() {
+    let mut report = made_up("x", 1);
+    let phase = |name: &str, secs: f64, (hub, acked): (u64, u64)| PhaseReport {
+        name: name.to_owned(),
+        at_secs: 0.0,
+        secs,
+        connected: 1_000,
+        ordered: acked,
+        acked,
+        cpu_ms: BTreeMap::from([("hub-1".to_owned(), hub), ("harness".to_owned(), 9_999)]),
+        pss_kib: BTreeMap::from([("hub-1".to_owned(), 14_000)]),
+        written_kib: BTreeMap::from([("api".to_owned(), 800)]),
+    };
+    // 10 µs for each session and second.
+    report.phases = vec![
+        phase("connect", 2.0, (700, 0)),
+        phase("quiet", 10.0, (100, 0)),
+        phase("orders", 10.0, (150, 100)),
+        phase("storm", 5.0, (80, 0)),
+    ];
+    report.plan.population.connections = 1_000;
+    let before = report.processes.get_mut("hub-1").expect("it is there");
+    before.pss_before_kib = 4_000;
+    report.latency_ms.reconnect.count = 1_000;
+    let point = Point::of(&report, "x".to_owned(), 1);
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-6, "{found}");
+    close(point.hub_kib_per_connection, 10.0);
+    close(point.connect_cpu_us.hub, 700.0);
+    close(point.quiet_cpu_us.hub, 10.0);
+    // 50 ms of 150 are the orders'.
+    close(point.orders.cpu_us.hub, 500.0);
+    close(point.orders.written_kib, 8.0);
+    close(point.orders.per_sec, 10.0);
+    close(point.reconnect_cpu_us.hub, 30.0);
+}
+
+#[test]
+fn page_and_markdown_have_every_size_and_every_line() {
+    let scaling = scaling();
+    let (text, page) = (page::markdown(&scaling), page::page(&scaling));
+    for point in &scaling.points {
+        assert!(text.contains(&point.label) && page.contains(&point.label));
+    }
+    for line in &scaling.derivation {
+        assert!(text.contains(&line.how) && page.contains(&crate::html::escape(&line.how)));
+    }
+    assert!(text.contains("| hubs | processes | 100 processes |"), "{text}");
+    assert!(text.contains("Of 4000 orders a second, 1000 were taken"), "{text}");
+    assert!(page.contains("&lt;b&gt;a size") && !page.contains("<b>a size"));
+    assert_eq!(page.matches("<svg").count(), 4);
+}
+
+#[test]
+fn own_scenarios_are_scenarios() {
+    for (name, text) in [POINT, CHECK_INS, MOST] {
+        plan::load(name, text, &[]).expect("a scenario");
+    }
+}
+
+/// Taking a field away or renaming one breaks those who read it: that is another schema.
+#[test]
+fn json_has_the_fields_of_its_schema() {
+    let mut scaling = scaling();
+    scaling.fleet.per_hub = Some(1);
+    let json = serde_json::to_value(&scaling).expect("it is JSON");
+    let mut found = Vec::new();
+    paths(&json, "", &mut found);
+    found.sort();
+    found.dedup();
+    let golden = include_str!("schema.txt");
+    let expected: Vec<_> = golden.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(found, expected, "\n{}", found.join("\n"));
+}
