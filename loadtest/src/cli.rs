@@ -187,7 +187,8 @@ pub struct RunArgs {
     /// itself
     #[arg(long = "source", value_name = "IP")]
     pub sources: Vec<IpAddr>,
-    /// Seconds to wait for all agents to connect, and for the last receipt to be confirmed
+    /// Seconds to wait for all agents to connect, for an answer of the operator port (30 at least), and
+    /// for the last receipt to be confirmed
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub patience: u64,

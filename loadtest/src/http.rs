@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 
 /// For name, TCP and TLS.
 pub const CONNECT: Duration = Duration::from_secs(10);
-/// For a request and its answer.
+/// For a request and its answer, unless whoever asks is more patient.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes of an answer: an order of a whole fleet names every command.
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -62,6 +62,7 @@ pub struct Peer {
     tls: Arc<ClientConfig>,
     authorization: Option<HeaderValue>,
     socket: SocketSettings,
+    answer: Duration,
 }
 
 /// How a connection is made.
@@ -93,7 +94,15 @@ impl Peer {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| unusable())?;
         let socket = SocketSettings::default();
-        Ok(Self { address: address.to_owned(), name, tls, authorization: None, socket })
+        let answer = ANSWER;
+        Ok(Self { address: address.to_owned(), name, tls, authorization: None, socket, answer })
+    }
+
+    /// The same, with so much time for an answer, or more.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.answer = self.answer.max(patience);
+        self
     }
 
     /// The same, over connections that are made so.
@@ -267,6 +276,7 @@ impl Line {
         key: Option<&str>,
         body: Bytes,
     ) -> Result<Answer, HttpError> {
+        let patience = self.peer.answer;
         let exchange = async {
             self.ready().await?;
             let request = self.peer.request(path, key, body)?;
@@ -277,8 +287,8 @@ impl Line {
             let body = body.map_err(|error| HttpError::Body(error.to_string()))?.to_bytes();
             Ok(Answer { status, body })
         };
-        let outcome = tokio::time::timeout(ANSWER, exchange).await;
-        let outcome = outcome.unwrap_or(Err(HttpError::TimedOut(ANSWER)));
+        let outcome = tokio::time::timeout(patience, exchange).await;
+        let outcome = outcome.unwrap_or(Err(HttpError::TimedOut(patience)));
         if outcome.is_err() {
             self.open = None;
         }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::action::{Action, Lock, LockLevel, Refresh};
 use protocol::enrollment::{EnrollmentToken, ParseTokenError};
@@ -154,6 +155,14 @@ impl Operator {
         let tls = tls::client_config(&authorities, None, &[b"http/1.1"])?;
         let peer = Peer::new(&access.api, Arc::new(tls))?.with_token(&access.token)?;
         Ok(Self { peer: Arc::new(peer), entropy })
+    }
+
+    /// The same, which waits so long for an answer, or longer. A platform that is slow has not failed:
+    /// how slow it is is what a load test wants to know.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.peer = Arc::new((*self.peer).clone().with_patience(patience));
+        self
     }
 
     /// A connection of its own.

@@ -125,7 +125,7 @@ pub async fn run(
     };
     let own = site.as_ref().map(|site| site.access().clone());
     let access = own.or_else(|| options.access.clone()).ok_or(RunError::NoAccess)?;
-    let operator = Operator::new(&access, entropy.clone())?;
+    let operator = Operator::new(&access, entropy.clone())?.with_patience(options.patience);
     let layout = Layout::plan(&wanted(plan, options, &access), limits)?;
     if let Some(site) = &site {
         let roles: Vec<_> = site.pids().into_iter().map(|(role, _)| role).collect();

@@ -125,6 +125,15 @@ fn drained_hub_and_dead_redis_lose_nothing() {
 }
 
 #[test]
+fn many_devices_are_spread_over_four_hubs() {
+    let Some(report) = run("many", &["--connections", "40", "--secs", "1"]) else { return };
+    let hubs = report.hub.expect("the harness started them").processes;
+    assert_eq!(hubs, ["hub-1", "hub-2", "hub-3", "hub-4"]);
+    // 100 orders of single devices, and one of everybody.
+    assert_eq!((report.sessions.connected, report.counts.confirmed), (40, 140));
+}
+
+#[test]
 fn workers_in_processes_of_their_own_count_like_one() {
     let sources = ["--source", "127.0.0.2", "--source", "127.0.0.3"];
     let size = ["--connections", "21", "--secs", "1", "--workers", "3", "--rate", "40/s"];

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::{Plan, Start};
 
 /// The scenarios that are shipped, in the order in which they are listed.
-pub const SHIPPED: [(&str, &str); 13] = [
+pub const SHIPPED: [(&str, &str); 14] = [
     ("idle", include_str!("../../scenarios/idle.toml")),
     ("connect", include_str!("../../scenarios/connect.toml")),
     ("storm", include_str!("../../scenarios/storm.toml")),
@@ -23,6 +23,7 @@ pub const SHIPPED: [(&str, &str); 13] = [
     ("drain", include_str!("../../scenarios/drain.toml")),
     ("redis-failover", include_str!("../../scenarios/redis-failover.toml")),
     ("poll-only", include_str!("../../scenarios/poll-only.toml")),
+    ("many", include_str!("../../scenarios/many.toml")),
     ("soak", include_str!("../../scenarios/soak.toml")),
 ];
 
