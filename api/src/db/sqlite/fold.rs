@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::Error;
@@ -16,8 +17,12 @@ use super::{Slot, open};
 /// again.
 pub(super) const ROWS: u64 = 3000;
 /// Pages of the log (64 MiB) beyond which those who write are held up for what is left: SQLite begins
-/// the log again only when all of it was folded, which may never be while somebody always writes.
+/// the log again only when all of it was folded and nobody reads in it, which may never be while
+/// somebody always writes or reads.
 const MOST: i64 = 16_000;
+/// How long those who read in the log are waited for then, and with them those who write. A look into
+/// the store takes milliseconds; whoever looks longer is not waited for.
+const READERS: Duration = Duration::from_millis(100);
 
 /// Who folds.
 #[derive(Debug)]
@@ -34,7 +39,12 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// Whether nothing is left in the log: the next who writes begins it again.
+    /// How long the log was when it was looked at.
+    pub(super) const fn pages(self) -> i64 {
+        self.log
+    }
+
+    /// Whether nothing was left in the log that was there when it was looked at.
     pub(super) const fn is_whole(self) -> bool {
         self.folded == self.log
     }
@@ -52,10 +62,17 @@ impl Fold {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        // The next one tries again. Nothing is lost but room.
-        if let Err(error) = self.fold_by(place, (writer, MOST)) {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the log of the store was not folded into its file");
+        match self.fold_by(place, (writer, MOST)) {
+            Ok(pass) if pass.pages() > MOST && !pass.is_whole() => tracing::warn!(
+                pages = pass.pages(),
+                "somebody reads for long: the log of the store grows"
+            ),
+            Ok(_) => {}
+            // The next one tries again. Nothing is lost but room.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the log of the store was not folded into its file");
+            }
         }
     }
 
@@ -73,10 +90,12 @@ impl Fold {
             Some(conn) => conn,
             None => open(&self.path)?,
         };
-        let mut pass = pass(&conn)?;
-        if pass.log > most && !pass.is_whole() {
+        let mut pass = pass(&conn, "PASSIVE")?;
+        // Whatever was folded: what came meanwhile was not.
+        if pass.log > most {
             let _nobody_writes = writer.blocking_lock();
-            pass = self::pass(&conn)?;
+            conn.busy_timeout(READERS)?;
+            pass = self::pass(&conn, "RESTART")?;
         }
         *place = Some(conn);
         Ok(pass)
@@ -92,9 +111,10 @@ impl Fold {
     }
 }
 
-/// Folds what nobody reads past, and waits for nobody.
-fn pass(conn: &Connection) -> Result<Pass, Error> {
-    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+/// Folds what nobody reads past: `PASSIVE` and waits for nobody, or `RESTART` and waits until those
+/// who read do so in the file alone, so that the next who writes begins the log again.
+fn pass(conn: &Connection, mode: &str) -> Result<Pass, Error> {
+    conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
         Ok(Pass { log: row.get(1)?, folded: row.get(2)? })
     })
 }

@@ -124,7 +124,7 @@ async fn log_is_folded_into_the_file_beside_those_who_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_log_is_folded_to_its_end_while_nobody_writes_and_readers_are_not_waited_for() {
+async fn long_log_is_folded_to_its_end_and_who_reads_for_long_is_not_waited_for() {
     let (folder, db) = store().await;
     let path = folder.path().join(crate::db::FILE);
     insert(&db, 0).await;
@@ -141,5 +141,53 @@ async fn long_log_is_folded_to_its_end_while_nobody_writes_and_readers_are_not_w
     reader.execute_batch("ROLLBACK").unwrap();
     assert!(folded().await.is_whole());
     insert(&db, 600).await;
+    db.close().await;
+}
+
+/// SQLite goes on in the log as long as somebody reads in it, however much of it is folded.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_log_begins_again_although_somebody_always_reads() {
+    let (folder, db) = store().await;
+    let path = folder.path().join(crate::db::FILE);
+    let reader = read_only(&path).unwrap();
+    let (begin, end) = ("BEGIN; SELECT * FROM operators LIMIT 1", "ROLLBACK");
+    // Fewer rows than have the store fold by itself.
+    for from in (0..1500).step_by(300) {
+        insert(&db, from).await;
+    }
+    let crate::db::Base::Sqlite(file) = &db.base else { panic!("a file") };
+    let (writer, fold) = (file.writer.clone(), Arc::new(Fold::new(path)));
+    let folding = |most| {
+        let (fold, writer) = (fold.clone(), writer.clone());
+        tokio::task::spawn_blocking(move || fold.fold(&writer, most).unwrap())
+    };
+    // Begun before all is folded, it reads in the log and not in the file alone.
+    reader.execute_batch(begin).unwrap();
+    let before = folding(i64::MAX).await.unwrap();
+    let mut after = before;
+    // On a busy machine a reader may go on for longer than it is waited for.
+    for from in (1500..2700).step_by(300) {
+        let folded = folding(0);
+        let mut is_reading = true;
+        while !folded.is_finished() {
+            // Who writes is held up: the reader is waited for.
+            if is_reading && writer.try_lock().is_err() {
+                reader.execute_batch(end).unwrap();
+                is_reading = false;
+            }
+            tokio::task::yield_now().await;
+        }
+        insert(&db, from).await;
+        if is_reading {
+            reader.execute_batch(end).unwrap();
+        }
+        reader.execute_batch(begin).unwrap();
+        after = folding(i64::MAX).await.unwrap();
+        if after.pages() < before.pages() {
+            break;
+        }
+    }
+    reader.execute_batch(end).unwrap();
+    assert!(after.pages() < before.pages(), "{after:?} after {before:?}");
     db.close().await;
 }
