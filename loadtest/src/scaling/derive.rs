@@ -11,6 +11,10 @@ use crate::evaluate::float;
 
 const DAY_SECS: f64 = 86_400.0;
 const KIB_PER_GIB: f64 = 1024.0 * 1024.0;
+/// What quiet sessions of one size took in a second, all together.
+const QUIET_HUB: &str = "connections × quiet_cpu_us.hub";
+const QUIET_REDIS: &str = "connections × quiet_cpu_us.redis";
+const QUIET_API: &str = "connections × quiet_cpu_us.api";
 /// What measurements are called that are of no size.
 pub(super) const CHECK_INS: &str = "check-ins";
 pub(super) const MOST: &str = "more orders than can be taken";
@@ -136,13 +140,13 @@ impl Part {
         self.lines.push(Line { part, what, value, unit, how, from });
     }
 
-    /// Processors that each kind of work takes, and how many there must be for all of it.
-    fn processors(&mut self, work: &[Work<'_>], share: f64) {
+    /// Processors that each kind of work takes, and how many there must be for it and for quiet sessions.
+    fn processors(&mut self, quiet: f64, work: &[Work<'_>], share: f64) {
         for own in work {
             let what = format!("processor time of {}", own.what);
             self.add(&what, (own.processors(), "processors"), own.how(), vec![own.from()]);
         }
-        let sum: f64 = work.iter().map(Work::processors).sum();
+        let sum = quiet + work.iter().map(Work::processors).sum::<f64>();
         let from = work.iter().map(Work::from).collect();
         let how = format!("{sum:.2} ÷ {share}, so that none is busier");
         self.add("processors to have", (sum / share.max(0.01), "processors"), how, from);
@@ -177,8 +181,17 @@ impl Reckoning<'_> {
         self.devices() / self.fleet.check_in_secs.max(1.0)
     }
 
-    fn quiet<'a>(&self, cost: (&'static str, f64, &'a str)) -> Work<'a> {
-        Work { what: "quiet sessions", per_sec: self.devices(), cost }
+    /// Processor time of quiet sessions: what processes take anyhow does not grow with them.
+    fn quiet(&self, part: &mut Part, processes: f64, cost: (&str, fn(&Point) -> f64)) -> f64 {
+        let (name, each) = cost;
+        let fit = Fit::of(self.points, name, &|point| each(point) * sessions(point), 0.0);
+        let used = self.devices().mul_add(fit.each, processes * fit.base) / 1e6;
+        let how = format!(
+            "{} devices × {:.3} µs/s + {processes} processes × {:.0} µs/s",
+            self.fleet.devices, fit.each, fit.base
+        );
+        part.add("processor time of quiet sessions", (used, "processors"), how, fit.from);
+        used
     }
 
     fn connects<'a>(&self, cost: (&'static str, f64, &'a str)) -> Work<'a> {
@@ -203,11 +216,12 @@ impl Reckoning<'_> {
         let how = format!("{devices} devices ÷ {per_hub} sessions");
         let from = vec![given("connections", float(largest.connections), of)];
         part.add("processes", (hubs, "processes"), how, from);
-        let memory = Memory::of(self.points, largest);
-        let kib = self.devices().mul_add(memory.each_kib, hubs * memory.base_kib);
+        let memory =
+            Fit::of(self.points, "hub_kib", &|point| point.hub_kib, largest.hub_before_kib);
+        let kib = self.devices().mul_add(memory.each, hubs * memory.base);
         let how = format!(
             "{devices} devices × {:.2} KiB + {hubs} processes × {:.0} KiB",
-            memory.each_kib, memory.base_kib
+            memory.each, memory.base
         );
         part.add("memory", (kib / KIB_PER_GIB, "GiB"), how, memory.from);
         let both = largest.kernel_kib_per_connection;
@@ -216,12 +230,12 @@ impl Reckoning<'_> {
         let from = vec![given("kernel_kib_per_connection", both, of)];
         part.add("memory of their kernels for sockets", (buffers, "GiB"), how, from);
         let reconnect = ("reconnect_cpu_us.hub", largest.reconnect_cpu_us.hub, of);
+        let quiet = self.quiet(&mut part, hubs, (QUIET_HUB, |point| point.quiet_cpu_us.hub));
         let work = [
-            self.quiet(("quiet_cpu_us.hub", largest.quiet_cpu_us.hub, of)),
             self.connects(reconnect),
             self.orders(("orders.cpu_us.hub", largest.orders.cpu_us.hub, of)),
         ];
-        part.processors(&work, fleet.processor_share);
+        part.processors(quiet, &work, fleet.processor_share);
         part.storm(&self.all_back(reconnect));
         part
     }
@@ -234,12 +248,12 @@ impl Reckoning<'_> {
         part.add("memory", (self.devices() * each / KIB_PER_GIB, "GiB"), how, from);
         let of = &*widest.label;
         let reconnect = ("reconnect_cpu_us.redis", widest.reconnect_cpu_us.redis, of);
+        let quiet = self.quiet(&mut part, 1.0, (QUIET_REDIS, |point| point.quiet_cpu_us.redis));
         let work = [
-            self.quiet(("quiet_cpu_us.redis", widest.quiet_cpu_us.redis, of)),
             self.connects(reconnect),
             self.orders(("orders.cpu_us.redis", widest.orders.cpu_us.redis, of)),
         ];
-        part.processors(&work, self.fleet.processor_share);
+        part.processors(quiet, &work, self.fleet.processor_share);
         part.storm(&self.all_back(reconnect));
         part
     }
@@ -248,8 +262,8 @@ impl Reckoning<'_> {
         let (widest, mut part) = (self.widest, Part::new("control plane"));
         let of = &*widest.label;
         let reconnect = ("reconnect_cpu_us.api", widest.reconnect_cpu_us.api, of);
+        let quiet = self.quiet(&mut part, 1.0, (QUIET_API, |point| point.quiet_cpu_us.api));
         let mut work = vec![
-            self.quiet(("quiet_cpu_us.api", widest.quiet_cpu_us.api, of)),
             self.connects(reconnect),
             self.orders(("orders.cpu_us.api", widest.orders.cpu_us.api, of)),
         ];
@@ -260,7 +274,7 @@ impl Reckoning<'_> {
                 cost: ("check_ins.cpu_us.api", check_ins.cpu_us.api, CHECK_INS),
             });
         }
-        part.processors(&work, self.fleet.processor_share);
+        part.processors(quiet, &work, self.fleet.processor_share);
         part.storm(&self.all_back(reconnect));
         part
     }
@@ -301,32 +315,33 @@ impl Reckoning<'_> {
     }
 }
 
-/// Memory of a hub: what it has anyhow, and what each session adds.
-struct Memory {
-    base_kib: f64,
-    each_kib: f64,
+/// A cost that has a part that is there anyhow and one that grows with sessions.
+struct Fit {
+    base: f64,
+    each: f64,
     from: Vec<Given>,
 }
 
-impl Memory {
-    /// The line that lies closest to the sizes of one hub (least squares); with one size alone, what
-    /// it had before and what each session added.
-    fn of(points: &[Point], largest: &Point) -> Self {
-        let alone: Vec<_> = points.iter().filter(|point| point.hubs == 1).collect();
-        let from: Vec<_> =
-            alone.iter().map(|point| given("hub_kib", point.hub_kib, &point.label)).collect();
-        let count = float(u64::try_from(alone.len()).unwrap_or(0)).max(1.0);
+impl Fit {
+    /// The line that lies closest to the sizes of one hub (least squares). With one size alone there is
+    /// none, and `alone` says how much is there anyhow.
+    fn of(points: &[Point], name: &str, total: &dyn Fn(&Point) -> f64, alone: f64) -> Self {
+        let own: Vec<_> = points.iter().filter(|point| point.hubs == 1).collect();
+        let from = own.iter().map(|point| given(name, total(point), &point.label)).collect();
+        let count = float(u64::try_from(own.len()).unwrap_or(0)).max(1.0);
         let mean = |value: &dyn Fn(&Point) -> f64| {
-            alone.iter().map(|point| value(point)).sum::<f64>() / count
+            own.iter().map(|point| value(point)).sum::<f64>() / count
         };
-        let sessions = |point: &Point| float(point.connections);
-        let (x, y) = (mean(&sessions), mean(&|point| point.hub_kib));
+        let (x, y) = (mean(&sessions), mean(total));
         let across = mean(&|point| (sessions(point) - x).powi(2));
         if across < 1.0 {
-            let (base_kib, each_kib) = (largest.hub_before_kib, largest.hub_kib_per_connection);
-            return Self { base_kib, each_kib, from };
+            return Self { base: alone, each: (y - alone) / x.max(1.0), from };
         }
-        let each_kib = mean(&|point| (sessions(point) - x) * (point.hub_kib - y)) / across;
-        Self { base_kib: each_kib.mul_add(-x, y).max(0.0), each_kib, from }
+        let each = mean(&|point| (sessions(point) - x) * (total(point) - y)) / across;
+        Self { base: each.mul_add(-x, y).max(0.0), each: each.max(0.0), from }
     }
+}
+
+fn sessions(point: &Point) -> f64 {
+    float(point.connections)
 }
