@@ -97,8 +97,6 @@ pub(super) struct File {
 struct Slot {
     path: PathBuf,
     conn: Option<Box<Connection>>,
-    /// Rows that the connection had changed when the log was folded last.
-    folded_at: u64,
     fold: Arc<Fold>,
 }
 
@@ -162,7 +160,7 @@ impl File {
             idle: Mutex::default(),
         };
         let fold = Arc::new(Fold::new(path.to_owned()));
-        let slot = Slot { path: path.to_owned(), conn: None, folded_at: 0, fold };
+        let slot = Slot { path: path.to_owned(), conn: None, fold };
         Ok(Self { writer: Arc::new(tokio::sync::Mutex::new(slot)), readers: Arc::new(readers) })
     }
 
@@ -221,23 +219,7 @@ impl File {
 impl Slot {
     /// Its connection, or a new one.
     fn take(&mut self) -> Result<Box<Connection>, rusqlite::Error> {
-        self.conn.take().map_or_else(
-            || {
-                self.folded_at = 0;
-                open_writer(&self.path)
-            },
-            Ok,
-        )
-    }
-
-    /// Who is to fold the log after a commit of that connection, if it is time.
-    fn due(&mut self, conn: &Connection) -> Option<Arc<Fold>> {
-        let rows = conn.total_changes();
-        let is_due = rows.saturating_sub(self.folded_at) >= fold::ROWS;
-        is_due.then(|| {
-            self.folded_at = rows;
-            self.fold.clone()
-        })
+        self.conn.take().map_or_else(|| open_writer(&self.path), Ok)
     }
 }
 
@@ -398,17 +380,19 @@ impl Write {
         if self.is_failed {
             return Err(DbError::Failed);
         }
-        let mut held = self.held.take().ok_or(DbError::Failed)?;
+        let held = self.held.take().ok_or(DbError::Failed)?;
         let commit = tokio::task::spawn_blocking(move || {
-            held.conn.execute_batch("COMMIT")?;
-            let fold = held.place.due(&held.conn);
+            let committed = held.conn.execute_batch("COMMIT");
+            // A disk that is full has room again for those who write once the log begins anew.
+            let is_due = committed.is_err() || Fold::is_due(&held.conn);
+            let fold = is_due.then(|| held.place.fold.clone());
             let writer = OwnedMutexGuard::mutex(&held.place).clone();
-            keep(Some(held));
+            keep(committed.is_ok().then_some(held));
             // Whoever committed does not wait for it.
             if let Some(fold) = fold {
                 tokio::task::spawn_blocking(move || fold.run(&writer));
             }
-            Ok::<_, DbError>(())
+            Ok::<_, DbError>(committed?)
         });
         commit.await.map_err(gone)?
     }

@@ -13,9 +13,8 @@ use rusqlite::Error;
 
 use super::{Slot, open};
 
-/// Rows that are changed between two foldings: each changes one page or two, most of them again and
-/// again.
-pub(super) const ROWS: u64 = 3000;
+/// Pages that are not folded yet (16 MiB) before somebody folds them.
+const PAGES: i64 = 4000;
 /// Pages of the log (64 MiB) beyond which those who write are held up for what is left: SQLite begins
 /// the log again only when all of it was folded and nobody reads in it, which may never be while
 /// somebody always writes or reads.
@@ -53,6 +52,15 @@ impl Pass {
 impl Fold {
     pub(super) const fn new(path: PathBuf) -> Self {
         Self { path, conn: Mutex::new(None) }
+    }
+
+    /// Whether it is time, as a connection sees the log after it has committed. Rows would not tell: some have a
+    /// page in common with hundreds, and a chunk of evidence has sixty of its own.
+    pub(super) fn is_due(conn: &Connection) -> bool {
+        let looked = conn.prepare_cached("PRAGMA wal_checkpoint(NOOP)").and_then(|mut look| {
+            look.query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?))
+        });
+        looked.is_ok_and(|left| left >= PAGES)
     }
 
     /// Folds what is in the log, unless somebody does already. May take long.

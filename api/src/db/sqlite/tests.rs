@@ -124,6 +124,28 @@ async fn log_is_folded_into_the_file_beside_those_who_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn log_of_few_rows_that_are_large_is_folded_as_well() {
+    let (folder, db) = store().await;
+    let file = folder.path().join(crate::db::FILE);
+    let length = || std::fs::metadata(&file).unwrap().len();
+    let begin = length();
+    let mut written = 0;
+    while length() == begin {
+        assert!(written < 1000, "nothing was folded");
+        let now = protocol::time::Timestamp::from_millis(1);
+        let mut tx = db.write(crate::audit::Actor::System, now).await.unwrap();
+        sql("INSERT INTO operators (name, created_at) VALUES ($1, 1)")
+            .bind(format!("{written}{}", "x".repeat(256 * 1024)))
+            .execute(tx.conn())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        written += 1;
+    }
+    db.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn long_log_is_folded_to_its_end_and_who_reads_for_long_is_not_waited_for() {
     let (folder, db) = store().await;
     let path = folder.path().join(crate::db::FILE);
