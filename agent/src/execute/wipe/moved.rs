@@ -50,11 +50,13 @@ pub(super) fn find(disk: &dyn Disk, host: &Host, wiping: &mut Wiping) {
     }
 }
 
+/// One without a serial number is like any other of its model, and is looked for nowhere else.
 fn is_drive(disk: &dyn Disk, drive: &Drive, path: &Path) -> bool {
-    disk.drive(path).is_some_and(|line| {
-        let said = Said::by(&*line);
-        (said.model(), said.serial()) == (drive.model.as_str(), drive.serial.as_str())
-    })
+    !drive.serial.is_empty()
+        && disk.drive(path).is_some_and(|line| {
+            let said = Said::by(&*line);
+            (said.model(), said.serial()) == (drive.model.as_str(), drive.serial.as_str())
+        })
 }
 
 /// Names a part of a drive after the drive's present name.
