@@ -1,13 +1,19 @@
 //! What happens to a command's effect without an order reaches the control plane.
 
+use std::time::Duration;
+
 use agent::config::ArmingConfig;
 use protocol::action::{Action, Quarantine};
 use protocol::frame::{AgentFrame, HubFrame};
 use protocol::notice;
 use protocol::receipt::Outcome;
+use protocol::time::Timestamp;
 
 use crate::bench::{Bench, confirmed, now};
 use crate::netns::Lan;
+
+/// How long a quarantine that ends by itself stands.
+const LONG: Duration = Duration::from_secs(600);
 
 fn is_notice(frame: &AgentFrame) -> bool {
     matches!(frame, AgentFrame::Notice { .. })
@@ -67,7 +73,7 @@ fn quarantine_ends_by_itself_at_its_signed_end_and_says_so_also_after_a_restart(
             bench.config.host.arming = ArmingConfig::Sandboxed;
             bench.config.host.root = bench.config.state_dir.with_file_name("root");
             bench.config.host.dbus = Some(String::new());
-            bench.config.ladder.uphold = std::time::Duration::from_millis(200);
+            bench.config.ladder.uphold = Duration::from_millis(200);
             std::fs::create_dir(&bench.config.host.root).unwrap();
             let mut server = bench.server().await;
             let (clock, hand) = runtime::Clock::manual();
@@ -80,7 +86,8 @@ fn quarantine_ends_by_itself_at_its_signed_end_and_says_so_also_after_a_restart(
             };
             let agent = start();
             let mut hub = server.session().await;
-            let until = Some(now().plus(std::time::Duration::from_secs(600)));
+            // By the agent's clock, which stands still while the machine's goes on.
+            let until = Some(Timestamp::from_millis(clock.unix_millis()).plus(LONG));
             let quarantine = Quarantine { allow: Vec::new(), resolver: false, until };
             let command = bench.command(1, Action::Quarantine(quarantine), 1);
             hub.send(HubFrame::Command(command.clone())).await;
@@ -94,7 +101,7 @@ fn quarantine_ends_by_itself_at_its_signed_end_and_says_so_also_after_a_restart(
 
             // It is put up again as it was, and ends as soon as somebody looks.
             let agent = start();
-            hand.advance(std::time::Duration::from_secs(600));
+            hand.advance(LONG);
             let mut hub = server.session().await;
             let notice = hub.wait_for(is_notice).await;
             let AgentFrame::Notice { command_id, jws } = notice else { unreachable!("a notice") };
