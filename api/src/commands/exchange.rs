@@ -38,7 +38,8 @@ const NEXT_ANSWER: Duration = Duration::from_secs(2);
 /// in its life, and a liar cannot reach the end of the numbers.
 const MOST_RAISE: u64 = 1 << 32;
 /// How long a device must have had a command before a lower number counts against it: a `hello`
-/// that another node takes later than what followed it is no sign of anything.
+/// that is taken later than what followed it, by another node or from another connection, is no sign of
+/// anything.
 const SETTLED: Duration = Duration::from_secs(10);
 /// The word of a device that was shown two audit logs.
 const FORKED: &str = "audit_forked";
@@ -242,7 +243,8 @@ impl Rollback {
 }
 
 /// What waits, in order, urgent lane first, each with the number of the one before it. What the
-/// device is said to have although its numbers say that it has not is among it; what is held is not.
+/// device is said to have although its numbers say that it has not is among it, also where that may only
+/// mean that the numbers are older: a device takes nothing twice. What is held is not.
 fn to_tell(
     (out, is_cloned): (Vec<Out>, bool),
     rollback: &mut Rollback,
@@ -250,13 +252,13 @@ fn to_tell(
 ) -> Vec<CommandFrame> {
     let mut frames = Vec::with_capacity(out.len());
     let mut before = PerLane::default();
-    for Out { seq, is_taken, is_held_of_clones, mut frame } in out {
+    for Out { seq, is_taken, is_settled, is_held_of_clones, mut frame } in out {
         let last = *rollback.last_seq.get(frame.lane);
         let is_lost = seq > last && !just_said.contains(&frame.command_id);
         if is_taken && !is_lost {
             continue;
         }
-        if is_taken {
+        if is_taken && is_settled {
             let had = rollback.had_seq.get_mut(frame.lane);
             *had = seq.max(*had);
             rollback.lost.push(frame.command_id);

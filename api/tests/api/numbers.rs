@@ -11,6 +11,8 @@ use super::actors::{TestAgent, ack, commands, id_of};
 use super::bench::{Bench, order_body};
 
 const LOST: u64 = 70;
+/// By then a device has had what it acked for long enough for its own numbers to count.
+const SETTLED: Duration = Duration::from_secs(11);
 
 /// The urgent lane of a device, as its ledger keeps it.
 #[derive(Default)]
@@ -51,6 +53,10 @@ async fn everything_that_was_acked_and_lost_comes_again_in_order() {
     for id in &ids {
         bench.until_state(id, "acked").await;
     }
+    bench.hand.advance(SETTLED);
+    // Nobody renewed the lease of the first.
+    let mut hub = bench.hub("hub-2").await;
+    hub.arrive(agent.id, bench.session()).await;
 
     let mut lane = Lane::default();
     bench.order("lock", &[agent.id]).await;
@@ -112,6 +118,28 @@ async fn f04_device_that_speaks_from_before_what_it_had_is_reported_once_each_ti
     assert_eq!(told[0]["payload"], payload);
     assert_eq!(at(&bench, 2).await, 2, "another snapshot");
     assert_eq!(at(&bench, 3).await, 2);
+}
+
+/// A `hello` that is taken after the ack of what followed it says less than the device has. Of one that
+/// has lost it as fast nothing else is to be seen, so it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn hello_older_than_an_ack_is_no_alarm_and_what_was_acked_comes_all_the_same() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    bench.order("lock", &[agent.id]).await;
+    let told = commands(&agent.check_in(&bench, Vec::new()).await);
+    agent.check_in(&bench, vec![ack(&told[0])]).await;
+    let older = PerLane::default();
+    assert_eq!(commands(&agent.check_in_with(&bench, older).await), told);
+    assert_eq!(bench.command(&id_of(&told[0])).await["state"], "acked");
+    assert!(bench.events("journal_rollback").await.is_empty());
+    assert!(bench.events("command_lost").await.is_empty());
+
+    bench.hand.advance(SETTLED);
+    assert_eq!(commands(&agent.check_in_with(&bench, older).await), told);
+    assert_eq!(bench.command(&id_of(&told[0])).await["state"], "sent");
+    assert_eq!(bench.events("journal_rollback").await.len(), 1);
+    assert_eq!(bench.events("command_lost").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

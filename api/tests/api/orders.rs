@@ -318,6 +318,7 @@ async fn what_was_acked_and_is_not_on_disk_comes_again() {
     bench.until_state(&id_of(&first), "acked").await;
     bench.order("unlock", &[agent.id]).await;
     let second = hub.command_for(agent.id).await;
+    bench.hand.advance(Duration::from_secs(11));
     hub.say(&agent, vec![AgentFrame::Sync { last_seq: PerLane::default() }]).await;
     let told = loop {
         let told = commands(&hub.frames_for(agent.id).await);

@@ -56,6 +56,8 @@ pub(in crate::commands) struct Out {
     pub(in crate::commands) seq: u64,
     /// The device is said to have it on disk.
     pub(in crate::commands) is_taken: bool,
+    /// It was said to have it a while ago.
+    pub(in crate::commands) is_settled: bool,
     /// It changes the device, and nobody ordered it knowing of a second machine.
     pub(in crate::commands) is_held_of_clones: bool,
     pub(in crate::commands) frame: CommandFrame,
@@ -90,6 +92,7 @@ pub(in crate::commands) async fn asking(
         select.push(" OR h.state IN ('succeeded', 'failed') AND h.finished_at < ");
         select.push_bind(millis(settled)).push(") ORDER BY h.seq DESC LIMIT 1)");
     }
+    select.push(", c.acked_at < ").push_bind(millis(settled));
     select.push(
         " FROM devices d LEFT JOIN commands c ON c.device_id = d.id \
          AND c.generation = d.generation AND ",
@@ -112,6 +115,7 @@ pub(in crate::commands) async fn asking(
         asking.out.push(Out {
             seq,
             is_taken: row.try_get(14)?,
+            is_settled: row.try_get::<Option<bool>>(25)?.unwrap_or_default(),
             is_held_of_clones: row.try_get(20)?,
             frame: CommandFrame {
                 command_id: CommandId::from_uuid(command_id),
