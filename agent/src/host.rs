@@ -202,6 +202,14 @@ impl Host {
         self.root.join(absolute.strip_prefix("/").unwrap_or(absolute))
     }
 
+    /// The root of the endpoint for looking at it. The agent's service has a `/tmp` of its own, and mounts that
+    /// are read-only for it alone; what people and programs there see is the first process's.
+    pub fn everybodys_root(&self) -> PathBuf {
+        let first = Path::new("/proc/1/root");
+        let is_reached = self.root == Path::new("/") && std::fs::metadata(first).is_ok();
+        if is_reached { first.to_owned() } else { self.root.clone() }
+    }
+
     /// After a wipe, the TPM whose key had to sign the receipt. The power goes whatever becomes of it.
     fn clear_tpm_when_due(&self) {
         let Some(path) = self.tpm.there() else { return };

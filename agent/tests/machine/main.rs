@@ -13,6 +13,7 @@ mod container;
 mod disk;
 mod doors;
 mod down;
+mod evidence;
 mod isolation;
 #[path = "../support/luks.rs"]
 #[expect(dead_code, reason = "shared with the tests of executors, which use the rest")]

@@ -83,7 +83,8 @@ fn lines(host: &Host, section: &str) -> Vec<String> {
         }
         "sessions" => sessions(host),
         "modules" => files(host, &["/proc/modules"]),
-        "mounts" => files(host, &["/proc/self/mounts"]),
+        // Its own are those of a service.
+        "mounts" => files(host, &["/proc/1/mounts"]),
         "accounts" => files(host, &["/etc/passwd"]),
         _ => files(host, &["/proc/uptime", "/proc/sys/kernel/random/boot_id"]),
     }

@@ -89,7 +89,8 @@ impl Seen {
 impl Tree {
     pub(super) fn open(host: &Host) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let root = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&host.root)?;
+        let root = host.everybodys_root();
+        let root = OpenOptions::new().read(true).custom_flags(flags.bits()).open(root)?;
         let own = fs::metadata(&host.state_dir).ok().map(|own| (own.dev(), own.ino()));
         Ok(Self { root, own })
     }
