@@ -153,7 +153,7 @@ pub struct SelectiveWipe {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// What would be done: something that destroys.
+    /// What would be done: a verb that [has a plan](Verb::has_plan).
     pub of: Box<Action>,
 }
 
@@ -309,6 +309,29 @@ impl Verb {
         }
     }
 
+    /// Whether a device can sign what it would do, by [`Action::Plan`]. A script is read by people instead, and
+    /// what only looks has nothing to plan.
+    pub const fn has_plan(self) -> bool {
+        match self {
+            Self::Lock
+            | Self::Unlock
+            | Self::Quarantine
+            | Self::Release
+            | Self::Wipe
+            | Self::SelectiveWipe
+            | Self::CryptoLock
+            | Self::Reboot
+            | Self::RotateCredentials => true,
+            Self::Plan
+            | Self::RunScript
+            | Self::CollectEvidence
+            | Self::Refresh
+            | Self::Cancel
+            | Self::Freeze
+            | Self::Thaw => false,
+        }
+    }
+
     /// Whether it concerns other orders on the device and not the device: no executor carries it
     /// out, and it waits for none.
     pub const fn is_about_orders(self) -> bool {
@@ -443,12 +466,8 @@ impl Action {
             Self::Quarantine(quarantine) if quarantine.allow.len() > limits::LIST_ENTRIES => {
                 Err(ActionError::List { field: "allow" })
             }
-            Self::Plan(plan) => match plan.of.verb().class() {
-                VerbClass::Destructive => plan.of.check(),
-                VerbClass::Routine | VerbClass::Disruptive | VerbClass::Stop => {
-                    Err(ActionError::Plan)
-                }
-            },
+            Self::Plan(plan) if plan.of.verb().has_plan() => plan.of.check(),
+            Self::Plan(_) => Err(ActionError::Plan),
             Self::RunScript(run) => run.check(),
             Self::RotateCredentials(rotate) => rotate.check(),
             Self::CollectEvidence(collect) => collect.check(),

@@ -40,6 +40,7 @@ pub mod login;
 pub mod offline;
 pub mod operator;
 pub mod order;
+pub mod plan;
 pub mod preview;
 pub mod proceed;
 pub mod proof;
@@ -123,7 +124,7 @@ pub enum Verb {
     /// Destroy the company's volumes and what the agent wrote; the person's files stay
     SelectiveWipe(order::SelectiveWipeArgs),
     /// Have devices sign what a wipe would destroy, and destroy nothing
-    Plan(order::PlanArgs),
+    Plan(plan::PlanArgs),
     /// Cut devices from every network but the hubs and the control plane
     Quarantine(order::QuarantineArgs),
     /// Undo `quarantine` exactly
@@ -407,7 +408,7 @@ async fn run(context: Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Unlock(args) => order::unlock(context, args).await,
         Verb::Wipe(args) => order::wipe(context, args).await,
         Verb::SelectiveWipe(args) => order::selective_wipe(context, args).await,
-        Verb::Plan(args) => order::plan(context, args).await,
+        Verb::Plan(args) => plan::plan(context, args).await,
         Verb::Quarantine(args) => order::quarantine(context, args).await,
         Verb::Release(args) => order::release(context, args).await,
         Verb::OfflineCode(args) => offline::run(context, &args),

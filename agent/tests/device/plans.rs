@@ -4,13 +4,15 @@ use std::fs;
 use std::process::Command;
 
 use agent::config::ArmingConfig;
-use protocol::action::{Action, Plan};
+use protocol::action::{Action, Plan, Quarantine};
 use protocol::fixture::{device, wipe};
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::manifest::Hash;
 use protocol::receipt::{Evidence, Outcome, RefusalReason};
 
 use crate::bench::{Bench, confirmed};
+use crate::netns::Lan;
+use crate::notices::stands;
 use crate::power::scene_of;
 use crate::server::HubSide;
 
@@ -98,4 +100,32 @@ async fn plan_is_signed_also_where_executors_are_not_armed() {
     let refused = outcome(&bench, &mut hub, command).await;
     assert!(matches!(refused, Outcome::Refused { reason: RefusalReason::NotArmed, .. }));
     agent.drain().await.unwrap();
+}
+
+#[test]
+fn plan_of_a_quarantine_is_signed_and_leaves_the_network_as_it_is() {
+    let lan = Lan::new();
+    lan.endpoint.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut bench = Bench::new();
+            bench.config.host.arming = ArmingConfig::Sandboxed;
+            bench.config.host.root = bench.config.state_dir.with_file_name("root");
+            bench.config.host.dbus = Some(String::new());
+            fs::create_dir(&bench.config.host.root).unwrap();
+            let mut server = bench.server().await;
+            let agent = bench.start();
+            let mut hub = server.session().await;
+            let of =
+                Action::Quarantine(Quarantine { allow: Vec::new(), resolver: false, until: None });
+            let plan = Action::Plan(Plan { of: Box::new(of) });
+            let planned = outcome(&bench, &mut hub, bench.command(1, plan, 1)).await;
+            let Outcome::Succeeded { evidence } = planned else { panic!("{planned:?}") };
+            assert_eq!(evidence.get("steps").unwrap().as_array().unwrap().len(), 4);
+            let ours = server.address.to_string();
+            assert_eq!(evidence.get("facts").unwrap()["control_plane"][0], *ours);
+            assert!(!stands());
+            agent.drain().await.unwrap();
+        });
+    });
 }

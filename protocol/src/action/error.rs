@@ -31,8 +31,11 @@ pub enum ActionError {
         "account must be 1 to 32 of a-z, 0-9, `_`, `-` and `.`, and begin with a letter or `_`"
     )]
     Account,
-    /// A plan of something that destroys nothing.
-    #[error("only what destroys has a plan: wipe, selective_wipe, crypto_lock")]
+    /// A plan of something that has none.
+    #[error(
+        "only lock, unlock, quarantine, release, wipe, selective_wipe, crypto_lock, reboot and \
+         rotate_credentials have a plan"
+    )]
     Plan,
     /// A list is too long.
     #[error("{field} must have at most {} entries", limits::LIST_ENTRIES)]

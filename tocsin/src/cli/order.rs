@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::commands::wire::{CreateOrder, CreatedOrder, DryRun, Targets};
 use clap::{ArgGroup, Args, ValueEnum};
 use protocol::action::{
-    Action, AllowedPeer, CryptoLock, Lock, LockLevel, Plan, Quarantine, Reboot, Refresh, Release,
+    Action, AllowedPeer, CryptoLock, Lock, LockLevel, Quarantine, Reboot, Refresh, Release,
     SelectiveWipe, Unlock, Wipe, WipeLevel,
 };
 use protocol::id::{CommandId, DeviceId, GroupName};
@@ -167,20 +167,6 @@ pub struct SelectiveWipeArgs {
     pub order: OrderArgs,
 }
 
-/// Arguments of `tocsin plan`.
-#[derive(Debug, Clone, Args)]
-pub struct PlanArgs {
-    /// Of a wipe that goes how far
-    #[arg(long, value_enum, default_value_t = Depth::Keys, conflicts_with = "selective")]
-    pub level: Depth,
-    /// Of a selective wipe
-    #[arg(long)]
-    pub selective: bool,
-    /// Targets and the rest.
-    #[command(flatten)]
-    pub order: OrderArgs,
-}
-
 /// How far a wipe goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Depth {
@@ -196,7 +182,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration is a number and a unit, such as 90s, 15m, 2h, 7d".to_owned())
 }
 
-fn peer(text: &str) -> Result<AllowedPeer, String> {
+/// Reads an address and a port.
+pub fn peer(text: &str) -> Result<AllowedPeer, String> {
     let address: std::net::SocketAddr = text
         .parse()
         .map_err(|_| "a peer is an address and a port, such as 10.0.0.5:22 or [fd00::5]:22")?;
@@ -230,16 +217,6 @@ pub async fn unlock(context: &Context, args: PlainArgs) -> Result<Exit, Failure>
 pub async fn wipe(context: &Context, args: WipeArgs) -> Result<Exit, Failure> {
     let wipe = Wipe { level: args.level.into(), power_off: !args.no_power_off };
     give_bound(context, Action::Wipe(wipe), (args.plan, args.undo), args.order).await
-}
-
-/// Has devices sign what a wipe would do.
-pub async fn plan(context: &Context, args: PlanArgs) -> Result<Exit, Failure> {
-    let of = if args.selective {
-        Action::SelectiveWipe(SelectiveWipe {})
-    } else {
-        Action::Wipe(Wipe { level: args.level.into(), power_off: true })
-    };
-    give(context, Action::Plan(Plan { of: Box::new(of) }), args.order).await
 }
 
 impl From<Depth> for WipeLevel {

@@ -34,6 +34,32 @@ fn public_key_that_begins_with_a_hyphen_is_a_key() {
     }
 }
 
+/// What `tocsin plan` with those words asks for.
+fn planned(words: &str) -> Result<Action, Failure> {
+    let Verb::Plan(args) = parse(&format!("tocsin plan web-1 {words}")).unwrap().verb else {
+        unreachable!("it is the verb plan")
+    };
+    plan::planned(&args)
+}
+
+#[test]
+fn plans_are_of_what_their_words_say() {
+    let verb = |words: &str| planned(words).unwrap().verb().as_str();
+    assert_eq!(verb(""), "wipe");
+    assert_eq!(verb("--selective"), "selective_wipe");
+    for of in ["selective-wipe", "lock", "unlock", "quarantine", "release", "reboot"] {
+        assert_eq!(verb(&format!("--of {of}")).replace('_', "-"), of);
+        planned(&format!("--of {of}")).unwrap().check().unwrap();
+    }
+    let spared = planned("--of quarantine --allow 10.0.0.5:22 --allow-resolver").unwrap();
+    let Action::Quarantine(quarantine) = spared else { panic!("{spared:?}") };
+    assert_eq!((quarantine.allow.len(), quarantine.resolver), (1, true));
+    for wrong in ["--of lock --allow 10.0.0.5:22", "--allow-resolver", "--of release --level data"]
+    {
+        assert!(planned(wrong).is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn every_verb_parses_as_documented() {
     let id = fixture::order(1);
