@@ -33,6 +33,9 @@ pub(crate) use self::store::{
     with_names,
 };
 
+/// The capability word of an agent that found an encrypted volume to wipe, and nothing readable beside it.
+pub(crate) const ENCRYPTED_VOLUME: &str = "encrypted_volume";
+
 /// The routes.
 pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -81,6 +84,11 @@ pub struct DeviceView {
     pub agent_version: Option<String>,
     /// Verbs and words that the agent reported.
     pub capabilities: Vec<String>,
+    /// What an incident would show too late: `wipe_not_provable` of a device that has reported no encrypted
+    /// volume, or something unencrypted beside it. Its data outlives a wipe of keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub findings: Vec<Finding>,
     /// Since when the agent has been on a lower rung of its ladder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -96,6 +104,27 @@ pub struct DeviceView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub hub: Option<HubId>,
+}
+
+/// What is wrong with a device before anything is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// A wipe cannot be proven fast: not all of it is encrypted.
+    WipeNotProvable,
+    /// Of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Finding {
+    fn all(device: &Device) -> Vec<Self> {
+        let says = |word: &str| device.capabilities.iter().any(|known| known == word);
+        // One that was never heard of has said nothing, and a simulated one has nothing to wipe.
+        let is_known = device.last_seen_at.is_some() && !device.is_simulated;
+        let is_provable = !is_known || says(ENCRYPTED_VOLUME);
+        (!is_provable).then_some(Self::WipeNotProvable).into_iter().collect()
+    }
 }
 
 /// Where devices are; `None` when the broker does not answer.
@@ -115,6 +144,7 @@ fn view(
     place: Option<Option<Presence>>,
 ) -> DeviceView {
     DeviceView {
+        findings: Finding::all(&device),
         groups: groups.remove(&device.id).unwrap_or_default(),
         id: device.id,
         name: device.name,

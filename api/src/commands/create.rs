@@ -15,14 +15,12 @@ use super::plan::{Known, Plan};
 use super::wire::{CreateOrder, CreatedOrder, DryRun, DryRunDevice, Warning};
 use crate::app::App;
 use crate::auth::{Act, Permit, Principal, ability};
-use crate::devices::{self, Device};
+use crate::devices::{self, Device, ENCRYPTED_VOLUME};
 use crate::http::idempotency::Claim;
 use crate::http::problem::ProblemBody;
 use crate::http::{Body, Problem};
 use crate::trust;
 
-/// The capability word of an agent that found an encrypted volume to wipe.
-const ENCRYPTED_VOLUME: &str = "encrypted_volume";
 /// The capability word of an agent that knows offline codes.
 const OFFLINE_CODE: &str = "offline_code";
 

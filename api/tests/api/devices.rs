@@ -1,5 +1,7 @@
 //! The list of devices: filters, presence, groups.
 
+use std::time::Duration;
+
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -10,10 +12,31 @@ fn names(page: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_wipe_would_leave_is_found_before_the_incident() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let findings = async || {
+        let device = bench.get(&format!("/v1/devices/{}", agent.id)).await;
+        device["findings"].clone()
+    };
+    assert_eq!(findings().await, json!(null), "it was never heard of");
+    let reports = async |words: &[&str]| {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        agent.check_in_as(&bench, |hello| hello.capabilities = words).await;
+        // What a device says of itself is written once a minute.
+        bench.hand.advance(Duration::from_secs(61));
+    };
+    reports(&["wipe"]).await;
+    assert_eq!(findings().await, json!(["wipe_not_provable"]));
+    reports(&["wipe", "encrypted_volume"]).await;
+    assert_eq!(findings().await, json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn devices_are_found_by_group_name_and_presence() {
     let bench = Bench::start().await;
     let one = bench.agent("one", Some("a")).await;
-    bench.hand.advance(std::time::Duration::from_millis(2));
+    bench.hand.advance(Duration::from_millis(2));
     bench.agent("two", Some("b")).await;
     let hub = bench.hub("hub-1").await;
     hub.arrive(one.id, bench.session()).await;
@@ -36,9 +59,9 @@ async fn token_past_its_end_is_refused() {
         let url = bench.url("/v1/devices");
         bench.http.get(url).bearer_auth(secret).send().await.unwrap().status()
     };
-    bench.hand.advance(std::time::Duration::from_secs(59));
+    bench.hand.advance(Duration::from_secs(59));
     assert_eq!(look().await, StatusCode::OK);
-    bench.hand.advance(std::time::Duration::from_secs(1));
+    bench.hand.advance(Duration::from_secs(1));
     assert_eq!(look().await, StatusCode::UNAUTHORIZED);
 }
 

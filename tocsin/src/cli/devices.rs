@@ -1,6 +1,6 @@
 //! `tocsin devices` and `tocsin device`: what is known of the fleet.
 
-use api::devices::DeviceView;
+use api::devices::{DeviceView, Finding};
 use clap::{Args, Subcommand};
 use protocol::id::{DeviceId, GroupName};
 use protocol::time::Timestamp;
@@ -119,6 +119,13 @@ async fn show(context: &Context, device: &str) -> Result<Exit, Failure> {
         ("can", text::clean(&device.capabilities.join(", "))),
         ("key", device.public_key.clone()),
     ];
+    rows.extend(device.findings.iter().map(|finding| {
+        let said = match finding {
+            Finding::WipeNotProvable => "wipe cannot be proven fast: not all of it is encrypted",
+            Finding::Unknown => "one that this version has no words for",
+        };
+        ("finding", out.paint(Tone::Bad, said))
+    }));
     if device.simulated {
         rows.push((
             "simulated",
