@@ -2,7 +2,8 @@
 //!
 //! Needs root, namespaces, and the Debian packages `systemd-container`, `mmdebstrap`,
 //! `util-linux`, `iproute2`, `cryptsetup-bin` and `openssh-client`, and once Debian's mirror. Whatever is missing
-//! fails the test by name; nothing is skipped.
+//! fails the test by name. Only the network file system of `down` is left out, and said to be, where a kernel
+//! has no `/dev/fuse`.
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
 #[path = "../device/bench.rs"]
