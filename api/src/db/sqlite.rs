@@ -130,6 +130,9 @@ fn open_writer(path: &Path) -> Result<Box<Connection>, rusqlite::Error> {
     let conn = Box::new(open(path)?);
     conn.pragma_update(None, "cache_size", WRITER_CACHE)?;
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // What a statement of several rows would put back, should one of them be refused, stays in memory: it is
+    // every page that it changes, and would be written into a file of its own.
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.set_prepared_statement_cache_capacity(WRITER_PREPARED);
     // What is replaced is overwritten: texts that lay in the clear do not stay in free pages.
     conn.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
