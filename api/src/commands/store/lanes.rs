@@ -7,7 +7,7 @@ use protocol::id::DeviceId;
 use protocol::state::Lane;
 
 use crate::commands::queue::Fresh;
-use crate::db::{CHUNK, DbError, Tx, millis, sql};
+use crate::db::{CHUNK, DbError, Sql, Tx, millis, sql};
 
 /// Where a device's lane stands: what its next command gets, and what that one follows.
 #[derive(Debug, Clone, Copy)]
@@ -37,11 +37,10 @@ pub(in crate::commands) async fn draw(
         *wanted.entry((fresh.device, fresh.generation)).or_default() += 1;
     }
     let wanted: Vec<_> = wanted.into_iter().collect();
+    let now = millis(tx.now());
     let mut lines = BTreeMap::new();
     for wanted in wanted.chunks(CHUNK) {
         let counts: BTreeMap<_, _> = wanted.iter().map(|((id, _), count)| (*id, *count)).collect();
-        let devices: Vec<_> = counts.keys().copied().collect();
-        let before = newest_open(tx, lane, &devices).await?;
         let mut upsert = sql("INSERT INTO lane_seqs (device_id, generation, lane, last_seq) ");
         upsert.push_rows(wanted, |row, ((device, generation), count)| {
             row.push_bind(device.as_uuid())
@@ -52,14 +51,16 @@ pub(in crate::commands) async fn draw(
         upsert.push(
             " ON CONFLICT (device_id, generation, lane) \
              DO UPDATE SET last_seq = lane_seqs.last_seq + excluded.last_seq \
-             RETURNING device_id, last_seq",
+             RETURNING device_id, last_seq, ",
         );
+        push_newest_open(&mut upsert, now);
         for row in upsert.fetch_all(tx.conn()).await? {
             let device = DeviceId::from_uuid(row.try_get(0)?);
             let count = counts.get(&device).copied().unwrap_or(1);
             let first = row.try_get::<i64>(1)?.saturating_sub(i64::from(count)).saturating_add(1);
             let next = u64::try_from(first).map_err(|_| DbError::Unreadable("sequence number"))?;
-            let after = before.get(&device).copied().unwrap_or(0);
+            let after: Option<i64> = row.try_get(2)?;
+            let after = after.and_then(|seq| u64::try_from(seq).ok()).unwrap_or(0);
             lines.insert(device, Line { next, after });
         }
     }
@@ -88,28 +89,14 @@ pub(in crate::commands) async fn raise(
     Ok(raised > 0)
 }
 
-/// The newest number in the lane whose command has not ended, by device; none where none is. A
-/// device that is said to have it and has it not must ask before it takes what comes after.
-async fn newest_open(
-    tx: &mut Tx,
-    lane: Lane,
-    devices: &[DeviceId],
-) -> Result<BTreeMap<DeviceId, u64>, DbError> {
-    let now = millis(tx.now());
-    let mut newest = BTreeMap::new();
-    let mut select = sql("SELECT device_id, MAX(seq) FROM commands WHERE ");
-    select
-        .push(is_out!(""))
-        .push(" AND expires_at > ")
-        .push_bind(now)
-        .push(" AND lane = ")
-        .push_bind(lane.as_str());
-    select.push(" AND device_id IN ");
-    select.push_list(devices.iter().map(|device| device.as_uuid()));
-    select.push(" GROUP BY device_id");
-    for row in select.fetch_all(tx.conn()).await? {
-        let seq: i64 = row.try_get(1)?;
-        newest.insert(DeviceId::from_uuid(row.try_get(0)?), u64::try_from(seq).unwrap_or(0));
-    }
-    Ok(newest)
+/// The newest number in the lane of a row of `lane_seqs` whose command has not ended; none where none is. A
+/// device that is said to have it and has it not must ask before it takes what comes after. Down the index
+/// of those that are out to the first that fits: asked for all devices of a list at once, SQLite goes through
+/// everything that each of them was ever sent.
+fn push_newest_open(query: &mut Sql, now: i64) {
+    query.push(
+        "(SELECT MAX(c.seq) FROM commands c WHERE c.device_id = lane_seqs.device_id \
+         AND c.generation = lane_seqs.generation AND c.lane = lane_seqs.lane AND ",
+    );
+    query.push(is_out!("c.")).push(" AND c.expires_at > ").push_bind(now).push(")");
 }
