@@ -1,12 +1,13 @@
 //! Which commands sessions took, on the way into the store.
 //!
-//! Owns what was sent and is not written down yet. It is written with what devices say next, or
+//! Owns what was sent and is not written down yet. It is written with what its device says next, or
 //! shortly after, whichever comes first: no sending waits for a commit. What is lost of it is sent
-//! again, which does no harm.
+//! again, which does no harm. Whoever has only just been sent to answers in a moment, and its command is
+//! not written twice for that.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::id::CommandId;
@@ -23,14 +24,47 @@ use crate::db::{DbError, Tx};
 const WAITING: usize = 100_000;
 /// Of them in one transaction beside other things, or alone.
 const PIECE: usize = 500;
-/// How long they wait for something else to be written.
-const WAIT: Duration = Duration::from_millis(20);
+/// How long they wait for their devices, at least, and twice as long at most.
+const WAIT: Duration = Duration::from_millis(50);
 
 /// What was sent.
 #[derive(Debug, Default)]
 pub struct Sent {
-    waiting: Mutex<Batch>,
+    waiting: Mutex<Waiting>,
     news: Notify,
+}
+
+/// What waits to be written down.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// When the last of them was sent.
+    at: Option<Timestamp>,
+    /// Those whose devices had time to answer.
+    settled: Vec<CommandId>,
+    fresh: Vec<CommandId>,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.settled.len() + self.fresh.len()
+    }
+
+    /// Takes those that are named, and so many of the settled others.
+    fn take(&mut self, most: usize, named: &BTreeSet<CommandId>) -> Batch {
+        let mut ids = Vec::new();
+        for of in [&mut self.settled, &mut self.fresh] {
+            ids.extend(of.extract_if(.., |id| named.contains(id)));
+        }
+        let room = most.saturating_sub(ids.len()).min(self.settled.len());
+        ids.extend(self.settled.drain(..room));
+        let at = self.at.filter(|_| !ids.is_empty());
+        Batch { at, ids }
+    }
+
+    /// From now on all of them count as settled.
+    fn settle(&mut self) {
+        self.settled.append(&mut self.fresh);
+    }
 }
 
 /// Commands, and when the last of them was sent: they are sent again counting from there.
@@ -43,10 +77,10 @@ struct Batch {
 impl Sent {
     /// Sessions took those.
     pub(super) fn note(&self, now: Timestamp, ids: impl IntoIterator<Item = CommandId>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = WAITING.saturating_sub(waiting.ids.len());
-        waiting.ids.extend(ids.into_iter().take(room));
-        if waiting.ids.is_empty() {
+        let mut waiting = self.lock();
+        let room = WAITING.saturating_sub(waiting.len());
+        waiting.fresh.extend(ids.into_iter().take(room));
+        if waiting.len() == 0 {
             return;
         }
         waiting.at = Some(now);
@@ -56,27 +90,33 @@ impl Sent {
 
     /// How many wait to be written down.
     pub fn waiting(&self) -> usize {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).ids.len()
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The oldest of them, so many at most.
     fn take(&self, most: usize) -> Batch {
-        self.take_with(most, &BTreeSet::new())
+        let mut waiting = self.lock();
+        waiting.settle();
+        waiting.take(most, &BTreeSet::new())
     }
 
-    /// Those that are named, and the oldest of the others up to so many in all.
-    fn take_with(&self, most: usize, named: &BTreeSet<CommandId>) -> Batch {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.ids.len() <= most {
-            return std::mem::take(&mut *waiting);
+    /// Those whose devices had time to answer, so many at most. What came since has it from now on.
+    fn take_settled(&self, most: usize) -> Batch {
+        let mut waiting = self.lock();
+        let batch = waiting.take(most, &BTreeSet::new());
+        if waiting.settled.is_empty() {
+            waiting.settle();
         }
-        let ids = std::mem::take(&mut waiting.ids);
-        let (mut taken, others): (Vec<_>, Vec<_>) =
-            ids.into_iter().partition(|id| named.contains(id));
-        let mut others = others.into_iter();
-        taken.extend(others.by_ref().take(most.saturating_sub(taken.len())));
-        waiting.ids.extend(others);
-        Batch { at: waiting.at, ids: taken }
+        batch
+    }
+
+    /// Those that are named, and the oldest of the others that had time, up to so many in all.
+    fn take_with(&self, most: usize, named: &BTreeSet<CommandId>) -> Batch {
+        self.lock().take(most, named)
     }
 }
 
@@ -88,8 +128,26 @@ pub(crate) async fn write_sent(app: App) -> Result<(), Infallible> {
             () = app.drain.soft().cancelled() => return Ok(()),
             () = app.sent.news.notified() => {}
         }
-        tokio::time::sleep(WAIT).await;
-        flush_sent(&app).await;
+        while app.sent.waiting() > 0 && !app.drain.soft().is_cancelled() {
+            tokio::time::sleep(WAIT).await;
+            write_settled(&app).await;
+        }
+    }
+}
+
+/// Writes down what devices had time to answer, and did not.
+async fn write_settled(app: &App) {
+    let mut is_full = true;
+    while is_full && let Batch { at: Some(at), ids } = app.sent.take_settled(PIECE) {
+        write_or_warn(app, at, &ids).await;
+        is_full = ids.len() == PIECE;
+    }
+}
+
+async fn write_or_warn(app: &App, at: Timestamp, ids: &[CommandId]) {
+    if let Err(error) = write(app, at, ids).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "sending was not written down");
     }
 }
 
@@ -106,10 +164,7 @@ pub(super) async fn write(app: &App, at: Timestamp, ids: &[CommandId]) -> Result
 /// Writes down what waits, at the end.
 pub(crate) async fn flush_sent(app: &App) {
     while let Batch { at: Some(at), ids } = app.sent.take(PIECE) {
-        if let Err(error) = write(app, at, &ids).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "sending was not written down");
-        }
+        write_or_warn(app, at, &ids).await;
     }
 }
 

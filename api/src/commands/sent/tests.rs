@@ -14,6 +14,7 @@ fn id(number: u128) -> CommandId {
 fn those_that_devices_answered_are_written_with_the_answers_however_many_wait() {
     let sent = Sent::default();
     sent.note(NOW, (0..10).map(id));
+    assert_eq!(sent.take_settled(100).at, None);
     let named = BTreeSet::from([id(8), id(3)]);
     let batch = sent.take_with(4, &named);
     assert_eq!(batch.at, Some(NOW));
@@ -21,4 +22,21 @@ fn those_that_devices_answered_are_written_with_the_answers_however_many_wait() 
     let rest = sent.take(100);
     assert_eq!((rest.at, rest.ids), (Some(NOW), [2, 4, 5, 6, 7, 9].map(id).to_vec()));
     assert_eq!(sent.take(100).at, None);
+}
+
+#[test]
+fn whoever_was_sent_to_just_now_has_time_to_answer() {
+    let sent = Sent::default();
+    sent.note(NOW, [1, 2].map(id));
+    assert_eq!(sent.take_with(100, &BTreeSet::from([id(2)])).ids, [id(2)]);
+    assert_eq!(sent.take_settled(100).at, None);
+    let later = NOW.plus(WAIT);
+    sent.note(later, [id(3)]);
+    // One answers another command, and the first was silent for long enough.
+    assert_eq!(sent.take_with(100, &BTreeSet::from([id(9)])).ids, [id(1)]);
+    assert_eq!(sent.take_settled(100).at, None);
+    assert_eq!(sent.waiting(), 1);
+    let last = sent.take_settled(100);
+    assert_eq!((last.at, last.ids), (Some(later), vec![id(3)]));
+    assert_eq!(sent.waiting(), 0);
 }
