@@ -82,6 +82,20 @@ fn script_runs_as_an_account_that_is_nobody_else_and_gains_nothing() {
 }
 
 #[test]
+fn script_goes_before_others_when_memory_runs_short_and_its_supervisor_does_not() {
+    let test = "script_goes_before_others_when_memory_runs_short_and_its_supervisor_does_not";
+    in_namespaces(test, || {
+        let scene = Scene::new();
+        let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        // Of the script, of what it starts, and of whoever watches over it.
+        let script =
+            "#!/bin/sh\nfor who in self self $PPID; do cat /proc/$who/oom_score_adj; done\n";
+        let seen = lines(&Run::of(script).succeed(&scene), "stdout");
+        assert_eq!(seen, ["500", "500", own.trim()]);
+    });
+}
+
+#[test]
 fn all_that_a_script_started_ends_with_it() {
     in_namespaces("all_that_a_script_started_ends_with_it", || {
         let scene = Scene::new();

@@ -41,7 +41,9 @@ mod account;
 mod folder;
 mod order;
 mod report;
+mod score;
 pub mod supervise;
+mod sweep;
 #[cfg(test)]
 mod tests;
 

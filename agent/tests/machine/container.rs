@@ -30,6 +30,11 @@ done
 shift 2
 exec \"$@\"
 ";
+/// The second process of a machine without a service manager.
+const RESPAWN: &str = "
+ip address add 10.78.0.2/24 dev host0 && ip link set host0 up
+while :; do tocsin-agent run --config /etc/tocsin/agent.toml; done
+";
 
 /// Where control groups are made: one place where there is the unified hierarchy alone, else the
 /// two that a service manager uses.
@@ -80,6 +85,16 @@ impl Machine {
 
     /// Switches it on, and returns as soon as its first process runs.
     pub(crate) fn switch_on(&mut self) {
+        self.start(&["--boot", "--notify-ready=yes"], &[]);
+    }
+
+    /// Switches it on without a service manager, a bus or a login manager: its first process only asks how others
+    /// ended, and the second starts the agent again whenever it does, as inittab(5) would.
+    pub(crate) fn switch_on_without_systemd(&mut self) {
+        self.start(&["--as-pid2", "--notify-ready=no"], &["/bin/sh", "-c", RESPAWN]);
+    }
+
+    fn start(&mut self, how: &[&str], program: &[&str]) {
         assert!(self.running.is_none(), "the machine runs");
         let socket = self.base.join("told");
         drop(fs::remove_file(&socket));
@@ -87,20 +102,15 @@ impl Machine {
         let console = fs::File::create(self.base.join("console")).unwrap();
         let container = Command::new("sh")
             .args(["-c", IN_A_GROUP, "group", &group_tops().join(" "), &self.group()])
-            .args([
-                "systemd-nspawn",
-                "--quiet",
-                "--boot",
-                "--register=no",
-                "--keep-unit",
-                "--notify-ready=yes",
-            ])
+            .args(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit"])
+            .args(how)
             .args(["--machine=machine", "--network-bridge=bench", "--console=pipe"])
             .args(["--link-journal=no", "--resolv-conf=off", "--timezone=off"])
             .arg("--drop-capability=CAP_MKNOD,CAP_SYS_RAWIO,CAP_SYS_MODULE,CAP_SYS_TIME")
             // A wipe keeps its program in memory.
             .arg("--capability=CAP_IPC_LOCK")
-            .args(["--directory", text(&self.root)])
+            .args(["--directory", text(&self.root), "--"])
+            .args(program)
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .env("NOTIFY_SOCKET", &socket)
             .stdin(Stdio::null())

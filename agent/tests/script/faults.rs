@@ -183,3 +183,35 @@ fn supervise(scene: &Scene, run: &Run) {
         .status();
     assert!(status.unwrap().success());
 }
+
+/// Leaves that behind, and ends.
+fn leaving(perl: &str) -> String {
+    format!(
+        "#!/usr/bin/perl\nuse POSIX;\n$| = 1;\nmy $p = fork;\n\
+         if (defined $p && !$p) {{ {perl} }}\nselect undef, undef, undef, 0.2;\nprint \"began\\n\";"
+    )
+}
+
+#[test]
+fn hostile_processes_that_fork_faster_than_they_are_looked_for_are_killed_all_the_same() {
+    let test = "faults::hostile_processes_that_fork_faster_than_they_are_looked_for_are_killed_all_the_same";
+    in_namespaces(test, || {
+        for hostile in [
+            // Whoever is seen is gone by then, and its child has another number and no parent.
+            "for (1..8) { fork } setsid; while (1) { exit if fork; }",
+            // As many as its account may have, each of which replaces whoever goes.
+            "setsid; while (1) { fork; setsid; }",
+            // Those that are stopped are woken by the others.
+            "for (1..4) { fork } setsid; while (1) { fork; kill 'CONT', -1; }",
+        ] {
+            let scene = open_scene();
+            let run = Run::of(&leaving(hostile));
+            let evidence = run.succeed(&scene);
+            assert_eq!(lines(&evidence, "stdout"), ["began"]);
+            let killed = evidence.get("killed_processes").and_then(serde_json::Value::as_u64);
+            assert!(killed.is_some_and(|killed| killed > 0), "{hostile}: {evidence:?}");
+            let left = processes(&run.task.command_id.to_string());
+            assert_eq!(left, Vec::<i32>::new(), "{hostile}");
+        }
+    });
+}

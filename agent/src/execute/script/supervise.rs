@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::prctl::{set_child_subreaper, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chdir, chroot, close, setsid};
 use protocol::advance;
 use runtime::Clock;
@@ -26,6 +26,8 @@ use runtime::Clock;
 use super::folder::Folder;
 use super::order::Order;
 use super::report::{End, Ended, Heard, Output};
+use super::score::Score;
+use super::sweep::{can_look, sweep};
 
 /// What a script finds in its environment, and nothing else.
 const ENVIRONMENT: [(&str, &str); 3] =
@@ -38,10 +40,6 @@ const LIMITS: [(Resource, u64); 5] = [
     (Resource::RLIMIT_DATA, 1 << 30),
     (Resource::RLIMIT_FSIZE, 1 << 30),
 ];
-/// How often is looked for whoever is left.
-const ROUND: Duration = Duration::from_millis(20);
-/// Rounds in which whoever is left, and what it forks, is killed.
-const ROUNDS: u32 = 250;
 /// How often is written down what it has said last.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
 /// How long outputs may lag behind the end of all who wrote them.
@@ -55,6 +53,8 @@ pub fn run(folder: &Path, root: &Path) -> io::Result<()> {
     // A signal to whoever started this is not one to the script.
     let _ = setsid();
     close_inherited();
+    // As the system shows it: the script's own root may have no `/proc`.
+    let score = Score::open();
     if root != Path::new("/") {
         chroot(root)?;
         chdir("/")?;
@@ -68,7 +68,7 @@ pub fn run(folder: &Path, root: &Path) -> io::Result<()> {
     let order = folder.order()?;
     let clock = Clock::system();
     let began = clock.now();
-    let mut ended = match start(&folder, &order) {
+    let mut ended = match start(&folder, &order, score) {
         Ok(child) => attend(child, &folder, Duration::from_secs(order.budget_secs.into())),
         Err(error) => Ended {
             end: End::NotStarted { why: format!("{:?}: {error}", order.interpreter) },
@@ -101,7 +101,7 @@ fn close_inherited() {
     }
 }
 
-fn start(folder: &Folder, order: &Order) -> io::Result<Child> {
+fn start(folder: &Folder, order: &Order, score: Option<Score>) -> io::Result<Child> {
     set_child_subreaper(true)?;
     for (resource, most) in LIMITS {
         // Whoever has less already keeps it.
@@ -126,7 +126,10 @@ fn start(folder: &Folder, order: &Order) -> io::Result<Child> {
         // Groups beside this one are dropped along (std::os::unix::process::CommandExt::uid).
         command.gid(account.gid).uid(account.uid);
     }
-    command.spawn()
+    match score {
+        Some(mut score) => score.as_of_a_script(|| command.spawn()),
+        None => command.spawn(),
+    }
 }
 
 /// Waits for its end, or ends it; and then for whoever is left.
@@ -203,48 +206,4 @@ fn collect(pipe: impl io::Read + Send + 'static, heard: &Heard) -> Receiver<Outp
 
 fn collected(from: Option<&Receiver<Output>>) -> Option<Output> {
     from?.recv_timeout(OUTPUT_LAG).ok()
-}
-
-/// Kills whoever is left of the script, also those that left its group and session: they are this
-/// process's children by now, or become so. How many; `None` when nobody could look, or some stay.
-fn sweep() -> Option<u32> {
-    let mut killed = 0;
-    for _ in 0..ROUNDS {
-        let found = children(std::process::id());
-        for pid in found.iter().flatten() {
-            killed += u32::from(kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok());
-        }
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Err(Errno::ECHILD) => return found.map(|_| killed),
-                Ok(WaitStatus::StillAlive) => break,
-                Ok(_) | Err(_) => {}
-            }
-        }
-        found?;
-        thread::sleep(ROUND);
-    }
-    None
-}
-
-/// The children of a process that live; `None` where there is no `/proc`.
-fn children(of: u32) -> Option<Vec<i32>> {
-    let entries = fs::read_dir("/proc").ok()?;
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let found: Vec<i32> = pids.filter(|pid: &i32| is_child(*pid, of)).collect();
-    can_look().then_some(found)
-}
-
-/// Whether processes can be seen: a folder that is nobody's `/proc` does not even show this one.
-fn can_look() -> bool {
-    Path::new("/proc/self/stat").exists()
-}
-
-/// Whether a process lives and has that parent (proc_pid_stat(5); a name may hold anything).
-fn is_child(pid: i32, of: u32) -> bool {
-    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let stat = String::from_utf8_lossy(&stat);
-    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let (state, parent) = (fields.next(), fields.next());
-    state.is_some_and(|state| state != "Z") && parent.and_then(|id| id.parse().ok()) == Some(of)
 }
