@@ -20,6 +20,7 @@ use crate::disk::{Disk, run, text};
 use crate::root;
 use crate::scene::{Body, Scene};
 
+mod company;
 mod lock;
 mod monitor;
 mod quarantine;

@@ -1,4 +1,4 @@
-//! Volumes that are open while their data is erased.
+//! Volumes that are open while their data is erased, or their keys are to be gone for good.
 //!
 //! A file system that is mounted from one goes on writing: its journal within seconds, the rest when the machine goes
 //! down. That would stand on the drive after the receipt said that nothing does, encrypted with the key that a backup

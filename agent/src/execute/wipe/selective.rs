@@ -1,9 +1,9 @@
 //! Selective wipe: the company's data goes, the person's stays byte for byte.
 //!
 //! Company data has a key of its own: volumes that the configuration names. Their keys are
-//! destroyed as a wipe does it, mappings of them are closed, and then everything goes that is on
-//! the list of managed files. There is no power-off, so a mapping that stays open is not proven:
-//! its key is still in the kernel's memory.
+//! destroyed as a wipe does it, mappings of them are closed, or cut off while somebody uses them, and then
+//! everything goes that is on the list of managed files. There is no power-off, so a mapping that stays open is not
+//! proven: its key is still in the kernel's memory.
 //!
 //! Evidence: that of a wipe for the company's volumes, `files_removed` (how many of the list were
 //! there) and `files_left`, which is 0.
@@ -17,7 +17,7 @@ use super::course::{self, Course};
 use super::managed::{self, Managed};
 use super::record::Wiping;
 use super::volume::{Disk, SystemDisk};
-use super::{graph, network, survey};
+use super::{graph, mapping, network, survey};
 use crate::execute::state_file::StateFile as _;
 use crate::execute::tool::Tool;
 use crate::execute::{Executor, Plan, Recovery, Task, failure};
@@ -128,7 +128,8 @@ impl Executor for SelectiveWipe {
     }
 }
 
-/// Detaches what is mounted from the volume, and has its mappings closed once nobody uses them.
+/// Detaches what is mounted from the volume, and has its mappings closed once nobody uses them. Whoever has a file
+/// open there would keep one open, and readable: it is cut off.
 fn close(host: &Host, volume: &Path) {
     let standing = graph::standing_on(host, volume);
     for place in &standing.places {
@@ -147,4 +148,5 @@ fn close(host: &Host, volume: &Path) {
             tracing::warn!(error = error.detail, "company's mapping stays open");
         }
     }
+    mapping::cut(host, volume);
 }

@@ -13,26 +13,26 @@ use serde_json::{Value, json};
 use crate::luks::{PASSPHRASES, format, opens};
 use crate::on_a_machine;
 use crate::scene::Scene;
-use crate::vm::{Bus, Vm};
+use crate::vm::{Bus, Vm, company};
 
 /// Bytes of a drive: a volume's headers and keys take the first half.
 const DRIVE_BYTES: u64 = 32 << 20;
-const DATA: usize = 16 << 20;
+pub(super) const DATA: usize = 16 << 20;
 /// Where the first passphrase's keyslot lies, as `cryptsetup luksFormat` lays volumes out.
-const FIRST_KEYSLOT: u64 = 32 * 1024;
+pub(super) const FIRST_KEYSLOT: u64 = 32 * 1024;
 
 /// Makes a volume on a drive that is not attached yet.
-fn make_volume(drive: &Path) {
+pub(super) fn make_volume(drive: &Path) {
     format(drive, DRIVE_BYTES, &["-q", "luksFormat", "--type", "luks2"]);
 }
 
-fn uuid(drive: &Path) -> String {
+pub(super) fn uuid(drive: &Path) -> String {
     let output = Command::new("/usr/sbin/cryptsetup").arg("luksUUID").arg(drive).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 /// Opens a volume inside, and fills it with somebody's files.
-fn use_volume(machine: &Vm, name: &str, uuid: &str) {
+pub(super) fn use_volume(machine: &Vm, name: &str, uuid: &str) {
     let device = format!("/dev/disk/by-uuid/{uuid}");
     machine.sh(&format!(
         "while ! test -e {device}; do sleep 0.1; done && \
@@ -44,11 +44,11 @@ fn use_volume(machine: &Vm, name: &str, uuid: &str) {
     ));
 }
 
-fn opened_by(drive: &Path) -> [bool; 2] {
+pub(super) fn opened_by(drive: &Path) -> [bool; 2] {
     PASSPHRASES.map(|passphrase| opens(drive, passphrase))
 }
 
-fn succeeded(receipt: Receipt) -> Evidence {
+pub(super) fn succeeded(receipt: Receipt) -> Evidence {
     let Outcome::Succeeded { evidence } = receipt.outcome else { panic!("{receipt:?}") };
     evidence
 }
@@ -72,9 +72,12 @@ fn drives_show_from_outside_what_the_receipt_says_of_them() {
             make_volume(drive);
             uuid(drive)
         });
+        let company = company::attach(&mut scene.machine);
         scene.machine.boot();
         use_volume(&scene.machine, "flash", &uuids[0]);
         use_volume(&scene.machine, "ata", &uuids[1]);
+        company::scripts_are_not_spared_like_the_agent(&mut scene).await;
+        company.goes_alone(&mut scene, &nvme).await;
         let device = |serial: &str| {
             let list = "lsblk --nodeps --noheadings --output PATH,SERIAL";
             scene.machine.sh(&format!("{list} | sed -n 's/ *{serial}$//p'"))
@@ -86,6 +89,7 @@ fn drives_show_from_outside_what_the_receipt_says_of_them() {
         let wipe = Wipe { level: WipeLevel::Data, power_off: true };
         let command = scene.give(Action::Wipe(wipe)).await;
         let proof = scene.proof(&command).await;
+        company::assert_score(&scene.machine, "-1000");
         for (drive, path) in [(&nvme, &flash_path), (&ata, &ata_path)] {
             assert_eq!(about(&proof.evidence, "targets", path)["keyslots_left"], json!(0));
             assert_eq!(opened_by(drive), [false, false], "while the power is on");
