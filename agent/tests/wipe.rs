@@ -26,6 +26,8 @@ mod failures;
 mod faults;
 #[path = "wipe/interrupted.rs"]
 mod interrupted;
+#[path = "wipe/moved.rs"]
+mod moved;
 #[path = "wipe/order.rs"]
 mod order;
 #[path = "wipe/scene.rs"]

@@ -46,6 +46,7 @@ pub mod managed;
 mod mapping;
 mod moved;
 mod network;
+mod place;
 mod record;
 pub mod selective;
 mod survey;

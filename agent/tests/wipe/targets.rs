@@ -66,7 +66,7 @@ impl Machine {
         fs::write(self.host.path("/proc/self/mountinfo"), &self.mounts).unwrap();
     }
 
-    fn swap(&mut self, path: &str, kind: &str) {
+    pub(crate) fn swap(&mut self, path: &str, kind: &str) {
         self.swaps += &format!("{path} {kind} 1024 0 -2\n");
         fs::write(self.host.path("/proc/swaps"), &self.swaps).unwrap();
     }
@@ -155,7 +155,7 @@ fn volume_that_only_crypttab_names_is_found() {
 }
 
 /// A device that was prepared by mkswap, and was swapped to.
-fn plain_swap(machine: &Machine, name: &str) {
+pub(crate) fn plain_swap(machine: &Machine, name: &str) {
     let mut bytes = vec![0x5a; 64 * 1024];
     bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
     machine.file(&format!("/dev/{name}"), bytes);

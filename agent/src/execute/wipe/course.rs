@@ -185,7 +185,7 @@ impl<'a> Course<'a> {
             }
             swap::switch_off(self.host, &swap);
             let (before, all) = amount(&self.wiping);
-            let erased = swap::erase(self.disk, &mut swap, |swap, done, reached| {
+            let erased = swap::erase(self.disk, self.host, &mut swap, |swap, done, reached| {
                 self.wiping.swaps[at] = swap.clone();
                 let path = swap.path.display().to_string();
                 tell(Advance::at(&path).bytes(before + done, all));

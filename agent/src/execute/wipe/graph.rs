@@ -18,6 +18,8 @@ const IMAGES: [&str; 3] = ["squashfs", "iso9660", "erofs"];
 const STARTED_FROM: [&str; 4] = ["/boot", "/boot/efi", "/efi", "/boot/firmware"];
 /// What a system runs from.
 const NEEDED: [&str; 5] = ["/", "/usr", "/etc", "/var", "/run"];
+/// Bytes of what sysfs calls a sector, whatever the drive has.
+const SECTOR: u64 = 512;
 /// What crypttab names as the key of a volume that gets another key at every boot.
 const RANDOM_KEYS: [&str; 2] = ["/dev/urandom", "/dev/random"];
 
@@ -60,6 +62,8 @@ struct Node {
     is_removable: bool,
     /// The disk that it is a part of.
     part_of: Option<String>,
+    /// Bytes of that disk before it.
+    start: u64,
     /// Whether a piece of hardware stands behind it.
     is_hardware: bool,
 }
@@ -171,6 +175,27 @@ pub(super) fn disks(host: &Host) -> Vec<PathBuf> {
     nodes.filter(|(_, node)| is_drive(node)).map(|(name, _)| device(host, &name)).collect()
 }
 
+/// What tells a device from others that may have its name in another boot.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It lies on that drive, behind so many bytes.
+    Drive(PathBuf, u64),
+    /// It is a mapping of that UUID.
+    Mapping(String),
+}
+
+/// Where a device comes from; `None` where nothing is known of that.
+pub(super) fn origin(host: &Host, path: &Path) -> Option<Origin> {
+    let nodes = Graph::read(host).nodes;
+    let (name, node) = nodes.iter().find(|(name, _)| device(host, name) == path)?;
+    if let Some(uuid) = node.mapping.as_ref().filter(|uuid| !uuid.is_empty()) {
+        return Some(Origin::Mapping(uuid.clone()));
+    }
+    let whole = node.part_of.as_ref().unwrap_or(name);
+    let is_drive = nodes.get(whole).is_some_and(|drive| drive.is_hardware);
+    is_drive.then(|| Origin::Drive(device(host, whole), node.start))
+}
+
 /// A whole drive, and what of a wipe lies on it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Carrier {
@@ -259,6 +284,7 @@ impl Graph {
     fn add(&mut self, path: &Path, is_removable: bool, part_of: Option<String>) {
         let Some(name) = name(path) else { return };
         let holders = entries(&path.join("holders"));
+        let sectors = line(&path.join("start")).and_then(|start| start.parse::<u64>().ok());
         let node = Node {
             number: line(&path.join("dev")).unwrap_or_default(),
             holders: holders.iter().filter_map(|path| self::name(path)).collect(),
@@ -266,6 +292,7 @@ impl Graph {
             backing: line(&path.join("loop/backing_file")),
             is_removable,
             part_of,
+            start: sectors.unwrap_or(0).saturating_mul(SECTOR),
             is_hardware: path.join("device").exists(),
         };
         self.nodes.insert(name, node);

@@ -14,6 +14,7 @@ use super::super::state_file::StateFile;
 use super::drives::Drive;
 use super::graph::SwapKind;
 use super::luks::Format;
+use super::place::Place;
 use super::volume::Erasure;
 
 /// One wipe.
@@ -130,6 +131,9 @@ impl Wiping {
 pub(super) struct Swap {
     /// Where it is.
     pub(super) path: PathBuf,
+    /// What tells it from others that may have its name in another boot; `None`: its name alone.
+    #[serde(default)]
+    pub(super) place: Option<Place>,
     /// How it is kept.
     pub(super) kind: SwapKind,
     /// Its size.

@@ -75,7 +75,7 @@ fn machine(
     let mut survey = named(disk, &found.volumes, former, stage)?;
     let mut wrong = Vec::new();
     for (path, kind) in &found.swaps {
-        match swap::inspect(disk, path, *kind) {
+        match swap::inspect(disk, host, path, *kind) {
             Ok(swap) => survey.swaps.push(swap),
             Err(error) => wrong.push(particulars(path, &error)),
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::destroy::{DestroyError, Erasing, Reached, verify_zero};
 use super::graph::SwapKind;
+use super::place::Place;
 use super::record::Swap;
 use super::volume::{Access, Disk, Volume};
 use crate::execute::course::patience;
@@ -23,14 +24,24 @@ const PAGES: [u64; 3] = [4096, 16 * 1024, 64 * 1024];
 const STAGE: &str = "finish";
 
 /// What is to be done about the swap at that path.
-pub(super) fn inspect(disk: &dyn Disk, path: &Path, kind: SwapKind) -> Result<Swap, DestroyError> {
+pub(super) fn inspect(
+    disk: &dyn Disk,
+    host: &Host,
+    path: &Path,
+    kind: SwapKind,
+) -> Result<Swap, DestroyError> {
     let volume = disk.open(path, Access::Read)?;
     match kind {
         SwapKind::Plain if !is_swap(&*volume)? => return Err(DestroyError::Stranger),
         SwapKind::Plain | SwapKind::RandomKey => {}
     }
-    let (path, bytes) = (path.to_owned(), volume.size());
-    Ok(Swap { path, kind, bytes, done: 0, erasure: None })
+    let (path, place, bytes) = (path.to_owned(), Place::of(disk, host, path), volume.size());
+    Ok(Swap { path, place, kind, bytes, done: 0, erasure: None })
+}
+
+/// Whether what is at that path is the swap, as far as anything tells.
+pub(super) fn is_at(disk: &dyn Disk, host: &Host, swap: &Swap, path: &Path) -> bool {
+    swap.place.is_none() || swap.place == Place::of(disk, host, path)
 }
 
 /// Has the kernel let go of the swap. A sandbox has none of its own. What the kernel cannot take
@@ -49,14 +60,16 @@ pub(super) fn switch_off(host: &Host, swap: &Swap) {
     }
 }
 
-/// Erases plain swap. `save` is called from time to time.
+/// Erases plain swap. `note` is called from time to time.
 pub(super) fn erase(
     disk: &dyn Disk,
+    host: &Host,
     swap: &mut Swap,
     mut note: impl FnMut(&Swap, u64, Reached),
 ) -> Result<(), DestroyError> {
     let volume = disk.open(&swap.path, Access::Write)?;
-    if volume.size() != swap.bytes || (swap.done == 0 && !is_swap(&*volume)?) {
+    let is_it = volume.size() == swap.bytes && is_at(disk, host, swap, &swap.path);
+    if !is_it || (swap.done == 0 && !is_swap(&*volume)?) {
         return Err(DestroyError::Stranger);
     }
     // From the first byte on nothing names it as swap any more.
