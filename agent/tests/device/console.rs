@@ -14,7 +14,7 @@ use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::ttyname;
 use protocol::action::{Action, Lock, LockLevel};
-use protocol::fixture::{command, device};
+use protocol::fixture::{command, device, order};
 use protocol::offline::OfflineSecret;
 use protocol::time::Timestamp;
 use runtime::Clock;
@@ -160,7 +160,13 @@ async fn console_of_a_locked_device_is_left_by_the_code_and_by_no_key() {
     scene.show();
     scene.sees("THIS DEVICE IS LOCKED");
     scene.sees("call 555, case \"4711\"");
-    scene.sees(&device(1).to_string());
+    for (name, value) in [
+        ("device", device(1).to_string()),
+        ("order", order(8).to_string()),
+        ("since", Timestamp::default().rfc3339()),
+    ] {
+        scene.sees(&format!("  {name:<8}{value}"));
+    }
     scene.sees("Code: ");
     assert!(!scene.raises_signals());
     // Ctrl-C, Ctrl-Z, Ctrl-\, Ctrl-D, Ctrl-S, Ctrl-Q, an arrow, a key of functions; then a letter.
@@ -204,6 +210,19 @@ async fn console_goes_when_the_lock_is_ended_by_an_order() {
     assert!(status.success(), "{status}");
     scene.sees("\x1b[2J");
     until(|| scene.raises_signals()).await;
+}
+
+#[tokio::test]
+async fn console_of_a_lock_that_cannot_be_read_is_locked() {
+    let mut scene = Scene::new();
+    fs::write(scene.lock(), "{").unwrap();
+    scene.show();
+    scene.sees("THIS DEVICE IS LOCKED");
+    scene.sees("log in as break-glass");
+    assert!(!scene.raises_signals());
+    fs::remove_file(scene.lock()).unwrap();
+    let status = scene.page.as_mut().unwrap().wait().unwrap();
+    assert!(status.success(), "{status}");
 }
 
 /// The last virtual console of the machine, which nobody has in front, and its screen as the kernel

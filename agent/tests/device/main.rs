@@ -33,6 +33,7 @@ mod rungs;
 mod scripts;
 mod server;
 mod start;
+mod status;
 mod stops;
 mod suspend;
 mod undo;

@@ -49,7 +49,7 @@ pub(crate) fn write_root(root: &Path) {
 }
 
 /// The record of a lock, as its executor leaves it.
-fn write_lock(host: &Host) {
+pub(crate) fn write_lock(host: &Host) {
     let state = LockState {
         phase: Phase::Locked,
         command_id: command(8),
