@@ -11,7 +11,7 @@ use protocol::receipt::FailureKind;
 use runtime::Entropy;
 use serde_json::json;
 
-use scene::{FORMATS, Scene, USERS, crypto_lock, escrowed, opens, rotate, slots};
+use scene::{FORMATS, Scene, USERS, crypto_lock, escrowed, let_in, opens, rotate, slots};
 use support::host::task;
 
 #[path = "rotate/accounts.rs"]
@@ -120,6 +120,23 @@ fn crypto_lock_leaves_the_volume_to_the_escrowed_key_alone() {
         assert_eq!(failure.kind, FailureKind::Precondition);
         scene.manage(&key);
         rotate().plan(&scene.host, &task(2)).unwrap();
+    }
+}
+
+#[test]
+fn key_that_somebody_adds_while_a_crypto_lock_is_escrowed_goes_as_well() {
+    for format in FORMATS {
+        let scene = Scene::of(format);
+        let lock = crypto_lock();
+        lock.apply(&scene.host, &task(1)).unwrap();
+        let key = escrowed(&lock, &scene.host, &task(1));
+        let_in(&scene, "latecomer");
+        assert!(opens(&scene.volume, "latecomer"));
+        lock.finish(&scene.host, &task(1)).unwrap();
+        lock.prove(&scene.host, &task(1)).unwrap();
+        assert!(!opens(&scene.volume, "latecomer"));
+        assert!(opens(&scene.volume, &key));
+        assert_eq!(slots(&scene.volume).len(), 1);
     }
 }
 

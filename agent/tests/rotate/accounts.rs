@@ -4,11 +4,13 @@
 use std::fs;
 use std::process::Command;
 
+use agent::execute::lock::{LockState, Phase};
 use agent::execute::rotate::{PATIENCE, RotateCredentials};
 use agent::execute::{Executor as _, Recovery};
-use agent::host::Host;
-use protocol::action::Credential;
+use agent::host::{Host, Superuser};
+use protocol::action::{Credential, LockLevel};
 use protocol::receipt::FailureKind;
+use protocol::time::Timestamp;
 use tempfile::TempDir;
 
 use crate::scene::{escrowed, patient};
@@ -128,4 +130,29 @@ fn password_that_somebody_changed_or_locked_meanwhile_is_left_to_them() {
         assert_eq!((failure.kind, &*failure.stage), (FailureKind::Precondition, "finish"));
         assert_eq!(shadow(&host), changed);
     }
+}
+
+#[test]
+fn on_a_locked_device_only_break_glass_gets_another_password() {
+    let (host, _folder) = scene();
+    let state = LockState {
+        phase: Phase::Locked,
+        command_id: task(9).command_id,
+        envelope: "the envelope".to_owned(),
+        offline_code: None,
+        level: LockLevel::Session,
+        message: None,
+        break_glass: vec!["rescue2".to_owned()],
+        superuser: Superuser::default(),
+        applied_at: Timestamp::default(),
+    };
+    fs::write(host.state_dir.join("lock.json"), serde_json::to_vec(&state).unwrap()).unwrap();
+    for refused in [
+        rotate("rescue").plan(&host, &task(1)).map(drop).unwrap_err(),
+        rotate("rescue").apply(&host, &task(1)).unwrap_err(),
+    ] {
+        assert_eq!(refused.kind, FailureKind::Precondition, "{refused:?}");
+    }
+    rotate("rescue2").plan(&host, &task(1)).unwrap();
+    assert_eq!(shadow(&host), SHADOW);
 }

@@ -95,13 +95,18 @@ pub(crate) fn format(path: &Path, version: &str) {
     luks::format(path, VOLUME_BYTES, &command);
 }
 
-/// Fills every keyslot of a LUKS1 volume that is left.
-pub(crate) fn fill(scene: &Scene) {
+/// Lets somebody else open the volume as well.
+pub(crate) fn let_in(scene: &Scene, passphrase: &str) {
     let first = scene.volume.with_extension("first");
     let command = ["-q", "luksAddKey", "--key-file", first.to_str().unwrap()];
     let volume = scene.volume.to_str().unwrap();
+    assert!(cryptsetup(&[&command[..], &WEAK, &[volume]].concat(), passphrase));
+}
+
+/// Fills every keyslot of a LUKS1 volume that is left.
+pub(crate) fn fill(scene: &Scene) {
     while slots(&scene.volume).len() < 8 {
-        assert!(cryptsetup(&[&command[..], &WEAK, &[volume]].concat(), "somebody"));
+        let_in(scene, "somebody");
     }
 }
 
