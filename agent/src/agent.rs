@@ -15,8 +15,9 @@ use runtime::tls::{PemError, read_certificates};
 use runtime::{Blocking, Clock, Drain, Entropy};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::addresses::AddressBook;
 use crate::config::{ArmingConfig, Config, InvalidConfig};
-use crate::execute::wipe;
+use crate::execute::{quarantine, wipe};
 use crate::hellos::Hellos;
 use crate::host::Host;
 use crate::http::Dialer;
@@ -99,7 +100,7 @@ impl Agent {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start_on(machine: Machine, config: Config, deps: Deps) -> Result<Self, StartError> {
+    pub fn start_on(mut machine: Machine, config: Config, deps: Deps) -> Result<Self, StartError> {
         config.check()?;
         let state = StateDir::open(&config.state_dir)?;
         let enrollment =
@@ -109,7 +110,12 @@ impl Agent {
         let places = places(&enrollment, &fixed);
         let mut host = config.host();
         host.control_plane = literal_addresses(&places);
+        host.book = AddressBook::open(state.path());
         let standing = config.acts().then(|| Standing::at_start(&host));
+        if standing.is_some() {
+            host.book.left_open(&quarantine::left_open(&host));
+        }
+        machine.dialer = machine.dialer.remembering(host.book.clone());
 
         let key = KeyPair::load(&state.key_path(), &config.key.tpm)?;
         host.tpm.holds_device_key = key.is_in_tpm();

@@ -10,6 +10,7 @@ use protocol::limits;
 use runtime::observability::ObservabilityConfig;
 use serde::Deserialize;
 
+use crate::addresses::AddressBook;
 use crate::execute::course::Course;
 use crate::execute::quarantine::Firewall;
 use crate::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
@@ -319,6 +320,7 @@ impl Config {
             state_dir: self.state_dir.clone(),
             dbus_address: Some(dbus).filter(|address| !address.is_empty()),
             control_plane: Vec::new(),
+            book: AddressBook::default(),
             recognise: Arc::new(Nobody),
             firewall: Firewall::default(),
             confirm_within: self.ladder.confirm,

@@ -18,6 +18,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use protocol::receipt::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
+use crate::addresses::AddressBook;
 use crate::execute::course::Course;
 use crate::execute::failure;
 use crate::execute::quarantine::Firewall;
@@ -40,6 +41,8 @@ pub struct Host {
     pub dbus_address: Option<String>,
     /// Addresses of hubs and control plane, from the signed configuration.
     pub control_plane: Vec<SocketAddr>,
+    /// Where they were met; all copies of a host share it.
+    pub book: AddressBook,
     /// Tells hubs and control plane from whoever answers at their addresses.
     pub recognise: Arc<dyn Recognise>,
     /// The process's hold on a quarantine's tables; all copies of a host share it.

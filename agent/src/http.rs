@@ -18,6 +18,8 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::client::TlsStream;
 
+use crate::addresses::AddressBook;
+use crate::dial::{Candidates, first};
 use crate::network::{Internet, Network, Stream};
 
 /// Why there was no answer, or not the one hoped for.
@@ -60,19 +62,28 @@ pub type Connection = TlsStream<Box<dyn Stream>>;
 
 /// Connects to `host:port`, and proves to either end who the other is.
 #[derive(Debug, Clone)]
-pub struct Dialer(Arc<dyn Network>);
+pub struct Dialer {
+    network: Arc<dyn Network>,
+    book: AddressBook,
+}
 
 impl Default for Dialer {
     /// Over the network of this machine.
     fn default() -> Self {
-        Self::over(Internet::default())
+        Self::over(Internet)
     }
 }
 
 impl Dialer {
     /// Over that network.
     pub fn over(network: impl Network + 'static) -> Self {
-        Self(Arc::new(network))
+        Self { network: Arc::new(network), book: AddressBook::default() }
+    }
+
+    /// The same, remembering in that book where names were found.
+    #[must_use]
+    pub fn remembering(self, book: AddressBook) -> Self {
+        Self { book, ..self }
     }
 
     /// A TLS connection within `timeout`.
@@ -88,10 +99,7 @@ impl Dialer {
         let (host, _) = split(address).ok_or_else(|| HttpError::Address(address.to_owned()))?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| HttpError::Address(address.to_owned()))?;
-        let connecting = async {
-            let stream = self.0.connect(bare(address)).await?;
-            TlsConnector::from(tls).connect(name, stream).await
-        };
+        let connecting = self.connect_by(bare(address), (name, tls));
         let limit = timeout;
         #[cfg(feature = "planted-bugs")]
         let limit = protocol::planted::limit(protocol::planted::Bug::EndlessDial, limit);
@@ -100,6 +108,25 @@ impl Dialer {
             Ok(Err(source)) => Err(HttpError::Connect { address: address.to_owned(), source }),
             Err(_) => Err(HttpError::TimedOut(timeout)),
         }
+    }
+
+    /// Whoever proves first to have that name, wherever it was found.
+    async fn connect_by(
+        &self,
+        address: &str,
+        (name, tls): (ServerName<'static>, Arc<ClientConfig>),
+    ) -> std::io::Result<Connection> {
+        let remembered = self.book.known(address).iter().map(ToString::to_string).collect();
+        let mut candidates = Candidates::new(self.network.look_up(address), remembered);
+        let (at, stream) = first(&mut candidates, |at| {
+            let (name, tls) = (name.clone(), TlsConnector::from(tls.clone()));
+            async move { tls.connect(name, self.network.connect(&at).await?).await }
+        })
+        .await?;
+        if let Ok(at) = at.parse() {
+            self.book.proven(address, at, candidates.found());
+        }
+        Ok(stream)
     }
 }
 

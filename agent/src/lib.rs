@@ -3,6 +3,7 @@
 //! Push, long-poll and check-in feed one `reconcile` that owns ledger, journal and trust root;
 //! workers run the executors; nothing that was not verified and journalled takes effect.
 
+pub mod addresses;
 pub mod agent;
 pub mod cli;
 pub mod command;
@@ -23,9 +24,11 @@ pub mod state;
 pub mod status;
 
 mod checkpoint;
+mod dial;
 mod epoch;
 mod hellos;
 mod ladder;
+mod peers;
 mod reconcile;
 mod renew;
 mod standing;

@@ -4,7 +4,6 @@
 //! must be on disk between two steps is the caller's part.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
@@ -22,8 +21,8 @@ use tokio::task::JoinSet;
 use crate::execute::course::Course;
 use crate::execute::rotate::Escrowing;
 use crate::execute::{self, Executor, Plan, Recovery, Task, failure};
-use crate::host::Host;
-use crate::http::bare;
+use crate::host::{Arming, Host};
+use crate::peers::Peers;
 
 /// A command on its way through an executor.
 #[derive(Debug)]
@@ -42,8 +41,8 @@ pub(crate) struct Job {
     pub(crate) remains: OnceLock<Evidence>,
     executor: Box<dyn Executor>,
     host: Arc<Host>,
-    /// Names or addresses of hubs and control plane, which a quarantine leaves open.
-    peers: Vec<String>,
+    /// Hubs and control plane, which a quarantine leaves open.
+    peers: Peers,
 }
 
 /// One step of an executor.
@@ -95,7 +94,7 @@ impl Job {
         envelope: Envelope,
         (text, envelope_sha256): (String, String),
         host: Arc<Host>,
-        peers: Vec<String>,
+        peers: Peers,
         started_at: Timestamp,
     ) -> Self {
         let executor = execute::executor(envelope.action(), host.arming);
@@ -184,9 +183,11 @@ impl Job {
     /// only this blocking thread may ask for them.
     fn host(&self) -> Arc<Host> {
         match self.envelope.action() {
+            // Where nothing is cut, nobody is asked for.
+            Action::Quarantine(_) if self.host.arming == Arming::Simulated => self.host.clone(),
             Action::Quarantine(_) => {
                 let mut host = (*self.host).clone();
-                host.control_plane.extend(resolve(&self.peers));
+                host.control_plane.extend(self.peers.addresses());
                 host.control_plane.sort_unstable();
                 host.control_plane.dedup();
                 Arc::new(host)
@@ -208,12 +209,6 @@ impl Job {
             | Action::Thaw(_) => self.host.clone(),
         }
     }
-}
-
-/// The addresses behind `host:port` texts; what cannot be resolved is left out.
-fn resolve(peers: &[String]) -> Vec<SocketAddr> {
-    let resolve = |peer: &String| bare(peer).to_socket_addrs().ok();
-    peers.iter().filter_map(resolve).flatten().collect()
 }
 
 /// What the blocking threads tell.

@@ -47,6 +47,8 @@ pub mod patience {
     pub const PASSWORD_LOCK: Duration = Duration::from_secs(15);
     /// A section of evidence: reading about a process waits for locks that it may hold for ever.
     pub const SECTION: Duration = Duration::from_secs(10);
+    /// The name service, before a quarantine cuts it off.
+    pub const NAMES: Duration = Duration::from_secs(2);
     /// The control plane, before there is a quarantine and through one.
     pub const CONTROL_PLANE: Duration = Duration::from_secs(10);
     /// One connection to it.

@@ -13,6 +13,7 @@ use protocol::time::Timestamp;
 use super::Task;
 use super::course::Course;
 use super::quarantine::Firewall;
+use crate::addresses::AddressBook;
 use crate::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 
 /// A host whose every path is below one temporary folder.
@@ -35,6 +36,7 @@ impl Sandbox {
             state_dir,
             dbus_address: None,
             control_plane: Vec::new(),
+            book: AddressBook::default(),
             recognise: std::sync::Arc::new(crate::recognise::Nobody),
             firewall: Firewall::default(),
             confirm_within: Duration::from_secs(60),

@@ -35,8 +35,8 @@ use self::probe::Raw;
 use self::record::{Released, Standing};
 use self::ruleset::{INET, NETDEV, Peers, TABLE};
 pub use self::uphold::{
-    Holder, Level, Recorded, Tampering, Upheld, current, expire, justification, level, reassert,
-    uphold,
+    Holder, Level, Recorded, Tampering, Upheld, current, expire, justification, left_open, level,
+    reassert, uphold,
 };
 pub use self::watch::Watch;
 use super::course::patience;

@@ -20,6 +20,7 @@ use super::deliveries::claims;
 use super::escrow::Escrowing;
 use super::outcome::{About, Times, is_proved};
 use crate::execute::{Afterwards, Recovery, failure};
+use crate::peers::Peers;
 use crate::worker::{Job, Report, Step};
 
 /// What a lane is at.
@@ -166,7 +167,8 @@ impl Reconcile {
         };
         let text = (work.envelope.as_str().to_owned(), work.envelope.sha256());
         let places = self.core.places.borrow().clone();
-        let peers = places.hubs.into_iter().chain(places.api).collect();
+        let names = places.hubs.into_iter().chain(places.api).collect();
+        let peers = Peers::new(names, self.core.host.book.clone());
         let is_unsure = self.is_unsure(&work, &envelope);
         let mut job = Job::new(envelope, text, self.core.host.clone(), peers, self.wall());
         job.is_unsure = is_unsure;

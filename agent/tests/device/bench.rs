@@ -142,8 +142,13 @@ impl Bench {
 
     /// The TLS side of a server at one of the addresses that servers have here.
     pub(crate) fn tls(&self, clients: ClientAuth) -> Arc<ServerConfig> {
-        let names = ["127.0.0.1", BRIDGE, LAN].map(str::to_owned);
-        let mut params = CertificateParams::new(names.to_vec()).unwrap();
+        self.tls_named(&["127.0.0.1", BRIDGE, LAN], clients)
+    }
+
+    /// The same for a server that has those names.
+    pub(crate) fn tls_named(&self, names: &[&str], clients: ClientAuth) -> Arc<ServerConfig> {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &*self.authority).unwrap();

@@ -18,6 +18,7 @@ mod hostile_hub;
 mod hostile_talk;
 mod impostor;
 mod moves;
+mod names;
 #[path = "../support/netns.rs"]
 #[expect(dead_code, reason = "shared with the tests of quarantine, which use the rest")]
 mod netns;

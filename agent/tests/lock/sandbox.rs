@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use agent::addresses::AddressBook;
 use agent::execute::Task;
 use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
@@ -208,6 +209,7 @@ pub(crate) fn host(base: &Path) -> Host {
         state_dir: base.join("state"),
         dbus_address: None,
         control_plane: Vec::new(),
+        book: AddressBook::default(),
         recognise: std::sync::Arc::new(agent::recognise::Nobody),
         firewall: Firewall::default(),
         confirm_within: Duration::from_secs(60),

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::addresses::AddressBook;
 use agent::execute::Task;
 use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
@@ -40,6 +41,7 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         state_dir,
         dbus_address: None,
         control_plane: Vec::new(),
+        book: AddressBook::default(),
         recognise: Arc::new(Anybody),
         firewall: Firewall::default(),
         confirm_within: Duration::from_secs(60),

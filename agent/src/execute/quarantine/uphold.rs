@@ -1,6 +1,7 @@
 //! What becomes of a recorded quarantine outside its command: put up again at the start, mended
 //! when somebody tampered with it, confirmed or rolled back when its command never ended.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::id::CommandId;
@@ -124,6 +125,17 @@ pub fn level(host: &Host) -> Option<Level> {
 pub fn justification(host: &Host) -> Result<Option<(CommandId, String, Option<Hash>)>, Failure> {
     let standing = Standing::load(host, "state")?;
     Ok(standing.map(|standing| (standing.command_id, standing.envelope, standing.offline_code)))
+}
+
+/// Where the quarantine that is recorded, or the one that it goes back to, lets the agent go.
+pub fn left_open(host: &Host) -> Vec<SocketAddr> {
+    let standing = Standing::load(host, "state").ok().flatten();
+    let mut open = Vec::new();
+    if let Some(Standing { control_plane, previous, .. }) = standing {
+        open = control_plane;
+        open.extend(previous.map(|previous| previous.control_plane).unwrap_or_default());
+    }
+    open
 }
 
 /// Puts the recorded quarantine up again, for boot. Answers whether one stands.
