@@ -19,6 +19,8 @@ use tempfile::TempDir;
 use support::host::{sandbox, task};
 use support::netns::{ELSEWHERE, GUARD, HUB, Lan, SILENCE, agent_reaches, tcp_answers};
 
+#[path = "quarantine_faults/release.rs"]
+mod release;
 #[path = "support"]
 mod support {
     pub(crate) mod host;
@@ -51,9 +53,14 @@ impl Scene {
 
     /// This test program again, on the endpoint, as an agent that carries a quarantine out.
     fn child(&self, wrapper: &[&str]) -> Child {
+        self.child_as("child", wrapper)
+    }
+
+    /// The same as the agent that this test is.
+    fn child_as(&self, test: &str, wrapper: &[&str]) -> Child {
         let mut words: Vec<String> = wrapper.iter().map(|word| (*word).to_owned()).collect();
         words.push(std::env::current_exe().unwrap().display().to_string());
-        words.extend(["--exact", "child", "--nocapture"].map(str::to_owned));
+        words.extend(["--exact", test, "--nocapture"].map(str::to_owned));
         let (state, control) = (self.host.state_dir.clone(), self.host.control_plane[0]);
         self.lan.endpoint.run(move || {
             let mut command = Command::new(&words[0]);
@@ -99,6 +106,10 @@ impl Scene {
     }
 }
 
+fn mount(words: &[&str]) {
+    assert!(Command::new("mount").args(words).status().unwrap().success(), "mount {words:?}");
+}
+
 /// The line in which the child says how it ended.
 fn result(child: &mut Child) -> Option<String> {
     let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
@@ -121,11 +132,16 @@ fn apply(host: &Host) -> Result<(), Failure> {
 /// No test by itself: what [`Scene::child`] starts. Lives on until its input ends.
 #[test]
 fn child() {
+    say(carry_out);
+}
+
+/// What a child does, if this is one, and how it ended.
+fn say(work: fn(&Host) -> Result<Evidence, Failure>) {
     let (Ok(state), Ok(control)) = (std::env::var(STATE), std::env::var(CONTROL)) else { return };
     let (mut host, _folder) = sandbox();
     host.state_dir = state.into();
     host.control_plane = vec![control.parse().unwrap()];
-    let said = match carry_out(&host) {
+    let said = match work(&host) {
         Ok(_) => "done".to_owned(),
         Err(failure) => format!("{:?} {}", failure.kind, failure.stage),
     };
@@ -240,9 +256,6 @@ fn full_disk_is_a_failure_and_changes_nothing() {
     let scene = Scene::new();
     let failure = scene.here(|host| {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let mount = |words: &[&str]| {
-            assert!(Command::new("mount").args(words).status().unwrap().success());
-        };
         mount(&["--make-rprivate", "/"]);
         let state = host.state_dir.display().to_string();
         mount(&["-t", "tmpfs", "-o", "size=64k", "tmpfs", &state]);

@@ -239,7 +239,8 @@ impl Executor for Quarantine {
 impl Executor for Release {
     fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
         let stands = !host.firewall.turn("plan").look()?.tables.is_empty();
-        let recorded = Standing::load(host, "plan")?.map(|standing| standing.command_id);
+        // An unreadable record must not keep a device quarantined against a signed release.
+        let recorded = Standing::load(host, "plan").ok().flatten().map(|s| s.command_id);
         let steps = vec![if stands {
             format!("delete tables inet and netdev {TABLE}, in one transaction")
         } else {
@@ -253,7 +254,7 @@ impl Executor for Release {
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
         let mut turn = host.firewall.turn("apply");
-        // An unreadable record must not keep a device quarantined against a signed release.
+        // As in `plan`.
         let lifted = Standing::load(host, "apply").ok().flatten().map(|s| s.command_id);
         let before = turn.others_sha256();
         turn.delete()?;
