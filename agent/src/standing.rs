@@ -60,6 +60,7 @@ pub(crate) const fn noticed(tampering: Tampering) -> &'static str {
         Tampering::Removed => "quarantine_removed",
         Tampering::Altered => "quarantine_altered",
         Tampering::Flushed => "quarantine_flushed",
+        Tampering::DeviceLeft => "quarantine_device_left",
     }
 }
 

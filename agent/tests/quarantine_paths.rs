@@ -330,6 +330,56 @@ fn what_nobody_owns_is_put_up_again_at_once_and_told() {
 }
 
 #[test]
+fn other_namespaces_are_told_of_where_they_have_devices_on_ours() {
+    let scene = Scene::new();
+    let World { endpoint, container, .. } = &scene.world;
+    let guest = Netns::new();
+    endpoint.ip("link add guest link ep type macvlan mode bridge");
+    endpoint.hand_over("guest", &guest);
+    // What a machine shows of its processes: the endpoint itself, a container, a guest, and one that ended.
+    let proc = scene.host.root.join("proc");
+    for (process, namespace) in
+        [("1", Some(endpoint)), ("20", Some(container)), ("30", Some(&guest))]
+            .into_iter()
+            .chain([("40", None)])
+    {
+        let folder = proc.join(process).join("ns");
+        std::fs::create_dir_all(&folder).unwrap();
+        let to = namespace.map_or("gone".into(), Netns::path);
+        std::os::unix::fs::symlink(to, folder.join("net")).unwrap();
+    }
+    let named = scene.host.root.join("run/netns");
+    std::fs::create_dir_all(&named).unwrap();
+    std::os::unix::fs::symlink(guest.path(), named.join("visitors")).unwrap();
+    let expected = serde_json::json!([
+        { "namespace": "visitors", "devices": { "guest": "macvlan" } },
+    ]);
+    let host = scene.host.clone();
+    let plan = endpoint.run(move || quarantine().plan(&host, &task(1)).unwrap());
+    assert_eq!(plan.facts.get("other_namespaces"), Some(&expected));
+    let line = "cut guest (macvlan) in network namespace visitors by what it lies on";
+    assert!(plan.steps.iter().any(|step| step == line), "{:?}", plan.steps);
+    assert_eq!(scene.quarantine().get("other_namespaces"), Some(&expected));
+}
+
+#[test]
+fn device_that_leaves_for_another_namespace_is_told_of_and_others_are_not() {
+    let scene = Scene::new();
+    let World { endpoint, .. } = &scene.world;
+    let elsewhere = Netns::new();
+    endpoint.ip("tuntap add card mode tap");
+    let (_watch, told) = scene.watch();
+    scene.quarantine();
+    // What a container gets, and what is removed for good.
+    endpoint.ip("link add pipe type veth peer name epip");
+    endpoint.hand_over("epip", &elsewhere);
+    endpoint.ip("link del pipe");
+    endpoint.hand_over("card", &elsewhere);
+    assert_eq!(told.recv_timeout(GUARD), Ok(Tampering::DeviceLeft));
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
 fn release_leaves_handles_counters_and_what_the_owner_changed_meanwhile() {
     let scene = Scene::new();
     scene.load(

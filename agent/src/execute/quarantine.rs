@@ -16,7 +16,9 @@
 //! agent can change the tables), `egress` (`each_device` or `none`),
 //! `agent_told_by` (`mark_and_uid`), `reachable` (an address of the control plane), `sinks` (`v4`
 //! and `v6`: `filtered` or `no_route`; `raw`: `filtered`, `untried` or, without egress hook,
-//! `passed`), `until` (milliseconds, where it ends by itself), `others_before_sha256`, `others_after_sha256`, `others_unchanged`. Evidence of
+//! `passed`), `until` (milliseconds, where it ends by itself),
+//! `other_namespaces` (`namespace` and `devices`, name to kind: `physical`, which is not cut, or such as `macvlan`, on a device that
+//! is; null where nobody may look), `others_before_sha256`, `others_after_sha256`, `others_unchanged`. Evidence of
 //! `release`: `table_present` (false), `lifted` (command id) and the same three about other tables.
 
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use protocol::time::Timestamp;
 use runtime::Clock;
 
+use self::elsewhere::Elsewhere;
 use self::firewall::Turn;
 pub use self::firewall::{Firewall, Lacks};
 use self::kernel::Observed;
@@ -45,6 +48,7 @@ use super::{Executor, Plan, Recovery, Task, failure, sha256_hex};
 use crate::host::Host;
 use crate::offline;
 
+mod elsewhere;
 mod firewall;
 mod kernel;
 mod links;
@@ -139,17 +143,20 @@ impl Executor for Quarantine {
         let control: Vec<String> = host.control_plane.iter().map(ToString::to_string).collect();
         let resolvers = resolvers.iter().map(|address| format!("resolver {address}"));
         let allowed: Vec<String> = self.params.allow.iter().map(spell).chain(resolvers).collect();
-        let steps = vec![
+        let elsewhere = elsewhere::told(host);
+        let mut steps = vec![
             format!("load tables inet and netdev {TABLE} with policy drop, in one transaction"),
             format!("keep {} reachable for the agent", control.join(", ")),
             format!("keep {} reachable for everybody", list(&allowed)),
             format!("go back if no control plane answers within {within:?}"),
         ];
+        steps.extend(elsewhere.iter().flatten().flat_map(Elsewhere::lines));
         let rules = format!("{:?}", ruleset::inet(peers));
         let facts = Evidence::new()
             .with("ruleset_sha256", sha256_hex(rules.as_bytes()))
             .with("control_plane", control)
-            .with("allow", allowed);
+            .with("allow", allowed)
+            .with("other_namespaces", json(&elsewhere)?);
         Ok(Plan { steps, facts })
     }
 
@@ -228,6 +235,7 @@ impl Executor for Quarantine {
             .with("reachable", reachable.to_string())
             .with("sinks", json(&sinks)?)
             .with("until", standing.until.map(Timestamp::as_millis))
+            .with("other_namespaces", json(&elsewhere::told(host))?)
             .merged(about_others(before, after)))
     }
 

@@ -96,6 +96,11 @@ impl Netns {
         }
     }
 
+    /// Where `/proc` shows it.
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        format!("/proc/self/task/{}/ns/net", self.thread_id).into()
+    }
+
     /// Moves a device to another namespace.
     pub(crate) fn hand_over(&self, device: &str, other: &Self) {
         self.ip(&format!("link set {device} netns {}", other.thread_id));

@@ -43,6 +43,7 @@ const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
+const GET_LINK: u16 = 18;
 /// In an answer: what is dumped changed in between.
 const INTERRUPTED: u16 = 0x10;
 
@@ -281,12 +282,56 @@ impl Socket {
         &mut self,
         mut each: impl FnMut(Message<'_>),
     ) -> Result<(), NetlinkError> {
-        const GET_LINK: u16 = 18;
         let mut found = Vec::new();
         // An empty `struct ifinfomsg`: every device.
         self.dump(GET_LINK, &[0; 16], &mut found)?;
         found.iter().for_each(|reading| messages(reading).for_each(&mut each));
         Ok(())
+    }
+
+    /// Every network device of the namespace with that number; one call each.
+    pub(super) fn dump_links_of(
+        &mut self,
+        namespace: i32,
+        mut each: impl FnMut(Message<'_>),
+    ) -> Result<(), NetlinkError> {
+        const TARGET: u16 = 46;
+        let target = Value::default().raw(TARGET, &namespace.to_ne_bytes());
+        let mut found = Vec::new();
+        self.dump(GET_LINK, &[&[0; 16][..], target.bytes()].concat(), &mut found)?;
+        found.iter().for_each(|reading| messages(reading).for_each(&mut each));
+        Ok(())
+    }
+
+    /// The body of the one answer to a request.
+    pub(super) fn ask(&mut self, kind: u16, body: &[u8]) -> Result<Vec<u8>, NetlinkError> {
+        self.exchange((kind, REQUEST), body)
+    }
+
+    /// Has something done that is answered by whether it was.
+    pub(super) fn tell(&mut self, kind: u16, body: &[u8]) -> Result<(), NetlinkError> {
+        self.exchange((kind, REQUEST | ACK), body).map(drop)
+    }
+
+    fn exchange(
+        &mut self,
+        (kind, flags): (u16, u16),
+        body: &[u8],
+    ) -> Result<Vec<u8>, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(&message(kind, (flags, self.sequence), body))?;
+        let mut reading = vec![0; 8192];
+        loop {
+            let length = self.read(&mut reading)?;
+            let its = |message: &Message<'_>| message.sequence == self.sequence;
+            let Some(answer) = messages(&reading[..length]).find(its) else { continue };
+            if answer.kind == ERROR
+                && let Some(errno) = answer.errno()?
+            {
+                return Err(NetlinkError::Failed(errno));
+            }
+            return Ok(answer.body.to_vec());
+        }
     }
 
     fn dump(

@@ -43,6 +43,8 @@ pub enum Tampering {
     Altered,
     /// The whole ruleset was flushed, or the table that only shows that was.
     Flushed,
+    /// A network device was moved to another network namespace. Nothing makes that good.
+    DeviceLeft,
 }
 
 impl Tampering {
@@ -52,6 +54,7 @@ impl Tampering {
             Self::Removed => "removed",
             Self::Altered => "altered",
             Self::Flushed => "flushed",
+            Self::DeviceLeft => "device_left",
         }
     }
 }

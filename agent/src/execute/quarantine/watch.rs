@@ -17,7 +17,7 @@ use super::kernel::OF_TABLE;
 use super::links;
 use super::netlink::{Message, Notices, Socket, Subsystem, messages};
 use super::ruleset::{CANARY, TABLE};
-use super::uphold::{Tampering, Upheld, mend};
+use super::uphold::{Tampering, Upheld, current, mend};
 use crate::host::Host;
 
 /// The stage that failures name.
@@ -48,7 +48,7 @@ impl Watch {
         let tables = open(Subsystem::Netfilter, Notices::Tables)?;
         let links = open(Subsystem::Route, Notices::Links)?;
         let (alive, ended) = UnixStream::pair().map_err(|error| failed(&error))?;
-        let watching = Watching { host, told, tables, links, ended };
+        let watching = Watching { host, told, tables, links, left: Vec::new(), ended };
         let thread = thread::Builder::new()
             .name("quarantine watch".to_owned())
             .spawn(move || watching.run())
@@ -71,6 +71,8 @@ struct Watching<T> {
     told: T,
     tables: Socket,
     links: Socket,
+    /// Devices that went to another namespace, and of which nobody was told yet.
+    left: Vec<String>,
     ended: UnixStream,
 }
 
@@ -81,7 +83,10 @@ impl<T: FnMut(Tampering)> Watching<T> {
         loop {
             let is_settled = !is_due || self.mend();
             match self.wait(is_settled) {
-                Ok(Some(concerns)) => is_due = concerns || !is_settled,
+                Ok(Some(concerns)) => {
+                    is_due = concerns || !is_settled;
+                    self.tell_what_left();
+                }
                 Ok(None) => return,
                 Err(errno) => {
                     tracing::error!(%errno, "quarantine is looked at from time to time only");
@@ -89,6 +94,17 @@ impl<T: FnMut(Tampering)> Watching<T> {
                 }
             }
         }
+    }
+
+    /// What leaves for another namespace takes its frames along: there no table of ours is.
+    fn tell_what_left(&mut self) {
+        let left = std::mem::take(&mut self.left);
+        if left.is_empty() || !matches!(current(&self.host), Ok(Some(_))) {
+            return;
+        }
+        let devices = left.join(", ");
+        tracing::error!(devices, "quarantined devices left for another network namespace");
+        (self.told)(Tampering::DeviceLeft);
     }
 
     /// Whether nothing is left to do.
@@ -110,7 +126,7 @@ impl<T: FnMut(Tampering)> Watching<T> {
 
     /// Waits for notices, and for a while only when something is left to do. Whether they concern
     /// a quarantine; `None` when the watch is over.
-    fn wait(&self, is_settled: bool) -> Result<Option<bool>, Errno> {
+    fn wait(&mut self, is_settled: bool) -> Result<Option<bool>, Errno> {
         let listen = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let fds: [BorrowedFd<'_>; 3] =
             [self.tables.as_fd(), self.links.as_fd(), self.ended.as_fd()];
@@ -124,13 +140,17 @@ impl<T: FnMut(Tampering)> Watching<T> {
             return Ok(None);
         }
         let tables = concerns(&self.tables, of_quarantine);
-        let links = concerns(&self.links, |link| links::device(link).is_some());
+        let left = &mut self.left;
+        let links = concerns(&self.links, |link| {
+            left.extend(links::left(link));
+            links::device(link).is_some()
+        });
         Ok(Some(tables | links))
     }
 }
 
 /// Reads all notices that lie ready. Whether one matters, or some were lost.
-fn concerns(socket: &Socket, matters: impl Fn(&Message<'_>) -> bool) -> bool {
+fn concerns(socket: &Socket, mut matters: impl FnMut(&Message<'_>) -> bool) -> bool {
     let (mut reading, mut do_concern) = (Vec::new(), false);
     while let Ok(Some(bytes)) = socket.notices(&mut reading) {
         do_concern |= bytes.is_empty() || messages(bytes).any(|message| matters(&message));
