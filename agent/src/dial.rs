@@ -4,6 +4,7 @@
 //! silent, nor an address where nobody is any more. Knows no TLS; what serves, the caller says.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -61,15 +62,18 @@ impl<'a> Candidates<'a> {
             let next = match self.looking_up.as_mut() {
                 _ if !self.found.is_empty() => self.found.pop_front(),
                 None => Some(self.remembered.pop_front()?),
-                Some(_) if is_silent && !self.remembered.is_empty() => self.remembered.pop_front(),
-                Some(looking_up) => {
-                    tokio::select! {
-                        biased;
-                        found = looking_up => self.looked_up(found),
-                        () = self.silence.as_mut(), if !is_silent => {}
+                Some(looking_up) => tokio::select! {
+                    biased;
+                    found = looking_up => {
+                        self.looked_up(found);
+                        None
                     }
-                    None
-                }
+                    () = self.silence.as_mut(), if !is_silent => None,
+                    // An answer that has come in the meantime was taken above.
+                    () = ready(()), if is_silent && !self.remembered.is_empty() => {
+                        self.remembered.pop_front()
+                    }
+                },
             };
             if let Some(next) = next
                 && self.given.insert(next.clone())

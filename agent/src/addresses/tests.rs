@@ -1,3 +1,5 @@
+//! The book that is written, read, bounded and damaged.
+
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Scenes of addresses that serve, refuse or say nothing, under a clock that does not wait.
+
 use std::future::{pending, ready};
 use std::sync::Mutex;
 
