@@ -145,8 +145,9 @@ fn say(work: fn(&Host) -> Result<Evidence, Failure>) {
         Ok(_) => "done".to_owned(),
         Err(failure) => format!("{:?} {}", failure.kind, failure.stage),
     };
-    println!("\nRESULT {said}");
-    std::io::stdout().flush().unwrap();
+    let mut output = std::io::stdout();
+    output.write_all(format!("\nRESULT {said}\n").as_bytes()).unwrap();
+    output.flush().unwrap();
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 

@@ -2,7 +2,7 @@
 //! it survives, and what a release leaves.
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
-use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use agent::execute::Executor;
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use support::host::{sandbox, task};
 use support::netns::{
-    GUARD, Netns, SILENCE, agent_reaches, agent_session, carries, open_session, stranger_reaches,
-    tcp_answers, udp_answers,
+    GUARD, Netns, SILENCE, Sender, agent_reaches, agent_session, carries, open_session, rounds,
+    stranger_reaches, tcp_answers, told, udp_answers,
 };
 use support::world::{
     CONTAINER, ENDPOINT, HUB, INTERNET, NEIGHBOUR, Sniffer, World, echoes, pings, send_frames,
@@ -185,33 +185,42 @@ fn own_resolver_stays_open_where_the_order_says_so_and_no_other() {
 /// without pause. To measure: `TOCSIN_TEST_ROUNDS=100`, and `--no-capture`.
 #[test]
 fn nothing_leaves_once_an_executor_has_applied_and_the_time_until_then_is_told() {
-    let rounds = std::env::var("TOCSIN_TEST_ROUNDS").map_or(3, |text| text.parse().unwrap());
     let scene = Scene::new();
     let to = echoes(&scene.world.internet, INTERNET, 0)[0];
-    let mut spans = Vec::new();
-    for _ in 0..rounds {
+    let spans = (0..rounds()).map(|_| {
+        let sender = Sender::new(&scene.world.endpoint, to);
         let host = scene.host.clone();
-        spans.push(scene.world.endpoint.run(move || {
-            let clock = Clock::system();
-            let sender = std::thread::spawn(move || {
-                let (socket, clock) = (UdpSocket::bind("0.0.0.0:0").unwrap(), Clock::system());
-                let mut last = clock.now();
-                while socket.send_to(b"x", to).is_ok() {
-                    last = clock.now();
-                }
-                last
-            });
-            let begin = clock.now();
+        let begin = scene.world.endpoint.run(move || {
+            let begin = Clock::system().now();
             quarantine().plan(&host, &task(1)).unwrap();
             quarantine().apply(&host, &task(1)).unwrap();
-            let last = sender.join().unwrap();
-            Release.apply(&host, &task(2)).unwrap();
-            last.saturating_duration_since(begin)
-        }));
-    }
-    spans.sort_unstable();
-    let at = |share: usize| spans[(spans.len() - 1) * share / 100];
-    println!("until cut: p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100));
+            begin
+        });
+        assert!(!udp_answers(&scene.world.endpoint, to, SILENCE));
+        let span = sender.sent_after(begin);
+        scene.carry_out(Release, 2);
+        span
+    });
+    println!("{}", told("until an executor has cut", spans.collect()));
+}
+
+/// The same from a flush on, where nobody owns the tables and the watch puts them up again.
+#[test]
+fn flush_of_what_nobody_owns_is_made_good_and_the_time_until_then_is_told() {
+    let scene = Scene::on(Lacks { owner: true, ..Lacks::default() });
+    let to = echoes(&scene.world.internet, INTERNET, 0)[0];
+    scene.quarantine();
+    let (_watch, tampering) = scene.watch();
+    let before = scene.nft("list ruleset");
+    let spans = (0..rounds()).map(|_| {
+        let sender = Sender::new(&scene.world.endpoint, to);
+        let begin = Clock::system().now();
+        scene.nft("flush ruleset");
+        assert_eq!(tampering.recv_timeout(GUARD), Ok(Tampering::Removed));
+        assert_eq!(scene.nft("list ruleset"), before);
+        sender.sent_after(begin)
+    });
+    println!("{}", told("open after a flush, without owner", spans.collect()));
 }
 
 #[test]
@@ -374,6 +383,8 @@ fn device_that_leaves_for_another_namespace_is_told_of_and_others_are_not() {
     endpoint.ip("link add pipe type veth peer name epip");
     endpoint.hand_over("epip", &elsewhere);
     endpoint.ip("link del pipe");
+    scene.nft("flush ruleset");
+    assert_eq!(told.recv_timeout(GUARD), Ok(Tampering::Flushed), "and nothing before it");
     endpoint.hand_over("card", &elsewhere);
     assert_eq!(told.recv_timeout(GUARD), Ok(Tampering::DeviceLeft));
     assert!(told.try_recv().is_err());

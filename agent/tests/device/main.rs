@@ -7,6 +7,7 @@ mod checkpoints;
 mod collections;
 mod commands;
 mod console;
+mod cut;
 mod disk;
 mod enrollment;
 mod escrow;

@@ -18,7 +18,7 @@ use crate::bench::{Bench, confirmed};
 use crate::netns::{ELSEWHERE, HUB, Lan, Netns};
 use crate::server::{Server, greeting};
 
-const HUB_NAME: &str = "hub.example";
+pub(crate) const HUB_NAME: &str = "hub.example";
 const API_NAME: &str = "api.example";
 
 /// A name service at that address of the machine that calls it. It knows two names.
@@ -64,10 +64,10 @@ fn answer(question: &[u8]) -> Vec<u8> {
 }
 
 /// A running agent.
-struct Agent(Child);
+pub(crate) struct Agent(Child);
 
 impl Agent {
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -78,15 +78,15 @@ impl Agent {
 }
 
 /// The machine that it runs on.
-struct Endpoint {
-    machine: Netns,
+pub(crate) struct Endpoint {
+    pub(crate) machine: Netns,
     config: PathBuf,
     state: PathBuf,
 }
 
 impl Endpoint {
     /// A machine that asks that name service and no other.
-    fn new(machine: Netns, bench: &Bench, port: u16) -> Self {
+    pub(crate) fn new(machine: Netns, bench: &Bench, port: u16) -> Self {
         let folder = bench.config.state_dir.parent().unwrap();
         let (config, root) = (folder.join("agent.toml"), folder.join("root"));
         fs::create_dir(&root).unwrap();
@@ -109,7 +109,7 @@ impl Endpoint {
         Self { machine, config, state: bench.config.state_dir.clone() }
     }
 
-    fn agent(&self, verb: &'static str) -> Agent {
+    pub(crate) fn agent(&self, verb: &'static str) -> Agent {
         let (config, state) = (self.config.clone(), self.state.clone());
         self.machine.run(move || {
             // It goes with the machine, however this test ends.
@@ -124,7 +124,7 @@ impl Endpoint {
         self.machine.try_command("getent", &["ahostsv4", HUB_NAME]).0
     }
 
-    fn tables(&self) -> String {
+    pub(crate) fn tables(&self) -> String {
         self.machine.command("nft", &["list", "tables"])
     }
 }
@@ -133,7 +133,8 @@ fn mount(words: &[&str]) {
     assert!(Command::new("mount").args(words).status().unwrap().success(), "mount {words:?}");
 }
 
-async fn server(bench: &Bench, name: &str, address: SocketAddr) -> Server {
+/// A server of that name.
+pub(crate) async fn server(bench: &Bench, name: &str, address: SocketAddr) -> Server {
     let tls = bench.tls_named(&[name], ClientAuth::Required(bench.ca()));
     Server::listen(address, tls).await
 }
@@ -196,8 +197,8 @@ async fn comes_back(endpoint: Netns) {
     }
 }
 
-#[test]
-fn quarantined_device_finds_hub_and_control_plane_by_name_after_restart_and_reboot() {
+/// Plays a scene with that endpoint, on the machine that is everybody else.
+pub(crate) fn on_a_lan<F: Future<Output: Send> + 'static>(scene: fn(Netns) -> F) -> F::Output {
     let Lan { endpoint, peer } = Lan::new();
     peer.run(move || {
         serve_names(HUB[0]);
@@ -207,6 +208,11 @@ fn quarantined_device_finds_hub_and_control_plane_by_name_after_restart_and_rebo
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(comes_back(endpoint));
-    });
+        runtime.block_on(scene(endpoint))
+    })
+}
+
+#[test]
+fn quarantined_device_finds_hub_and_control_plane_by_name_after_restart_and_reboot() {
+    on_a_lan(comes_back);
 }

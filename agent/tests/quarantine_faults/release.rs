@@ -99,38 +99,55 @@ fn stage_of(stage: &str) -> &'static str {
 }
 
 fn carry_out_with(scene: &Scene, injected: Injected) -> Says {
-    match injected {
-        Injected::FullDisk => return on_a_disk(scene, fill),
-        Injected::ReadOnlyDisk => {
-            return on_a_disk(scene, |state| mount(&["-o", "remount,ro", state]));
-        }
-        _ => {}
-    }
-    scene.here(|host| drop(carry_out(host).unwrap()));
-    if !matches!(injected, Injected::HeldByAnother) {
-        scene.host.firewall.let_go();
-    }
     let strace = |inject| vec!["strace", "-f", "-qq", "-o", "/dev/null", "-e", inject];
-    let wrapper = match injected {
-        Injected::NoPermission => {
-            vec!["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
-        }
-        Injected::NoNfTables => strace("inject=socket:error=EPROTONOSUPPORT:when=1"),
-        Injected::SilentKernel => strace("inject=recvfrom:error=EAGAIN:when=1"),
-        Injected::RecordStays => strace("inject=unlink:error=EIO"),
-        Injected::HeldByAnother | Injected::FullDisk | Injected::ReadOnlyDisk => Vec::new(),
+    match injected {
+        Injected::FullDisk => on_a_disk(scene, fill),
+        Injected::ReadOnlyDisk => on_a_disk(scene, |state| mount(&["-o", "remount,ro", state])),
         Injected::DamagedRecord => {
-            fs::write(scene.host.state_dir.join("quarantine.json"), "{").unwrap();
-            return said(scene.here(release));
+            scene.here(|host| {
+                carry_out(host).unwrap();
+                fs::write(host.state_dir.join("quarantine.json"), "{").unwrap();
+            });
+            said(scene.here(release))
         }
         Injected::TablesGone => {
+            scene.here(|host| drop(carry_out(host).unwrap()));
+            scene.host.firewall.let_go();
             scene.lan.endpoint.command("nft", &["flush", "ruleset"]);
-            return said(scene.here(release));
+            said(scene.here(release))
         }
-    };
-    let words = in_child(scene, &wrapper).unwrap();
-    // It failed: what it says is a kind and a stage.
-    let (kind, stage) = words.split_once(' ').unwrap();
+        // This process goes on holding them.
+        Injected::HeldByAnother => failed_beside(scene, &[]),
+        Injected::NoPermission => {
+            let no_admin = ["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"];
+            failed_alone(scene, &[&["setpriv"], &no_admin[..]].concat())
+        }
+        Injected::NoNfTables => {
+            failed_alone(scene, &strace("inject=socket:error=EPROTONOSUPPORT:when=1"))
+        }
+        Injected::SilentKernel => {
+            failed_alone(scene, &strace("inject=recvfrom:error=EAGAIN:when=1"))
+        }
+        Injected::RecordStays => failed_alone(scene, &strace("inject=unlink:error=EIO")),
+    }
+}
+
+/// Released by another process, when the one that had cut the device is gone.
+fn failed_alone(scene: &Scene, wrapper: &[&str]) -> Says {
+    scene.here(|host| drop(carry_out(host).unwrap()));
+    scene.host.firewall.let_go();
+    failed(scene, wrapper)
+}
+
+/// The same while that one goes on.
+fn failed_beside(scene: &Scene, wrapper: &[&str]) -> Says {
+    scene.here(|host| drop(carry_out(host).unwrap()));
+    failed(scene, wrapper)
+}
+
+fn failed(scene: &Scene, wrapper: &[&str]) -> Says {
+    let words = in_child(scene, wrapper).unwrap();
+    let (kind, stage) = words.split_once(' ').expect("it failed");
     let kinds =
         [FailureKind::Permission, FailureKind::Precondition, FailureKind::Timeout, FailureKind::Io];
     let kind = kinds.into_iter().find(|known| format!("{known:?}") == kind).unwrap();

@@ -8,13 +8,16 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent::mark::mark;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Pid, gettid};
+use runtime::Clock;
 use tokio::net::TcpSocket;
 
 /// A guard against hanging, never a measure.
@@ -264,6 +267,53 @@ pub(crate) fn udp_answers(from: &Netns, to: SocketAddr, within: Duration) -> boo
         socket.connect(to).unwrap();
         socket.send(b"x").is_ok() && socket.recv(&mut [0]).is_ok()
     })
+}
+
+/// Sends datagrams without pause, and knows when the last one left.
+pub(crate) struct Sender {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Option<Instant>>,
+}
+
+impl Sender {
+    /// Sends from now on.
+    pub(crate) fn new(from: &Netns, to: SocketAddr) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let thread = from.run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            thread::spawn(move || {
+                let (clock, mut last) = (Clock::system(), None);
+                while !over.load(Ordering::Relaxed) {
+                    if socket.send_to(b"x", to).is_ok() {
+                        last = Some(clock.now());
+                    }
+                    thread::yield_now();
+                }
+                last
+            })
+        });
+        Self { is_over, thread }
+    }
+
+    /// Until when some left after that moment; nothing when none did.
+    pub(crate) fn sent_after(self, moment: Instant) -> Duration {
+        self.is_over.store(true, Ordering::Relaxed);
+        let last = self.thread.join().unwrap();
+        last.map_or(Duration::ZERO, |last| last.saturating_duration_since(moment))
+    }
+}
+
+/// What a list of spans comes to.
+pub(crate) fn told(what: &str, mut spans: Vec<Duration>) -> String {
+    spans.sort_unstable();
+    let at = |share: usize| spans[(spans.len() - 1) * share / 100];
+    format!("{what}: p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), at(100))
+}
+
+/// How many rounds are to be measured.
+pub(crate) fn rounds() -> u8 {
+    std::env::var("TOCSIN_TEST_ROUNDS").map_or(1, |text| text.parse().unwrap())
 }
 
 /// Whether a process of another user reaches a TCP port.
