@@ -1,4 +1,4 @@
-//! Real Redis servers for tests: spawned on free ports, killed with the test.
+//! Real Redis servers for tests: spawned on free ports, killed with the thread that started them.
 //!
 //! Owns processes that it started, and nothing else. A helper panics when what it was asked for
 //! cannot be had within [`GUARD`]: it is a part of tests.
@@ -27,6 +27,8 @@ pub use self::sentinels::Sentinels;
 
 /// After this a test has failed; nothing is asserted about how long things take.
 pub const GUARD: Duration = Duration::from_secs(60);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(3);
 /// How often a free port may turn out to be taken before it is used.
 const ATTEMPTS: usize = 20;
 
@@ -72,15 +74,24 @@ impl RedisServer {
     /// An empty server of that kind.
     #[must_use]
     pub fn with(setup: Setup) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let mut setup = setup;
         for _ in 0..ATTEMPTS {
-            let (port, tls_port) = free_ports();
-            let child = spawn(folder.path(), &arguments(&setup, port, tls_port));
-            if child.is_some() {
-                return Self { setup, folder, port, tls_port, child };
+            match Self::try_with(setup) {
+                Ok(server) => return server,
+                Err(again) => setup = again,
             }
         }
         panic!("redis-server does not start; is the package redis-server installed?");
+    }
+
+    /// The same at the first attempt, or not: a port may be taken before the server has it.
+    fn try_with(setup: Setup) -> Result<Self, Setup> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (port, tls_port) = free_ports();
+        match spawn(folder.path(), &arguments(&setup, port, tls_port)) {
+            Some(child) => Ok(Self { setup, folder, port, tls_port, child: Some(child) }),
+            None => Err(setup),
+        }
     }
 
     /// The port without TLS.
@@ -186,7 +197,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Clock::system().now();
     while !holds() {
         assert!(began.elapsed() < GUARD, "in vain: {what}");
-        std::thread::yield_now();
+        std::thread::park_timeout(PAUSE);
     }
 }
 
@@ -235,7 +246,8 @@ fn spawn(folder: &Path, arguments: &[String]) -> Option<Child> {
 /// Starts a server and waits for a line in its log.
 fn spawn_until(folder: &Path, arguments: &[String], line: &str) -> Option<Child> {
     fs::create_dir_all(folder).expect("a folder");
-    let mut child = Command::new("redis-server")
+    let mut child = Command::new("setpriv")
+        .args(["--pdeathsig=KILL", "--", "redis-server"])
         .args(arguments)
         .arg("--dir")
         .arg(folder)
@@ -243,7 +255,7 @@ fn spawn_until(folder: &Path, arguments: &[String], line: &str) -> Option<Child>
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .expect("the package redis-server is installed");
+        .expect("the package util-linux is installed");
     let mut log = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     if log.by_ref().map_while(Result::ok).any(|said| said.contains(line)) {
         // A log that nobody reads would stop the server once the pipe is full.

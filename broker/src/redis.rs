@@ -76,6 +76,25 @@ impl RedisBroker {
         entropy: Entropy,
     ) -> Result<Self, RedisBrokerError> {
         config.validate()?;
+        Self::open(config, clock, entropy)
+    }
+
+    /// The same, for tests of what the bus does and not of when it gives up: it waits for whoever does not
+    /// answer much longer than a hub may, since a server of a busy machine is slow without being away.
+    ///
+    /// # Errors
+    /// See [`RedisBrokerError`].
+    #[cfg(feature = "fixture")]
+    pub fn connect_patiently(
+        config: RedisConfig,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> Result<Self, RedisBrokerError> {
+        config.validate()?;
+        Self::open(config.patient(), clock, entropy)
+    }
+
+    fn open(config: RedisConfig, clock: Clock, entropy: Entropy) -> Result<Self, RedisBrokerError> {
         let finder = Finder::new(&config, Dialer::new(&config)?);
         let shared = Arc::new(Shared::new(config, finder, (clock, entropy)));
         let mut supervisor = JoinSet::new();

@@ -185,6 +185,13 @@ impl RedisConfig {
             .map_or(Ok(()), |(_, key, rule)| Err(InvalidRedisConfig { key, rule }))
     }
 
+    /// The same with waits beyond what a hub may wait.
+    #[cfg(feature = "fixture")]
+    pub(super) fn patient(self) -> Self {
+        let patience = crate::fixture::GUARD / 2;
+        Self { connect_timeout: patience, command_timeout: patience, ..self }
+    }
+
     /// The addresses of `urls`.
     pub(super) fn addresses(&self) -> Vec<Address> {
         self.urls.iter().filter_map(|url| Address::from_url(url)).map(|(at, _)| at).collect()

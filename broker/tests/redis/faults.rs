@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use broker::fixture::{RedisCluster, RedisServer, until};
 use broker::redis::RedisMode;
-use broker::{Broker, BrokerError, LeaseGrant, RedisBroker, RedisConfig, Subscription};
+use broker::{Broker, BrokerError, RedisBroker, RedisConfig, Subscription};
 use runtime::fixture::{Link, Relay};
 
-use crate::support::{config, connect, connected, device, fails, lease, presence, revoke, works};
+use crate::support::{
+    again, config, connect, connected, delivers, device, fails, hasty, lease, presence, subscribed,
+    works,
+};
 
 /// Long enough for the bus to have looked for its server several times.
 const SEVERAL_ATTEMPTS: Duration = Duration::from_secs(4);
@@ -16,24 +19,29 @@ const SEVERAL_ATTEMPTS: Duration = Duration::from_secs(4);
 /// A hub's part: lease, subscription, and a session.
 async fn joined(broker: &RedisBroker) -> Box<dyn Subscription> {
     let lease = lease("hub-a", 1);
-    assert_eq!(broker.renew_lease(&lease).await.unwrap(), LeaseGrant::Taken);
-    let subscription = broker.subscribe(&lease).await.unwrap();
-    broker.arrive(device(1), presence(&lease, 1)).await.unwrap();
-    subscription
+    let joining = async || {
+        let subscription = subscribed(broker, &lease).await?;
+        broker.arrive(device(1), presence(&lease, 1)).await?;
+        Ok(subscription)
+    };
+    again("it joins", joining).await
 }
 
 /// Everything works as if nothing had been.
 async fn works_again(broker: &Arc<RedisBroker>) {
-    works(&**broker).await;
     let lease = lease("hub-a", 1);
-    broker.renew_lease(&lease).await.unwrap();
-    let mut subscription = broker.subscribe(&lease).await.unwrap();
-    let entries = [(device(1), presence(&lease, 1))];
-    broker.restore(&entries).await.unwrap();
-    assert_eq!(broker.locate(&[device(1)]).await.unwrap(), [Some(presence(&lease, 1))]);
-    assert_eq!(broker.publish(&lease.hub, vec![revoke(1)]).await.unwrap(), 1);
-    assert_eq!(subscription.next().await, Some(revoke(1)));
-    broker.probe().await.unwrap();
+    delivers(broker, &lease).await;
+    let here = presence(&lease, 1);
+    let restoring = async || {
+        broker.renew_lease(&lease).await?;
+        broker.restore(&[(device(1), here.clone())]).await?;
+        match &broker.locate(&[device(1)]).await?[..] {
+            [Some(found)] if *found == here => Ok(()),
+            _ => Err(BrokerError::Unavailable),
+        }
+    };
+    again("presence is there again", restoring).await;
+    works(&**broker).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,7 +120,7 @@ async fn f07_flushed_server_is_served_without_a_new_connection() {
 async fn f09_cable_that_is_cut_without_a_word_is_noticed() {
     let server = RedisServer::start();
     let cable = Relay::to(server.port()).await;
-    let broker = connected(config(vec![format!("redis://{}", cable.addr)])).await;
+    let broker = hasty(config(vec![format!("redis://{}", cable.addr)])).await;
     let mut subscription = joined(&broker).await;
     cable.set(Link::Frozen);
     assert_eq!(subscription.next().await, None);
@@ -156,7 +164,7 @@ async fn f09_primary_among_several_addresses_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f10_server_that_stops_in_its_tracks_is_noticed_and_taken_back() {
     let server = RedisServer::start();
-    let broker = connected(config(vec![server.url()])).await;
+    let broker = hasty(config(vec![server.url()])).await;
     let mut subscription = joined(&broker).await;
     server.pause();
     assert_eq!(subscription.next().await, None);
@@ -170,9 +178,9 @@ async fn f10_subscriptions_that_end_again_and_again_have_a_budget() {
     let server = RedisServer::start();
     let broker = connected(config(vec![server.url()])).await;
     let lease = lease("hub-a", 1);
-    broker.renew_lease(&lease).await.unwrap();
     let mut granted = 0;
     let refused = loop {
+        broker.renew_lease(&lease).await.unwrap();
         match broker.subscribe(&lease).await {
             Ok(mut subscription) => {
                 granted += 1;
@@ -186,12 +194,7 @@ async fn f10_subscriptions_that_end_again_and_again_have_a_budget() {
     assert!(granted > 1, "one is no budget");
     broker.probe().await.unwrap();
     // Liveness: there is room again by itself.
-    let again = async {
-        while broker.subscribe(&lease).await.is_err() {
-            broker.renew_lease(&lease).await.unwrap();
-        }
-    };
-    tokio::time::timeout(broker::fixture::GUARD, again).await.expect("a further one is granted");
+    again("a further one is granted", async || subscribed(&broker, &lease).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

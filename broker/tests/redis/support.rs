@@ -7,15 +7,20 @@ use async_trait::async_trait;
 use broker::contract::Harness;
 use broker::fixture::{GUARD, RedisServer, Reply};
 use broker::redis::RedisMode;
-use broker::{Broker, Downstream, HubLease, Presence, RedisBroker, RedisConfig};
+use broker::{
+    Broker, BrokerError, Downstream, HubLease, Presence, RedisBroker, RedisConfig, Subscription,
+};
 use protocol::fixture;
 use protocol::id::{DeviceId, HubId, SessionId};
 use runtime::{Clock, Entropy};
 use tokio::time::timeout;
 
-/// A bus on those servers.
+/// Between two looks.
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
+
+/// A bus on those servers. It gives up late: whether a server answers soon is not what is tested.
 pub(crate) fn connect(config: RedisConfig) -> Arc<RedisBroker> {
-    let broker = RedisBroker::connect(config, Clock::system(), Entropy::system());
+    let broker = RedisBroker::connect_patiently(config, Clock::system(), Entropy::system());
     Arc::new(broker.expect("the settings are sound"))
 }
 
@@ -26,16 +31,68 @@ pub(crate) async fn connected(config: RedisConfig) -> Arc<RedisBroker> {
     broker
 }
 
+/// A bus that gives up as in production, once it has found its servers: for servers that stay silent. What
+/// is asked of it may fail at any time.
+pub(crate) async fn hasty(config: RedisConfig) -> Arc<RedisBroker> {
+    let broker = RedisBroker::connect(config, Clock::system(), Entropy::system());
+    let broker = Arc::new(broker.expect("the settings are sound"));
+    works(&*broker).await;
+    broker
+}
+
 /// Waits until the bus delivers.
 pub(crate) async fn works(broker: &dyn Broker) {
-    let working = async { while broker.probe().await.is_err() {} };
+    let working = async {
+        while broker.probe().await.is_err() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
     timeout(GUARD, working).await.expect("the bus delivers");
 }
 
 /// Waits until the bus says that it does not deliver.
 pub(crate) async fn fails(broker: &dyn Broker) {
-    let failing = async { while broker.probe().await.is_ok() {} };
+    let failing = async {
+        while broker.probe().await.is_ok() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
     timeout(GUARD, failing).await.expect("the loss is noticed");
+}
+
+/// Asks again and again: what is lost may be noticed only now, and a lease runs out meanwhile.
+pub(crate) async fn again<T>(what: &str, asked: impl AsyncFn() -> Result<T, BrokerError>) -> T {
+    let asking = async {
+        loop {
+            match asked().await {
+                Ok(answer) => return answer,
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    timeout(GUARD, asking).await.unwrap_or_else(|_| panic!("in vain: {what}"))
+}
+
+/// Renews the lease and subscribes under it.
+pub(crate) async fn subscribed(
+    broker: &RedisBroker,
+    lease: &HubLease,
+) -> Result<Box<dyn Subscription>, BrokerError> {
+    broker.renew_lease(lease).await?;
+    broker.subscribe(lease).await
+}
+
+/// A hub takes its lease anew, and hears what it is told.
+pub(crate) async fn delivers(broker: &RedisBroker, lease: &HubLease) {
+    works(broker).await;
+    let hears = async || {
+        let mut subscription = subscribed(broker, lease).await?;
+        match broker.publish(&lease.hub, vec![revoke(1)]).await? {
+            1 if subscription.next().await == Some(revoke(1)) => Ok(()),
+            _ => Err(BrokerError::Unavailable),
+        }
+    };
+    again("it hears what it is told", hears).await;
 }
 
 pub(crate) fn config(urls: Vec<String>) -> RedisConfig {

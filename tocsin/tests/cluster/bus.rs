@@ -37,7 +37,9 @@ impl Bus {
         if parts.has_sentinel {
             servers.push(RedisServer::start());
             servers[1].follow(&servers[0]);
-            sentinels = Some(Sentinels::watch(&servers[0], 1));
+            let watching = Sentinels::watch(&servers[0], 1);
+            watching.lose_patience();
+            sentinels = Some(watching);
         } else {
             for name in Self::processes(parts) {
                 links.insert(name, Relay::to(servers[0].port()).await);
