@@ -12,11 +12,10 @@ use protocol::close::CloseCode;
 use protocol::frame::{AgentFrame, HubFrame, Mode};
 use protocol::id::{DeviceId, HubId, SessionId};
 use protocol::state::{Lane, PerLane};
-use runtime::Clock;
 use uuid::Uuid;
 
 use crate::support::{
-    Agent, World, close_header, command, command_id, config, hub_id, until, upstream,
+    Agent, World, bus, close_header, command, command_id, config, hub_id, until, upstream,
 };
 
 /// The in-process bus behind a cable that can be cut.
@@ -28,8 +27,7 @@ struct Cable {
 
 impl Cable {
     fn new() -> Arc<Self> {
-        let memory = Arc::new(MemoryBroker::new(Clock::system()));
-        Arc::new(Self { memory, is_cut: AtomicBool::new(false) })
+        Arc::new(Self { memory: bus(), is_cut: AtomicBool::new(false) })
     }
 
     fn cut(&self, is_cut: bool) {

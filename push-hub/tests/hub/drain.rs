@@ -7,10 +7,9 @@ use broker::Broker as _;
 use protocol::close::CloseCode;
 use protocol::frame::{AgentFrame, HubFrame, POLL_PATH};
 use push_hub::Config;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{GUARD, World, close_header, command_id, config, upstream};
+use crate::support::{GUARD, World, close_header, command_id, config, dial, upstream};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_sends_agents_elsewhere_and_ends_when_they_have_gone() {
@@ -31,7 +30,7 @@ async fn drain_sends_agents_elsewhere_and_ends_when_they_have_gone() {
     tokio::time::timeout(GUARD, world.hub.finished()).await.expect("the hub ends");
     upstream(&mut reader, |message| message.frame == ack).await;
     assert_eq!(world.broker.hubs().await.unwrap(), []);
-    assert!(TcpStream::connect(world.addr).await.is_err());
+    assert!(dial(world.addr, device.tls.clone(), None).await.is_err(), "the hub is not there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,7 +71,7 @@ async fn agent_that_comes_during_the_drain_is_told_when_to_come_back_and_where_t
     // Once the last session has gone, so has the port.
     agent.send(Message::Close(None)).await;
     tokio::time::timeout(GUARD, world.hub.finished()).await.expect("the hub ends");
-    assert!(TcpStream::connect(world.addr).await.is_err());
+    assert!(dial(world.addr, late.tls.clone(), None).await.is_err(), "the hub is not there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

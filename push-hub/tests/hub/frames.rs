@@ -114,7 +114,8 @@ async fn empty_continuation_frames_are_a_flood() {
 async fn pings_without_end_are_a_flood() {
     let world = World::new().await;
     let mut agent = world.device(1).connect().await;
-    for _ in 0..40 {
+    // Many times what may come at once: what is earned by the second while they come does not matter.
+    for _ in 0..400 {
         agent.socket.feed(Message::Ping(Bytes::new())).await.unwrap();
     }
     agent.socket.flush().await.unwrap();
@@ -132,7 +133,7 @@ async fn unknown_frames_are_tolerated_but_not_without_end() {
     }
     world.deliver(device.id, vec![command(1, Lane::Bulk, 10)]).await;
     assert_eq!(agent.commands(1).await, [command_id(1)]);
-    for _ in 0..100 {
+    for _ in 0..1000 {
         agent.socket.feed(unknown.clone()).await.unwrap();
     }
     agent.socket.flush().await.unwrap();

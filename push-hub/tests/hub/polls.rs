@@ -12,7 +12,7 @@ use push_hub::Config;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
-use crate::support::{Device, World, command, command_id, config, hello, upstream};
+use crate::support::{Device, PAUSE, World, command, command_id, config, hello, upstream};
 
 fn body(frames: Vec<AgentFrame>) -> String {
     serde_json::to_string(&Exchange { frames }).unwrap()
@@ -183,7 +183,7 @@ async fn poll_is_present_while_it_is_held() {
     finish(&mut held).await;
     let gone = async {
         while world.broker.locate(&[device.id]).await.unwrap()[0].is_some() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(crate::support::GUARD, gone).await.expect("the entry goes");

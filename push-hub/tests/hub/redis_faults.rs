@@ -7,22 +7,69 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::fixture::RedisServer;
-use broker::{Broker, Downstream, MemoryBroker, RedisBroker, RedisConfig};
+use broker::{Broker, Downstream, RedisBroker, RedisConfig};
 use protocol::frame::{HubFrame, Mode};
+use protocol::id::{DeviceId, HubId};
 use protocol::state::Lane;
 use push_hub::Config;
 use runtime::fixture::{Link, Relay};
 use runtime::{Clock, Entropy};
 
-use crate::support::{Agent, Device, GUARD, World, command, command_id, config, hub_id, until};
+use crate::support::{
+    Agent, Device, GUARD, PAUSE, World, command, command_id, config, hub_id, until,
+};
 
 /// How long a command is waited for before it is sent again, as the control plane does.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Rarer than other tests look at the bus: each look is a question to a real server.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// A bus on that server.
 fn bus(url: String) -> Arc<RedisBroker> {
     let config = RedisConfig { urls: vec![url], ..RedisConfig::default() };
     Arc::new(RedisBroker::connect(config, Clock::system(), Entropy::system()).unwrap())
+}
+
+/// From the control plane to a device.
+struct Way<'a> {
+    api: &'a RedisBroker,
+    device: DeviceId,
+    /// The hub at which the device is.
+    hub: HubId,
+}
+
+impl Way<'_> {
+    /// Sends a command again and again, until it comes to the agent.
+    async fn reaches(&self, agent: &mut Agent, number: u128) {
+        let mut again = tokio::time::interval(AGAIN);
+        loop {
+            tokio::select! {
+                frame = agent.frame() => match frame {
+                    HubFrame::Command(command) if command.command_id == command_id(number) => return,
+                    HubFrame::Command(_) | HubFrame::Mode { .. } => {}
+                    other => panic!("{other:?}"),
+                },
+                _ = again.tick() => self.sends(number).await,
+            }
+        }
+    }
+
+    /// Sends that command until the hub takes it.
+    async fn sends(&self, number: u128) {
+        let sending = async {
+            loop {
+                let places = self.api.locate(&[self.device]).await;
+                let is_here = matches!(places.as_deref(), Ok([Some(at)]) if at.hub == self.hub);
+                let frames = vec![command(number, Lane::Urgent, 10)];
+                let part = Downstream::Deliver { device: self.device, frames };
+                if is_here && matches!(self.api.publish(&self.hub, vec![part]).await, Ok(1..)) {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        tokio::time::timeout(GUARD, sending).await.expect("the hub takes the command");
+    }
 }
 
 /// A hub with one agent, and the control plane's end of the bus.
@@ -37,9 +84,8 @@ struct Fleet {
 impl Fleet {
     /// The hub reaches Redis at `near`, the control plane at `far`.
     async fn start(near: String, far: String) -> Self {
-        let unused = Arc::new(MemoryBroker::new(Clock::system()));
-        let settings = Config { probe_every: Duration::from_secs(1), ..config() };
-        let world = World::with_bus(settings, bus(near), unused).await;
+        let settings = Config { probe_every: PROBE_EVERY, ..config() };
+        let world = World::with_bus(settings, bus(near), crate::support::bus()).await;
         let device = world.device(1);
         until("the hub is ready", || world.readiness.is_ready()).await;
         let agent = device.connect_at(10).await;
@@ -53,34 +99,8 @@ impl Fleet {
     async fn delivers(&mut self) {
         self.sent += 1;
         let number = self.sent;
-        let mut again = tokio::time::interval(AGAIN);
-        loop {
-            tokio::select! {
-                frame = self.agent.frame() => match frame {
-                    HubFrame::Command(command) if command.command_id == command_id(number) => return,
-                    HubFrame::Command(_) | HubFrame::Mode { .. } => {}
-                    other => panic!("{other:?}"),
-                },
-                _ = again.tick() => self.sends(number).await,
-            }
-        }
-    }
-
-    /// Sends that command until a hub takes it.
-    async fn sends(&self, number: u128) {
-        let sending = async {
-            loop {
-                let places = self.api.locate(&[self.device.id]).await;
-                let is_here = matches!(places.as_deref(), Ok([Some(at)]) if at.hub == hub_id());
-                let frames = vec![command(number, Lane::Urgent, 10)];
-                let part = Downstream::Deliver { device: self.device.id, frames };
-                if is_here && matches!(self.api.publish(&hub_id(), vec![part]).await, Ok(1..)) {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(GUARD, sending).await.expect("a hub takes the command");
+        let way = Way { api: &self.api, device: self.device.id, hub: hub_id() };
+        way.reaches(&mut self.agent, number).await;
     }
 
     /// The loss is seen where people look, and the agent polls; its session stays.
@@ -177,19 +197,23 @@ async fn f10_subscriber_that_redis_kicked_hears_again() {
 async fn f18_device_on_two_hubs_keeps_the_later_session() {
     let server = RedisServer::start();
     let mut fleet = Fleet::start(server.url(), server.url()).await;
-    let unused = Arc::new(MemoryBroker::new(Clock::system()));
-    let settings = Config { name: "other".parse().unwrap(), ..config() };
-    let other = World::with_bus(settings, bus(server.url()), unused).await;
+    let settings = Config { name: "other".parse().unwrap(), probe_every: PROBE_EVERY, ..config() };
+    let other = World::with_bus(settings, bus(server.url()), crate::support::bus()).await;
     until("the hub is ready", || other.readiness.is_ready()).await;
     let mut newer = other.device(1).connect_at(11).await;
     assert_eq!(fleet.agent.closed().await, Some(protocol::close::CloseCode::Replaced.number()));
     let mut late = fleet.device.greet_at(10).await;
     assert_eq!(late.closed().await, Some(protocol::close::CloseCode::Replaced.number()));
-    let place = fleet.api.locate(&[fleet.device.id]).await.unwrap().remove(0);
-    let place = place.expect("the later session stands");
+    let way = Way { api: &fleet.api, device: fleet.device.id, hub: "other".parse().unwrap() };
+    way.reaches(&mut newer, 99).await;
+    let place = async {
+        loop {
+            match fleet.api.locate(&[fleet.device.id]).await.as_deref() {
+                Ok([Some(place)]) => return place.clone(),
+                Ok(_) | Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    let place = tokio::time::timeout(GUARD, place).await.expect("the later session stands");
     assert_eq!((place.hub.as_str(), place.epoch), ("other", 11));
-    let frames = vec![command(99, Lane::Urgent, 10)];
-    let part = Downstream::Deliver { device: fleet.device.id, frames };
-    assert_eq!(fleet.api.publish(&place.hub, vec![part]).await.unwrap(), 1);
-    assert_eq!(newer.commands(1).await, [command_id(99)]);
 }

@@ -8,7 +8,7 @@ use protocol::id::DeviceId;
 use protocol::state::Lane;
 use push_hub::Config;
 
-use crate::support::{Agent, GUARD, World, command, command_id, config};
+use crate::support::{Agent, GUARD, PAUSE, World, command, command_id, config};
 
 /// Where the bus says that the device is.
 async fn place(world: &World, device: DeviceId) -> Option<Presence> {
@@ -21,7 +21,7 @@ async fn located(world: &World, device: DeviceId, hub: &str) -> Presence {
         loop {
             match place(world, device).await {
                 Some(found) if found.hub.as_str() == hub => return found,
-                Some(_) | None => tokio::task::yield_now().await,
+                Some(_) | None => tokio::time::sleep(PAUSE).await,
             }
         }
     };
