@@ -1,4 +1,5 @@
-"""Reads the index of an Autobahn report and fails unless every case passed.
+"""Reads the index of an Autobahn report and fails unless every case passed. Of a case that a further
+report has too, only the last one counts. With --failed it only says, as JSON, which cases failed.
 
 "NON-STRICT" is Autobahn's word for a correct end reached in another order than the suite prefers,
 and "INFORMATIONAL" for a case without a right answer; both pass, and are counted.
@@ -12,14 +13,25 @@ MINIMUM_CASES = 301
 PASSED = {"OK", "NON-STRICT", "INFORMATIONAL"}
 
 
-def main(path: str) -> int:
-    with open(path, encoding="utf-8") as file:
-        (cases,) = json.load(file).values()
+def read(paths: list[str]) -> dict:
+    cases = {}
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            (report,) = json.load(file).values()
+        cases.update(report)
+    return cases
+
+
+def main(arguments: list[str]) -> int:
+    cases = read([argument for argument in arguments if argument != "--failed"])
     failed = {
         name: case
         for name, case in cases.items()
         if case["behavior"] not in PASSED or case["behaviorClose"] not in PASSED
     }
+    if "--failed" in arguments:
+        print(json.dumps(sorted(failed)))
+        return 0
     for name, case in sorted(failed.items()):
         print(f"autobahn: case {name}: {case['behavior']}, close {case['behaviorClose']}")
     counts = collections.Counter(case["behavior"] for case in cases.values())
@@ -32,4 +44,4 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))
