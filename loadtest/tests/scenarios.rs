@@ -119,6 +119,8 @@ fn drained_hub_and_dead_redis_lose_nothing() {
     let faults = "phase.failover.fault=[{at_secs=0.3,what=\"kill\",process=\"redis\"},\
                   {at_secs=2.5,what=\"start\",process=\"redis\"}]";
     let pace = ["--set", "population.check_in_secs=0.3", "--set", faults];
+    // A hub of a busy machine needs its time to find the server again and to say so to everybody.
+    let size = ["--connections", "10", "--secs", "15"];
     let report = run("redis-failover", &[&size[..], &pace].concat()).expect("it ran before");
     assert!(report.sessions.modes >= 20, "everybody was told to poll, and to stop");
     assert!(report.sessions.check_ins > 0);

@@ -1,5 +1,8 @@
 //! Reading `/proc`, of made-up processes and of this one.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
 use super::*;
 
 #[test]
@@ -46,12 +49,21 @@ fn this_process_can_be_looked_at() {
 
 #[test]
 fn what_a_process_started_counts_with_it() {
-    let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+    // Far more than this process changes by itself meanwhile.
+    let (kib, program) = (64 * 1024, "x = b'x' * (64 << 20); print(); input()");
+    let mut child = Command::new("python3")
+        .args(["-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 starts");
+    let mut said = BufReader::new(child.stdout.take().expect("it is piped"));
+    said.read_line(&mut String::new()).expect("it has what it needs");
     let (own, with_child) = (alone(std::process::id()), family(std::process::id()));
     let is_known = children(std::process::id()).contains(&child.id());
     child.kill().expect("it is ours");
     child.wait().expect("it is ours");
     assert!(is_known, "the child is found");
     let (own, with_child) = (own.expect("ours"), with_child.expect("ours"));
-    assert!(with_child.pss_kib > own.pss_kib, "{with_child:?} is more than {own:?}");
+    assert!(with_child.pss_kib > own.pss_kib + kib / 2, "{with_child:?} is more than {own:?}");
 }
