@@ -131,8 +131,9 @@ async fn server_is_believed_by_its_authority_and_believes_a_password() {
     tls::write_certificates(&path("server.crt"), &identity.chain).unwrap();
     tls::write_key(&path("server.key"), &identity.key).unwrap();
     let text = |name: &str| std::fs::read_to_string(path(name)).unwrap();
-    // Free a moment ago: the server takes no port of the system's choice.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // The server takes no port of the system's choice. This one is below those that the system gives away, so
+    // that nobody has it by chance.
+    let port = u16::try_from(10_000 + std::process::id() % 20_000).unwrap();
     let settings = ["listen_addresses=localhost", "ssl=on", &format!("port={port}")];
     let files = [
         ("server.crt", text("server.crt")),

@@ -25,7 +25,12 @@ use super::actors::{TestAgent, TestHub};
 use super::gate::Gate;
 
 /// Long enough for a busy machine; nothing waits for it when all is well.
-pub(crate) const GUARD: Duration = Duration::from_secs(20);
+pub(crate) const GUARD: Duration = Duration::from_secs(120);
+/// What a busy machine may need for a statement. Tests of a database that fails have less.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks.
+pub(crate) const PAUSE: Duration = Duration::from_millis(3);
 
 /// What the store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +75,13 @@ impl Place {
             job_period: Duration::from_millis(20),
             // Agents of tests do not wait between check-ins.
             check_ins_per_min: 0,
-            database: DatabaseConfig { url: self.url.clone(), ..DatabaseConfig::default() },
+            database: DatabaseConfig {
+                url: self.url.clone(),
+                statement_timeout: PATIENCE,
+                lock_timeout: PATIENCE,
+                idle_timeout: PATIENCE,
+                ..DatabaseConfig::default()
+            },
             ..Config::default()
         }
     }
@@ -322,7 +333,7 @@ impl Bench {
                 if command["state"] == state {
                     return command;
                 }
-                tokio::task::yield_now().await;
+                tokio::time::sleep(PAUSE).await;
             }
         };
         tokio::time::timeout(GUARD, wait).await.unwrap_or_else(|_| panic!("never {state}"))
@@ -388,7 +399,8 @@ pub(crate) fn client(
 /// A client with a connection of its own; clients of one configuration share its TLS tickets.
 pub(crate) fn client_of(tls: &rustls::ClientConfig) -> reqwest::Client {
     let builder = reqwest::Client::builder().tls_backend_preconfigured(tls.clone());
-    builder.timeout(GUARD).build().unwrap()
+    // Sooner than the server closes what is idle: a request must not meet its end.
+    builder.timeout(GUARD).pool_idle_timeout(Duration::from_secs(5)).build().unwrap()
 }
 
 pub(crate) async fn json_of(response: Response, status: StatusCode) -> Value {

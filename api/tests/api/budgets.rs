@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::actors::{TestAgent, commands};
 use super::approvals::{key, manifest, signed};
-use super::bench::{Bench, GUARD, approvers, order_body};
+use super::bench::{Bench, GUARD, PAUSE, approvers, order_body};
 
 const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
 const LOCKED: StatusCode = StatusCode::LOCKED;
@@ -155,7 +155,7 @@ async fn brake_freezes_a_fleet_that_no_single_order_reaches() {
             if devices.clone().sum::<u64>() >= 451 {
                 return devices.collect::<Vec<_>>();
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     assert_eq!(tokio::time::timeout(GUARD, frozen).await.unwrap(), [200, 200, 51]);

@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use super::actors::TestAgent;
-use super::bench::{Bench, GUARD};
+use super::bench::{Bench, GUARD, PAUSE};
 
 /// The newest checkpoint that a check-in brings, once its head is beyond that event.
 async fn shown(bench: &Bench, agent: &TestAgent, beyond: u64) -> (CompactJws, Checkpoint) {
@@ -26,7 +26,7 @@ async fn shown(bench: &Bench, agent: &TestAgent, beyond: u64) -> (CompactJws, Ch
                     }
                 }
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.expect("a checkpoint")

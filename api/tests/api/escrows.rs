@@ -15,7 +15,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::actors::{TestAgent, ack, commands, confirmed, id_of};
-use super::bench::{Bench, GUARD};
+use super::bench::{Bench, GUARD, PAUSE};
 
 const SEALED: &str = "a-sealed-credential";
 
@@ -143,7 +143,7 @@ async fn escrows_are_sealed_and_those_of_an_earlier_version_by_its_next_start() 
     let bench = bench.restart_with(|_| ()).await;
     let pass = async {
         while sealed(&bench).await == 0 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, pass).await.expect("the vault passes it");

@@ -11,7 +11,7 @@ use protocol::id::CommandId;
 use protocol::state::Lane;
 
 use super::actors::{ack, commands, id_of};
-use super::bench::{Bench, GUARD};
+use super::bench::{Bench, GUARD, PAUSE};
 use super::gate::Held;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +63,7 @@ async fn command_whose_device_came_meanwhile_is_not_put_off() {
 async fn until(what: impl Fn() -> bool) {
     let wait = async {
         while !what() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.unwrap();

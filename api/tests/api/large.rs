@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::actors::{TestAgent, commands, id_of};
 use super::approvals::key;
-use super::bench::{Bench, GUARD, json_of, order_body};
+use super::bench::{Bench, GUARD, PAUSE, json_of, order_body};
 
 /// A control plane that writes two devices at a time, with five devices. Its jobs do nothing.
 async fn bench() -> (Bench, Vec<TestAgent>) {
@@ -54,7 +54,7 @@ impl Request {
 async fn until(what: impl Fn() -> bool) {
     let wait = async {
         while !what() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.unwrap();

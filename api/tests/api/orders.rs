@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::actors::{ack, commands, confirmed, id_of};
-use super::bench::{Bench, GUARD, json_of, order_body};
+use super::bench::{Bench, GUARD, PAUSE, json_of, order_body};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_reaches_the_device_and_its_receipt_ends_it() {
@@ -152,7 +152,7 @@ async fn command_that_is_answered_before_its_sending_is_written_was_sent_all_the
     let id = id_of(&command);
     let noted = async {
         while bench.api.app().sent.waiting() == 0 && bench.command(&id).await["state"] == "queued" {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, noted).await.unwrap();
@@ -196,7 +196,7 @@ async fn order_that_the_store_does_not_take_harms_no_other_of_its_batch() {
 async fn waiting(app: &App, count: usize) {
     let waiting = async {
         while app.intake.waiting(Lane::Bulk) < count {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, waiting).await.expect("they wait");
@@ -368,7 +368,7 @@ async fn what_an_answer_has_no_room_for_follows_soon() {
     };
     let wait = async {
         while later().await < 66 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.unwrap();

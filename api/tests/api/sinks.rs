@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::bench::{Bench, GUARD, order_body};
+use super::bench::{Bench, GUARD, PAUSE, order_body};
 
 /// A TLS server that tests of sinks answer as they like.
 struct Server {
@@ -160,7 +160,7 @@ async fn file_takes_the_whole_chain_as_it_is_verified() {
             let marks = api::audit::Marks::new();
             match api::audit::verify_json_lines(text.as_bytes(), &marks) {
                 Ok(head) if head.seq >= newest => return,
-                Ok(_) | Err(_) => tokio::task::yield_now().await,
+                Ok(_) | Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     };

@@ -24,7 +24,7 @@ use runtime::{Clock, Drain, Entropy};
 use serde_json::{Value, json};
 
 use super::actors::{TestAgent, ack, commands};
-use super::bench::{Bench, GUARD, Place, client};
+use super::bench::{Bench, GUARD, PAUSE, Place, client};
 
 /// What a script says that nobody else should read.
 const IN_SCRIPT: &str = "correct-horse-battery-staple";
@@ -138,7 +138,7 @@ async fn execute(bench: &Bench, text: &str) -> u64 {
 async fn until_sealed(bench: &Bench) {
     let wait = async {
         while number(bench, "SELECT COUNT(*) FROM vault_keys").await != 1 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.expect("it is sealed at last");
@@ -320,7 +320,7 @@ async fn hostile_database_cannot_move_a_secret_to_another_row_or_column() {
                 (SELECT id FROM vault_keys WHERE state = 'present') || ':%'";
     let wait = async {
         while number(&bench, left).await != 0 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.expect("the others are sealed anew");
@@ -399,7 +399,7 @@ async fn keys_rotate_by_hand_and_by_time_while_orders_flow() {
     bench.hand.set_unix_millis(bench.hand.clock().unix_millis() + 91 * 24 * 3600 * 1000);
     let wait = async {
         while bench.events("data_key_made").await.len() < 5 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.expect("it rotates by time");
@@ -462,7 +462,7 @@ async fn sealing_that_broke_off_in_its_middle_goes_on_at_the_next_start() {
                 (SELECT id FROM vault_keys WHERE state = 'present') || ':%'";
     let wait = async {
         while number(&bench, done).await != 100 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait).await.expect("one batch is sealed");

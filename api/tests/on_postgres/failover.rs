@@ -21,16 +21,18 @@ async fn start() -> (Bench, PostgresServer, Relay) {
     let url = DatabaseUrl::new(primary.database_behind(relay.addr).await);
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let place = Place { folder, server: Some(Arc::new(primary)), url };
-    let bench = Bench::start_in(place, Duration::ZERO).await;
+    (Bench::start_in(place, Duration::ZERO).await, replica, relay)
+}
+
+/// The same on a node that soon gives up. Before and after the failure nothing needs one.
+async fn hasty(bench: Bench) -> Bench {
     let short = Duration::from_secs(1);
-    let bench = bench
-        .restart_with(|config| {
-            config.database.connect_timeout = 4 * short;
-            config.database.statement_timeout = short;
-            config.database.lock_timeout = short;
-        })
-        .await;
-    (bench, replica, relay)
+    let hasty = bench.restart_with(|config| {
+        config.database.connect_timeout = 4 * short;
+        config.database.statement_timeout = short;
+        config.database.lock_timeout = short;
+    });
+    hasty.await
 }
 
 /// The address leads to the replica, and whoever was connected connects again.
@@ -42,8 +44,8 @@ fn lead_over(relay: &Relay, to: &PostgresServer) {
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_failover_to_a_replica_under_orders_keeps_every_201() {
     let (bench, replica, relay) = start().await;
-    let bench = Arc::new(bench);
     let agent = bench.agent("a", None).await;
+    let bench = Arc::new(hasty(bench).await);
     let stop = Arc::new(AtomicBool::new(false));
     let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
     let mut clients = tokio::task::JoinSet::new();
@@ -65,6 +67,7 @@ async fn f12_failover_to_a_replica_under_orders_keeps_every_201() {
     more(&counts[0], 20).await;
     stop.store(true, Ordering::SeqCst);
     let accepted: Vec<_> = clients.join_all().await.into_iter().flatten().collect();
+    let bench = Arc::into_inner(bench).expect("the clients are gone").restart_with(|_| ()).await;
     for id in &accepted {
         assert_eq!(bench.command(id).await["id"], *id);
     }
@@ -77,6 +80,7 @@ async fn f12_primary_that_was_left_behind_answers_no_201() {
     let agent = bench.agent("a", None).await;
     let body = order_body("lock", &[agent.id]);
     let known = bench.order("lock", &[agent.id]).await;
+    let bench = hasty(bench).await;
     // The old primary lives, and this node still believes it.
     replica.promote().await;
     for _ in 0..3 {
@@ -94,6 +98,7 @@ async fn f12_primary_that_was_left_behind_answers_no_201() {
         }
     };
     tokio::time::timeout(GUARD, taken_in).await.unwrap();
+    let bench = bench.restart_with(|_| ()).await;
     let commands = bench.get("/v1/commands").await["items"].as_array().unwrap().clone();
     assert_eq!(commands.len(), 2, "what was answered 201, and nothing else");
     assert!(commands.iter().any(|command| command["id"] == known["commands"][0]["id"]));

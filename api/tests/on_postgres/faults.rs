@@ -8,7 +8,7 @@ use api::fixture::PostgresServer;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::bench::{Bench, GUARD, Place, order_body};
+use super::bench::{Bench, GUARD, PAUSE, Place, order_body};
 
 /// Gives orders until it is told to stop, and answers the commands of those that were accepted.
 pub(crate) async fn give_orders(
@@ -39,7 +39,7 @@ pub(crate) async fn more(count: &AtomicUsize, than: usize) {
     let before = count.load(Ordering::SeqCst);
     let wait = async {
         while count.load(Ordering::SeqCst) < before + than {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD * 2, wait).await.unwrap();
@@ -76,6 +76,8 @@ async fn f12_database_killed_under_orders_keeps_every_201() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_database_that_hangs_is_unavailable_and_comes_back() {
     let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    // Only while it hangs.
     let short = Duration::from_secs(2);
     let bench = bench
         .restart_with(|config| {
@@ -84,7 +86,6 @@ async fn f12_database_that_hangs_is_unavailable_and_comes_back() {
             config.database.lock_timeout = short;
         })
         .await;
-    let agent = bench.agent("a", None).await;
     let body = order_body("lock", &[agent.id]);
     let server = bench.place.server.clone().unwrap();
     server.pause();
@@ -102,6 +103,7 @@ async fn f12_database_that_hangs_is_unavailable_and_comes_back() {
         }
     };
     tokio::time::timeout(GUARD, back).await.unwrap();
+    let bench = bench.restart_with(|_| ()).await;
     api::audit::verify_db(&bench.api.app().db).await.unwrap();
 }
 

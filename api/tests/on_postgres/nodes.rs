@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::audit::Actor;
+use api::db::DatabaseConfig;
 use api::fixture;
 use api::{Api, Config, Deps, InstallationError, StartError};
 use broker::MemoryBroker;
@@ -15,7 +16,7 @@ use runtime::{Clock, Drain, Entropy};
 use serde_json::{Value, json};
 
 use super::actors::{ack, commands};
-use super::bench::{Bench, GUARD, Place, json_of, order_body};
+use super::bench::{Bench, GUARD, PAUSE, Place, json_of, order_body};
 
 /// The files that a person copies from node to node.
 const KEYS: [&str; 4] = ["ca.crt", "ca.key", "command.key", "vault.key"];
@@ -72,7 +73,7 @@ async fn until(bench: &Bench, question: &str, answer: i64) {
             if fixture::number(&mut conn, question).await.unwrap() == answer {
                 return;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(GUARD, wait)
@@ -167,7 +168,8 @@ async fn jobs_run_on_one_node_and_another_takes_over() {
     let id = one.order("lock", &[agent.id]).await["commands"][0]["id"].clone();
 
     let Bench { api, .. } = one;
-    api.drain(std::time::Duration::ZERO).await.unwrap();
+    // It has the time to let go of its jobs: on this clock a claim never runs out by itself.
+    api.drain(GUARD).await.unwrap();
     until(&two, "SELECT COUNT(*) FROM job_leases WHERE node = 'two'", JOBS).await;
     two.hand.advance(Duration::from_secs(25 * 60 * 60));
     two.until_state(&id, "expired").await;
@@ -226,6 +228,8 @@ async fn writer_that_stands_still_is_cut_and_the_others_go_on() {
     let one = Bench::start().await;
     let two = join(&one, "two").await;
     let agent = one.agent("a", None).await;
+    let idle = DatabaseConfig::default().idle_timeout;
+    let one = one.restart_with(|config| config.database.idle_timeout = idle).await;
     // As a node that is stopped by SIGSTOP in the middle of a write: it holds the lock.
     let mut tx = one.api.app().db.write(Actor::System, one.now()).await.unwrap();
     let insert = "INSERT INTO operators (name, created_at) VALUES ('nobody', 0)";
