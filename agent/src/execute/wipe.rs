@@ -15,7 +15,8 @@
 //! the data), `targets`, a list of `{path, format, uuid, headers_before_sha256,
 //! headers_after_sha256, keyslots_before, keyslots_left, data_bytes, erasure}`, where `data_bytes`
 //! counts destroyed data and `erasure` says in which way; where there is any, `swaps`, a list of
-//! `{path, kind, grade, erasure}`, `unencrypted`, the paths of what stays readable, `drives`, a list of `{path,
+//! `{path, kind, grade, erasure}`, `unencrypted`, the paths of what stays readable, `left`, a list of `{path, uuid,
+//! why}` of other LUKS volumes, `drives`, a list of `{path,
 //! model, serial, method, passed_over, places_changed}` with the method that erased the drive and the obstacles of
 //! better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`, `with_power`, `kept_for_key`).
 
@@ -132,6 +133,7 @@ impl Wipe {
             targets: survey.targets,
             swaps: survey.swaps,
             unencrypted: survey.unencrypted,
+            left: survey.left,
             files: Vec::new(),
             drives: survey.drives,
             tpm: tpm::fate(host, self.params.power_off),

@@ -71,6 +71,25 @@ impl Machine {
         fs::write(self.host.path("/proc/swaps"), &self.swaps).unwrap();
     }
 
+    /// What a wipe says that it left, and why.
+    fn left(&self) -> Vec<Value> {
+        let _ = fs::remove_file(self.host.state_dir.join("wipe.json"));
+        let volumes: Vec<_> = fs::read_dir(self.host.path("/dev")).unwrap().flatten().collect();
+        let files = volumes.iter().filter(|entry| entry.file_type().unwrap().is_file());
+        let kept: Vec<_> = files.map(|e| (e.path(), fs::read(e.path()).unwrap())).collect();
+        let evidence = carry_out(&wipe(WipeLevel::Keys), &self.host, &task(1)).unwrap();
+        for (path, bytes) in kept {
+            fs::write(path, bytes).unwrap();
+        }
+        fs::remove_file(self.host.state_dir.join("wipe.json")).unwrap();
+        let left = evidence.get("left").cloned().unwrap_or(json!([]));
+        let name = |left: &Value| {
+            let path = left["path"].as_str().unwrap().rsplit_once('/').unwrap().1;
+            json!([path, left["why"]])
+        };
+        left.as_array().unwrap().iter().map(name).collect()
+    }
+
     /// The names of the planned volumes and what is planned for swap.
     fn planned(&self) -> (Vec<String>, Value) {
         let plan = wipe(WipeLevel::Keys).plan(&self.host, &task(1)).unwrap();
@@ -143,13 +162,65 @@ fn what_can_be_pulled_out_is_spared_unless_crypttab_names_it() {
 }
 
 #[test]
+fn open_mapping_that_nobody_mounted_is_found() {
+    let machine = laptop();
+    machine.device("sdc", "8:32", &["dm-5"]).device("dm-5", "253:5", &["dm-6"]);
+    machine.device("dm-6", "253:6", &[]).device("sdb", "8:16", &["dm-7"]);
+    machine.device("dm-7", "253:7", &[]);
+    for (name, mapping) in [("dm-5", "LVM-x"), ("dm-6", "CRYPT-LUKS2-x"), ("dm-7", "CRYPT-LUKS2-y")]
+    {
+        machine.file(&format!("/sys/block/{name}/dm/uuid"), format!("{mapping}\n"));
+    }
+    // A guest's disk, opened for it, in a volume group of its own.
+    machine.luks("dm-5", "luks2");
+    assert_eq!(machine.planned().0, ["dm-5", "sda2", "sda3"]);
+    assert_eq!(machine.left(), [] as [Value; 0]);
+    // And one on a stick, which is somebody's who put it in.
+    machine.luks("sdb", "luks2");
+    machine.file("/sys/block/sdb/removable", "1\n");
+    assert_eq!(machine.planned().0, ["dm-5", "sda2", "sda3"]);
+    assert_eq!(machine.left(), [json!(["sdb", "removable"])]);
+    let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+    assert_eq!(plan.facts.get("left"), None, "a stick has no approved plan refused");
+    assert!(is_provable(&machine.host), "it is no part of the machine");
+    carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    assert!(!opens_with_any(&machine.host.path("/dev/dm-5")));
+    assert!(opens_with_any(&machine.host.path("/dev/sdb")));
+}
+
+#[test]
+fn open_file_on_a_network_share_is_everybodys_and_is_left() {
+    let mut machine = laptop();
+    for (name, number, mapping, file) in [
+        ("loop1", "7:1", "dm-5", "/srv/share/company.img"),
+        ("loop2", "7:2", "dm-6", "/srv/own.img"),
+    ] {
+        machine.device(name, number, &[mapping]).device(mapping, number, &[]);
+        machine.file(&format!("/sys/block/{name}/loop/backing_file"), format!("{file}\n"));
+        machine.file(&format!("/sys/block/{mapping}/dm/uuid"), "CRYPT-LUKS2-x\n");
+        machine.luks(name, "luks2");
+    }
+    machine.mount("0:60", "/srv/share", "nfs4 server:/export");
+    assert_eq!(machine.planned().0, ["loop2", "sda2", "sda3"]);
+    assert_eq!(machine.left(), [json!(["loop1", "remote"])]);
+}
+
+#[test]
 fn volume_that_only_crypttab_names_is_found() {
     let mut machine = laptop();
     machine.device("sdc", "8:32", &[]);
     machine.luks("sdc", "luks2");
-    assert_eq!(machine.planned().0, ["sda2", "sda3"], "nobody uses it");
+    assert_eq!(machine.planned().0, ["sda2", "sda3"], "nobody opened it");
+    let locked = machine.left();
+    assert_eq!(locked, [json!(["sdc", "locked"])]);
+    assert!(!is_provable(&machine.host), "its keys would stay");
+    let facts = |machine: &Machine| {
+        wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap().facts.get("left").cloned()
+    };
+    assert_eq!(facts(&machine).unwrap()[0]["why"], "locked", "whoever approves is told");
     machine.file("/etc/crypttab", "archive /dev/sdc none luks,noauto\n");
     assert_eq!(machine.planned().0, ["sda2", "sda3", "sdc"]);
+    assert!(facts(&machine).is_none() && is_provable(&machine.host));
     machine.mount("253:1", "/mnt", "ext4 /dev/mapper/root");
     assert_eq!(machine.planned().0, ["sda2", "sda3", "sdc"], "a bind mount changes nothing");
 }
@@ -228,6 +299,7 @@ fn named_targets_are_taken_instead_of_those_that_are_found() {
     let mut machine = laptop();
     machine.host.wipe_targets = vec![machine.host.path("/dev/sda3")];
     assert_eq!(machine.planned().0, ["sda3"]);
+    assert_eq!(machine.left(), [json!(["sda2", "not_named"])]);
     carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
     assert!(opens_with_any(&machine.host.path("/dev/sda2")));
 }

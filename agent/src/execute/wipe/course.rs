@@ -262,6 +262,11 @@ impl<'a> Course<'a> {
         if !stays.is_empty() {
             evidence = evidence.with("unencrypted", json!(stays));
         }
+        let left = self.wiping.left.iter().filter(|left| !self.wiping.went_with_drives(&left.path));
+        let left: Vec<_> = left.collect();
+        if !left.is_empty() {
+            evidence = evidence.with("left", json!(left));
+        }
         if let Some(tpm) = tpm {
             evidence = evidence.with("tpm", json!(tpm));
         }

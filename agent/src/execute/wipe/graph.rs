@@ -1,5 +1,5 @@
-//! Finds what a wipe of this machine has to destroy: the LUKS volumes under whatever is mounted,
-//! swapped to or named in crypttab, and the swap that lies on none of them.
+//! Finds what a wipe of this machine has to destroy: the LUKS volumes that are open, or named in
+//! crypttab, and the swap that lies on none of them; and what is left.
 //!
 //! Reads sysfs, procfs and crypttab below the host's root, and opens nothing by itself: whether a
 //! device is a LUKS volume is answered by the caller. Sources: sysfs(5), proc_pid_mountinfo(5),
@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
+
+pub(super) use self::left::Left;
+
+mod left;
 
 /// File systems that are made of files which somebody else delivers: nothing of a person's.
 const IMAGES: [&str; 3] = ["squashfs", "iso9660", "erofs"];
@@ -30,8 +34,8 @@ pub(super) struct Found {
     pub(super) volumes: Vec<PathBuf>,
     /// Swap that lies on none of them.
     pub(super) swaps: Vec<(PathBuf, SwapKind)>,
-    /// Volumes that are left alone: they can be pulled out, and crypttab does not name them.
-    pub(super) spared: Vec<PathBuf>,
+    /// LUKS volumes that are left alone.
+    pub(super) left: Vec<Left>,
     /// Devices with file systems that lie on no volume, those that a machine starts from aside:
     /// what they hold stays readable.
     pub(super) unencrypted: Vec<PathBuf>,
@@ -75,27 +79,30 @@ struct Crypt {
     has_random_key: bool,
 }
 
-/// Looks around on the host. `luks_uuid` answers the UUID of a LUKS volume at that path.
-pub(super) fn discover(host: &Host, luks_uuid: &dyn Fn(&Path) -> Option<String>) -> Found {
+/// Looks around on the host: for what is to go there, or, where targets are `chosen`, for what lies
+/// beside them. `luks_uuid` answers the UUID of a LUKS volume at that path.
+pub(super) fn discover(
+    host: &Host,
+    chosen: &[PathBuf],
+    luks_uuid: &dyn Fn(&Path) -> Option<String>,
+) -> Found {
     let graph = Graph::read(host);
     let crypts = crypttab(host);
-    let named = graph.named(host, &crypts, luks_uuid);
-    let mounted = graph.mounted(host);
-    let swapped = graph.swapped(host);
+    let (mounted, swapped) = (graph.mounted(host), graph.swapped(host));
+    let uuid_of = |name: &String| Some((name.clone(), luks_uuid(&device(host, name))?));
+    let luks: BTreeMap<_, _> = graph.nodes.keys().filter_map(uuid_of).collect();
     let mut found = Found::default();
-    let (mut volumes, mut spared) = (named.clone(), BTreeSet::new());
-    for name in mounted.keys().chain(&swapped).flat_map(|name| graph.below(name)) {
-        if luks_uuid(&device(host, &name)).is_none() || named.contains(&name) {
-            continue;
-        }
-        if graph.nodes.get(&name).is_some_and(|node| node.is_removable) {
-            spared.insert(name);
-        } else {
-            volumes.insert(name);
-        }
-    }
+
+    let (volumes, left) = graph.sort(host, &crypts, &luks, chosen);
     let on_volume = |name: &str| graph.below(name).iter().any(|name| volumes.contains(name));
-    for name in swapped.iter().filter(|name| !on_volume(name)) {
+    // What lies on a volume goes with it, and so does another way to the same one.
+    let goes = |name: &String| {
+        let is_other_way =
+            |of: &String| luks.get(of) == luks.get(name) && graph.below(of).contains(name);
+        on_volume(name) || volumes.iter().any(is_other_way)
+    };
+    let is_kept = |name: &str| graph.below(name).iter().any(|name| left.contains_key(name));
+    for name in swapped.iter().filter(|name| !on_volume(name) && !is_kept(name)) {
         let kind = if graph.has_random_key(host, name, &crypts) {
             SwapKind::RandomKey
         } else {
@@ -103,12 +110,15 @@ pub(super) fn discover(host: &Host, luks_uuid: &dyn Fn(&Path) -> Option<String>)
         };
         found.swaps.push((device(host, name), kind));
     }
-    let is_kept = |name: &str| graph.below(name).iter().any(|name| spared.contains(name));
     let readable = mounted.iter().filter(|(name, place)| {
         !on_volume(name) && !is_kept(name) && !STARTED_FROM.contains(&place.as_str())
     });
     found.unencrypted = readable.map(|(name, _)| device(host, name)).collect();
-    found.spared = spared.iter().map(|name| device(host, name)).collect();
+    let stays = left.iter().filter(|(name, _)| !goes(name));
+    let stays = stays.filter_map(|(name, why)| {
+        Some(Left { path: device(host, name), uuid: luks.get(name)?.clone(), why: *why })
+    });
+    found.left = stays.collect();
     found.volumes = volumes.iter().map(|name| device(host, name)).collect();
     found
 }
@@ -126,12 +136,9 @@ pub(super) struct Standing {
 /// Looks at what stands on that volume, be it a device or a file.
 pub(super) fn standing_on(host: &Host, volume: &Path) -> Standing {
     let graph = Graph::read(host);
-    let is_it = |(name, node): &(&String, &Node)| {
-        let real = device(host, name).canonicalize().ok();
-        let backing = node.backing.as_deref().map(|path| host.path(path));
-        real.as_deref() == Some(volume) || backing.as_deref() == Some(volume)
+    let Some(name) = graph.nodes.keys().find(|name| graph.is_at(host, name, volume)) else {
+        return Standing::default();
     };
-    let Some((name, _)) = graph.nodes.iter().find(is_it) else { return Standing::default() };
     let above = |other: &&String| *other != name && graph.below(other).contains(name);
     let mappings: Vec<String> = graph.nodes.keys().filter(above).cloned().collect();
     let mut places: Vec<_> =
@@ -153,11 +160,7 @@ pub(super) fn spare_mappings(host: &Host, volume: &Path) -> Vec<String> {
             is_needed && is_above(name)
         })
     };
-    let is_crypt = |name: &String| {
-        let mapping = graph.nodes.get(name).and_then(|node| node.mapping.as_deref());
-        mapping.is_some_and(|mapping| mapping.starts_with("CRYPT-"))
-    };
-    let open = standing_on(host, volume).mappings.into_iter().filter(is_crypt);
+    let open = standing_on(host, volume).mappings.into_iter().filter(|name| graph.is_crypt(name));
     let spare = open.filter(|name| !carries_system(name));
     spare.filter_map(|name| line(&host.path("/sys/block").join(name).join("dm/name"))).collect()
 }
@@ -365,17 +368,31 @@ impl Graph {
         parts.filter(|name| !name.starts_with("zram")).collect()
     }
 
+    /// Whether that device is at the path, or has the file there behind it.
+    fn is_at(&self, host: &Host, name: &str, path: &Path) -> bool {
+        let real = device(host, name).canonicalize().ok();
+        let backing = self.nodes.get(name).and_then(|node| node.backing.as_deref());
+        let backing = backing.map(|path| host.path(path));
+        real.as_deref() == Some(path) || backing.as_deref() == Some(path)
+    }
+
+    /// Whether that device is an open mapping that decrypts.
+    fn is_crypt(&self, name: &str) -> bool {
+        let mapping = self.nodes.get(name).and_then(|node| node.mapping.as_deref());
+        mapping.is_some_and(|mapping| mapping.starts_with("CRYPT-"))
+    }
+
     /// The LUKS volumes that crypttab names.
     fn named(
         &self,
         host: &Host,
         crypts: &[Crypt],
-        luks_uuid: &dyn Fn(&Path) -> Option<String>,
+        luks: &BTreeMap<String, String>,
     ) -> BTreeSet<String> {
         let mut named = BTreeSet::new();
         for Crypt { source, .. } in crypts {
             if let Some(name) = self.at(host, source) {
-                named.extend(luks_uuid(&device(host, &name)).map(|_| name));
+                named.extend(luks.contains_key(&name).then_some(name));
                 continue;
             }
             let by_id = |source: &str| {
@@ -384,8 +401,8 @@ impl Graph {
                 uuid.map(|uuid| uuid.trim_matches('"').to_owned())
             };
             if let Some(uuid) = by_id(source) {
-                let has = |name: &&String| luks_uuid(&device(host, name)).as_ref() == Some(&uuid);
-                named.extend(self.nodes.keys().filter(has).cloned());
+                let has = luks.iter().filter(|(_, of)| **of == uuid);
+                named.extend(has.map(|(name, _)| name.clone()));
             }
         }
         named

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::state_file::StateFile;
 use super::drives::Drive;
-use super::graph::SwapKind;
+use super::graph::{Left, SwapKind};
 use super::luks::Format;
 use super::place::Place;
 use super::volume::Erasure;
@@ -36,6 +36,9 @@ pub(super) struct Wiping {
     /// What lies on none of them either and stays readable.
     #[serde(default)]
     pub(super) unencrypted: Vec<PathBuf>,
+    /// Other LUKS volumes, which are left alone.
+    #[serde(default)]
+    pub(super) left: Vec<Left>,
     /// Files that go with them, as the endpoint names them.
     #[serde(default)]
     pub(super) files: Vec<PathBuf>,

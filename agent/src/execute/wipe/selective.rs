@@ -62,6 +62,7 @@ impl SelectiveWipe {
             targets: survey.targets,
             swaps: Vec::new(),
             unencrypted: Vec::new(),
+            left: Vec::new(),
             files: files.into_iter().filter(|path| managed::is_there(host, path)).collect(),
             drives: Vec::new(),
             tpm: None,

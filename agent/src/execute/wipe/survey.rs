@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::destroy::{self, DestroyError};
 use super::drives::{self, Drive};
-use super::graph::{self, Found, SwapKind};
+use super::graph::{self, Found, Left, SwapKind};
 use super::luks;
 use super::record::{Progress, Swap, Target, Wiping};
 use super::volume::{Access, Disk};
@@ -28,8 +28,8 @@ pub(super) struct Survey {
     pub(super) swaps: Vec<Swap>,
     /// What stays readable, because nothing of it is encrypted.
     pub(super) unencrypted: Vec<PathBuf>,
-    /// What is left alone, because it can be pulled out.
-    pub(super) spared: Vec<PathBuf>,
+    /// Other LUKS volumes, which are left alone.
+    pub(super) left: Vec<Left>,
     /// The drives that they lie on, where these are asked to erase themselves.
     pub(super) drives: Vec<Drive>,
     /// The TPM that goes with them.
@@ -48,7 +48,9 @@ pub(super) fn wipe(
         WipeLevel::Keys => {}
         WipeLevel::Data => {
             let swaps = survey.swaps.iter().map(|swap| swap.path.clone());
-            let others: Vec<_> = survey.unencrypted.iter().cloned().chain(swaps).collect();
+            let left = survey.left.iter().map(|left| left.path.clone());
+            let others = survey.unencrypted.iter().cloned().chain(swaps).chain(left);
+            let others: Vec<_> = others.collect();
             survey.drives = drives::look(disk, host, &survey.targets, &others);
         }
     }
@@ -63,10 +65,11 @@ fn machine(
     former: &[Target],
     stage: &str,
 ) -> Result<Survey, Failure> {
-    if !host.wipe_targets.is_empty() {
-        return named(disk, &host.wipe_targets, former, stage);
-    }
     let mut found = look(disk, host);
+    if !host.wipe_targets.is_empty() {
+        let survey = named(disk, &host.wipe_targets, former, stage)?;
+        return Ok(Survey { left: found.left, ..survey });
+    }
     // A volume whose header is gone shows nothing: only the record knows it. One that was made
     // anew since is somebody's again.
     let is_same = |target: &&Target| destroy::is_same(disk, target).unwrap_or(false);
@@ -81,7 +84,7 @@ fn machine(
         }
     }
     survey.unencrypted = found.unencrypted;
-    survey.spared = found.spared;
+    survey.left = found.left;
     if wrong.is_empty() { Ok(survey) } else { Err(precondition(stage, &wrong)) }
 }
 
@@ -112,7 +115,8 @@ pub(super) fn named(
 }
 
 /// Whether a wipe of this host would be proven fast, and of everything: there are volumes, each of
-/// them has keys that can go, and nothing lies beside them.
+/// them has keys that can go, and nothing lies beside them. What can be pulled out is not counted, and
+/// where targets are named, nothing but those.
 pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
     let is_encrypted = |path: &PathBuf| luks_uuid(disk, path).is_some();
     if !host.wipe_targets.is_empty() {
@@ -120,7 +124,11 @@ pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
     }
     let found = look(disk, host);
     let is_safe = |(_, kind): &(PathBuf, SwapKind)| *kind == SwapKind::RandomKey;
-    !found.volumes.is_empty() && found.unencrypted.is_empty() && found.swaps.iter().all(is_safe)
+    let leaves_some = found.left.iter().any(|left| left.why.is_gap());
+    !found.volumes.is_empty()
+        && !leaves_some
+        && found.unencrypted.is_empty()
+        && found.swaps.iter().all(is_safe)
 }
 
 /// The volumes of that host that have keys, with their UUIDs.
@@ -132,7 +140,10 @@ pub(super) fn volumes(disk: &dyn Disk, host: &Host) -> Vec<(PathBuf, String)> {
 }
 
 fn look(disk: &dyn Disk, host: &Host) -> Found {
-    graph::discover(host, &|path| luks_uuid(disk, path))
+    // The graph knows devices by their real names.
+    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let chosen: Vec<_> = host.wipe_targets.iter().map(real).collect();
+    graph::discover(host, &chosen, &|path| luks_uuid(disk, path))
 }
 
 fn luks_uuid(disk: &dyn Disk, path: &Path) -> Option<String> {
@@ -188,12 +199,14 @@ impl Survey {
         let left = |path: &PathBuf, why| format!("{}: left as it is, {why}", path.display());
         let stays = self.unencrypted.iter().filter(|path| !goes(path));
         lines.extend(stays.map(|path| left(path, "it is not encrypted")));
-        lines.extend(self.spared.iter().map(|path| left(path, "it can be pulled out")));
+        let others = self.left.iter().filter(|left| !goes(&&left.path));
+        lines.extend(others.map(|other| left(&other.path, other.why.as_text())));
         lines.extend(self.tpm.iter().map(|path| format!("{}: clear the TPM", path.display())));
         lines
     }
 
-    /// What identifies the targets: nothing that differs from one look to the next.
+    /// What identifies the targets: nothing that differs from one look to the next. Of what is left only
+    /// what an approver may have overlooked: a stick that somebody plugs in must not have a wipe refused.
     pub(super) fn facts(&self, level: WipeLevel) -> Evidence {
         let targets: Vec<Value> = self.targets.iter().map(|target| facts(target, level)).collect();
         let mut facts = Evidence::new().with("targets", targets);
@@ -204,6 +217,10 @@ impl Survey {
         }
         if let Some(tpm) = &self.tpm {
             facts = facts.with("tpm", json!(tpm));
+        }
+        let gaps: Vec<_> = self.left.iter().filter(|left| left.why.is_gap()).collect();
+        if !gaps.is_empty() {
+            facts = facts.with("left", json!(gaps));
         }
         if self.swaps.is_empty() {
             return facts;

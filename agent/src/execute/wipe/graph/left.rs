@@ -1,0 +1,128 @@
+//! Which LUKS volumes go, which are left, and why: some are not the machine's own, because they can be pulled out or
+//! because their files are somebody else's.
+//!
+//! A device stands on others, and a loop device on a file, which lies on a file system. Sources: sysfs(5), losetup(8),
+//! proc_pid_mountinfo(5).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Crypt, Graph};
+use crate::execute::wipe::network;
+use crate::host::Host;
+
+/// A LUKS volume that a wipe leaves alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::execute::wipe) struct Left {
+    /// Where it is.
+    pub(in crate::execute::wipe) path: PathBuf,
+    /// Which volume it is.
+    pub(in crate::execute::wipe) uuid: String,
+    /// Why.
+    pub(in crate::execute::wipe) why: Why,
+}
+
+/// Why a LUKS volume is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::execute::wipe) enum Why {
+    /// It can be pulled out, and crypttab does not name it.
+    Removable,
+    /// It is a file on a network file system: everybody's.
+    Remote,
+    /// It is not open, and crypttab does not name it.
+    Locked,
+    /// Others were named.
+    NotNamed,
+}
+
+impl Why {
+    /// For a person.
+    pub(in crate::execute::wipe) const fn as_text(self) -> &'static str {
+        match self {
+            Self::Removable => "it can be pulled out",
+            Self::Remote => "it lies on the network",
+            Self::Locked => "it is locked, and crypttab does not name it",
+            Self::NotNamed => "it is not among the targets that are named",
+        }
+    }
+
+    /// Whether it is the machine's own, and stays because nobody said that it should go.
+    pub(in crate::execute::wipe) const fn is_gap(self) -> bool {
+        match self {
+            Self::Locked => true,
+            Self::Removable | Self::Remote | Self::NotNamed => false,
+        }
+    }
+}
+
+impl Graph {
+    /// Which LUKS volumes go and which are left: those go that are `chosen`; where none are, those that
+    /// crypttab names, and the machine's own that are open.
+    pub(super) fn sort(
+        &self,
+        host: &Host,
+        crypts: &[Crypt],
+        luks: &BTreeMap<String, String>,
+        chosen: &[PathBuf],
+    ) -> (BTreeSet<String>, BTreeMap<String, Why>) {
+        let named = self.named(host, crypts, luks);
+        let (mounted, swapped) = (self.mounted(host), self.swapped(host));
+        let open = self.nodes.keys().filter(|name| self.is_crypt(name));
+        let used = mounted.keys().chain(&swapped).chain(open).flat_map(|name| self.below(name));
+        let used: BTreeSet<_> = used.collect();
+        let is_chosen = |name: &&String| chosen.iter().any(|path| self.is_at(host, name, path));
+        let mut volumes: BTreeSet<_> = self.nodes.keys().filter(is_chosen).cloned().collect();
+        let mut left = BTreeMap::new();
+        let others: Vec<_> = luks.keys().filter(|name| !volumes.contains(*name)).collect();
+        for name in others {
+            let is_named = named.contains(name);
+            let apart = self.apart(host, name).filter(|_| !is_named);
+            let locked = (!is_named && !used.contains(name)).then_some(Why::Locked);
+            match apart.or(locked).or((!chosen.is_empty()).then_some(Why::NotNamed)) {
+                Some(why) => {
+                    left.insert(name.clone(), why);
+                }
+                None => {
+                    volumes.insert(name.clone());
+                }
+            }
+        }
+        (volumes, left)
+    }
+
+    /// Why a volume there is not the machine's own, if it is not.
+    fn apart(&self, host: &Host, name: &str) -> Option<Why> {
+        let below = self.below(name);
+        if self.is_on_removable(name) {
+            return Some(Why::Removable);
+        }
+        let files = below.iter().filter_map(|name| self.nodes.get(name)?.backing.as_deref());
+        files.into_iter().find_map(|file| self.file_is_apart(host, Path::new(file)))
+    }
+
+    fn is_on_removable(&self, name: &str) -> bool {
+        let is_removable = |name: &String| self.nodes.get(name).is_some_and(|n| n.is_removable);
+        self.below(name).iter().any(is_removable)
+    }
+
+    fn file_is_apart(&self, host: &Host, file: &Path) -> Option<Why> {
+        let innermost = |places: Vec<PathBuf>| {
+            let around = places.into_iter().filter(|place| file.starts_with(place));
+            around.max_by_key(|place| place.components().count())
+        };
+        let mounts = self.mounts(host);
+        let local = innermost(mounts.iter().map(|(_, place)| place.into()).collect());
+        let depth =
+            |place: &Option<PathBuf>| place.as_ref().map(|place| place.components().count());
+        let remote = innermost(network::mounted(host));
+        if remote.is_some() && depth(&remote) >= depth(&local) {
+            return Some(Why::Remote);
+        }
+        let of = mounts.iter().rev().find(|(_, place)| local.as_deref() == Some(Path::new(place)));
+        let (name, _) = of?;
+        self.is_on_removable(name).then_some(Why::Removable)
+    }
+}
