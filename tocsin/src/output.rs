@@ -13,6 +13,7 @@ pub use self::table::Table;
 
 pub mod advance;
 pub mod outcome;
+pub mod rest;
 pub mod said;
 pub mod table;
 #[cfg(test)]

@@ -10,15 +10,16 @@
 //! What lies on drives that erase themselves is erased so, the whole drive and everything on it; what does not,
 //! or would not, is erased range by range. The TPM is cleared after the proof of the keys.
 //!
-//! Evidence: `grade` (`proven`, or `proven_media` when all data is erased too),
-//! `header_backup_opens` (whether a backup of the headers that somebody made earlier still opens
-//! the data), `targets`, a list of `{path, format, uuid, headers_before_sha256,
+//! Evidence: `grade` (`proven`, or `proven_media` when all data is erased too, and where no targets are named
+//! nothing of the machine's own stays), `header_backup_opens` (whether a backup of the headers that somebody made
+//! earlier still opens what data there is), `targets`, a list of `{path, format, uuid, headers_before_sha256,
 //! headers_after_sha256, keyslots_before, keyslots_left, data_bytes, erasure}`, where `data_bytes`
-//! counts destroyed data and `erasure` says in which way; where there is any, `swaps`, a list of
-//! `{path, kind, grade, erasure}`, `unencrypted`, the paths of what stays readable, `left`, a list of `{path, uuid,
-//! why}` of other LUKS volumes, `drives`, a list of `{path,
-//! model, serial, method, passed_over, places_changed}` with the method that erased the drive and the obstacles of
-//! better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`, `with_power`, `kept_for_key`).
+//! counts destroyed data and `erasure` says in which way; where there is any, `still_open`, the paths of targets that
+//! a mapping still has open, `swaps`, a list of `{path, kind, grade, erasure}`, `unencrypted`, the paths of what stays
+//! readable, `left`, a list of `{path, uuid, why}` of other LUKS volumes, `left_unnamed`, how many more of either there
+//! are, `drives`, a list of `{path, model, serial, method, passed_over, places_changed}` with the method that erased
+//! the drive and the obstacles of better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`,
+//! `with_power`, `kept_for_key`).
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

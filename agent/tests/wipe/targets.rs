@@ -13,7 +13,7 @@ use protocol::receipt::FailureKind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::scene::{carry_out, format_luks, opens_with_any, wipe};
+use crate::scene::{DATA, carry_out, format_luks, opens_with_any, wipe};
 use crate::support::host::{sandbox, task};
 
 /// A machine: what sysfs, procfs and crypttab say, and files for its devices.
@@ -279,6 +279,41 @@ fn what_is_not_encrypted_is_told_before_and_after() {
     let evidence = carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
     let left = evidence.get("unencrypted").unwrap().as_array().unwrap();
     assert_eq!(left, &[json!(machine.host.path("/dev/sdd"))]);
+    let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(2)).unwrap();
+    assert_eq!(evidence.get("grade"), Some(&json!("proven")), "somebody can read what is left");
+    assert_eq!(evidence.get("header_backup_opens"), Some(&json!(false)));
+}
+
+#[test]
+fn locked_volume_that_is_left_counts_against_the_grade_and_a_stick_does_not() {
+    for (removable, grade) in [("0\n", "proven"), ("1\n", "proven_media")] {
+        let machine = laptop();
+        machine.device("sdc", "8:32", &[]).file("/sys/block/sdc/removable", removable);
+        machine.luks("sdc", "luks2");
+        let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1)).unwrap();
+        assert_eq!(evidence.get("grade"), Some(&json!(grade)));
+        assert_eq!(evidence.get("left").unwrap().as_array().unwrap().len(), 1);
+        assert!(opens_with_any(&machine.host.path("/dev/sdc")));
+    }
+}
+
+#[test]
+fn volume_that_is_still_open_is_not_signed_as_free_of_data() {
+    let machine = laptop();
+    machine.file("/sys/block/dm-0/dm/uuid", "CRYPT-LUKS2-x\n");
+    let (wipe, task, volume) = (wipe(WipeLevel::Data), task(1), machine.host.path("/dev/sda2"));
+    let evidence = carry_out(&wipe, &machine.host, &task).unwrap();
+    assert_eq!(evidence.get("still_open"), Some(&json!([&volume])));
+    assert_eq!(evidence.get("grade"), Some(&json!("proven")));
+    assert_eq!(evidence.get("header_backup_opens"), Some(&json!(true)));
+    // The running system goes on writing, behind the eraser.
+    let mut bytes = fs::read(&volume).unwrap();
+    bytes[DATA] = 7;
+    fs::write(&volume, bytes).unwrap();
+    assert_eq!(wipe.prove(&machine.host, &task).unwrap(), evidence);
+    fs::remove_dir(machine.host.path("/sys/block/sda/sda2/holders/dm-0")).unwrap();
+    let failure = wipe.prove(&machine.host, &task).unwrap_err();
+    assert!(failure.detail.ends_with("still shows data"), "{}", failure.detail);
 }
 
 #[test]
@@ -300,6 +335,17 @@ fn named_targets_are_taken_instead_of_those_that_are_found() {
     machine.host.wipe_targets = vec![machine.host.path("/dev/sda3")];
     assert_eq!(machine.planned().0, ["sda3"]);
     assert_eq!(machine.left(), [json!(["sda2", "not_named"])]);
-    carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    machine.device("sdd", "8:48", &[]).device("sde", "8:64", &[]);
+    machine.file("/dev/sdd", [7; 8192]);
+    machine.mount("8:48", "/srv", "xfs /dev/sdd");
+    plain_swap(&machine, "sde");
+    machine.swap("/dev/sde", "partition");
+    let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1)).unwrap();
+    assert_eq!(evidence.get("grade"), Some(&json!("proven_media")), "of what was named");
+    let readable = ["/dev/sdd", "/dev/sde"].map(|path| machine.host.path(path));
+    assert_eq!(evidence.get("unencrypted"), Some(&json!(readable)), "looked at, and left");
+    for path in readable {
+        assert!(fs::read(path).unwrap().iter().any(|byte| *byte != 0));
+    }
     assert!(opens_with_any(&machine.host.path("/dev/sda2")));
 }

@@ -56,7 +56,8 @@ fn first(out: Out, proof: &Proof) -> Result<Exit, Failure> {
     let first =
         proof.verify_first().map_err(|error| Failure::new(format!("NOT PROVEN: {error}")))?;
     let name = text::clean(&proof.command.device_name);
-    let grade = Grade::claimed(&first.evidence).map_or("no grade", outcome::grade_words);
+    let words = |grade| outcome::grade_words(grade, Some(&first.evidence));
+    let grade = Grade::claimed(&first.evidence).map_or("no grade".to_owned(), words);
     out.line(&format!("{name} goes on: the proof is signed by the device's key"));
     out.line(&format!("  {:<10} {grade}", "so far"));
     let at = api::time::Time(first.proved_at);
@@ -130,7 +131,8 @@ fn show(out: Out, proof: &Proof, receipt: &Receipt) {
         out.line(&format!("  {label:<10} {value}"));
     }
     if let Some(grade) = outcome::grade_of(command) {
-        out.line(&format!("  {:<10} {}", "grade", outcome::grade_words(grade)));
+        let grade = outcome::grade_words(grade, outcome::evidence_of(command));
+        out.line(&format!("  {:<10} {grade}", "grade"));
     }
     evidence(out, &receipt.outcome);
 }

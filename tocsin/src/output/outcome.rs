@@ -12,7 +12,7 @@ use protocol::state::{CommandState, VerbClass};
 use protocol::time::Timestamp;
 use serde_json::Value;
 
-use super::{Tone, text, time};
+use super::{Tone, rest, text, time};
 use crate::proof::ProofError;
 
 /// Observations in one line at most.
@@ -232,16 +232,29 @@ const fn on_the_way(grade: Grade) -> &'static str {
     }
 }
 
-/// A grade in words. Of the proven ones only what a verified signature claims.
-pub const fn grade_words(grade: Grade) -> &'static str {
-    match grade {
+/// A grade in words, with what it does not cover. Of the proven ones only what a verified signature claims.
+pub fn grade_words(grade: Grade, evidence: Option<&Evidence>) -> String {
+    let opens = evidence.and_then(|evidence| evidence.get("header_backup_opens"));
+    let words = match grade {
+        Grade::Proven if opens == Some(&Value::Bool(false)) => {
+            "grade proven: keys and data destroyed, but not of everything"
+        }
         Grade::Proven => {
-            "grade proven: keys destroyed; an earlier header backup still opens the data"
+            "grade proven: keys destroyed; an earlier header backup still opens what data is left"
         }
         Grade::ProvenMedia => "grade proven+media: keys and data destroyed",
         Grade::Presumed => "grade presumed: the device fell silent",
         Grade::Unproven => "grade UNPROVEN: what was to be destroyed may be left",
         Grade::Refused => "grade refused: nothing was destroyed",
+    };
+    format!("{words}{}", evidence.map(rest::words).unwrap_or_default())
+}
+
+/// What the device observed, as far as its receipt says so.
+pub fn evidence_of(view: &CommandView) -> Option<&Evidence> {
+    match &view.outcome {
+        Some(Outcome::Succeeded { evidence } | Outcome::Failed { evidence, .. }) => Some(evidence),
+        Some(Outcome::Refused { .. } | Outcome::InDoubt { .. }) | None => None,
     }
 }
 
@@ -321,13 +334,9 @@ fn receipt_words(view: &CommandView, proof: Result<(), &ProofError>) -> String {
     if let Err(error) = proof {
         return format!("NOT PROVEN: {error}");
     }
-    let evidence = match &view.outcome {
-        Some(Outcome::Succeeded { evidence } | Outcome::Failed { evidence, .. }) => {
-            evidence_words(evidence)
-        }
-        Some(Outcome::Refused { .. } | Outcome::InDoubt { .. }) | None => String::new(),
-    };
-    let grade = grade_of(view).map(|grade| format!("; {}", grade_words(grade)));
+    let found = evidence_of(view);
+    let evidence = found.map(evidence_words).unwrap_or_default();
+    let grade = grade_of(view).map(|grade| format!("; {}", grade_words(grade, found)));
     let grade = grade.unwrap_or_default();
     format!("proven by receipt {}{evidence}{grade}", receipt_name(jws))
 }
@@ -338,8 +347,8 @@ pub fn receipt_name(jws: &CompactJws) -> String {
 }
 
 fn evidence_words(evidence: &Evidence) -> String {
-    // The grade has words of its own.
-    let words = evidence.iter().filter(|(name, _)| *name != GRADE);
+    // The grade and what it does not cover have words of their own.
+    let words = evidence.iter().filter(|(name, _)| *name != GRADE && !rest::NAMES.contains(name));
     let words: Vec<_> = words.filter_map(|(name, value)| Some((name, scalar(value)?))).collect();
     if words.is_empty() {
         return String::new();

@@ -70,6 +70,37 @@ fn counting_words_agree_with_the_number() {
 }
 
 #[test]
+fn grade_names_what_it_does_not_cover() {
+    use protocol::grade::Grade;
+    use protocol::receipt::Evidence;
+    use serde_json::json;
+    let words = |grade, evidence: Evidence| outcome::grade_words(grade, Some(&evidence));
+    let evidence = || Evidence::new().with("header_backup_opens", false);
+    assert_eq!(
+        words(Grade::ProvenMedia, evidence()),
+        "grade proven+media: keys and data destroyed"
+    );
+    let left = json!([{ "path": "/dev/sdc\u{1b}[2J", "uuid": "x", "why": "not_named" }]);
+    assert_eq!(
+        words(Grade::Proven, evidence().with("unencrypted", vec!["/dev/sdd"]).with("left", left)),
+        "grade proven: keys and data destroyed, but not of everything; \
+         LEFT, NOT ENCRYPTED: /dev/sdd; LEFT, WITH ITS KEYS: /dev/sdc\u{fffd}[2J (not named)"
+    );
+    let many = ["/dev/a", "/dev/b", "/dev/c", "/dev/d", "/dev/e", "/dev/f"];
+    let open = Evidence::new().with("header_backup_opens", true).with("still_open", many.to_vec());
+    assert_eq!(
+        words(Grade::Proven, open),
+        "grade proven: keys destroyed; an earlier header backup still opens what data is left; \
+         OPEN UNTIL THE POWER GOES: /dev/a, /dev/b, /dev/c, /dev/d, 2 more"
+    );
+    // A receipt of before, and one that says nonsense.
+    let odd = Evidence::new().with("left", 3).with("unencrypted", json!([7]));
+    for old in [Evidence::new(), odd] {
+        assert!(words(Grade::Proven, old).contains("still opens what data is left"));
+    }
+}
+
+#[test]
 fn how_far_a_command_is_reads_as_words_and_hides_nothing() {
     use protocol::advance::Advance;
     let mib = 1024 * 1024;

@@ -3,6 +3,8 @@
 //! Owns the order (the keys of all before the headers of all before any data) and the evidence.
 //! What the targets are is decided before; how one is destroyed is the part of `destroy`.
 
+use std::path::PathBuf;
+
 use protocol::advance::Advance;
 use protocol::grade::{GRADE, Grade};
 use protocol::id::CommandId;
@@ -11,13 +13,16 @@ use serde_json::{Value, json};
 
 use super::destroy::{self, DestroyError, Reached};
 use super::drives;
-use super::graph::SwapKind;
+use super::graph::{self, Left, SwapKind};
 use super::record::{Progress, Swap, Target, TpmFate, Wiping};
 use super::volume::{Disk, Erasure};
 use super::{mapping, moved, particulars, swap, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
 use crate::host::Host;
+
+/// Things that are left, of each kind, which a receipt has room to name.
+const REST: usize = 32;
 
 /// A wipe on its way, as it is recorded.
 #[derive(Debug)]
@@ -225,22 +230,19 @@ impl<'a> Course<'a> {
 
     /// Looks at everything as far as the record says, or says what is not as it should be.
     pub(super) fn observe(&self) -> Result<Evidence, String> {
-        let Wiping { targets, swaps, unencrypted, tpm, .. } = &self.wiping;
+        let Wiping { targets, swaps, tpm, .. } = &self.wiping;
         if !self.wiping.has_reached(Progress::Headers) {
             return Err("the keys of this wipe are not recorded as destroyed".to_owned());
         }
-        let mut seen = Vec::new();
+        let (mut seen, mut open) = (Vec::new(), Vec::new());
         for target in targets {
-            let after = if self.wiping.went_with_drives(&target.path) {
-                destroy::verify_gone(self.disk, target).map(|()| None)
-            } else if self.wiping.is_on_begun_drive(&target.path) {
-                // It was proven before its drive began, which goes on by itself after a power cut.
-                let seen = destroy::verify(self.disk, target).map(Some);
-                seen.or_else(|_| destroy::verify_gone(self.disk, target).map(|()| None))
-            } else {
-                destroy::verify(self.disk, target).map(Some)
-            };
-            let after = after.map_err(|error| particulars(&target.path, &error))?;
+            let mut known = target.clone();
+            if graph::is_open(self.host, &target.path) {
+                // What is open may be written to at any moment: of its data nothing is certain.
+                known.progress = known.progress.min(Progress::Headers);
+                open.push(target.path.as_path());
+            }
+            let after = self.verify(&known).map_err(|error| particulars(&target.path, &error))?;
             seen.push(observed(target, after.as_deref()));
         }
         for swap in swaps.iter().filter(|swap| !self.wiping.is_on_begun_drive(&swap.path)) {
@@ -248,29 +250,69 @@ impl<'a> Course<'a> {
         }
         // Data on another device than its keys is not this wipe's to erase.
         let no_data_left = self.wiping.has_reached(Progress::Data)
+            && open.is_empty()
             && targets.iter().all(|target| target.data.is_some());
-        let grade = if no_data_left { Grade::ProvenMedia } else { Grade::Proven };
+        // Where targets are named, nobody asked for more than those.
+        let is_all = !self.host.wipe_targets.is_empty() || !self.wiping.leaves_some();
+        let grade = if no_data_left && is_all { Grade::ProvenMedia } else { Grade::Proven };
         let mut evidence = Evidence::new()
             .with(GRADE, grade.as_str())
             .with("header_backup_opens", !no_data_left)
             .with("targets", seen);
+        if !open.is_empty() {
+            evidence = evidence.with("still_open", json!(open));
+        }
         if !swaps.is_empty() {
             evidence = evidence.with("swaps", swaps.iter().map(swapped).collect::<Vec<_>>());
-        }
-        let stays = unencrypted.iter().filter(|path| !self.wiping.went_with_drives(path));
-        let stays: Vec<_> = stays.collect();
-        if !stays.is_empty() {
-            evidence = evidence.with("unencrypted", json!(stays));
-        }
-        let left = self.wiping.left.iter().filter(|left| !self.wiping.went_with_drives(&left.path));
-        let left: Vec<_> = left.collect();
-        if !left.is_empty() {
-            evidence = evidence.with("left", json!(left));
         }
         if let Some(tpm) = tpm {
             evidence = evidence.with("tpm", json!(tpm));
         }
-        self.wiping.observe_drives(self.disk, evidence)
+        self.wiping.observe_drives(self.disk, self.wiping.observe_rest(evidence))
+    }
+
+    /// Looks at one volume. What it answers is nothing where the headers went with the drive.
+    fn verify(&self, target: &Target) -> Result<Option<String>, DestroyError> {
+        if self.wiping.went_with_drives(&target.path) {
+            destroy::verify_gone(self.disk, target).map(|()| None)
+        } else if self.wiping.is_on_begun_drive(&target.path) {
+            // It was proven before its drive began, which goes on by itself after a power cut.
+            let seen = destroy::verify(self.disk, target).map(Some);
+            seen.or_else(|_| destroy::verify_gone(self.disk, target).map(|()| None))
+        } else {
+            destroy::verify(self.disk, target).map(Some)
+        }
+    }
+}
+
+impl Wiping {
+    /// What stays readable, because nothing of it is encrypted.
+    fn readable(&self) -> impl Iterator<Item = &PathBuf> {
+        self.unencrypted.iter().filter(|path| !self.went_with_drives(path))
+    }
+
+    /// Other LUKS volumes that stay as they are.
+    fn left(&self) -> impl Iterator<Item = &Left> {
+        self.left.iter().filter(|left| !self.went_with_drives(&left.path))
+    }
+
+    /// Whether something of the machine's own stays that a stranger could read.
+    fn leaves_some(&self) -> bool {
+        self.readable().next().is_some() || self.left().any(|left| left.why.is_gap())
+    }
+
+    /// Names what stays, as far as there is room in a receipt.
+    fn observe_rest(&self, mut evidence: Evidence) -> Evidence {
+        let readable: Vec<_> = self.readable().take(REST).collect();
+        if !readable.is_empty() {
+            evidence = evidence.with("unencrypted", json!(readable));
+        }
+        let left: Vec<_> = self.left().take(REST).collect();
+        if !left.is_empty() {
+            evidence = evidence.with("left", json!(left));
+        }
+        let beyond = self.readable().skip(REST).count() + self.left().skip(REST).count();
+        if beyond > 0 { evidence.with("left_unnamed", beyond) } else { evidence }
     }
 }
 

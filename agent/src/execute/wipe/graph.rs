@@ -165,6 +165,12 @@ pub(super) fn spare_mappings(host: &Host, volume: &Path) -> Vec<String> {
     spare.filter_map(|name| line(&host.path("/sys/block").join(name).join("dm/name"))).collect()
 }
 
+/// Whether a mapping has that LUKS volume open.
+pub(super) fn is_open(host: &Host, volume: &Path) -> bool {
+    let graph = Graph::read(host);
+    standing_on(host, volume).mappings.iter().any(|name| graph.is_crypt(name))
+}
+
 /// Block devices that cannot be pulled out.
 pub(super) fn devices(host: &Host) -> Vec<PathBuf> {
     let nodes = Graph::read(host).nodes.into_iter();

@@ -65,16 +65,21 @@ fn machine(
     former: &[Target],
     stage: &str,
 ) -> Result<Survey, Failure> {
-    let mut found = look(disk, host);
-    if !host.wipe_targets.is_empty() {
-        let survey = named(disk, &host.wipe_targets, former, stage)?;
-        return Ok(Survey { left: found.left, ..survey });
-    }
     // A volume whose header is gone shows nothing: only the record knows it. One that was made
     // anew since is somebody's again.
     let is_same = |target: &&Target| destroy::is_same(disk, target).unwrap_or(false);
     let begun = former.iter().filter(|target| target.progress > Progress::Pending).filter(is_same);
-    found.volumes.extend(begun.map(|target| target.path.clone()));
+    let begun: Vec<_> = begun.collect();
+    let mut found = look(disk, host, &begun);
+    if !host.wipe_targets.is_empty() {
+        let survey = named(disk, &host.wipe_targets, former, stage)?;
+        // Nobody asked for what lies beside them, so nothing is done about it.
+        let swaps = found.swaps.into_iter().filter(|(_, kind)| *kind == SwapKind::Plain);
+        let unencrypted = found.unencrypted.into_iter().chain(swaps.map(|(path, _)| path));
+        return Ok(Survey { unencrypted: unencrypted.collect(), left: found.left, ..survey });
+    }
+    found.left.retain(|left| !begun.iter().any(|target| target.path == left.path));
+    found.volumes.extend(begun.iter().map(|target| target.path.clone()));
     let mut survey = named(disk, &found.volumes, former, stage)?;
     let mut wrong = Vec::new();
     for (path, kind) in &found.swaps {
@@ -122,7 +127,7 @@ pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
     if !host.wipe_targets.is_empty() {
         return host.wipe_targets.iter().all(is_encrypted);
     }
-    let found = look(disk, host);
+    let found = look(disk, host, &[]);
     let is_safe = |(_, kind): &(PathBuf, SwapKind)| *kind == SwapKind::RandomKey;
     let leaves_some = found.left.iter().any(|left| left.why.is_gap());
     !found.volumes.is_empty()
@@ -134,16 +139,22 @@ pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
 /// The volumes of that host that have keys, with their UUIDs.
 pub(super) fn volumes(disk: &dyn Disk, host: &Host) -> Vec<(PathBuf, String)> {
     let named = &host.wipe_targets;
-    let paths = if named.is_empty() { look(disk, host).volumes } else { named.clone() };
+    let paths = if named.is_empty() { look(disk, host, &[]).volumes } else { named.clone() };
     let uuid_of = |path: PathBuf| luks_uuid(disk, &path).map(|uuid| (path, uuid));
     paths.into_iter().filter_map(uuid_of).collect()
 }
 
-fn look(disk: &dyn Disk, host: &Host) -> Found {
+/// Looks around. `begun` are volumes that no longer show what they are.
+fn look(disk: &dyn Disk, host: &Host, begun: &[&Target]) -> Found {
     // The graph knows devices by their real names.
-    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
-    let chosen: Vec<_> = host.wipe_targets.iter().map(real).collect();
-    graph::discover(host, &chosen, &|path| luks_uuid(disk, path))
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let chosen: Vec<_> = host.wipe_targets.iter().map(|path| real(path)).collect();
+    let remembered = |path: &Path| {
+        let target = begun.iter().find(|target| target.path == real(path));
+        target.map(|target| target.uuid.clone())
+    };
+    let uuid = |path: &Path| luks_uuid(disk, path).or_else(|| remembered(path));
+    graph::discover(host, &chosen, &uuid)
 }
 
 fn luks_uuid(disk: &dyn Disk, path: &Path) -> Option<String> {

@@ -95,7 +95,7 @@ fn drives_show_from_outside_what_the_receipt_says_of_them() {
             assert_eq!(opened_by(drive), [false, false], "while the power is on");
         }
         let evidence = succeeded(scene.outcome(&command).await);
-        assert_eq!(evidence.get("grade"), Some(&json!("proven_media")));
+        assert_eq!(evidence.get("grade"), Some(&json!("proven")));
         assert_eq!(evidence.get("header_backup_opens"), Some(&json!(false)));
         assert_eq!(about(&evidence, "drives", &flash_path)["method"], json!("nvme_format_erase"));
         assert_eq!(about(&evidence, "targets", &flash_path)["erasure"], json!("drive"));
