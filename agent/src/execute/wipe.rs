@@ -19,7 +19,8 @@
 //! readable, `left`, a list of `{path, uuid, why}` of other LUKS volumes, `left_unnamed`, how many more of either there
 //! are, `drives`, a list of `{path, model, serial, method, passed_over, places_changed}` with the method that erased
 //! the drive and the obstacles of better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`,
-//! `with_power`, `kept_for_key`).
+//! `with_power`, `kept_for_key`). Of a wipe that failed before its proof: `volumes_destroyed`, and `targets`, of each in
+//! addition `destroyed`, `progress` (`pending`, `keys`, `headers`, `data`) and, if there is one, its `problem`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -55,6 +56,14 @@ mod survey;
 mod swap;
 mod tpm;
 pub mod volume;
+
+/// The observation that says how many volumes a wipe that failed has destroyed all the same.
+const DESTROYED: &str = "volumes_destroyed";
+
+/// Whether a wipe that failed has destroyed volumes all the same.
+pub fn has_destroyed_some(evidence: &Evidence) -> bool {
+    evidence.get(DESTROYED).and_then(serde_json::Value::as_u64).is_some_and(|count| count > 0)
+}
 
 /// Whether a wipe of this host would be proven fast: there are volumes to be destroyed, and each
 /// of them has keys that can go.
@@ -107,6 +116,8 @@ pub struct Wipe {
     endurance: Mutex<Option<Endurance>>,
     /// The record as it is at the end: the disk that it should be on may have gone with the rest.
     ended: Mutex<Option<Wiping>>,
+    /// The record as it was when something failed: the disk that it should be on may be full.
+    failed: Mutex<Option<Wiping>>,
 }
 
 impl Wipe {
@@ -117,7 +128,13 @@ impl Wipe {
 
     /// Wipes volumes of that disk instead of the machine's.
     pub fn on(params: action::Wipe, disk: Box<dyn Disk>) -> Self {
-        Self { params, disk, endurance: Mutex::default(), ended: Mutex::default() }
+        Self {
+            params,
+            disk,
+            endurance: Mutex::default(),
+            ended: Mutex::default(),
+            failed: Mutex::default(),
+        }
     }
 
     /// The wipe of this command as recorded, or a new one.
@@ -164,9 +181,18 @@ impl Wipe {
         endurance.get_or_insert_with(|| Endurance::begin(host, patience)).feed();
     }
 
-    /// Leaves the power on where nothing was destroyed for certain.
-    fn unless_failed<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
-        if outcome.is_err() {
+    /// Leaves the power on where nothing was destroyed for certain. Else it goes: a volume that is destroyed
+    /// and still mapped is readable as long as it is on.
+    fn unless_failed<T>(
+        &self,
+        course: &Course<'_>,
+        outcome: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if outcome.is_ok() {
+            return outcome;
+        }
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(course.wiping.clone());
+        if !course.wiping.has_destroyed_some() {
             let held = self.endurance.lock().unwrap_or_else(PoisonError::into_inner).take();
             held.into_iter().for_each(Endurance::give_up);
         }
@@ -192,7 +218,8 @@ impl Executor for Wipe {
         }
         self.endure(host);
         network::detach(host);
-        self.unless_failed(course.destroy_keys(&|advance| task.course.tell(advance)))?;
+        let destroyed = course.destroy_keys(&|advance| task.course.tell(advance));
+        self.unless_failed(&course, destroyed)?;
         if course.wiping.tpm == Some(TpmFate::WithPower) {
             host.tpm.goes_with_power();
         }
@@ -204,7 +231,15 @@ impl Executor for Wipe {
         let course = self
             .known(host, task, "prove")?
             .ok_or_else(|| not_proven("no wipe of this command is recorded".to_owned()))?;
-        self.unless_failed(course.observe().map_err(not_proven))
+        self.unless_failed(&course, course.observe().map_err(not_proven))
+    }
+
+    fn remains(&self, host: &Host, task: &Task) -> Evidence {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed = failed.filter(|wiping| wiping.command_id == task.command_id);
+        let failed = failed.map(|wiping| Course { disk: &*self.disk, host, wiping });
+        let course = failed.or_else(|| self.known(host, task, "prove").ok().flatten());
+        course.map(|course| course.remains()).unwrap_or_default()
     }
 
     fn has_remainder(&self, host: &Host, task: &Task) -> bool {

@@ -18,7 +18,7 @@ use protocol::trust::Authority;
 use super::Reconcile;
 use super::deliveries::claims;
 use super::escrow::Escrowing;
-use super::outcome::{About, Times, is_proved};
+use super::outcome::{About, Times, has_effect};
 use crate::execute::{Afterwards, Recovery, failure};
 use crate::peers::Peers;
 use crate::worker::{Job, Report, Step};
@@ -386,7 +386,7 @@ impl Reconcile {
             | Report::Recovered(Recovery::Apply | Recovery::Applied) => return None,
         };
         let afterwards =
-            if is_proved(&outcome) { job.executor().afterwards() } else { Afterwards::Nothing };
+            if has_effect(&outcome) { job.executor().afterwards() } else { Afterwards::Nothing };
         let command_id = job.task.command_id;
         let state = outcome.state().as_str();
         tracing::info!(command.id = %command_id, stage = step.as_str(), state, "command ended");

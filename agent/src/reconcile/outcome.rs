@@ -17,6 +17,7 @@ use protocol::trust::Role;
 
 use super::deliveries::claims;
 use super::{PowerOff, Reconcile};
+use crate::execute::wipe;
 use crate::host::Shutdown;
 use crate::worker::Job;
 
@@ -201,11 +202,14 @@ fn without_evidence(outcome: Outcome) -> Outcome {
     }
 }
 
-/// Whether what counts was done: all of it, or the first part, whose proof stands by itself.
-pub(super) fn is_proved(outcome: &Outcome) -> bool {
+/// Whether that was done after which a device goes down: all of it, or the first part, whose proof stands by
+/// itself, or, of a wipe that failed, the first part on some volumes.
+pub(super) fn has_effect(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Succeeded { .. } => true,
-        Outcome::Failed { evidence, .. } => Grade::claimed(evidence).is_some(),
+        Outcome::Failed { evidence, .. } => {
+            Grade::claimed(evidence).is_some() || wipe::has_destroyed_some(evidence)
+        }
         Outcome::Refused { .. } | Outcome::InDoubt { .. } => false,
     }
 }
@@ -230,9 +234,7 @@ pub(super) fn pending_power_off(records: &[Record], boot_id: BootId) -> Option<C
     };
     let ended = |id: CommandId| {
         records.iter().any(|record| match record {
-            Record::Done { command_id, receipt } => {
-                *command_id == id && has_proved(receipt, boot_id)
-            }
+            Record::Done { command_id, receipt } => *command_id == id && was_done(receipt, boot_id),
             Record::Received(_)
             | Record::Intent { .. }
             | Record::Refused(_)
@@ -283,8 +285,8 @@ const fn powers_off(action: &Action) -> bool {
 }
 
 /// Whether this receipt of our own tells of something proved in that boot.
-fn has_proved(receipt: &CompactJws, boot_id: BootId) -> bool {
+fn was_done(receipt: &CompactJws, boot_id: BootId) -> bool {
     jws::parse(receipt, receipt::TYP, limits::RECEIPT_BYTES)
         .and_then(|parsed| parsed.claims::<Receipt>())
-        .is_ok_and(|receipt| receipt.boot_id == boot_id && is_proved(&receipt.outcome))
+        .is_ok_and(|receipt| receipt.boot_id == boot_id && has_effect(&receipt.outcome))
 }

@@ -14,7 +14,7 @@ use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::grade::Grade;
 use protocol::ledger::Record;
 use protocol::proof;
-use protocol::receipt::Outcome;
+use protocol::receipt::{FailureKind, Outcome};
 
 use crate::bench::{Bench, confirmed, until};
 use crate::disk::{Disk, bytes, in_mount_namespace, received};
@@ -145,6 +145,82 @@ fn wipe_that_took_the_disk_of_the_journal_is_still_proven_and_ends_in_the_power_
         until(|| pressed(&bench) == 1).await;
         agent.drain().await.unwrap();
     });
+}
+
+/// A block device that cannot be written to, over a file; detached when dropped.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn over(file: &Path) -> Self {
+        let arguments = ["--read-only", "--find", "--show"];
+        let output = Command::new("/usr/sbin/losetup").args(arguments).arg(file).output().unwrap();
+        assert!(output.status.success(), "needs root and the kernel module loop: {output:?}");
+        Self(String::from_utf8(output.stdout).unwrap().trim().into())
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = Command::new("/usr/sbin/losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn power_goes_although_one_volume_resists_once_another_is_destroyed() {
+    let (mut bench, command) = scene(HOUR);
+    let volume = bench.config.host.wipe_targets[0].clone();
+    let other = volume.with_file_name("other");
+    fs::copy(&volume, &other).unwrap();
+    let resisting = ReadOnly::over(&other);
+    bench.config.host.wipe_targets.insert(0, resisting.0.clone());
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    let Outcome::Failed { failure, evidence } = bench.receipt(&receipt).outcome else {
+        panic!("{receipt:?}")
+    };
+    assert_eq!(failure.kind, FailureKind::Permission);
+    assert_eq!(Grade::claimed(&evidence), None);
+    assert_eq!(evidence.get("volumes_destroyed"), Some(&1.into()));
+    assert!(!opens(&volume) && opens(&other));
+    // A crash delays the power-off only, as after one that succeeded.
+    bench.kill(agent).await;
+    drop(hub);
+    assert_eq!(pressed(&bench), 0);
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    assert_eq!(hub.receipt().await, receipt);
+    hub.send(confirmed(&receipt)).await;
+    until(|| pressed(&bench) == 1).await;
+    agent.drain().await.unwrap();
+    drop(resisting);
+}
+
+#[tokio::test]
+async fn power_stays_where_no_volume_is_destroyed() {
+    let (mut bench, command) = scene(Duration::ZERO);
+    let volume = bench.config.host.wipe_targets[0].clone();
+    let resisting = ReadOnly::over(&volume);
+    bench.config.host.wipe_targets = vec![resisting.0.clone()];
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    let Outcome::Failed { evidence, .. } = bench.receipt(&receipt).outcome else {
+        panic!("{receipt:?}")
+    };
+    assert_eq!(evidence.get("volumes_destroyed"), Some(&0.into()));
+    hub.send(confirmed(&receipt)).await;
+    until(|| bench.journal().contains("\"confirmed\"")).await;
+    agent.drain().await.unwrap();
+    // Nor does the next start take it for one that ended in a power-off.
+    let agent = bench.start();
+    drop(server.session().await);
+    agent.drain().await.unwrap();
+    assert!(opens(&volume) && pressed(&bench) == 0);
 }
 
 /// Where the data of the volume begins; ones stand for it.

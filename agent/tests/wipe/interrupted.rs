@@ -6,6 +6,7 @@ use agent::execute::wipe::Wipe;
 use agent::execute::{Executor as _, Recovery};
 use protocol::action::{self, WipeLevel};
 use protocol::receipt::FailureKind;
+use serde_json::{Value, json};
 
 use crate::faults::{Fault, FaultyDisk, carry_out_with_power_cut};
 use crate::scene::{FORMATS, Scene, carry_out, format_luks, wipe};
@@ -66,10 +67,36 @@ fn broken_target_does_not_protect_the_next_one() {
     let mut disk = FaultyDisk::after(0, Fault::Broken);
     disk.sound = Some(scene.volume.canonicalize().unwrap());
     let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
-    let failure = Wipe::on(params, Box::new(disk)).apply(&scene.host, &task(1)).unwrap_err();
+    let executor = Wipe::on(params, Box::new(disk));
+    let failure = executor.apply(&scene.host, &task(1)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Io);
     assert!(failure.detail.contains(broken.to_str().unwrap()), "{}", failure.detail);
     scene.assert_destroyed();
+    // The receipt says of each what became of it, and claims no grade.
+    let remains = executor.remains(&scene.host, &task(1));
+    assert_eq!(remains.get("grade"), None);
+    assert_eq!(remains.get("volumes_destroyed"), Some(&json!(1)));
+    let targets = remains.get("targets").unwrap();
+    for (at, path, destroyed, left) in
+        [(0, &broken, false, Value::Null), (1, &scene.volume, true, json!(0))]
+    {
+        let target = &targets[at];
+        assert_eq!(target["path"], json!(path.canonicalize().unwrap()));
+        assert_eq!((&target["destroyed"], &target["keyslots_left"]), (&json!(destroyed), &left));
+        assert_eq!(target["headers_after_sha256"].is_string(), destroyed);
+    }
+    assert_eq!(
+        (&targets[0]["progress"], &targets[1]["progress"]),
+        (&json!("pending"), &json!("headers"))
+    );
+    // What was destroyed is looked at: headers that somebody brings back are not.
+    let destroyed = fs::read(&scene.volume).unwrap();
+    fs::write(&scene.volume, &scene.original).unwrap();
+    let remains = executor.remains(&scene.host, &task(1));
+    assert_eq!(remains.get("volumes_destroyed"), Some(&json!(0)));
+    let problem = &remains.get("targets").unwrap()[1]["problem"];
+    assert!(problem.as_str().unwrap().ends_with("still shows a header"), "{problem}");
+    fs::write(&scene.volume, destroyed).unwrap();
     wipe(WipeLevel::Keys).apply(&scene.host, &task(1)).unwrap();
     wipe(WipeLevel::Keys).prove(&scene.host, &task(1)).unwrap();
 }

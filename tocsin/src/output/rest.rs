@@ -22,7 +22,12 @@ pub fn words(evidence: &Evidence) -> String {
     };
     let more = evidence.get("left_unnamed").and_then(Value::as_u64);
     let more = more.map(|more| format!("; LEFT, NOT NAMED: {more} more"));
+    // Only of what failed it is said whether a volume is destroyed.
+    let kept = |target: &&Value| target["destroyed"].as_bool() == Some(false);
+    let targets = evidence.get("targets").and_then(Value::as_array).into_iter().flatten();
+    let kept = Value::Array(targets.filter(kept).map(|target| target["path"].clone()).collect());
     let parts = [
+        part("NOT DESTROYED", Some(&kept), path),
         part("LEFT, NOT ENCRYPTED", evidence.get("unencrypted"), path),
         part("LEFT, WITH ITS KEYS", evidence.get("left"), why),
         more,

@@ -93,6 +93,12 @@ fn grade_names_what_it_does_not_cover() {
         "grade proven: keys destroyed; an earlier header backup still opens what data is left; \
          OPEN UNTIL THE POWER GOES: /dev/a, /dev/b, /dev/c, /dev/d, 2 more"
     );
+    let failed =
+        json!([{ "path": "/dev/a", "destroyed": true }, { "path": "/dev/b", "destroyed": false }]);
+    assert_eq!(
+        words(Grade::Unproven, Evidence::new().with("targets", failed)),
+        "grade UNPROVEN: what was to be destroyed may be left; NOT DESTROYED: /dev/b"
+    );
     // A receipt of before, and one that says nonsense.
     let odd = Evidence::new().with("left", 3).with("unencrypted", json!([7]));
     for old in [Evidence::new(), odd] {

@@ -16,7 +16,7 @@ use super::drives;
 use super::graph::{self, Left, SwapKind};
 use super::record::{Progress, Swap, Target, TpmFate, Wiping};
 use super::volume::{Disk, Erasure};
-use super::{mapping, moved, particulars, swap, tpm};
+use super::{DESTROYED, mapping, moved, particulars, swap, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
 use crate::host::Host;
@@ -271,6 +271,37 @@ impl<'a> Course<'a> {
         self.wiping.observe_drives(self.disk, self.wiping.observe_rest(evidence))
     }
 
+    /// What there is to say of a wipe that failed: of every volume how far it is, by what is on it now.
+    pub(super) fn remains(&self) -> Evidence {
+        let states: Vec<_> = self.wiping.targets.iter().map(|target| self.state(target)).collect();
+        let destroyed = states.iter().filter(|(is_destroyed, _)| *is_destroyed).count();
+        let targets: Vec<_> = states.into_iter().map(|(_, state)| state).collect();
+        self.wiping
+            .observe_rest(Evidence::new().with(DESTROYED, destroyed).with("targets", targets))
+    }
+
+    /// Whether one volume is destroyed, with what a receipt says of it.
+    fn state(&self, target: &Target) -> (bool, Value) {
+        let seen = match target.progress {
+            Progress::Pending | Progress::Keys => Ok(None),
+            Progress::Headers | Progress::Data => self.verify(target).map(Some),
+        };
+        let problem = seen.as_ref().err().map(|error| particulars(&target.path, error));
+        let is_destroyed = matches!(seen, Ok(Some(_)));
+        let after = seen.ok().flatten().flatten();
+        let mut state = observed(target, after.as_deref());
+        state["destroyed"] = json!(is_destroyed);
+        state["progress"] = json!(target.progress);
+        if !is_destroyed {
+            state["keyslots_left"] = Value::Null;
+            state["data_bytes"] = json!(0);
+        }
+        if let Some(problem) = problem {
+            state["problem"] = json!(problem);
+        }
+        (is_destroyed, state)
+    }
+
     /// Looks at one volume. What it answers is nothing where the headers went with the drive.
     fn verify(&self, target: &Target) -> Result<Option<String>, DestroyError> {
         if self.wiping.went_with_drives(&target.path) {
@@ -286,6 +317,11 @@ impl<'a> Course<'a> {
 }
 
 impl Wiping {
+    /// Whether a volume is destroyed: nothing brings that back.
+    pub(super) fn has_destroyed_some(&self) -> bool {
+        self.targets.iter().any(|target| target.progress >= Progress::Headers)
+    }
+
     /// What stays readable, because nothing of it is encrypted.
     fn readable(&self) -> impl Iterator<Item = &PathBuf> {
         self.unencrypted.iter().filter(|path| !self.went_with_drives(path))

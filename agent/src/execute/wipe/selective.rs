@@ -119,6 +119,11 @@ impl Executor for SelectiveWipe {
         Ok(evidence.with("files_removed", files.len()).with("files_left", 0))
     }
 
+    fn remains(&self, host: &Host, task: &Task) -> Evidence {
+        let known = Course::load(&*self.disk, host, task.command_id, "prove").ok().flatten();
+        known.map(|course| course.remains()).unwrap_or_default()
+    }
+
     fn has_begun(&self, host: &Host, task: &Task) -> bool {
         course::is_recorded(host, task.command_id)
     }
