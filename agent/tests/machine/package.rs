@@ -2,12 +2,17 @@
 //! nothing.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use crate::container::Machine;
 use crate::doors::{assert_same, tree};
 use crate::on_a_machine;
 use crate::scene::{ENABLED, people, source};
+
+/// Records of a wipe, whose files have odd names.
+const UNFINISHED: &str = r#"{"finished":false,"files":["/etc/\"finished\":true"]}"#;
+const FINISHED: &str = r#"{"finished":true,"files":["/etc/\"finished\":false"]}"#;
 
 #[test]
 fn package_arms_nothing_and_leaves_nothing() {
@@ -44,6 +49,10 @@ fn package_arms_nothing_and_leaves_nothing() {
         assert!(!refused.status.success() && said.contains("under a lock"), "{said}");
         assert!(machine.path("/usr/bin/tocsin-agent").exists());
         fs::remove_file(machine.path("/var/lib/tocsin-agent/lock.json")).unwrap();
+        machine.write("/var/lib/tocsin-agent/wipe.json", UNFINISHED, 0o600);
+        assert!(!machine.succeeds("dpkg --remove tocsin-agent"), "it has to go on");
+        // One that ended, as after a selective wipe, is remembered and hinders nobody.
+        machine.write("/var/lib/tocsin-agent/wipe.json", FINISHED, 0o600);
 
         machine.write("/var/lib/tocsin-agent/device.key", "who this is", 0o600);
         machine.sh("dpkg --remove tocsin-agent");
@@ -78,6 +87,37 @@ fn rpm_brings_the_same_with_the_same_modes() {
         ("drwx------", "/var/lib/tocsin-agent"),
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn rpm_is_removed_after_a_wipe_and_not_in_the_middle_of_one() {
+    let query = ["-qp", "--queryformat", "%{PREUN}", &build("rpm")];
+    let script = Command::new("rpm").args(query).output().unwrap();
+    let script = String::from_utf8(script.stdout).unwrap();
+    assert!(script.contains("/var/lib/tocsin-agent"), "{script}");
+    let folder = tempfile::tempdir().unwrap();
+    let script = script.replace("/var/lib/tocsin-agent", folder.path().to_str().unwrap());
+    // It must not reach the services of the machine that tests it.
+    let systemctl = folder.path().join("systemctl");
+    fs::write(&systemctl, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    let removes = || {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &script, "preun", "0"]).env("PATH", &path).status().unwrap().success()
+    };
+    assert!(removes(), "nothing is under way");
+    for (name, record, is_removed) in [
+        ("lock", "{}", false),
+        ("wipe", UNFINISHED, false),
+        ("wipe", "what nobody can read", false),
+        ("wipe", FINISHED, true),
+    ] {
+        let file = folder.path().join(format!("{name}.json"));
+        fs::write(&file, record).unwrap();
+        assert_eq!(removes(), is_removed, "{name}: {record}");
+        fs::remove_file(file).unwrap();
+    }
 }
 
 /// Builds a package of this build's agent.
