@@ -10,6 +10,7 @@ use protocol::receipt::Failure;
 use protocol::time::Timestamp;
 use tokio::sync::mpsc;
 
+use crate::execute::lock::Upheld as LockUpheld;
 use crate::execute::quarantine::{Tampering, Upheld, Watch};
 use crate::execute::{lock, quarantine, wipe};
 use crate::host::Host;
@@ -103,43 +104,63 @@ impl Standing {
 
     /// Takes down what has come to its signed end, puts up again what is gone, and answers what the
     /// control plane should know. Blocks.
-    pub(crate) fn uphold(&self, host: &Host, now: Timestamp) -> Option<Noticed> {
-        match quarantine::expire(host, now) {
-            Ok(Some(command_id)) => {
-                tracing::warn!(command.id = %command_id, "quarantine has come to its end");
-                return Some(Noticed { command_id, what: "quarantine_ended", when: None });
-            }
-            Ok(None) => {}
-            Err(failure) => {
-                // Nothing is put up that should be down: it is tried again.
-                tracing::error!(detail = failure.detail, "quarantine not ended");
-                return None;
-            }
+    pub(crate) fn uphold(&self, host: &Host, now: Timestamp) -> Vec<Noticed> {
+        let quarantine = uphold_quarantine(host, now);
+        quarantine.into_iter().chain(uphold_lock(host)).collect()
+    }
+}
+
+fn uphold_quarantine(host: &Host, now: Timestamp) -> Option<Noticed> {
+    match quarantine::expire(host, now) {
+        Ok(Some(command_id)) => {
+            tracing::warn!(command.id = %command_id, "quarantine has come to its end");
+            return Some(Noticed { command_id, what: "quarantine_ended", when: None });
         }
-        if let Err(failure) = offline::resume(host) {
-            tracing::error!(detail = failure.detail, "what a code ended is not at its end");
+        Ok(None) => {}
+        Err(failure) => {
+            // Nothing is put up that should be down: it is tried again.
+            tracing::error!(detail = failure.detail, "quarantine not ended");
+            return None;
         }
-        let recorded = quarantine::current(host).ok().flatten();
-        let mut what = None;
-        match quarantine::uphold(host) {
-            Ok(Upheld::NotQuarantined | Upheld::Stands | Upheld::Covered) => {}
-            Ok(Upheld::Mended(tampering)) => {
-                what = Some(noticed(tampering));
-                tracing::error!(what, "quarantine was tampered with, and stands again");
-            }
-            Ok(Upheld::Confirmed) => tracing::warn!("quarantine without an end is confirmed"),
-            Ok(Upheld::RolledBack) => {
-                what = Some("quarantine_rolled_back");
-                tracing::error!("quarantine without an end and without an answer rolled back");
-            }
-            Err(failure) => tracing::error!(detail = failure.detail, "quarantine not upheld"),
+    }
+    if let Err(failure) = offline::resume(host) {
+        tracing::error!(detail = failure.detail, "what a code ended is not at its end");
+    }
+    let recorded = quarantine::current(host).ok().flatten();
+    let mut what = None;
+    match quarantine::uphold(host) {
+        Ok(Upheld::NotQuarantined | Upheld::Stands | Upheld::Covered) => {}
+        Ok(Upheld::Mended(tampering)) => {
+            what = Some(noticed(tampering));
+            tracing::error!(what, "quarantine was tampered with, and stands again");
         }
-        match lock::uphold(host) {
-            Ok(false) => {}
-            Ok(true) => tracing::error!("lock was not as it should be, and stands again"),
-            Err(failure) => tracing::error!(detail = failure.detail, "lock not upheld"),
+        Ok(Upheld::Confirmed) => tracing::warn!("quarantine without an end is confirmed"),
+        Ok(Upheld::RolledBack) => {
+            what = Some("quarantine_rolled_back");
+            tracing::error!("quarantine without an end and without an answer rolled back");
         }
-        let command_id = recorded?.command_id;
-        what.map(|what| Noticed { command_id, what, when: None })
+        Err(failure) => tracing::error!(detail = failure.detail, "quarantine not upheld"),
+    }
+    let command_id = recorded?.command_id;
+    what.map(|what| Noticed { command_id, what, when: None })
+}
+
+/// Only what stood open beside a running agent is told: at its start it may have been an order
+/// that was cut off half way.
+fn uphold_lock(host: &Host) -> Option<Noticed> {
+    match lock::uphold(host) {
+        Ok(LockUpheld::NotLocked | LockUpheld::Stands) => None,
+        Ok(LockUpheld::Renewed) => {
+            tracing::warn!("text of a lock was gone, as after every boot, and is there again");
+            None
+        }
+        Ok(LockUpheld::Opened(command_id)) => {
+            tracing::error!(command.id = %command_id, "lock was tampered with, and stands again");
+            Some(Noticed { command_id, what: "lock_opened", when: None })
+        }
+        Err(failure) => {
+            tracing::error!(detail = failure.detail, "lock not upheld");
+            None
+        }
     }
 }

@@ -28,6 +28,7 @@ mod undo;
 use std::path::Path;
 
 use protocol::action::{Lock, LockLevel, Unlock};
+use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::Value;
 
@@ -188,27 +189,40 @@ pub fn reassert(host: &Host) -> Result<Option<LockState>, Failure> {
     Ok(Some(state))
 }
 
-/// Closes the doors of a locked device again where somebody opened one. Answers whether one was
-/// open.
+/// What a look at the doors of a lock came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upheld {
+    /// There is no lock.
+    NotLocked,
+    /// Every door is closed.
+    Stands,
+    /// Only `/run/nologin` was gone, whose removal by a boot opens nothing, and is there again.
+    Renewed,
+    /// A door of that command's lock stood open, and is closed again.
+    Opened(CommandId),
+}
+
+/// Closes the doors of a locked device again where somebody opened one.
 ///
 /// # Errors
 /// As [`reassert`], and when the doors cannot be looked at.
-pub fn uphold(host: &Host) -> Result<bool, Failure> {
+pub fn uphold(host: &Host) -> Result<Upheld, Failure> {
     let at = |error: FileError| error.at("uphold");
     let Some(state) = current(host)?.filter(|state| state.phase == Phase::Locked) else {
-        return Ok(false);
+        return Ok(Upheld::NotLocked);
     };
     let seen = doors::look(host, &state, &UndoJournal::new(host)).map_err(at)?;
+    let is_open = !seen.ungated.is_empty() || seen.unexpired > 0;
     let lacks_nologin = || {
         let accounts = accounts(host).map_err(at)?;
         Ok::<bool, Failure>(may_nologin(&accounts, &state.break_glass) && !seen.nologin)
     };
     // A boot lets people in by removing `/run/nologin`, whoever wrote it.
-    if seen.ungated.is_empty() && seen.unexpired == 0 && !lacks_nologin()? {
-        return Ok(false);
+    if !is_open && !lacks_nologin()? {
+        return Ok(Upheld::Stands);
     }
     reassert(host)?;
-    Ok(true)
+    Ok(if is_open { Upheld::Opened(state.command_id) } else { Upheld::Renewed })
 }
 
 /// Brings that virtual console to the front. Blocks.

@@ -9,6 +9,7 @@ use std::process::Command;
 use agent::config::Config;
 use protocol::action::{Action, RunScript};
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
+use protocol::notice::{self, Notice};
 use protocol::offline::OfflineSecret;
 use protocol::proof::{self, Proof};
 use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
@@ -183,6 +184,22 @@ impl<M: Body> Scene<M> {
                 hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
                 self.session = Some(hub);
                 return proof::verify(jws, &self.device.key).unwrap();
+            }
+        }
+    }
+
+    /// What the machine says unasked about the effect of an order, confirmed.
+    pub(crate) async fn notice(&mut self) -> Notice {
+        loop {
+            let mut hub = match self.session.take() {
+                Some(hub) => hub,
+                None => self.server.session().await,
+            };
+            while let Some(frame) = hub.next().await {
+                let AgentFrame::Notice { jws, .. } = &frame else { continue };
+                hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
+                self.session = Some(hub);
+                return notice::verify(jws, &self.device.key).unwrap();
             }
         }
     }

@@ -70,7 +70,7 @@ fn expired_accounts_hold_without_the_gate_and_the_gate_comes_back() {
         let mut scene = Scene::new("rescue").await;
         scene.machine.boot();
         let before = tree(&scene.machine);
-        scene.proven(locking()).await;
+        let lock = scene.order(locking()).await.command_id;
         scene.machine.sh("systemctl stop tocsin-agent-watch.timer tocsin-agent.service");
         scene.machine.sh(UNGATE);
         assert!(!scene.machine.succeeds(IS_GATED));
@@ -82,6 +82,8 @@ fn expired_accounts_hold_without_the_gate_and_the_gate_comes_back() {
         wait_until(&scene.machine, IS_GATED);
         scene.machine.sh(UNGATE);
         wait_until(&scene.machine, IS_GATED);
+        let said = scene.notice().await;
+        assert_eq!((said.command_id, said.what.as_str()), (lock, "lock_opened"));
         assert_locked(&scene.machine);
         scene.proven(Action::Unlock(Unlock {})).await;
         scene.machine.sh("systemctl start tocsin-agent-watch.timer");
