@@ -282,9 +282,9 @@ impl Reconcile {
         let (Some(standing), host) = (self.standing.take(), self.core.host.clone()) else {
             return;
         };
-        let wall = self.now();
+        let (wall, open) = (self.now(), self.not_over());
         let looking = self.core.blocking.run(move || {
-            let noticed = standing.uphold(&host, wall);
+            let noticed = standing.uphold(&host, wall, &open);
             let ends_in = Standing::until(&host).map(|until| until.since(wall));
             (standing, noticed, ends_in)
         });

@@ -10,7 +10,7 @@ use protocol::receipt::Failure;
 use protocol::time::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::execute::lock::Upheld as LockUpheld;
+use crate::execute::lock::{Upheld as LockUpheld, wiping};
 use crate::execute::quarantine::{Tampering, Upheld, Watch};
 use crate::execute::{lock, quarantine, wipe};
 use crate::host::Host;
@@ -30,6 +30,10 @@ pub(crate) fn put_up(host: &Host) -> Vec<Failure> {
     }
     match lock::reassert(host) {
         Ok(state) => tracing::info!(stands = state.is_some(), "lock looked at"),
+        Err(failure) => failures.push(failure),
+    }
+    match wiping::reassert(host) {
+        Ok(closed) => tracing::info!(closed, "doors of a wipe looked at"),
         Err(failure) => failures.push(failure),
     }
     for failure in &failures {
@@ -103,8 +107,10 @@ impl Standing {
     }
 
     /// Takes down what has come to its signed end, puts up again what is gone, and answers what the
-    /// control plane should know. Blocks.
-    pub(crate) fn uphold(&self, host: &Host, now: Timestamp) -> Vec<Noticed> {
+    /// control plane should know. The doors of a wipe are given back unless that command is
+    /// `open`. Blocks.
+    pub(crate) fn uphold(&self, host: &Host, now: Timestamp, open: &[CommandId]) -> Vec<Noticed> {
+        uphold_doors(host, open);
         let quarantine = uphold_quarantine(host, now);
         quarantine.into_iter().chain(uphold_lock(host)).collect()
     }
@@ -162,5 +168,25 @@ fn uphold_lock(host: &Host) -> Option<Noticed> {
             tracing::error!(detail = failure.detail, "lock not upheld");
             None
         }
+    }
+}
+
+/// Holds the doors closed for a wipe that goes on, and gives them back after one that is over.
+fn uphold_doors(host: &Host, open: &[CommandId]) {
+    let claimed = wiping::claimed(host);
+    let goes_on =
+        claimed.as_ref().is_ok_and(|claimed| claimed.is_some_and(|id| open.contains(&id)));
+    if goes_on {
+        match wiping::uphold(host) {
+            Ok(false) => {}
+            Ok(true) => tracing::error!("door of a wiped device stood open, and is closed again"),
+            Err(failure) => tracing::error!(detail = failure.detail, "doors of a wipe not upheld"),
+        }
+        return;
+    }
+    match wiping::give_back(host) {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!("wipe is over and the power is on: doors are as before"),
+        Err(failure) => tracing::error!(detail = failure.detail, "doors are not given back"),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Needs root, mount and process namespaces, and the Debian packages `pamtester`,
 //! `libnss-extrausers`, `dbus-daemon`, `strace`, `util-linux`, `python3`, `openssh-server`,
-//! `openssh-client`. Whatever is missing fails the test by name; nothing is skipped.
+//! `openssh-client`, `cryptsetup-bin`. Whatever is missing fails the test by name; nothing is skipped.
 
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
@@ -10,6 +10,9 @@
 mod faults;
 #[path = "lock/login1.rs"]
 mod login1;
+#[path = "support/luks.rs"]
+#[expect(dead_code, reason = "shared with the tests of wipes, which use the rest")]
+mod luks;
 #[path = "support/namespaces.rs"]
 mod namespaces;
 #[path = "lock/offline.rs"]
@@ -20,6 +23,8 @@ mod sandbox;
 mod sshd;
 #[path = "support/tree.rs"]
 mod tree;
+#[path = "lock/wiping.rs"]
+mod wiping;
 
 use std::fs;
 use std::path::PathBuf;

@@ -43,6 +43,8 @@ pub mod patience {
     pub const KILLED: Duration = Duration::from_secs(5);
     /// Screens that were asked to lock themselves.
     pub const SCREENS: Duration = Duration::from_secs(5);
+    /// Closing the doors of a device that is being wiped: its keys wait so long.
+    pub const DOORS: Duration = Duration::from_secs(10);
     /// Whoever else changes the account database, as long as `lckpwdf(3)` waits.
     pub const PASSWORD_LOCK: Duration = Duration::from_secs(15);
     /// A section of evidence: reading about a process waits for locks that it may hold for ever.
@@ -96,6 +98,11 @@ impl Course {
     pub fn by(clock: Clock) -> Self {
         let (is_left, step, tell) = (Arc::default(), Arc::default(), Arc::default());
         Self { clock, is_left, step, tell }
+    }
+
+    /// Monotonic time, by the clock of the course.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// A step begins, which has so much time; with `None` as much as it needs.

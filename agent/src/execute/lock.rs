@@ -24,6 +24,7 @@ mod probe;
 mod room;
 mod state;
 mod undo;
+pub mod wiping;
 
 use std::path::Path;
 
@@ -127,20 +128,9 @@ impl Executor for UnlockExecutor {
             let unlocking = LockState { phase: Phase::Unlocking, ..state.clone() };
             state::save(host, &unlocking).map_err(|error| error.at("state"))?;
         }
-        let undo = UndoJournal::new(host);
-        let mut failures = doors::open(host, state.as_ref(), &undo);
-        let bus = optional_bus(host);
-        if let Err(error) = room::restore_lingering(host, bus.as_ref(), &undo) {
-            failures.push(error.at("linger"));
-        }
-        first(failures)?;
-        if let (Some(bus), Some(_)) = (&bus, &state) {
-            match bus.revive_login_units() {
-                Ok(units) => tracing::info!(units, "login screens revived"),
-                Err(failure) => tracing::warn!(failure.detail, "login screens not revived"),
-            }
-        }
-        undo.remove().map_err(|error| error.at("undo"))?;
+        // What a wipe that is over may have left closed is opened as well.
+        open(host, state.or_else(|| wiping::recorded(host)).as_ref())?;
+        wiping::forget(host).map_err(|error| error.at("state"))?;
         state::remove(host).map_err(|error| error.at("state"))
     }
 
@@ -150,7 +140,7 @@ impl Executor for UnlockExecutor {
             let detail = format!("the gate still stands in {}", gates.join(", "));
             return Err(failure(FailureKind::NotProven, "prove", detail));
         }
-        if UndoJournal::new(host).exists() || state::path(host).exists() {
+        if UndoJournal::new(host).exists() || state::path(host).exists() || wiping::exists(host) {
             let detail = "not everything that the lock changed was restored";
             return Err(failure(FailureKind::NotProven, "prove", detail));
         }
@@ -300,6 +290,24 @@ fn plan_session(host: &Host) -> Result<Plan, Failure> {
     Ok(Plan { steps, facts })
 }
 
+/// Opens the doors and gives lingering back, from the undo journal, which goes when all is as it was.
+fn open(host: &Host, state: Option<&LockState>) -> Result<(), Failure> {
+    let undo = UndoJournal::new(host);
+    let mut failures = doors::open(host, state, &undo);
+    let bus = optional_bus(host);
+    if let Err(error) = room::restore_lingering(host, bus.as_ref(), &undo) {
+        failures.push(error.at("linger"));
+    }
+    first(failures)?;
+    if let (Some(bus), Some(_)) = (&bus, state) {
+        match bus.revive_login_units() {
+            Ok(units) => tracing::info!(units, "login screens revived"),
+            Err(failure) => tracing::warn!(failure.detail, "login screens not revived"),
+        }
+    }
+    undo.remove().map_err(|error| error.at("undo"))
+}
+
 fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> {
     offline::forbid(host, task)?;
     let ready = Ready::check(host)?;
@@ -315,6 +323,8 @@ fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> 
         applied_at: task.started_at,
     };
     state::save(host, &state).map_err(|error| error.at("state"))?;
+    // What a wipe that is over may have left closed is the lock's from now on.
+    wiping::forget(host).map_err(|error| error.at("state"))?;
     let undo = UndoJournal::new(host);
     let nologin = may_nologin(&ready.accounts, &ready.break_glass);
     let mut failures = doors::close(host, &state, &undo, nologin);

@@ -7,6 +7,9 @@
 //! was. A mapping that is open stays readable until the device powers off, which is what
 //! [`Afterwards::PowerOff`] is for.
 //!
+//! Before that the doors are closed as a lock closes them, and sessions end: best effort, see [`wiping`]. They open again
+//! when the wipe is over and the power stays on, which the agent sees to.
+//!
 //! What lies on drives that erase themselves is erased so, the whole drive and everything on it; what does not,
 //! or would not, is erased range by range. The TPM is cleared after the proof of the keys.
 //!
@@ -19,22 +22,25 @@
 //! readable, `left`, a list of `{path, uuid, why}` of other LUKS volumes, `left_unnamed`, how many more of either there
 //! are, `drives`, a list of `{path, model, serial, method, passed_over, places_changed}` with the method that erased
 //! the drive and the obstacles of better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`,
-//! `with_power`, `kept_for_key`). Of a wipe that failed before its proof: `volumes_destroyed`, and `targets`, of each in
+//! `with_power`, `kept_for_key`), and `doors`, as they were after the keys: `{closed, break_glass, sessions_left,
+//! processes_left, gaps}`. Of a wipe that failed before its proof: `volumes_destroyed`, and `targets`, of each in
 //! addition `destroyed`, `progress` (`pending`, `keys`, `headers`, `data`) and, if there is one, its `problem`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use protocol::action;
 use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
+use serde_json::Value;
 
 use self::course::Course;
 use self::destroy::DestroyError;
 use self::endurance::{Endurance, PATIENCE};
 use self::record::{TpmFate, Wiping};
 use self::volume::{Disk, SystemDisk};
+use super::lock::wiping;
 use super::state_file::StateFile as _;
 use super::{Afterwards, Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
@@ -64,6 +70,9 @@ const DESTROYED: &str = "volumes_destroyed";
 pub fn has_destroyed_some(evidence: &Evidence) -> bool {
     evidence.get(DESTROYED).and_then(serde_json::Value::as_u64).is_some_and(|count| count > 0)
 }
+
+/// How often the doors are looked at while data is erased.
+const UPHOLD: Duration = Duration::from_secs(30);
 
 /// Whether a wipe of this host would be proven fast: there are volumes to be destroyed, and each
 /// of them has keys that can go.
@@ -118,6 +127,18 @@ pub struct Wipe {
     ended: Mutex<Option<Wiping>>,
     /// The record as it was when something failed: the disk that it should be on may be full.
     failed: Mutex<Option<Wiping>>,
+    doors: Mutex<Doors>,
+}
+
+/// What this process knows of the doors.
+#[derive(Debug, Default)]
+struct Doors {
+    /// What did not work when they were closed.
+    gaps: Vec<String>,
+    /// What was seen of them before any data went.
+    seen: Option<Value>,
+    /// When they were last looked at.
+    looked_at: Option<Instant>,
 }
 
 impl Wipe {
@@ -134,6 +155,7 @@ impl Wipe {
             endurance: Mutex::default(),
             ended: Mutex::default(),
             failed: Mutex::default(),
+            doors: Mutex::default(),
         }
     }
 
@@ -181,6 +203,44 @@ impl Wipe {
         endurance.get_or_insert_with(|| Endurance::begin(host, patience)).feed();
     }
 
+    fn doors(&self) -> MutexGuard<'_, Doors> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the doors as a lock does. What is in the way of that is none of the keys'.
+    fn close_doors(&self, host: &Host, task: &Task) {
+        let gaps = wiping::close(host, task);
+        for detail in &gaps {
+            tracing::warn!(detail, "door or room of a wiped device");
+        }
+        let looked_at = Some(host.course.now());
+        *self.doors() = Doors { gaps, seen: None, looked_at };
+    }
+
+    /// Closes again what somebody opened while data is erased, which takes hours.
+    fn uphold_doors(&self, host: &Host) {
+        let now = host.course.now();
+        let is_early = |at: Instant| now.saturating_duration_since(at) < UPHOLD;
+        if self.doors().looked_at.is_some_and(is_early) {
+            return;
+        }
+        self.doors().looked_at = Some(now);
+        match wiping::uphold(host) {
+            Ok(false) => {}
+            Ok(true) => tracing::error!("door of a wiped device stood open, and is closed again"),
+            // The files may be gone already.
+            Err(failure) => tracing::debug!(detail = failure.detail, "doors not looked at"),
+        }
+    }
+
+    /// What is seen of the doors; once the data goes nothing may be left to look at.
+    fn see_doors(&self, host: &Host, evidence: Evidence) -> Evidence {
+        let mut doors = self.doors();
+        let gaps = doors.gaps.clone();
+        let seen = doors.seen.get_or_insert_with(|| wiping::look(host, gaps));
+        evidence.with("doors", seen.clone())
+    }
+
     /// Leaves the power on where nothing was destroyed for certain. Else it goes: a volume that is destroyed
     /// and still mapped is readable as long as it is on.
     fn unless_failed<T>(
@@ -207,7 +267,9 @@ impl Executor for Wipe {
         let detached = detached.iter().map(|place| {
             format!("{}: detach, and delete nothing: it is on the network", place.display())
         });
-        let steps = detached.chain(survey.steps(self.params.level)).collect();
+        let doors = ["close the doors as a lock does, and end all sessions".to_owned()];
+        let steps =
+            doors.into_iter().chain(detached).chain(survey.steps(self.params.level)).collect();
         Ok(Plan { steps, facts: survey.facts(self.params.level) })
     }
 
@@ -217,6 +279,7 @@ impl Executor for Wipe {
             return Ok(());
         }
         self.endure(host);
+        self.close_doors(host, task);
         network::detach(host);
         let destroyed = course.destroy_keys(&|advance| task.course.tell(advance));
         self.unless_failed(&course, destroyed)?;
@@ -231,7 +294,8 @@ impl Executor for Wipe {
         let course = self
             .known(host, task, "prove")?
             .ok_or_else(|| not_proven("no wipe of this command is recorded".to_owned()))?;
-        self.unless_failed(&course, course.observe().map_err(not_proven))
+        let evidence = self.unless_failed(&course, course.observe().map_err(not_proven))?;
+        Ok(self.see_doors(host, evidence))
     }
 
     fn remains(&self, host: &Host, task: &Task) -> Evidence {
@@ -254,6 +318,7 @@ impl Executor for Wipe {
             Some(mut course) => {
                 let erased = course.erase(&|advance| {
                     self.endure(host);
+                    self.uphold_doors(host);
                     task.course.tell(advance);
                 });
                 let ended = Some(course.wiping).filter(Wiping::has_erased_drives);

@@ -168,6 +168,12 @@ impl Reconcile {
         }
     }
 
+    /// The commands that are not over: one that has ended and powers the device off is not until then.
+    pub(super) fn not_over(&self) -> Vec<CommandId> {
+        let ending = self.power_off.as_ref().map(|power_off| power_off.command_id);
+        self.ledger.open_commands().chain(ending).collect()
+    }
+
     /// Whether the store may not hold the outcome of that command: it waits to be written here,
     /// or to be confirmed from there.
     fn is_unconfirmed(&self, command_id: CommandId) -> bool {

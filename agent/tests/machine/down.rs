@@ -1,7 +1,7 @@
 //! A machine that goes down in the middle of a wipe, and at its end. What the agent asks of the
 //! service manager and of the kernel is real; it ends the container.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use protocol::action::{Action, Wipe, WipeLevel};
@@ -9,6 +9,7 @@ use protocol::receipt::{Evidence, Outcome, Receipt};
 use serde_json::json;
 
 use crate::container::Machine;
+use crate::doors::{assert_locked, assert_same, occupy, tree};
 use crate::luks::{PASSPHRASES, format, opens};
 use crate::on_a_machine;
 use crate::scene::Scene;
@@ -53,11 +54,7 @@ fn wipe_that_lost_its_machine_is_gone_on_with_at_boot_and_powers_off_in_the_end(
     let test = "down::wipe_that_lost_its_machine_is_gone_on_with_at_boot_and_powers_off_in_the_end";
     on_a_machine(test, || async {
         let mut scene = marking().await;
-        let volume = scene.machine.path("/srv/volume");
-        format(&volume, 20 * 1024 * 1024, &["-q", "luksFormat", "--type", "luks2"]);
-        let (config, target) = ("/etc/tocsin/agent.toml", "wipe_targets = [\"/srv/volume\"]");
-        let text = scene.machine.read(config).replace("[host]\n", &format!("[host]\n{target}\n"));
-        scene.machine.write(config, &text, 0o600);
+        let volume = volume_to_be_wiped(&scene);
         let drop_in = "/etc/systemd/system/tocsin-agent.service.d/bench.conf";
         scene.machine.write(drop_in, FAULTY, 0o644);
         scene.machine.boot();
@@ -93,6 +90,10 @@ fn wipe_that_lost_its_machine_is_gone_on_with_at_boot_and_powers_off_in_the_end(
         assert!(0 < gone_on && gone_on < entered("systemd-user-sessions.service"));
         assert!(gone_on < entered("bench-network.service"));
 
+        // The wipe is not over, and no agent runs: the doors are closed again before anybody knocks.
+        assert!(!scene.machine.lets_in("alice", None));
+        assert!(scene.machine.lets_in("rescue", None));
+
         // The receipt is the agent's; and then the kernel itself is told to power off.
         scene.machine.sh("mv /usr/bin/systemctl /usr/bin/systemctl.real");
         scene.machine.write("/usr/bin/systemctl", DECLINING, 0o755);
@@ -107,6 +108,57 @@ fn wipe_that_lost_its_machine_is_gone_on_with_at_boot_and_powers_off_in_the_end(
         assert!(!was_stopped_in_order(&scene.machine), "the service manager had declined");
         assert_no_header_is_left(&volume);
     });
+}
+
+#[test]
+fn nobody_logs_in_between_the_proof_of_a_wipe_and_its_power_off() {
+    let test = "down::nobody_logs_in_between_the_proof_of_a_wipe_and_its_power_off";
+    on_a_machine(test, || async {
+        let mut scene = Scene::new("rescue").await;
+        let volume = volume_to_be_wiped(&scene);
+        // Time for the test to look around: nobody confirms what the device says.
+        let config = "/etc/tocsin/agent.toml";
+        let unhurried = "[ladder]\npower_off_wait = \"1h\"\n";
+        let text = scene.machine.read(config).replace("[ladder]\n", unhurried);
+        scene.machine.write(config, &text, 0o600);
+        scene.machine.boot();
+
+        // The power stays on: when the wipe is over everything is as it was.
+        let before = tree(&scene.machine);
+        let wipe = Wipe { level: WipeLevel::Keys, power_off: false };
+        let command = scene.give(Action::Wipe(wipe)).await;
+        let evidence = proven(scene.outcome(&command).await);
+        assert_eq!(evidence.get("doors").unwrap()["closed"], json!(true));
+        while !scene.machine.lets_in("alice", None) {}
+        while scene.machine.path("/var/lib/tocsin-agent/wipe-doors.json").exists() {}
+        assert_same(&before, &tree(&scene.machine));
+
+        format(&volume, 20 * 1024 * 1024, &["-q", "luksFormat", "--type", "luks2"]);
+        occupy(&scene.machine);
+        let wipe = Wipe { level: WipeLevel::Data, power_off: true };
+        let command = scene.give(Action::Wipe(wipe)).await;
+        let proof = scene.unconfirmed_proof(&command).await;
+        let doors = json!({ "closed": true, "break_glass": ["rescue"], "sessions_left": 0,
+            "processes_left": 0, "gaps": [] });
+        assert_eq!(proof.evidence.get("doors"), Some(&doors));
+        assert_eq!(PASSPHRASES.map(|passphrase| opens(&volume, passphrase)), [false, false]);
+        assert_locked(&scene.machine);
+
+        let proof = scene.proof(&command).await;
+        assert_eq!(proof.evidence.get("doors"), Some(&doors), "as it was when the keys went");
+        proven(scene.outcome(&command).await);
+        assert_eq!(scene.machine.wait_until_off(), 0);
+    });
+}
+
+/// A volume that its configuration names to the agent.
+fn volume_to_be_wiped(scene: &Scene) -> PathBuf {
+    let volume = scene.machine.path("/srv/volume");
+    format(&volume, 20 * 1024 * 1024, &["-q", "luksFormat", "--type", "luks2"]);
+    let (config, target) = ("/etc/tocsin/agent.toml", "wipe_targets = [\"/srv/volume\"]");
+    let text = scene.machine.read(config).replace("[host]\n", &format!("[host]\n{target}\n"));
+    scene.machine.write(config, &text, 0o600);
+    volume
 }
 
 /// Mounts a network file system whose server is dead. Whether this kernel has one to be mounted.

@@ -173,6 +173,15 @@ impl<M: Body> Scene<M> {
 
     /// The proof of the keys that leaves before a wipe goes on, confirmed.
     pub(crate) async fn proof(&mut self, command: &CommandFrame) -> Proof {
+        self.next_proof(command, true).await
+    }
+
+    /// The same, and the wipe does not go on as long as the machine may wait.
+    pub(crate) async fn unconfirmed_proof(&mut self, command: &CommandFrame) -> Proof {
+        self.next_proof(command, false).await
+    }
+
+    async fn next_proof(&mut self, command: &CommandFrame, is_confirmed: bool) -> Proof {
         loop {
             let mut hub = match self.session.take() {
                 Some(hub) => hub,
@@ -181,7 +190,9 @@ impl<M: Body> Scene<M> {
             while let Some(frame) = hub.next().await {
                 let AgentFrame::Proof { command_id, jws } = &frame else { continue };
                 assert_eq!(*command_id, command.command_id);
-                hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
+                if is_confirmed {
+                    hub.send(HubFrame::Confirmed { receipts: vec![jws.sha256()] }).await;
+                }
                 self.session = Some(hub);
                 return proof::verify(jws, &self.device.key).unwrap();
             }
