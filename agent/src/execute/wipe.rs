@@ -46,6 +46,7 @@ use super::{Afterwards, Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 
 mod course;
+mod deadline;
 mod destroy;
 mod drives;
 mod endurance;
@@ -254,7 +255,8 @@ impl Wipe {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(course.wiping.clone());
         if !course.wiping.has_destroyed_some() {
             let held = self.endurance.lock().unwrap_or_else(PoisonError::into_inner).take();
-            held.into_iter().for_each(Endurance::give_up);
+            // The timer of an agent that was killed may be left.
+            held.map_or_else(|| deadline::disarm(course.host), Endurance::give_up);
         }
         outcome
     }
@@ -294,6 +296,8 @@ impl Executor for Wipe {
         let course = self
             .known(host, task, "prove")?
             .ok_or_else(|| not_proven("no wipe of this command is recorded".to_owned()))?;
+        // Also in an agent that finds everything destroyed: the timer is renewed until the power goes.
+        self.endure(host);
         let evidence = self.unless_failed(&course, course.observe().map_err(not_proven))?;
         Ok(self.see_doors(host, evidence))
     }

@@ -12,7 +12,7 @@ use crate::container::Machine;
 use crate::doors::{assert_locked, assert_same, occupy, tree};
 use crate::luks::{PASSPHRASES, format, opens};
 use crate::on_a_machine;
-use crate::scene::Scene;
+use crate::scene::{Body as _, Scene};
 
 /// Leaves a mark on the disk when services are stopped in order.
 const MARKING_UNIT: &str = "[Service]
@@ -116,11 +116,7 @@ fn nobody_logs_in_between_the_proof_of_a_wipe_and_its_power_off() {
     on_a_machine(test, || async {
         let mut scene = Scene::new("rescue").await;
         let volume = volume_to_be_wiped(&scene);
-        // Time for the test to look around: nobody confirms what the device says.
-        let config = "/etc/tocsin/agent.toml";
-        let unhurried = "[ladder]\npower_off_wait = \"1h\"\n";
-        let text = scene.machine.read(config).replace("[ladder]\n", unhurried);
-        scene.machine.write(config, &text, 0o600);
+        be_unhurried(&scene);
         scene.machine.boot();
 
         // The power stays on: when the wipe is over everything is as it was.
@@ -149,6 +145,57 @@ fn nobody_logs_in_between_the_proof_of_a_wipe_and_its_power_off() {
         proven(scene.outcome(&command).await);
         assert_eq!(scene.machine.wait_until_off(), 0);
     });
+}
+
+/// The service manager's timer, sooner than it is renewed.
+const SOON: &str = "[Timer]\nOnActiveSec=\nOnActiveSec=1s\n";
+
+#[test]
+fn power_goes_although_the_agent_that_wipes_is_killed_and_masked() {
+    let test = "down::power_goes_although_the_agent_that_wipes_is_killed_and_masked";
+    on_a_machine(test, || async {
+        let mut scene = marking().await;
+        volume_to_be_wiped(&scene);
+        be_unhurried(&scene);
+        scene.machine.boot();
+        let wipe = Wipe { level: WipeLevel::Data, power_off: true };
+        let command = scene.give(Action::Wipe(wipe)).await;
+        // The wipe waits in its middle as long as nobody confirms that.
+        scene.unconfirmed_proof(&command).await;
+        let renewed = || {
+            let show = "systemctl show -P ActiveEnterTimestampMonotonic tocsin-wipe.timer";
+            scene.machine.sh(show).parse::<u64>().unwrap()
+        };
+        let first = renewed();
+        assert!(first > 0, "{}", scene.machine.journal());
+        let agent = || scene.machine.sh("systemctl show -P MainPID tocsin-agent.service");
+        let former = agent();
+        scene.machine.sh(&format!("kill -KILL {former}"));
+        while agent() == former || renewed() == first {}
+
+        let units = "tocsin-agent.service tocsin-agent-watch.timer tocsin-agent-watch.service";
+        scene.machine.sh(&format!(
+            "pid=$(systemctl show -P MainPID tocsin-agent.service); \
+             systemctl mask --quiet {units}; kill -KILL $pid"
+        ));
+        while !scene.machine.succeeds("systemctl is-failed --quiet tocsin-agent.service") {}
+        assert!(scene.machine.succeeds("systemctl is-active --quiet tocsin-wipe.timer"));
+        // Its five minutes are not waited for.
+        scene.machine.sh(&format!(
+            "mkdir -p /run/systemd/system/tocsin-wipe.timer.d && \
+             printf '{SOON}' > /run/systemd/system/tocsin-wipe.timer.d/soon.conf && \
+             systemctl daemon-reload"
+        ));
+        assert_eq!(scene.machine.wait_until_off(), 0);
+        assert!(!was_stopped_in_order(&scene.machine), "no program of the machine was needed");
+    });
+}
+
+/// Time for the test to look around: as long as nobody confirms what the device says, it waits.
+fn be_unhurried(scene: &Scene) {
+    let (config, unhurried) = ("/etc/tocsin/agent.toml", "[ladder]\npower_off_wait = \"1h\"\n");
+    let text = scene.machine.read(config).replace("[ladder]\n", unhurried);
+    scene.machine.write(config, &text, 0o600);
 }
 
 /// A volume that its configuration names to the agent.

@@ -1,5 +1,5 @@
 //! What keeps a wipe going to its end: neither memory pressure nor a shutdown ends it half way,
-//! and when the agent itself hangs, the power goes all the same.
+//! and when the agent itself hangs or is killed, the power goes all the same.
 //!
 //! Everything here is help, and none of it a condition: a machine that lacks one of these is wiped
 //! without. Source: proc_pid_oom_score_adj(5), mlockall(2), org.freedesktop.login1(5).
@@ -8,7 +8,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use tokio::runtime::Builder;
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use zbus::OwnedFd;
 use zbus::connection;
 
+use super::deadline;
 use crate::execute::course::patience;
 use crate::host::{Arming, Host, Shutdown};
 
@@ -112,7 +113,7 @@ fn inhibit_shutdown(host: &Host) -> Option<OwnedFd> {
 }
 
 /// A power-off that comes by itself: from a thread of its own, which needs neither the event loop
-/// nor the thread that destroys.
+/// nor the thread that destroys, and behind it from the service manager, which needs no agent.
 #[derive(Debug)]
 struct Timer {
     words: SyncSender<Word>,
@@ -145,18 +146,27 @@ impl Timer {
     }
 }
 
-/// Waits as long as there are words in time. Whoever drops the timer without disarming it wants
-/// the power to go, and should have seen to it by then.
+/// Waits as long as there are words in time, and renews the service manager's timer so long. Whoever
+/// drops the timer without disarming it wants the power to go, and should have seen to it by then.
 fn wait(host: &Host, patience: Duration, words: &Receiver<Word>) {
+    let now = || host.course.now();
+    let (mut heard, mut renewed) = (now(), None::<Instant>);
     loop {
-        match words.recv_timeout(patience) {
-            Ok(Word::Alive) => {}
-            Ok(Word::Disarm) => return,
-            Err(RecvTimeoutError::Timeout) => break,
+        if renewed.is_none_or(|at| now().saturating_duration_since(at) >= deadline::EVERY) {
+            deadline::renew(host);
+            renewed = Some(now());
+        }
+        let left = patience.saturating_sub(now().saturating_duration_since(heard));
+        if left.is_zero() {
+            break;
+        }
+        match words.recv_timeout(left.min(deadline::EVERY)) {
+            Ok(Word::Alive) => heard = now(),
+            Ok(Word::Disarm) => return deadline::disarm(host),
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 let (_open, never) = sync_channel::<()>(0);
-                let _ = never.recv_timeout(patience);
-                break;
+                let _ = never.recv_timeout(left.min(deadline::EVERY));
             }
         }
     }
