@@ -88,7 +88,7 @@ fn a_locked_device_opens_for_break_glass_only_and_unlock_leaves_no_trace() {
         assert_eq!(evidence.get("gaps"), Some(&json!([])));
         let probe = evidence.get("pam_probe").and_then(|probe| probe.get("sshd"));
         let row = json!({"root": "denied", "alice": "denied",
-                "tocsin-unknown-user": "denied", "rescue": "permitted"});
+                "frank": "denied", "rescue": "permitted"});
         assert_eq!(probe, Some(&row));
         assert_locked(&sandbox);
         assert!(!su(&sandbox, "alice"), "su asks as well");
@@ -104,6 +104,20 @@ fn a_locked_device_opens_for_break_glass_only_and_unlock_leaves_no_trace() {
         assert!(sandbox.permits("sshd", "alice"));
         unlock(&sandbox);
         assert_eq!(sandbox.tree(), before, "unlocking twice is unlocking once");
+    });
+}
+
+#[test]
+fn proof_that_could_not_ask_pam_says_so() {
+    in_namespaces("proof_that_could_not_ask_pam_says_so", || {
+        let sandbox = Sandbox::new();
+        let program = sandbox.host.path("/usr/bin/pamtester");
+        let args = ["--bind".as_ref(), "/dev/null".as_ref(), program.as_os_str()];
+        assert!(std::process::Command::new("mount").args(args).status().unwrap().success());
+        let evidence = lock(&sandbox);
+        assert_eq!(evidence.get("pam_probe"), Some(&json!("unavailable")));
+        let gaps = evidence.get("gaps").unwrap();
+        assert_eq!(gaps, &json!(["PAM was not asked: /usr/bin/pamtester is not installed"]));
     });
 }
 
@@ -254,6 +268,8 @@ fn sessions_lingering_and_processes_of_locked_users_end() {
         }
         assert_eq!(evidence.get("logind"), Some(&json!("present")));
         assert_eq!(evidence.get("gaps"), Some(&json!([])));
+        let state = lock::current(&sandbox.host).unwrap().unwrap();
+        assert_eq!(state.strangers, ["frank"], "as the login manager named him");
         alice.wait().unwrap();
         frank.wait().unwrap();
         assert!(rescue.try_wait().unwrap().is_none(), "break-glass goes on");

@@ -311,6 +311,7 @@ fn open(host: &Host, state: Option<&LockState>) -> Result<(), Failure> {
 fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> {
     offline::forbid(host, task)?;
     let ready = Ready::check(host)?;
+    let former = current(host).unwrap_or_default();
     let state = LockState {
         phase: Phase::Locked,
         command_id: task.command_id,
@@ -319,6 +320,7 @@ fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> 
         level: params.level,
         message: params.message.clone(),
         break_glass: ready.break_glass.clone(),
+        strangers: former.map(|former| former.strangers).unwrap_or_default(),
         superuser: host.superuser,
         applied_at: task.started_at,
     };
@@ -330,6 +332,7 @@ fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> 
     let mut failures = doors::close(host, &state, &undo, nologin);
     let bus = optional_bus(host);
     let mut guests = Guests::new(host, ready.accounts, &ready.break_glass);
+    remember_strangers(host, state, &guests, bus.as_ref());
     if let Err(error) = room::stop_lingering(host, &guests, bus.as_ref(), &undo) {
         failures.push(error.at("linger"));
     }
@@ -340,6 +343,18 @@ fn lock_session(host: &Host, task: &Task, params: &Lock) -> Result<(), Failure> 
     first(failures)
 }
 
+/// Keeps who of a directory is on the device, as long as they are: the proof asks about them. Without
+/// that it asks about fewer.
+fn remember_strangers(host: &Host, state: LockState, guests: &Guests, bus: Option<&Bus>) {
+    let strangers = guests.strangers(host, bus);
+    if strangers.is_empty() {
+        return;
+    }
+    if let Err(error) = state::save(host, &LockState { strangers, ..state }) {
+        tracing::warn!(detail = error.at("state").detail, "users of a directory not remembered");
+    }
+}
+
 fn prove_session(host: &Host) -> Result<Evidence, Failure> {
     let at = |error: FileError| error.at("prove");
     let Some(state) = current(host)? else {
@@ -347,10 +362,13 @@ fn prove_session(host: &Host) -> Result<Evidence, Failure> {
     };
     let seen = doors::look(host, &state, &UndoJournal::new(host)).map_err(at)?;
     let accounts = accounts(host).map_err(at)?;
-    let answers = probe::ask(host, &accounts, &state.break_glass)?;
+    let answers = probe::ask(host, &accounts, &state)?;
     let room = look_around(host, accounts, &state.break_glass)?;
     let mut gaps = probe::gaps(host).map_err(at)?;
     gaps.extend(room.gaps);
+    if answers.table.is_none() {
+        gaps.push(format!("PAM was not asked: {} is not installed", probe::PAMTESTER));
+    }
     gaps.extend(answers.wrongly_denied.iter().map(|who| format!("break-glass is denied: {who}")));
     let mut wrong = Vec::new();
     wrong.extend(seen.ungated.iter().map(|path| format!("no gate in {path}")));

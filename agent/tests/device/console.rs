@@ -53,6 +53,7 @@ impl Scene {
             level: LockLevel::Session,
             message,
             break_glass: vec!["rescue".to_owned()],
+            strangers: Vec::new(),
             superuser: Superuser::default(),
             applied_at: Timestamp::default(),
         };

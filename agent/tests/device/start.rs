@@ -58,6 +58,7 @@ pub(crate) fn write_lock(host: &Host) {
         level: LockLevel::Session,
         message: None,
         break_glass: vec!["rescue".to_owned()],
+        strangers: Vec::new(),
         superuser: Superuser::default(),
         applied_at: Timestamp::default(),
     };

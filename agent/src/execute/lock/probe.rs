@@ -6,15 +6,16 @@ use std::path::Path;
 use protocol::receipt::{Failure, FailureKind};
 use serde_json::{Map, Value};
 
-use super::accounts::Account;
+use super::accounts::{self, Account};
 use super::file::{self, FileError};
-use super::pam;
+use super::state::LockState;
+use super::{pam, room};
 use crate::execute::failure;
 use crate::execute::tool::Tool;
 use crate::host::Host;
 
 /// The program that asks libpam, where it is installed.
-const PAMTESTER: &str = "/usr/bin/pamtester";
+pub(super) const PAMTESTER: &str = "/usr/bin/pamtester";
 /// The services that let people in. Those which exist are asked.
 const SERVICES: [&str; 10] = [
     "login",
@@ -28,7 +29,11 @@ const SERVICES: [&str; 10] = [
     "systemd-user",
     "other",
 ];
-/// Stands for every user that the local account database does not know.
+/// The program that asks the name service, of which a directory is a part.
+const GETENT: &str = "/usr/bin/getent";
+/// How many users of a directory are asked about.
+const STRANGERS: usize = 3;
+/// Stands for every user that the local account database does not know, where none can be found.
 const UNKNOWN_USER: &str = "tocsin-unknown-user";
 const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
 
@@ -43,13 +48,14 @@ pub(super) struct Answers {
     pub(super) wrongly_denied: Vec<String>,
 }
 
-/// Asks libpam for every class of users: root, a local user, a user that is not local, and each
-/// break-glass account.
+/// Asks libpam for every class of users: root, a local user, users of a directory (an invented one
+/// where there are none), and each break-glass account.
 pub(super) fn ask(
     host: &Host,
     accounts: &[Account],
-    break_glass: &[String],
+    state: &LockState,
 ) -> Result<Answers, Failure> {
+    let break_glass = &state.break_glass;
     let mut answers =
         Answers { table: None, wrongly_permitted: Vec::new(), wrongly_denied: Vec::new() };
     let at = |error: FileError| error.at("pam_probe");
@@ -61,10 +67,11 @@ pub(super) fn ask(
         (1000..60_000).contains(&account.uid) && !break_glass.contains(&account.name)
     };
     let local = accounts.iter().find(is_person).map(|account| account.name.as_str());
+    let strangers = strangers(host, accounts, &state.strangers);
     let locked: Vec<&str> = ["root"]
         .into_iter()
         .chain(local)
-        .chain([UNKNOWN_USER])
+        .chain(strangers.iter().map(String::as_str))
         .filter(|user| break_glass.iter().all(|kept| kept != user))
         .collect();
     let known = pam::services(host).map_err(at)?;
@@ -88,12 +95,48 @@ pub(super) fn ask(
     Ok(answers)
 }
 
+/// Users whom only the name service knows: those who were seen on the device, then those whom a
+/// directory lists. A directory that is out of reach lists nobody, and holds nothing up for long.
+fn strangers(host: &Host, accounts: &[Account], seen: &[String]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let seen = if seen.is_empty() { Vec::new() } else { known_to_the_name_service(host, seen) };
+    let listed = known_to_the_name_service(host, &[]);
+    for account in seen.into_iter().chain(listed) {
+        let is_local = accounts.iter().any(|local| local.name == account.name);
+        let is_new = found.len() < STRANGERS && !found.contains(&account.name);
+        if is_new && !is_local && room::is_person(account.uid) {
+            found.push(account.name);
+        }
+    }
+    if found.is_empty() {
+        found.push(UNKNOWN_USER.to_owned());
+    }
+    found
+}
+
+/// What `getent passwd` says of those names and uids; without any, whom it lists.
+fn known_to_the_name_service(host: &Host, keys: &[String]) -> Vec<Account> {
+    let tool = inside(host, GETENT).map(|tool| tool.args(["passwd"]).args(keys));
+    match tool.and_then(|tool| tool.during(&host.course).run("pam_probe")) {
+        // It also says so by its status when it does not know one of several.
+        Ok(output) => accounts::parse_passwd(&output.stdout),
+        Err(failure) => {
+            tracing::warn!(detail = failure.detail, "name service not asked");
+            Vec::new()
+        }
+    }
+}
+
+/// A program of the endpoint.
+fn inside(host: &Host, program: &str) -> Result<Tool, Failure> {
+    if host.root == Path::new("/") {
+        return Ok(Tool::at(program));
+    }
+    Ok(Tool::find("chroot", "pam_probe")?.args([host.root.as_os_str(), program.as_ref()]))
+}
+
 fn is_permitted(host: &Host, service: &str, user: &str) -> Result<bool, Failure> {
-    let tool = if host.root == Path::new("/") {
-        Tool::at(PAMTESTER)
-    } else {
-        Tool::find("chroot", "pam_probe")?.args([host.root.as_os_str(), PAMTESTER.as_ref()])
-    };
+    let tool = inside(host, PAMTESTER)?;
     let tool = tool.args([service, user, "acct_mgmt"]).during(&host.course);
     let output = tool.run("pam_probe")?;
     match output.status.code() {

@@ -4,7 +4,7 @@
 //! System services are never touched: not what runs as uid 0 outside a session, not what runs
 //! under an account that is nobody's. Nothing here changes a file of PAM or the account database.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -21,6 +21,10 @@ use crate::host::{Arming, Host};
 
 /// Where `loginctl enable-linger` leaves its mark.
 const LINGER: &str = "/var/lib/systemd/linger";
+/// Where users have their slices.
+const SLICES: &str = "/sys/fs/cgroup/user.slice";
+/// More users of a directory than the proof asks about.
+const STRANGERS: usize = 8;
 
 /// Who is locked out.
 #[derive(Debug)]
@@ -72,6 +76,22 @@ impl Guests {
         Ok(guests)
     }
 
+    /// Who is on the device and in no local account database: by name where a session says it, else
+    /// by the uid of a slice.
+    pub(super) fn strangers(&self, host: &Host, bus: Option<&Bus>) -> Vec<String> {
+        let is_stranger = |uid: u32| {
+            let is_local = self.accounts.iter().any(|account| account.uid == uid);
+            is_person(uid) && !is_local && !self.is_resident(uid)
+        };
+        let sessions = bus.and_then(|bus| bus.sessions().ok()).unwrap_or_default();
+        let named: BTreeMap<u32, String> = slices(host)
+            .map(|uid| (uid, uid.to_string()))
+            .chain(sessions.into_iter().map(|session| (session.uid, session.user)))
+            .filter(|(uid, _)| is_stranger(*uid))
+            .collect();
+        named.into_values().take(STRANGERS).collect()
+    }
+
     fn is_resident(&self, uid: u32) -> bool {
         self.break_glass.contains(&uid) || self.own_slice == Some(uid)
     }
@@ -100,6 +120,17 @@ impl Guests {
 /// give away on demand (`nobody`, dynamic users).
 fn is_system(uid: u32) -> bool {
     matches!(uid, 1..=999 | 61_184..=65_535)
+}
+
+/// Whether people have such numbers: neither root nor a service.
+pub(super) fn is_person(uid: u32) -> bool {
+    uid != 0 && !is_system(uid)
+}
+
+/// The users who have a slice of their own.
+fn slices(host: &Host) -> impl Iterator<Item = u32> + use<> {
+    let names = file::names(&host.path(SLICES)).unwrap_or_default();
+    names.into_iter().filter_map(|slice| user_slice(&format!("/user.slice/{slice}")))
 }
 
 /// The uid of the user slice that a control group lies in.
@@ -195,7 +226,7 @@ fn end_sessions(host: &Host, guests: &mut Guests, bus: &Bus) -> Result<(), Failu
 
 /// Kills what is left in users' control groups at once, where the kernel can (5.14).
 fn kill_slices(host: &Host, guests: &Guests) {
-    let folder = host.path("/sys/fs/cgroup/user.slice");
+    let folder = host.path(SLICES);
     let slices = file::names(&folder).unwrap_or_default();
     for slice in slices {
         let Some(uid) = user_slice(&format!("/user.slice/{slice}")) else { continue };

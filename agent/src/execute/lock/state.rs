@@ -32,6 +32,10 @@ pub struct LockState {
     pub message: Option<String>,
     /// The accounts that stay open, as they were found in the account database.
     pub break_glass: Vec<String>,
+    /// Users of a directory who were on the device when it was locked: by name, or by uid where only
+    /// that was seen. The proof asks PAM about them.
+    #[serde(default)]
+    pub strangers: Vec<String>,
     /// Who becomes root meanwhile.
     #[serde(default)]
     pub superuser: Superuser,

@@ -116,6 +116,7 @@ fn claim(host: &Host, task: &Task) -> Result<(Vec<Account>, Option<LockState>), 
         // Whoever reads that a device is being wiped pulls its plug.
         message: None,
         break_glass,
+        strangers: Vec::new(),
         superuser: host.superuser,
         applied_at: task.started_at,
     };

@@ -61,3 +61,12 @@ fn slices_of_locked_users_are_killed_at_once() {
     let written = switches.map(|path| fs::read_to_string(path).unwrap());
     assert_eq!(written, ["1", "", "1", ""], "root, greeter, alice, break-glass");
 }
+
+#[test]
+fn people_of_a_directory_are_known_by_their_slices() {
+    let sandbox = Sandbox::new();
+    for uid in [0, 118, 1001, 1900, 12_001] {
+        sandbox.write(&format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/cgroup.procs"), "");
+    }
+    assert_eq!(guests().strangers(&sandbox.host, None), ["12001"]);
+}
