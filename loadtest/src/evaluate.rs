@@ -3,6 +3,7 @@
 //! Pure arithmetic over edges between phases and the book. What cannot be told apart is not told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::book::{Book, Stream};
 use crate::conductor::{Edge, Played, PlayedPhase};
@@ -35,8 +36,9 @@ pub(crate) const fn float(count: u64) -> f64 {
 
 /// The report.
 pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Report {
-    let About { plan, options, layout, started_at_ms, machine, notes } = about;
+    let About { plan, options, layout, started_at_ms, machine, mut notes } = about;
     let last = played.phases.last().map_or(&played.began, |phase| &phase.edges[1]);
+    notes.extend(meters::unknown(&last.readings));
     let book = &played.book;
     let (modes, check_ins) = book.modes_and_check_ins();
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
@@ -68,7 +70,7 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
             sources: count(layout.sources.len()).max(1),
             messages: messages(&latency_ms),
             cpu_us_per_message: harness_cost(&played.phases, &latency_ms),
-            cpu_ms: used(&played.began, last, is_harness),
+            cpu_ms: used(&played.began, last, is_harness).map(millis),
         },
         latency_ms,
         kernel: kernel(&played),
@@ -91,10 +93,18 @@ fn stages(book: &Book, stream: Stream) -> Stages {
     Stages { sent, stored, received, acked, confirmed }
 }
 
-/// Processor time between two edges, in milliseconds.
-fn used(before: &Edge, after: &Edge, is_meant: impl Fn(&str) -> bool) -> u64 {
-    let sum = |edge: &Edge| meters::sum(&edge.readings, &is_meant).cpu_ms;
-    sum(after).saturating_sub(sum(before))
+/// Processor time between two edges, if all of it can be read.
+fn used(before: &Edge, after: &Edge, is_meant: impl Fn(&str) -> bool) -> Option<Duration> {
+    let sum = |edge: &Edge| meters::sum(&edge.readings, &is_meant).cpu;
+    Some(sum(after)?.saturating_sub(sum(before)?))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
 }
 
 fn rates(phases: &[PlayedPhase], latencies: &Latencies) -> Rates {
@@ -125,18 +135,10 @@ fn hub(played: &Played) -> Option<Hub> {
     if processes.is_empty() {
         return None;
     }
-    let pss = |edge: &Edge| float(meters::sum(&edge.readings, is_hub).pss_kib);
+    let pss = |edge: &Edge| meters::sum(&edge.readings, is_hub).pss_kib.map(float);
     let memory = settled(played).filter(|edge| edge.connected > 0);
     let kib_per_connection =
-        memory.map(|edge| (pss(edge) - pss(&played.began)) / float(edge.connected));
-    let quiet = played.phases.iter().filter(|phase| phase.phase.is_quiet());
-    let (mut cpu_ms, mut connection_secs) = (0, 0.0);
-    for PlayedPhase { edges: [before, after], .. } in quiet {
-        cpu_ms += used(before, after, is_hub);
-        connection_secs += after.at.since(before.at).as_secs_f64() * float(after.connected);
-    }
-    let cpu_us_per_connection_second =
-        (connection_secs > 0.0).then(|| float(cpu_ms) * 1e3 / connection_secs);
+        memory.and_then(|edge| Some((pss(edge)? - pss(&played.began)?) / float(edge.connected)));
     let connecting = played.phases.iter().find(|phase| {
         let phase = &phase.phase;
         phase.connect && phase.orders.is_none() && phase.group.is_none()
@@ -144,16 +146,27 @@ fn hub(played: &Played) -> Option<Hub> {
     let cpu_us_per_connect =
         connecting.and_then(|PlayedPhase { edges: [before, after], .. }| {
             let came = after.connected.saturating_sub(before.connected);
-            (came > 0).then(|| float(used(before, after, is_hub)) * 1e3 / float(came))
+            used(before, after, is_hub).filter(|_| came > 0).map(|cpu| micros(cpu) / float(came))
         });
     let cpu_us_per_command = per_command(&played.phases, is_hub);
     Some(Hub {
         processes,
         kib_per_connection,
-        cpu_us_per_connection_second,
+        cpu_us_per_connection_second: quiet(played),
         cpu_us_per_connect,
         cpu_us_per_command,
     })
+}
+
+/// Processor time of the hubs for a session and second, in microseconds.
+fn quiet(played: &Played) -> Option<f64> {
+    let quiet = played.phases.iter().filter(|phase| phase.phase.is_quiet());
+    let (mut cpu, mut connection_secs) = (Duration::ZERO, 0.0);
+    for PlayedPhase { edges: [before, after], .. } in quiet {
+        cpu += used(before, after, is_hub)?;
+        connection_secs += after.at.since(before.at).as_secs_f64() * float(after.connected);
+    }
+    (connection_secs > 0.0).then(|| micros(cpu) / connection_secs)
 }
 
 /// The edge at which everybody is there and nothing has been ordered yet: after the last quiet
@@ -166,15 +179,15 @@ fn settled(played: &Played) -> Option<&Edge> {
 
 /// Processor time of a command in phases with orders, in microseconds.
 fn per_command(phases: &[PlayedPhase], is_meant: impl Fn(&str) -> bool + Copy) -> Option<f64> {
-    let (mut cpu_ms, mut acked) = (0, 0);
+    let (mut cpu, mut acked) = (Duration::ZERO, 0);
     // Handshakes would count as the commands' where sockets are cut.
     let is_calm =
         |phase: &&PlayedPhase| phase.phase.cut_at_secs.is_none() && phase.phase.churn.is_none();
     for PlayedPhase { edges: [before, after], .. } in with_orders(phases).filter(is_calm) {
-        cpu_ms += used(before, after, is_meant);
+        cpu += used(before, after, is_meant)?;
         acked += after.counts.acked.saturating_sub(before.counts.acked);
     }
-    (acked > 0).then(|| float(cpu_ms) * 1e3 / float(acked))
+    (acked > 0).then(|| micros(cpu) / float(acked))
 }
 
 fn with_orders(phases: &[PlayedPhase]) -> impl Iterator<Item = &PlayedPhase> {
@@ -201,11 +214,11 @@ const fn messages(latencies: &Latencies) -> u64 {
 }
 
 fn harness_cost(phases: &[PlayedPhase], latencies: &Latencies) -> Option<f64> {
-    let cpu_ms: u64 = with_orders(phases)
+    let cpu = with_orders(phases)
         .map(|PlayedPhase { edges: [before, after], .. }| used(before, after, is_harness))
-        .sum();
+        .sum::<Option<Duration>>()?;
     let messages = messages(latencies);
-    (messages > 0).then(|| float(cpu_ms) * 1e3 / float(messages))
+    (messages > 0).then(|| micros(cpu) / float(messages))
 }
 
 fn kernel(played: &Played) -> Option<KernelCost> {
@@ -225,24 +238,31 @@ fn processes(played: &Played, last: &Edge) -> BTreeMap<String, Process> {
         let before = played.began.readings.get(role).copied().unwrap_or_default();
         let seen = played.samples.iter().filter_map(|sample| sample.pss_kib.get(role)).max();
         let process = Process {
-            cpu_ms: usage.cpu_ms.saturating_sub(before.cpu_ms),
+            cpu_ms: usage
+                .cpu
+                .zip(before.cpu)
+                .map(|(cpu, before)| millis(cpu.saturating_sub(before))),
             pss_before_kib: before.pss_kib,
-            pss_max_kib: seen.copied().unwrap_or(0).max(usage.pss_kib),
-            written_kib: usage.written_kib.saturating_sub(before.written_kib),
+            pss_max_kib: seen.copied().max(usage.pss_kib),
+            written_kib: more(before.written_kib, usage.written_kib),
         };
         (role.clone(), process)
     };
     last.readings.iter().map(of).collect()
 }
 
+fn more(before: Option<u64>, after: Option<u64>) -> Option<u64> {
+    Some(after?.saturating_sub(before?))
+}
+
 fn phase_report(began: &Edge, played: &PlayedPhase) -> PhaseReport {
     let [before, after] = &played.edges;
-    let by_role = |value: &dyn Fn(&String) -> u64| {
-        after.readings.keys().map(|role| (role.clone(), value(role))).collect()
+    let by_role = |value: &dyn Fn(&String) -> Option<u64>| {
+        let with = |role: &String| Some((role.clone(), value(role)?));
+        after.readings.keys().filter_map(with).collect()
     };
     let of = |edge: &Edge, role: &String| edge.readings.get(role).copied().unwrap_or_default();
-    let written =
-        |role: &String| of(after, role).written_kib.saturating_sub(of(before, role).written_kib);
+    let written = |role: &String| more(of(before, role).written_kib, of(after, role).written_kib);
     PhaseReport {
         name: played.phase.name.clone(),
         at_secs: before.at.since(began.at).as_secs_f64(),
@@ -250,7 +270,7 @@ fn phase_report(began: &Edge, played: &PlayedPhase) -> PhaseReport {
         connected: after.connected,
         ordered: after.counts.ordered - before.counts.ordered,
         acked: after.counts.acked.saturating_sub(before.counts.acked),
-        cpu_ms: by_role(&|role| used(before, after, |own| own == role)),
+        cpu_ms: by_role(&|role| used(before, after, |own| own == role).map(millis)),
         pss_kib: by_role(&|role| of(after, role).pss_kib),
         written_kib: by_role(&written),
     }

@@ -81,7 +81,7 @@ fn head(page: &mut String, report: &Report) {
         page,
         "<p><b>{}</b>: {}. {} devices, {:.1} s.</p><p class=\"soft\">{}. {} processors shared by \
          platform and harness, Linux {}, load {:.1} before and {:.1} after: compare only what ran \
-         together. The harness used {} ms of processor time{}.</p>",
+         together. The harness used {} of processor time{}.</p>",
         escape(&report.label),
         escape(&report.plan.about),
         report.plan.population.total(),
@@ -91,7 +91,7 @@ fn head(page: &mut String, report: &Report) {
         escape(&machine.kernel),
         machine.load_before,
         machine.load_after,
-        report.harness.cpu_ms,
+        whole(report.harness.cpu_ms, " ms"),
         report
             .harness
             .cpu_us_per_message
@@ -131,6 +131,10 @@ fn comparison(page: &mut String, reports: &[Report]) {
 
 fn number(value: Option<f64>) -> String {
     value.map_or("–".to_owned(), |value| format!("{value:.3}"))
+}
+
+fn whole(value: Option<u64>, unit: &str) -> String {
+    value.map_or("–".to_owned(), |value| format!("{value}{unit}"))
 }
 
 fn plots(page: &mut String, reports: &[Report]) {
@@ -261,9 +265,9 @@ fn details(page: &mut String, report: &Report) {
             page,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             escape(role),
-            process.cpu_ms,
-            process.pss_before_kib,
-            process.pss_max_kib
+            whole(process.cpu_ms, ""),
+            whole(process.pss_before_kib, ""),
+            whole(process.pss_max_kib, "")
         );
     }
     page.push_str("</table>");

@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::probe::{self, Usage};
+use crate::probe::{self, Gone, Usage};
 
 #[cfg(test)]
 mod tests;
 
 /// The role of the harness itself, and the beginning of those of its workers.
 pub const HARNESS: &str = "harness";
+
+const UNKNOWN: Usage = Usage { pss_kib: None, cpu: None, written_kib: None };
 
 #[derive(Debug, Clone, Copy)]
 struct Meter {
@@ -23,7 +25,12 @@ struct Meter {
 }
 
 impl Meter {
-    const fn usage(&self) -> Usage {
+    /// Nothing is known of a process before it is seen: it may not be there at all.
+    const fn new(pid: u32) -> Self {
+        Self { pid, carried: Usage::NOTHING, last: UNKNOWN }
+    }
+
+    fn usage(&self) -> Usage {
         self.carried.plus(self.last)
     }
 }
@@ -56,31 +63,48 @@ impl Meters {
     pub fn follow(&self, processes: impl IntoIterator<Item = (String, u32)>) {
         let mut roles = self.roles();
         for (role, pid) in processes {
-            let fresh = Meter { pid, carried: Usage::default(), last: Usage::default() };
-            let meter = roles.entry(role).or_insert(fresh);
+            let meter = roles.entry(role).or_insert(Meter::new(pid));
             if meter.pid != pid {
-                let carried = Usage { pss_kib: 0, ..meter.usage() };
-                *meter = Meter { pid, carried, last: Usage::default() };
+                let carried = Usage { pss_kib: Some(0), ..meter.usage() };
+                *meter = Meter { pid, carried, last: Usage::NOTHING };
             }
         }
     }
 
-    /// Reads all of them. A process that is gone shows what it last did, and no memory.
+    /// Reads all of them. A process that is gone shows what it last did, and no memory; one that was
+    /// never there shows nothing.
     pub fn read(&self) -> Readings {
         let mut roles = self.roles();
         for (role, meter) in roles.iter_mut() {
             let look = if is_harness(role) { probe::alone } else { probe::family };
             match look(meter.pid) {
                 Ok(usage) => meter.last = usage,
-                Err(_) => meter.last.pss_kib = 0,
+                Err(Gone(_)) if meter.last == UNKNOWN => {}
+                Err(Gone(_)) => meter.last.pss_kib = Some(0),
             }
         }
         roles.iter().map(|(role, meter)| (role.clone(), meter.usage())).collect()
     }
 }
 
-/// The sum over the roles that are meant.
+/// The sum over the roles that are meant: known where that of each is.
 pub fn sum(readings: &Readings, is_meant: impl Fn(&str) -> bool) -> Usage {
     let meant = readings.iter().filter(|(role, _)| is_meant(role));
-    meant.fold(Usage::default(), |sum, (_, usage)| sum.plus(*usage))
+    meant.fold(Usage::NOTHING, |sum, (_, usage)| sum.plus(*usage))
+}
+
+/// What cannot be read of whom, in a sentence each.
+pub fn unknown(readings: &Readings) -> Vec<String> {
+    let of = |(role, usage): (&String, &Usage)| {
+        let parts = [
+            ("memory", usage.pss_kib.is_none()),
+            ("processor time", usage.cpu.is_none()),
+            ("what it writes to disks", usage.written_kib.is_none()),
+        ];
+        let parts: Vec<_> =
+            parts.iter().filter(|(_, lacks)| *lacks).map(|(part, _)| *part).collect();
+        let why = if *usage == UNKNOWN { "no such process" } else { "root may read it" };
+        (!parts.is_empty()).then(|| format!("left out of {role}: {} ({why})", parts.join(", ")))
+    };
+    readings.iter().filter_map(of).collect()
 }

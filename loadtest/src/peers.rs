@@ -188,17 +188,21 @@ pub struct Load {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     /// Memory (PSS) of a quiet session, in KiB.
-    pub kib_per_connection: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kib_per_connection: Option<f64>,
     /// Connections per second with full handshakes.
     pub connects_per_sec: f64,
     /// Processor time of the server for a connection, in microseconds.
-    pub cpu_us_per_connect: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_us_per_connect: Option<f64>,
     /// From the moment at which a message was meant to leave to the client, in milliseconds.
     pub unicast_ms: Latency,
     /// Processor time of the server for a message, in microseconds.
-    pub cpu_us_per_message: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_us_per_message: Option<f64>,
     /// Processor time of the client for a message, in microseconds.
-    pub client_cpu_us_per_message: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cpu_us_per_message: Option<f64>,
     /// Until the last client had a broadcast, in milliseconds.
     pub broadcast_last_ms: f64,
     /// Until all were back after a cut, in seconds.
@@ -340,15 +344,15 @@ fn of_report(report: &Report) -> Round {
     let hub = report.hub.as_ref();
     let orders = report.phases.iter().find(|phase| phase.name == "unicast");
     let per_message = |is_meant: &dyn Fn(&str) -> bool| {
-        orders.map_or(0.0, |phase| {
-            let cpu = phase.cpu_ms.iter().filter(|(role, _)| is_meant(role));
-            float(cpu.map(|(_, ms)| ms).sum()) * 1e3 / float(phase.acked.max(1))
-        })
+        let phase = orders?;
+        let roles = report.processes.keys().filter(|role| is_meant(role));
+        let cpu_ms: Option<u64> = roles.map(|role| phase.cpu_ms.get(role)).sum();
+        Some(float(cpu_ms?) * 1e3 / float(phase.acked.max(1)))
     };
     Round {
-        kib_per_connection: hub.and_then(|hub| hub.kib_per_connection).unwrap_or_default(),
+        kib_per_connection: hub.and_then(|hub| hub.kib_per_connection),
         connects_per_sec: report.rates.connects_per_sec.unwrap_or_default(),
-        cpu_us_per_connect: hub.and_then(|hub| hub.cpu_us_per_connect).unwrap_or_default(),
+        cpu_us_per_connect: hub.and_then(|hub| hub.cpu_us_per_connect),
         unicast_ms: report.latency_ms.unicast.received.clone(),
         cpu_us_per_message: per_message(&|role| !crate::meters::is_harness(role)),
         client_cpu_us_per_message: per_message(&crate::meters::is_harness),

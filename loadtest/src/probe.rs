@@ -1,51 +1,49 @@
 //! What processes and the kernel cost, read from `/proc` (`proc(5)`).
 //!
-//! Only looks. Works for processes of the same user, or for root.
+//! Only looks. What one may look at depends on who one is: of a process that holds secrets, as hub and
+//! control plane do (`PR_SET_DUMPABLE`), only root reads the memory, and everybody the processor time.
+//! So each part is read by itself, and one that cannot be read is unknown and never nothing.
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 mod tests;
 
-/// Why a process cannot be looked at.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    /// The file is not there or not ours to read.
-    #[error("process {pid} cannot be looked at")]
-    Read {
-        /// The process.
-        pid: u32,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file does not look as `proc(5)` says.
-    #[error("{0} of the process is not understood")]
-    Content(&'static str),
-}
+/// There is no such process, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no process {0}")]
+pub struct Gone(pub u32);
 
-/// What a process has used up to a moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a process has used up to a moment; `None`: that part cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Proportional set size, in KiB: what is shared counts in parts.
-    pub pss_kib: u64,
-    /// Time on a processor, all threads, in milliseconds.
-    pub cpu_ms: u64,
+    pub pss_kib: Option<u64>,
+    /// Time on a processor, all threads.
+    pub cpu: Option<Duration>,
     /// What it had written to disks, in KiB: pages that it made dirty count, whenever they leave.
-    pub written_kib: u64,
+    pub written_kib: Option<u64>,
 }
 
 impl Usage {
-    /// Both together.
+    /// What nobody has used.
+    pub const NOTHING: Self =
+        Self { pss_kib: Some(0), cpu: Some(Duration::ZERO), written_kib: Some(0) };
+
+    /// Both together: known where both are.
     #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
+    pub fn plus(self, other: Self) -> Self {
+        let both = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
         Self {
-            pss_kib: self.pss_kib + other.pss_kib,
-            cpu_ms: self.cpu_ms + other.cpu_ms,
-            written_kib: self.written_kib + other.written_kib,
+            pss_kib: both(self.pss_kib, other.pss_kib),
+            cpu: self.cpu.zip(other.cpu).map(|(one, other)| one + other),
+            written_kib: both(self.written_kib, other.written_kib),
         }
     }
 }
@@ -54,8 +52,8 @@ impl Usage {
 /// them counts in the processor time.
 ///
 /// # Errors
-/// [`ProbeError`], when the process itself cannot be looked at.
-pub fn family(pid: u32) -> Result<Usage, ProbeError> {
+/// [`Gone`], when there is no such process itself.
+pub fn family(pid: u32) -> Result<Usage, Gone> {
     let mut sum = look(pid, true)?;
     for child in children(pid) {
         // It may have ended since.
@@ -68,22 +66,40 @@ pub fn family(pid: u32) -> Result<Usage, ProbeError> {
 /// Looks at one process alone.
 ///
 /// # Errors
-/// [`ProbeError`].
-pub fn alone(pid: u32) -> Result<Usage, ProbeError> {
+/// [`Gone`].
+pub fn alone(pid: u32) -> Result<Usage, Gone> {
     look(pid, false)
 }
 
-fn look(pid: u32, with_ended: bool) -> Result<Usage, ProbeError> {
-    let read = |name: &str| {
-        let path = format!("/proc/{pid}/{name}");
-        fs::read_to_string(path).map_err(|source| ProbeError::Read { pid, source })
+fn look(pid: u32, with_ended: bool) -> Result<Usage, Gone> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+    let pss_kib = match read("smaps_rollup") {
+        Ok(text) => pss(&text),
+        // It has ended, and nobody has asked for its outcome yet.
+        Err(error) if has_ended(&error) => Some(0),
+        Err(_) => None,
     };
-    let pss_kib = pss(&read("smaps_rollup")?).ok_or(ProbeError::Content("smaps_rollup"))?;
-    let [own, ended] = ticks(&read("stat")?).ok_or(ProbeError::Content("stat"))?;
-    let ticks = if with_ended { own + ended } else { own };
     // Kernels without accounting of I/O have no such file.
-    let written_kib = read("io").ok().and_then(|text| written(&text)).unwrap_or(0);
-    Ok(Usage { pss_kib, cpu_ms: ticks * 1000 / ticks_per_sec(), written_kib })
+    let written_kib = read("io").ok().and_then(|text| written(&text));
+    // Everybody may read this one, so that it says whether there is a process. It comes last: what ends
+    // meanwhile is gone, and not unknown.
+    let stat = match read("stat") {
+        Ok(text) => ticks(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || has_ended(&error) => {
+            return Err(Gone(pid));
+        }
+        Err(_) => None,
+    };
+    let cpu = stat.map(|[own, ended]| of_ticks(if with_ended { own + ended } else { own }));
+    Ok(Usage { pss_kib, cpu, written_kib })
+}
+
+fn has_ended(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ESRCH as i32)
+}
+
+fn of_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / ticks_per_sec())
 }
 
 /// The `write_bytes` line of `io`, in KiB.

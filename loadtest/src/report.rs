@@ -205,7 +205,8 @@ pub struct Harness {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_message: Option<f64>,
     /// Processor time of all its processes, in milliseconds.
-    pub cpu_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
 }
 
 /// The kernel's memory for sockets.
@@ -225,14 +226,17 @@ pub struct KernelCost {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Processor time within the run, in milliseconds.
-    pub cpu_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
     /// Memory (PSS) before anybody connected, in KiB.
-    pub pss_before_kib: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pss_before_kib: Option<u64>,
     /// The most that was seen.
-    pub pss_max_kib: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pss_max_kib: Option<u64>,
     /// What it had written to disks within the run, in KiB.
-    #[serde(default)]
-    pub written_kib: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_kib: Option<u64>,
 }
 
 /// One phase.
@@ -286,6 +290,18 @@ impl Report {
     /// None that a report can have: every key is a text and every number is finite.
     pub fn json(&self) -> Result<Value, serde_json::Error> {
         serde_json::to_value(self)
+    }
+
+    /// What could not be read of the platform's processes, for people; `None`: everything was.
+    pub fn lacks(&self) -> Option<String> {
+        let is_whole = |process: &Process| {
+            process.cpu_ms.is_some()
+                && process.pss_max_kib.is_some()
+                && process.written_kib.is_some()
+        };
+        let lacking = self.processes.iter().filter(|(_, process)| !is_whole(process));
+        let roles: Vec<_> = lacking.map(|(role, _)| role.as_str()).collect();
+        (!roles.is_empty()).then(|| format!("only root may read all of {}", roles.join(", ")))
     }
 
     /// Whether the platform did as it should.

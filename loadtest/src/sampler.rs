@@ -101,18 +101,19 @@ impl Sampler {
         let (then, earlier, acked_before) = before;
         let secs = now.since(*then).as_secs_f64().max(1e-3);
         let cpu = |(role, usage): (&String, &probe::Usage)| {
-            let earlier = earlier.get(role).map_or(usage.cpu_ms, |earlier| earlier.cpu_ms);
-            let used = crate::evaluate::float(usage.cpu_ms.saturating_sub(earlier)) / 1e3;
-            (role.clone(), used / secs)
+            let earlier = earlier.get(role).map_or(usage.cpu, |earlier| earlier.cpu);
+            let used = usage.cpu?.saturating_sub(earlier?);
+            Some((role.clone(), used.as_secs_f64() / secs))
         };
+        let pss = |(role, usage): (&String, &probe::Usage)| Some((role.clone(), usage.pss_kib?));
         let window = self.book.take_window();
         let sample = Sample {
             at_secs: now.since(self.began).as_secs_f64(),
             connected: self.standing.borrow().connected(),
             acked_per_sec: crate::evaluate::float(acked.saturating_sub(*acked_before)) / secs,
             acked_ms: [window.p50, window.p99],
-            pss_kib: readings.iter().map(|(role, usage)| (role.clone(), usage.pss_kib)).collect(),
-            cpu: readings.iter().map(cpu).collect(),
+            pss_kib: readings.iter().filter_map(pss).collect(),
+            cpu: readings.iter().filter_map(cpu).collect(),
             kernel: probe::kernel(),
         };
         *before = (now, readings, acked);

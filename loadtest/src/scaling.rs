@@ -232,6 +232,11 @@ impl Runner<'_> {
             }
         };
         self.keep(&report)?;
+        // Everything that is derived rests on every number: none of them may be a guess.
+        if let Some(lacks) = report.lacks() {
+            self.notes.push(format!("{label}: left out, {lacks}"));
+            return Ok(None);
+        }
         if report.interrupted {
             self.notes.push(format!("{label}: left out, interrupted"));
             return Ok(None);

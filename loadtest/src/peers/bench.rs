@@ -35,14 +35,19 @@ const BREATH: Duration = Duration::from_millis(200);
 pub(super) struct Connects {
     pub(super) secs: f64,
     pub(super) per_sec: f64,
-    pub(super) cpu_us: f64,
+    pub(super) cpu_us: Option<f64>,
 }
 
 /// What messages came to.
 pub(super) struct Messages {
     pub(super) latency: Latency,
-    pub(super) cpu_us: f64,
-    pub(super) client_cpu_us: f64,
+    pub(super) cpu_us: Option<f64>,
+    pub(super) client_cpu_us: Option<f64>,
+}
+
+/// Microseconds of processor time between two looks.
+fn used(before: Option<Duration>, after: Option<Duration>) -> Option<f64> {
+    Some(after?.saturating_sub(before?).as_secs_f64() * 1e6)
 }
 
 /// What arrived so far.
@@ -148,29 +153,29 @@ impl Stand {
             readers.spawn(read(link, self.inbox.clone(), self.timeline.clone()));
         }
         let secs = self.timeline.now().since(began).as_secs_f64();
-        let cpu_ms = self.usage().cpu_ms.saturating_sub(before.cpu_ms);
         let each = f64::from(self.connections.max(1));
-        let (per_sec, cpu_us) = (each / secs.max(1e-6), float(cpu_ms) * 1e3 / each);
+        let per_sec = each / secs.max(1e-6);
+        let cpu_us = used(before.cpu, self.usage().cpu).map(|used| used / each);
         Ok((readers, Connects { secs, per_sec, cpu_us }))
     }
 
     /// Memory of a quiet session, in KiB.
-    pub(super) async fn idle(&self, rest: Duration, drain: &Drain) -> f64 {
+    pub(super) async fn idle(&self, rest: Duration, drain: &Drain) -> Option<f64> {
         let _ = timeout(rest, drain.soft().cancelled()).await;
-        let more = float(self.usage().pss_kib) - float(self.before.pss_kib);
-        more / f64::from(self.connections.max(1))
+        let more = float(self.usage().pss_kib?) - float(self.before.pss_kib?);
+        Some(more / f64::from(self.connections.max(1)))
     }
 
     /// Messages of one client each, at a constant intended rate.
     pub(super) async fn unicast(&self, rate: Rate, count: u32) -> Result<Messages, PeersError> {
         self.inbox.clear();
         let clock = self.timeline.clock().clone();
-        let own = || probe::alone(std::process::id()).unwrap_or_default().cpu_ms;
+        let own = || probe::alone(std::process::id()).unwrap_or_default().cpu;
         let mut links = Vec::new();
         for _ in 0..PUBLISHERS {
             links.push(self.door.publisher().await.map_err(|error| self.failed(error))?);
         }
-        let (server_before, client_before) = (self.usage().cpu_ms, own());
+        let (server_before, client_before) = (self.usage().cpu, own());
         let schedule = Schedule::new(clock.now() + BREATH, rate);
         let pacer = Arc::new(Pacer::start(schedule, count.into(), clock));
         let mut tasks = JoinSet::new();
@@ -191,11 +196,10 @@ impl Stand {
         }
         self.arrived(count.into()).await?;
         let each = f64::from(count.max(1));
-        let cost = |after: u64, before: u64| float(after.saturating_sub(before)) * 1e3 / each;
         Ok(Messages {
             latency: self.inbox.latency(),
-            cpu_us: cost(self.usage().cpu_ms, server_before),
-            client_cpu_us: cost(own(), client_before),
+            cpu_us: used(server_before, self.usage().cpu).map(|used| used / each),
+            client_cpu_us: used(client_before, own()).map(|used| used / each),
         })
     }
 

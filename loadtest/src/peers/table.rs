@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use super::{ByServer, Comparison, Measured, Round};
 
-type Number = fn(&Round) -> f64;
+type Number = fn(&Round) -> Option<f64>;
 
 /// One row: its name in the JSON form, its title for people, and where it is in a round.
 pub(super) struct Row {
@@ -21,16 +21,16 @@ const fn row(name: &'static str, title: &'static str, number: Number) -> Row {
 /// The rows, with their units.
 pub(super) const ROWS: [Row; 9] = [
     row("kib_per_connection", "memory of a quiet session, KiB", |round| round.kib_per_connection),
-    row("connects_per_sec", "connections per second", |round| round.connects_per_sec),
+    row("connects_per_sec", "connections per second", |round| Some(round.connects_per_sec)),
     row("cpu_us_per_connect", "server µs per connection", |round| round.cpu_us_per_connect),
-    row("unicast_p50_ms", "one message p50, ms", |round| round.unicast_ms.p50),
-    row("unicast_p99_ms", "one message p99, ms", |round| round.unicast_ms.p99),
+    row("unicast_p50_ms", "one message p50, ms", |round| Some(round.unicast_ms.p50)),
+    row("unicast_p99_ms", "one message p99, ms", |round| Some(round.unicast_ms.p99)),
     row("cpu_us_per_message", "server µs per message", |round| round.cpu_us_per_message),
     row("client_cpu_us_per_message", "client µs per message", |round| {
         round.client_cpu_us_per_message
     }),
-    row("broadcast_last_ms", "broadcast, last one, ms", |round| round.broadcast_last_ms),
-    row("storm_secs", "all back after a cut, s", |round| round.storm_secs),
+    row("broadcast_last_ms", "broadcast, last one, ms", |round| Some(round.broadcast_last_ms)),
+    row("storm_secs", "all back after a cut, s", |round| Some(round.storm_secs)),
 ];
 
 /// Medians of every server, and their ratios to those of the first.
@@ -52,9 +52,9 @@ pub(super) fn numbers(servers: &[Measured]) -> (ByServer, ByServer) {
     (medians, ratios)
 }
 
-/// The median of a number over the rounds.
+/// The median of a number over the rounds that have it.
 pub(super) fn median(rounds: &[Round], number: Number) -> Option<f64> {
-    let mut values: Vec<f64> = rounds.iter().map(number).collect();
+    let mut values: Vec<f64> = rounds.iter().filter_map(number).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;

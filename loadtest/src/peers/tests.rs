@@ -9,12 +9,12 @@ fn round(p50: f64) -> Round {
     let curve = vec![(50.0, p50), (99.0, 2.0 * p50)];
     let unicast_ms = Latency { count: 9, p50, p99: 2.0 * p50, curve, ..Latency::default() };
     Round {
-        kib_per_connection: 10.0 * p50,
+        kib_per_connection: Some(10.0 * p50),
         connects_per_sec: 900.0,
-        cpu_us_per_connect: 800.0,
+        cpu_us_per_connect: Some(800.0),
         unicast_ms,
-        cpu_us_per_message: 90.0,
-        client_cpu_us_per_message: 50.0,
+        cpu_us_per_message: Some(90.0),
+        client_cpu_us_per_message: Some(50.0),
         broadcast_last_ms: 300.0,
         storm_secs: 1.5,
     }
@@ -46,7 +46,7 @@ fn comparison() -> Comparison {
 
 #[test]
 fn median_is_the_middle_of_the_rounds() {
-    let number = |round: &Round| round.unicast_ms.p50;
+    let number = |round: &Round| Some(round.unicast_ms.p50);
     let of = |values: &[f64]| {
         median(&values.iter().map(|value| round(*value)).collect::<Vec<_>>(), number)
     };

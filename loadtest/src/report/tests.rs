@@ -31,6 +31,12 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
         kernel: Kernel { socket_kib: 400, sockets: 200, time_wait: 0, slab_kib: 90_000 },
     };
     let text = shipped("unicast").expect("it is shipped");
+    let process = Process {
+        cpu_ms: Some(40),
+        pss_before_kib: Some(9_000),
+        pss_max_kib: Some(20_000),
+        written_kib: Some(0),
+    };
     Report {
         schema: SCHEMA.to_owned(),
         scenario: "unicast".to_owned(),
@@ -64,10 +70,10 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
             sources: 1,
             messages: 600,
             cpu_us_per_message: Some(30.0),
-            cpu_ms: 18,
+            cpu_ms: Some(18),
         },
         kernel: None,
-        processes: BTreeMap::from([("hub-1".to_owned(), Process::default())]),
+        processes: BTreeMap::from([("hub-1".to_owned(), process)]),
         phases: Vec::new(),
         series: (0..20).map(sample).collect(),
         errors: BTreeMap::from([("<b>connect</b>".to_owned(), 2)]),

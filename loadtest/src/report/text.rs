@@ -104,7 +104,10 @@ impl Report {
             )?;
         }
         let harness = &self.harness;
-        write!(f, "harness      {} messages, {} ms", harness.messages, harness.cpu_ms)?;
+        write!(f, "harness      {} messages", harness.messages)?;
+        if let Some(cpu_ms) = harness.cpu_ms {
+            write!(f, ", {cpu_ms} ms")?;
+        }
         if let Some(each) = harness.cpu_us_per_message {
             write!(f, ", {each:.0} µs per message")?;
         }

@@ -90,7 +90,7 @@ impl Point {
         });
         let before = |is_meant: &dyn Fn(&str) -> bool| {
             let processes = report.processes.iter().filter(|(role, _)| is_meant(role));
-            float(processes.map(|(_, process)| process.pss_before_kib).sum())
+            float(processes.filter_map(|(_, process)| process.pss_before_kib).sum())
         };
         let then = |is_meant: &dyn Fn(&str) -> bool| {
             let kib = phase("quiet").map(|phase| &phase.pss_kib).into_iter().flatten();

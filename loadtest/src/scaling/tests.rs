@@ -144,7 +144,7 @@ fn a_size_is_read_from_its_report_without_what_is_quiet_anyhow() {
     ];
     report.plan.population.connections = 1_000;
     let before = report.processes.get_mut("hub-1").expect("it is there");
-    before.pss_before_kib = 4_000;
+    before.pss_before_kib = Some(4_000);
     report.latency_ms.reconnect.count = 1_000;
     let point = Point::of(&report, "x".to_owned(), 1);
     let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-6, "{found}");
