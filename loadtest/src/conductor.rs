@@ -267,15 +267,15 @@ impl Bench<'_> {
         Err(ConductError::NotConnected { connected, devices, errors: errors.join(", ") })
     }
 
-    /// Cuts all sockets at their second, and waits until all are back.
+    /// Cuts all sockets at their second, and waits until all are back: counted from before the first is cut.
     async fn cut(&self, phase: &Phase) -> Result<Option<Duration>, ConductError> {
         let Some(at) = phase.cut_at_secs.map(secs) else { return Ok(None) };
         if !self.wait(at).await {
             return Ok(None);
         }
         say(self.live, "cutting all sockets".to_owned());
-        self.crew.cut().await?;
         let began = self.timeline.now();
+        self.crew.cut().await?;
         self.all_there(self.patience).await?;
         let back = self.timeline.now().since(began);
         say(self.live, format!("all are back after {:.2} s", back.as_secs_f64()));

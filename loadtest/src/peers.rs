@@ -373,8 +373,10 @@ async fn peer(wire: Wire, load: &Load, drain: &Drain) -> Result<Round, PeersErro
         for _ in 0..load.broadcasts {
             last.record(stand.broadcast().await?);
         }
+        let cut_at = stand.now();
         drop(links);
-        let (links, storm) = stand.connect_all().await?;
+        let (links, _) = stand.connect_all().await?;
+        let back = stand.now().since(cut_at);
         drop(links);
         Ok(Round {
             kib_per_connection: idle,
@@ -384,7 +386,7 @@ async fn peer(wire: Wire, load: &Load, drain: &Drain) -> Result<Round, PeersErro
             cpu_us_per_message: messages.cpu_us,
             client_cpu_us_per_message: messages.client_cpu_us,
             broadcast_last_ms: last.latency().max,
-            storm_secs: storm.secs,
+            storm_secs: back.as_secs_f64(),
         })
     };
     let outcome = tokio::select! {

@@ -83,7 +83,7 @@ pub struct Population {
     /// At which rate connections begin; left out: as fast as they come to stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_rate: Option<Rate>,
-    /// Connections that are being opened at a time.
+    /// Connections that are being opened at a time; nothing: all at once.
     #[serde(default = "connecting")]
     pub connecting: u64,
     /// The interval of check-ins, in seconds.

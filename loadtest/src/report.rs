@@ -124,9 +124,10 @@ pub struct Latencies {
     pub unicast: Stages,
     /// Of commands of group orders.
     pub group: Stages,
-    /// Of first connections: from the first packet to `welcome`.
+    /// Of first connections: from the moment at which it was meant to begin, or without a rate from its
+    /// first packet, to `welcome`.
     pub connect: Latency,
-    /// Of later connections.
+    /// Of later connections: from the cut or the loss of the one before it to `welcome`, with every wait.
     pub reconnect: Latency,
 }
 

@@ -52,7 +52,7 @@ pub enum Kind {
 /// How a swarm connects.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Connections that are being opened at the same time.
+    /// Connections that are being opened at the same time; nothing: all of them.
     pub at_once: usize,
     /// The rate at which the first connections begin; `None`: as fast as they come to stand.
     pub rate: Option<Rate>,
@@ -88,8 +88,8 @@ impl Shared {
 pub struct Swarm {
     shared: Arc<Shared>,
     size: usize,
-    /// One for each device: it counts how often its socket was cut.
-    cuts: Vec<watch::Sender<u64>>,
+    /// One for each device: when its socket was meant to be cut last.
+    cuts: Vec<Cuts>,
     tasks: JoinSet<()>,
 }
 
@@ -110,7 +110,7 @@ impl Swarm {
             clock,
             entropy,
             tally,
-            connecting: Semaphore::new(settings.at_once),
+            connecting: Semaphore::new(slots(settings.at_once, devices.len())),
             stop: CancellationToken::new(),
             connected: watch::Sender::new(0),
             dropped: watch::Sender::new(0),
@@ -132,10 +132,11 @@ impl Swarm {
             };
             let (hubs, api) = (peers(&enrolled.hubs)?, peers(&enrolled.api)?);
             let device = Device::new(enrolled, boot_id);
-            let life = Life { hubs, api, at, device, shared: shared.clone(), had_session: false };
-            let begin = schedule.map(|schedule| schedule.at(number));
-            let cut = watch::Sender::new(0);
-            tasks.spawn(life.run(kind, begin, cut.subscribe()));
+            let due = schedule.map(|schedule| schedule.at(number));
+            let shared = shared.clone();
+            let life = Life { hubs, api, at, device, shared, had_session: false, due };
+            let cut = Cuts::new(None);
+            tasks.spawn(life.run(kind, cut.subscribe()));
             cuts.push(cut);
         }
         Ok(Self { shared, size, cuts, tasks })
@@ -158,23 +159,26 @@ impl Swarm {
         let _ = connected.wait_for(|connected| *connected == self.size).await;
     }
 
-    /// Cuts every socket at once, without a word. Each device connects again immediately.
-    /// Answers when all sockets are gone.
+    /// Cuts every socket at once, without a word. Each device connects again immediately, and what that
+    /// takes counts from the cut. Answers when all sockets are gone.
     pub async fn cut(&self) {
+        let at = Some(self.shared.clock.now());
         let mut connected = self.shared.connected.subscribe();
         // Nobody connects again before the last one is gone.
         let slots = u32::try_from(self.shared.connecting.available_permits()).unwrap_or(u32::MAX);
         let held = self.shared.connecting.acquire_many(slots).await;
-        self.cuts.iter().for_each(|cut| cut.send_modify(|cut| *cut += 1));
+        for cut in &self.cuts {
+            cut.send_replace(at);
+        }
         let _ = connected.wait_for(|connected| *connected == 0).await;
         drop(held);
     }
 
-    /// Cuts the socket of one device, in turn.
-    pub fn cut_one(&self, turn: u64) {
+    /// Cuts the socket of one device, in turn, which was to be done at that moment.
+    pub fn cut_one(&self, turn: u64, due: Instant) {
         let count = u64::try_from(self.cuts.len()).unwrap_or(u64::MAX);
         let Some(at) = turn.checked_rem(count) else { return };
-        self.cuts[usize::try_from(at).unwrap_or(0)].send_modify(|cut| *cut += 1);
+        self.cuts[usize::try_from(at).unwrap_or(0)].send_replace(Some(due));
     }
 
     /// Says goodbye on every session, and waits until all are gone.
@@ -182,6 +186,14 @@ impl Swarm {
         self.shared.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// When a device's socket was meant to be cut last, for the device to hear of.
+type Cuts = watch::Sender<Option<Instant>>;
+
+/// So many connections of all of those are being opened at a time.
+fn slots(at_once: usize, devices: usize) -> usize {
+    if at_once == 0 { devices.max(1) } else { at_once.min(Semaphore::MAX_PERMITS) }
 }
 
 /// One device from its first connection to the end of the swarm.
@@ -192,13 +204,17 @@ struct Life {
     device: Device,
     shared: Arc<Shared>,
     had_session: bool,
+    /// When the next session was meant to begin, whenever its first packet leaves: the time that a
+    /// device waits for its turn, or for another try, is time without a session. `None`: when it is
+    /// its turn.
+    due: Option<Instant>,
 }
 
 impl Life {
-    async fn run(mut self, kind: Kind, begin: Option<Instant>, mut cut: watch::Receiver<u64>) {
+    async fn run(mut self, kind: Kind, mut cut: watch::Receiver<Option<Instant>>) {
         let stop = self.shared.stop.clone();
         let living = async {
-            if let Some(begin) = begin {
+            if let Some(begin) = self.due {
                 self.rest(begin.saturating_duration_since(self.shared.clock.now())).await;
             }
             if kind == Kind::Polling {
@@ -233,7 +249,11 @@ impl Life {
     }
 
     /// One session. `None`: no further one.
-    async fn session(&mut self, kind: Kind, cut: &mut watch::Receiver<u64>) -> Option<Next> {
+    async fn session(
+        &mut self,
+        kind: Kind,
+        cut: &mut watch::Receiver<Option<Instant>>,
+    ) -> Option<Next> {
         let shared = self.shared.clone();
         let slot = shared.connecting.acquire().await.ok()?;
         if shared.stop.is_cancelled() {
@@ -241,7 +261,7 @@ impl Life {
         }
         // What was cut before this connection began is no cut of this one.
         cut.mark_unchanged();
-        let began = shared.clock.now();
+        let due = *self.due.get_or_insert(shared.clock.now());
         let (hubs, at) = (&self.hubs, &mut self.at);
         let peer = hubs.get(at.checked_rem(hubs.len())?)?;
         let hello = self.device.hello(Timestamp::from_millis(shared.clock.unix_millis()));
@@ -256,7 +276,7 @@ impl Life {
                 return Some(Next::After(error.retry_after()));
             }
         };
-        shared.tally.opened(began, shared.clock.now(), self.had_session);
+        shared.tally.opened(due, shared.clock.now(), self.had_session);
         self.had_session = true;
         shared.connected.send_modify(|connected| *connected += 1);
         let ended = match kind {
@@ -271,6 +291,8 @@ impl Life {
             }
         };
         shared.connected.send_modify(|connected| *connected -= 1);
+        let was_cut = (*cut.borrow()).filter(|_| ended == Ended::Cut);
+        self.due = Some(was_cut.unwrap_or_else(|| shared.clock.now()));
         match ended {
             Ended::Stopped => None,
             Ended::Cut => Some(Next::AtOnce),

@@ -75,7 +75,7 @@ pub struct Mark {
 /// A session came to stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
-    /// When its first packet left.
+    /// When it was meant to begin.
     pub began: Moment,
     /// When `welcome` was read.
     pub at: Moment,
@@ -172,7 +172,7 @@ impl Tally {
         self.pages().notes.check_ins += 1;
     }
 
-    /// A session came to stand.
+    /// A session came to stand that was meant to begin at that moment.
     pub fn opened(&self, began: Instant, at: Instant, again: bool) {
         let opened = Opened { began: self.timeline.of(began), at: self.timeline.of(at), again };
         let mut pages = self.pages();

@@ -201,10 +201,14 @@ impl Conversation {
 }
 
 fn swarm(devices: Vec<Enrolled>) -> (Swarm, Arc<Tally>) {
+    swarm_of(devices, 64)
+}
+
+fn swarm_of(devices: Vec<Enrolled>, at_once: usize) -> (Swarm, Arc<Tally>) {
     let timeline = Timeline::new(Clock::system()).expect("a clock");
     let tally = Arc::new(Tally::new(timeline));
     let check_in = Duration::from_secs(60);
-    let settings = Settings { at_once: 64, rate: None, sources: Vec::new(), check_in };
+    let settings = Settings { at_once, rate: None, sources: Vec::new(), check_in };
     let sources = (Clock::system(), Entropy::system());
     let devices = devices.into_iter().map(|device| (Kind::Push, device)).collect();
     let swarm = Swarm::start(devices, &settings, tally.clone(), sources);
@@ -360,12 +364,13 @@ async fn swarm_that_was_cut_comes_back_whole() {
     guarded(async {
         let hub = Hub::start().await;
         let devices: Vec<_> = (1..=20).map(|number| hub.device(number)).collect();
-        let (swarm, tally) = swarm(devices);
+        let (swarm, tally) = swarm_of(devices, 1);
         let opened = || {
             let notes = tally.take();
             assert!(notes.errors.is_empty(), "{:?}", notes.errors);
-            notes.opened.len()
+            notes.opened
         };
+        let timeline = Timeline::new(Clock::system()).expect("a clock");
         let mut sessions = JoinSet::new();
         let accepting = async {
             loop {
@@ -376,10 +381,17 @@ async fn swarm_that_was_cut_comes_back_whole() {
         };
         let story = async {
             swarm.all_connected().await;
-            assert_eq!((swarm.connected(), opened()), (20, 20));
+            assert_eq!((swarm.connected(), opened().len()), (20, 20));
+            let before = timeline.now();
             swarm.cut().await;
+            let after = timeline.now();
             swarm.all_connected().await;
-            assert_eq!((swarm.connected(), opened()), (20, 20));
+            let again = opened();
+            assert_eq!((swarm.connected(), again.len()), (20, 20));
+            // One after the other: whoever waited for its turn was without a session all the same.
+            let at = again[0].began;
+            assert!(before <= at && at <= after, "counted from the cut");
+            assert!(again.iter().all(|one| one.began == at && one.again), "{again:?}");
             assert_eq!(swarm.dropped(), 0, "a cut of our own is no drop");
             swarm.stop().await;
         };

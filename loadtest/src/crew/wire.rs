@@ -54,7 +54,7 @@ pub struct Muster {
 pub struct Connect {
     /// At which rate connections begin.
     pub rate: Option<Rate>,
-    /// How many are being opened at a time.
+    /// How many are being opened at a time; nothing: all of them.
     pub at_once: usize,
     /// Where they are bound.
     pub sources: Vec<IpAddr>,

@@ -159,7 +159,7 @@ impl Work {
     fn churn(&mut self) {
         let (Some(churn), Some(swarm)) = (&mut self.churn, &self.swarm) else { return };
         while churn.due() <= self.clock.now() {
-            swarm.cut_one(churn.done);
+            swarm.cut_one(churn.done, churn.due());
             churn.done += 1;
         }
     }

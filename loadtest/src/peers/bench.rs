@@ -33,7 +33,6 @@ const BREATH: Duration = Duration::from_millis(200);
 
 /// What connecting came to.
 pub(super) struct Connects {
-    pub(super) secs: f64,
     pub(super) per_sec: f64,
     pub(super) cpu_us: Option<f64>,
 }
@@ -126,6 +125,11 @@ impl Stand {
         PeersError::Client { server: self.door.wire.as_str(), why: why.to_string() }
     }
 
+    /// The present moment.
+    pub(super) fn now(&self) -> Moment {
+        self.timeline.now()
+    }
+
     fn usage(&self) -> Usage {
         probe::family(self.pid).unwrap_or_default()
     }
@@ -156,7 +160,7 @@ impl Stand {
         let each = f64::from(self.connections.max(1));
         let per_sec = each / secs.max(1e-6);
         let cpu_us = used(before.cpu, self.usage().cpu).map(|used| used / each);
-        Ok((readers, Connects { secs, per_sec, cpu_us }))
+        Ok((readers, Connects { per_sec, cpu_us }))
     }
 
     /// Memory of a quiet session, in KiB.

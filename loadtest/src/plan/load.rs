@@ -130,7 +130,6 @@ fn check(plan: &Plan) -> Result<(), String> {
     let population = &plan.population;
     let is_sane = (1..=MOST_DEVICES).contains(&population.total());
     rule(is_sane, "population: between one device and a million")?;
-    rule(population.connecting >= 1, "population.connecting must be at least 1")?;
     rule(is_time(population.check_in_secs), "population.check_in_secs is not a time")?;
     rule((1..=64).contains(&plan.platform.hubs), "platform.hubs must be 1 to 64")?;
     let is_one = plan.platform.start == Start::Split || plan.platform.hubs == 1;

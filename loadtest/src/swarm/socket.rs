@@ -75,7 +75,11 @@ pub(super) struct Session<'a> {
 
 impl Line {
     /// Keeps the connection and reads nothing from it, not even its end.
-    pub(super) async fn hold(self, cut: &mut watch::Receiver<u64>, shared: &Shared) -> Ended {
+    pub(super) async fn hold(
+        self,
+        cut: &mut watch::Receiver<Option<Instant>>,
+        shared: &Shared,
+    ) -> Ended {
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => Ended::Stopped,
@@ -105,7 +109,7 @@ impl<'a> Session<'a> {
     /// `next` names the hub of the next one; `api` is where it checks in meanwhile, if it must.
     pub(super) async fn run(
         mut self,
-        cut: &mut watch::Receiver<u64>,
+        cut: &mut watch::Receiver<Option<Instant>>,
         mut next: impl FnMut() -> &'a Peer,
         api: &[Peer],
     ) -> Ended {
