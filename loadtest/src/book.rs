@@ -3,11 +3,13 @@
 //! Owns the accounting. Stages come in any order and from several processes: a command may reach
 //! its device before its order is answered. Latencies always count from the intended moment, so
 //! that a platform that stalls is charged for every order that was due meanwhile. What is confirmed
-//! is folded into histograms and forgotten: a run of days needs no more room than one of seconds.
+//! is folded into histograms and forgotten: a run of days needs no more room than one of seconds. A
+//! chapter is what was ordered in one phase.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use protocol::id::CommandId;
 use serde::{Deserialize, Serialize};
@@ -15,8 +17,11 @@ use tokio::sync::watch;
 
 use crate::latency::{Durations, Latency};
 use crate::moment::Moment;
-use crate::tally::{Notes, Stage};
+use crate::tally::{Mark, Notes, Stage};
 
+use self::during::{During, Times};
+
+mod during;
 #[cfg(test)]
 mod tests;
 
@@ -62,16 +67,46 @@ pub struct Counts {
     pub unanswered: u64,
 }
 
+/// Which latencies are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Those of the whole run.
+    Run(Stream),
+    /// Of what was ordered in that chapter.
+    Chapter(usize, Stream),
+    /// Of orders of one device each that were meant to leave while something went on, in the whole run.
+    During,
+    /// The same of that chapter.
+    ChapterDuring(usize),
+}
+
+/// Something that goes on meanwhile, such as an order of everybody until its last ack.
+#[derive(Debug, Clone, Copy)]
+pub struct Disturbance {
+    chapter: usize,
+    window: usize,
+}
+
 #[derive(Debug, Default, Clone, Copy)]
 struct Entry {
     intended: Option<(Stream, Moment)>,
     stages: [Option<Moment>; 5],
+    chapter: usize,
+    /// What its ack helps to end.
+    ends: Option<usize>,
 }
 
 #[derive(Debug, Default)]
+struct Chapter {
+    streams: [[Durations; 5]; 2],
+    during: During,
+}
+
+#[derive(Debug)]
 struct Pages {
     open: HashMap<CommandId, Entry>,
-    streams: [[Durations; 5]; 2],
+    /// At least one.
+    chapters: Vec<Chapter>,
     /// Acks since the last look, for the plot over time.
     window: Durations,
     connect: Durations,
@@ -80,6 +115,22 @@ struct Pages {
     modes: u64,
     check_ins: u64,
     errors: BTreeMap<String, u64>,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self {
+            open: HashMap::new(),
+            chapters: vec![Chapter::default()],
+            window: Durations::default(),
+            connect: Durations::default(),
+            reconnect: Durations::default(),
+            counts: Counts::default(),
+            modes: 0,
+            check_ins: 0,
+            errors: BTreeMap::new(),
+        }
+    }
 }
 
 /// The book. Each entry is a moment that the writer took.
@@ -101,23 +152,73 @@ impl Book {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A chapter begins: what is ordered from now on belongs to it. Answers its number.
+    pub fn begin(&self) -> usize {
+        let mut pages = self.pages();
+        pages.chapters.push(Chapter::default());
+        pages.chapters.len() - 1
+    }
+
+    /// Something goes on from that moment, until so much has happened.
+    pub fn disturb(&self, from: Moment, waiting: u64) -> Disturbance {
+        let mut pages = self.pages();
+        let chapter = pages.chapters.len() - 1;
+        let window = pages.chapters[chapter].during.open(from, waiting);
+        Disturbance { chapter, window }
+    }
+
+    /// One thing of that has happened.
+    pub fn happened(&self, of: Disturbance, at: Moment) {
+        self.pages().chapters[of.chapter].during.happened(of.window, at);
+    }
+
+    /// Nothing of that chapter goes on any more.
+    pub fn finish(&self, chapter: usize, at: Moment) {
+        self.pages().chapters[chapter].during.finish(at);
+    }
+
+    /// How long something went on in that chapter; `None`: nothing did.
+    pub fn disturbed(&self, chapter: usize) -> Option<Duration> {
+        self.pages().chapters[chapter].during.whole()
+    }
+
     /// An order was answered 201 and made those commands: it was meant to leave at `intended`.
     pub fn ordered(
         &self,
         stream: Stream,
         commands: &[CommandId],
         intended: Moment,
-        [sent, stored]: [Moment; 2],
+        moments: [Moment; 2],
     ) {
         let mut pages = self.pages();
         for command in commands {
-            let entry = pages.open.entry(*command).or_default();
-            entry.intended = Some((stream, intended));
-            entry.stages[Stage::Sent.index()] = Some(sent);
-            entry.stages[Stage::Stored.index()] = Some(stored);
-            pages.counts.ordered += 1;
+            pages.order(*command, (stream, intended), moments);
             pages.fold(*command);
         }
+        self.waiting.send_replace(pages.waiting());
+    }
+
+    /// The same of a part of a group order, which goes on until the last of its commands is acked.
+    pub fn group_ordered(
+        &self,
+        of: Disturbance,
+        commands: &[CommandId],
+        intended: Moment,
+        moments: [Moment; 2],
+    ) {
+        let mut pages = self.pages();
+        pages.chapters[of.chapter].during.await_more(of.window, count(commands));
+        for command in commands {
+            let entry = pages.order(*command, (Stream::Group, intended), moments);
+            let acked = entry.stages[Stage::Acked.index()];
+            entry.ends = acked.is_none().then_some(of.window);
+            if let Some(at) = acked {
+                pages.chapters[of.chapter].during.happened(of.window, at);
+            }
+            pages.fold(*command);
+        }
+        // Its answer is one thing more.
+        pages.chapters[of.chapter].during.happened(of.window, moments[1]);
         self.waiting.send_replace(pages.waiting());
     }
 
@@ -136,12 +237,7 @@ impl Book {
     pub fn take_in(&self, notes: Notes) {
         let mut pages = self.pages();
         for mark in notes.marks {
-            let entry = pages.open.entry(mark.command).or_default();
-            entry.stages[mark.stage.index()].get_or_insert(mark.at);
-            if let (Stage::Acked, Some((_, intended))) = (mark.stage, entry.intended) {
-                let took = mark.at.since(intended);
-                pages.window.record(took);
-            }
+            pages.mark(mark);
             pages.fold(mark.command);
         }
         for opened in notes.opened {
@@ -195,17 +291,30 @@ impl Book {
 
     /// The latencies of a stage, each from the intended moment; those of commands that are not
     /// confirmed as well, as far as they came.
-    pub fn latency(&self, stream: Stream, stage: Stage) -> Latency {
-        let pages = self.pages();
-        let mut durations = pages.streams[stream.index()][stage.index()].clone();
-        for entry in pages.open.values() {
-            if let (Some((own, intended)), Some(at)) = (entry.intended, entry.stages[stage.index()])
-                && own == stream
-            {
-                durations.record(at.since(intended));
+    pub fn latency(&self, part: Part, stage: Stage) -> Latency {
+        let (pages, mut all) = (self.pages(), Durations::default());
+        let only = match part {
+            Part::Run(_) | Part::During => None,
+            Part::Chapter(chapter, _) | Part::ChapterDuring(chapter) => Some(chapter),
+        };
+        for (number, chapter) in pages.chapters.iter().enumerate() {
+            if only.is_some_and(|only| only != number) {
+                continue;
+            }
+            match part {
+                Part::Run(stream) | Part::Chapter(_, stream) => {
+                    all.add(&chapter.streams[stream.index()][stage.index()]);
+                    let open = pages.open_times(number, stream);
+                    let open = open.filter_map(|(at, stages)| Some((at, stages[stage.index()]?)));
+                    open.for_each(|(intended, at)| all.record(at.since(intended)));
+                }
+                Part::During | Part::ChapterDuring(_) => {
+                    let open = pages.open_times(number, Stream::Unicast);
+                    all.add(&chapter.during.durations(stage.index(), open));
+                }
             }
         }
-        durations.latency()
+        all.latency()
     }
 
     /// How long first connections took, and later ones.
@@ -223,9 +332,50 @@ impl Book {
     }
 }
 
+fn count(commands: &[CommandId]) -> u64 {
+    u64::try_from(commands.len()).unwrap_or(u64::MAX)
+}
+
 impl Pages {
     const fn waiting(&self) -> u64 {
         self.counts.ordered - self.counts.confirmed
+    }
+
+    fn order(
+        &mut self,
+        command: CommandId,
+        intended: (Stream, Moment),
+        [sent, stored]: [Moment; 2],
+    ) -> &mut Entry {
+        self.counts.ordered += 1;
+        let entry = self.open.entry(command).or_default();
+        entry.intended = Some(intended);
+        entry.chapter = self.chapters.len() - 1;
+        entry.stages[Stage::Sent.index()] = Some(sent);
+        entry.stages[Stage::Stored.index()] = Some(stored);
+        entry
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        let entry = self.open.entry(mark.command).or_default();
+        entry.stages[mark.stage.index()].get_or_insert(mark.at);
+        if mark.stage != Stage::Acked {
+            return;
+        }
+        if let Some(window) = entry.ends.take() {
+            self.chapters[entry.chapter].during.happened(window, mark.at);
+        }
+        if let Some((_, intended)) = entry.intended {
+            self.window.record(mark.at.since(intended));
+        }
+    }
+
+    /// Orders of a chapter that are not confirmed.
+    fn open_times(&self, chapter: usize, stream: Stream) -> impl Iterator<Item = Times> {
+        self.open.values().filter_map(move |entry| {
+            let (own, intended) = entry.intended?;
+            (own == stream && entry.chapter == chapter).then_some((intended, entry.stages))
+        })
     }
 
     /// Puts a command that is done into the histograms. A device acks before it confirms, and its
@@ -237,10 +387,11 @@ impl Pages {
         else {
             return;
         };
-        for (durations, at) in self.streams[stream.index()].iter_mut().zip(entry.stages) {
-            if let Some(at) = at {
-                durations.record(at.since(intended));
-            }
+        let times = (intended, entry.stages);
+        let chapter = &mut self.chapters[entry.chapter];
+        during::record(&mut chapter.streams[stream.index()], times);
+        if stream == Stream::Unicast {
+            chapter.during.take(times);
         }
         let reached = |stage: Stage| u64::from(entry.stages[stage.index()].is_some());
         self.counts.received += reached(Stage::Received);

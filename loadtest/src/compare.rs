@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use crate::latency::Latency;
-use crate::report::{Report, Stages};
+use crate::report::{PhaseReport, Report, Stages};
 use crate::require::number;
 
 #[cfg(test)]
@@ -51,7 +51,25 @@ pub fn latencies(report: &Report) -> Vec<(String, &Latency)> {
     let group = Stages::named(&latencies.group).map(|(name, it)| (format!("group.{name}"), it));
     let rest = [("connect", &latencies.connect), ("reconnect", &latencies.reconnect)];
     let rest = rest.map(|(name, it)| (name.to_owned(), it));
-    own.into_iter().chain(group).chain(rest).collect()
+    let during = Stages::named(&latencies.during).map(|(name, it)| (format!("during.{name}"), it));
+    own.into_iter().chain(group).chain(during).chain(rest).collect()
+}
+
+/// The latencies from order to ack of each phase, with their paths: of what was ordered in it, and of
+/// that part of it in which something went on.
+pub fn phase_latencies(report: &Report) -> Vec<(String, &Latency)> {
+    report.phases.iter().flat_map(of_phase).collect()
+}
+
+fn of_phase(phase: &PhaseReport) -> Vec<(String, &Latency)> {
+    let (name, latencies) = (&phase.name, phase.latency_ms.as_ref());
+    let own = latencies.map(|own| (format!("phases.{name}.latency_ms.acked"), &own.unicast.acked));
+    let group =
+        latencies.map(|own| (format!("phases.{name}.latency_ms.group.acked"), &own.group.acked));
+    let during = phase.during.as_ref();
+    let during =
+        during.map(|own| (format!("phases.{name}.during.latency_ms.acked"), &own.latency_ms.acked));
+    own.into_iter().chain(group).chain(during).collect()
 }
 
 /// How often `first` goes into `other`; `None` without both, or when the first is nothing.
@@ -66,7 +84,10 @@ pub fn rows(reports: &[Report]) -> Vec<Row> {
         reports.iter().map(|report| report.json().unwrap_or_default()).collect();
     let names = reports.first().map(latencies).unwrap_or_default();
     let of_latency = |(name, _)| QUANTILES.map(|quantile| format!("latency_ms.{name}.{quantile}"));
-    let paths = names.into_iter().flat_map(of_latency).chain(PATHS.map(str::to_owned));
+    let phases = reports.first().map(phase_latencies).unwrap_or_default().into_iter();
+    let of_phase = |(path, _)| QUANTILES.map(|quantile| format!("{path}.{quantile}"));
+    let paths = names.into_iter().flat_map(of_latency).chain(phases.flat_map(of_phase));
+    let paths = paths.chain(PATHS.map(str::to_owned));
     let row = |path: String| {
         let values = documents.iter().map(|document| number(document, &path)).collect();
         Row { path, values }

@@ -96,6 +96,8 @@ pub(crate) struct PlayedPhase {
     pub(crate) edges: [Edge; 2],
     /// From the cut until everybody was back.
     pub(crate) back: Option<Duration>,
+    /// Its chapter in the book.
+    pub(crate) chapter: usize,
     /// How long orders of one device each took to leave, and how many were meant to.
     pub(crate) ordering: Option<(Duration, u64)>,
 }
@@ -167,6 +169,7 @@ impl Bench<'_> {
         devices: [&Arc<[DeviceId]>; 2],
     ) -> Result<PlayedPhase, ConductError> {
         let before = self.edge();
+        let chapter = self.book.begin();
         if let Some(rate) = phase.churn {
             let rate = Some(rate.share(self.crew.size()));
             self.crew.ask(|_| Ask::Churn { rate }).await?;
@@ -191,7 +194,8 @@ impl Bench<'_> {
             self.settle().await;
         }
         let edges = [before, self.edge()];
-        Ok(PlayedPhase { phase: phase.clone(), edges, back, ordering })
+        self.book.finish(chapter, edges[1].at);
+        Ok(PlayedPhase { phase: phase.clone(), edges, back, chapter, ordering })
     }
 
     fn edge(&self) -> Edge {
@@ -275,9 +279,12 @@ impl Bench<'_> {
         }
         say(self.live, "cutting all sockets".to_owned());
         let began = self.timeline.now();
+        let going_on = self.book.disturb(began, 1);
         self.crew.cut().await?;
         self.all_there(self.patience).await?;
-        let back = self.timeline.now().since(began);
+        let ended = self.timeline.now();
+        self.book.happened(going_on, ended);
+        let back = ended.since(began);
         say(self.live, format!("all are back after {:.2} s", back.as_secs_f64()));
         Ok(Some(back))
     }

@@ -5,15 +5,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::book::{Book, Stream};
+use crate::book::{Book, Part, Stream};
 use crate::conductor::{Edge, Played, PlayedPhase};
 use crate::layout::Layout;
 use crate::meters::{self, is_harness, is_hub};
 use crate::plan::Plan;
 use crate::probe::Usage;
 use crate::report::{
-    Cost, Harness, Hub, KernelCost, Latencies, Machine, PhaseReport, Process, Rates, Report,
-    SCHEMA, Sessions, Stages,
+    Cost, During, Harness, Hub, KernelCost, Latencies, Machine, PhaseLatencies, PhaseReport,
+    Process, Rates, Report, SCHEMA, Sessions, Stages,
 };
 use crate::run::Options;
 use crate::tally::Stage;
@@ -44,8 +44,9 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     let [connect, reconnect] = book.connections();
     let latency_ms = Latencies {
-        unicast: stages(book, Stream::Unicast),
-        group: stages(book, Stream::Group),
+        unicast: stages(book, Part::Run(Stream::Unicast)),
+        group: stages(book, Part::Run(Stream::Group)),
+        during: stages(book, Part::During),
         connect,
         reconnect,
     };
@@ -75,7 +76,7 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
         latency_ms,
         kernel: kernel(&played),
         processes: processes(&played, last),
-        phases: played.phases.iter().map(|phase| phase_report(&played.began, phase)).collect(),
+        phases: played.phases.iter().map(|phase| phase_report(&played, phase)).collect(),
         series: played.samples,
         errors: book.errors(),
         missed: Vec::new(),
@@ -87,9 +88,9 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
     report
 }
 
-fn stages(book: &Book, stream: Stream) -> Stages {
+fn stages(book: &Book, part: Part) -> Stages {
     let [sent, stored, received, acked, confirmed] =
-        Stage::ALL.map(|stage| book.latency(stream, stage));
+        Stage::ALL.map(|stage| book.latency(part, stage));
     Stages { sent, stored, received, acked, confirmed }
 }
 
@@ -255,8 +256,28 @@ fn more(before: Option<u64>, after: Option<u64>) -> Option<u64> {
     Some(after?.saturating_sub(before?))
 }
 
-fn phase_report(began: &Edge, played: &PlayedPhase) -> PhaseReport {
+/// What was ordered in that phase, and how it fared while something went on.
+fn phase_latencies(
+    book: &Book,
+    PlayedPhase { phase, chapter, .. }: &PlayedPhase,
+) -> (Option<PhaseLatencies>, Option<During>) {
+    if phase.orders.is_none() && phase.group.is_none() {
+        return (None, None);
+    }
+    let of = |stream| stages(book, Part::Chapter(*chapter, stream));
+    let latencies = PhaseLatencies { unicast: of(Stream::Unicast), group: of(Stream::Group) };
+    let during = book.disturbed(*chapter).filter(|_| phase.orders.is_some());
+    let during = during.map(|whole| During {
+        what: phase.disturbance(),
+        secs: whole.as_secs_f64(),
+        latency_ms: stages(book, Part::ChapterDuring(*chapter)),
+    });
+    (Some(latencies), during)
+}
+
+fn phase_report(run: &Played, played: &PlayedPhase) -> PhaseReport {
     let [before, after] = &played.edges;
+    let (latency_ms, during) = phase_latencies(&run.book, played);
     let by_role = |value: &dyn Fn(&String) -> Option<u64>| {
         let with = |role: &String| Some((role.clone(), value(role)?));
         after.readings.keys().filter_map(with).collect()
@@ -265,11 +286,13 @@ fn phase_report(began: &Edge, played: &PlayedPhase) -> PhaseReport {
     let written = |role: &String| more(of(before, role).written_kib, of(after, role).written_kib);
     PhaseReport {
         name: played.phase.name.clone(),
-        at_secs: before.at.since(began.at).as_secs_f64(),
+        at_secs: before.at.since(run.began.at).as_secs_f64(),
         secs: after.at.since(before.at).as_secs_f64(),
         connected: after.connected,
         ordered: after.counts.ordered - before.counts.ordered,
         acked: after.counts.acked.saturating_sub(before.counts.acked),
+        latency_ms,
+        during,
         cpu_ms: by_role(&|role| used(before, after, |own| own == role).map(millis)),
         pss_kib: by_role(&|role| of(after, role).pss_kib),
         written_kib: by_role(&written),

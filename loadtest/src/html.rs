@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crate::compare::{self, Row};
 use crate::evaluate::float;
 use crate::latency::Latency;
-use crate::report::{Report, Sample, Stages};
+use crate::report::{During, Report, Sample, Stages};
 
 use self::svg::{Curve, Plot, Scale};
 
@@ -141,9 +141,11 @@ fn plots(page: &mut String, reports: &[Report]) {
     page.push_str("<h2>Latencies</h2><div class=\"grid2\">");
     let acked = |report: &Report| report.latency_ms.unicast.acked.clone();
     let group = |report: &Report| report.latency_ms.group.acked.clone();
+    let during = |report: &Report| report.latency_ms.during.acked.clone();
     let connect = |report: &Report| report.latency_ms.connect.clone();
     let reconnect = |report: &Report| report.latency_ms.reconnect.clone();
     percentiles(page, reports, ("order to ack", &acked));
+    percentiles(page, reports, ("order to ack while something went on", &during));
     percentiles(page, reports, ("group order to ack", &group));
     percentiles(page, reports, ("connecting", &connect));
     percentiles(page, reports, ("connecting again", &reconnect));
@@ -248,17 +250,21 @@ fn details(page: &mut String, report: &Report) {
         let _ = write!(page, "<th>{column}</th>");
     }
     page.push_str("</tr>");
-    for (name, latency) in compare::latencies(report) {
-        if latency.count == 0 {
-            continue;
-        }
-        let _ = write!(page, "<tr><td>{name}</td><td>{}</td>", latency.count);
+    let latencies = compare::latencies(report).into_iter().chain(compare::phase_latencies(report));
+    for (name, latency) in latencies.filter(|(_, latency)| latency.count > 0) {
+        let _ = write!(page, "<tr><td>{}</td><td>{}</td>", escape(&name), latency.count);
         for value in latency.columns() {
             let _ = write!(page, "<td>{value:.2}</td>");
         }
         page.push_str("</tr>");
     }
-    page.push_str("</table><table><tr><th>process</th><th>processor ms</th>");
+    page.push_str("</table>");
+    for phase in &report.phases {
+        let Some(During { what, secs, .. }) = &phase.during else { continue };
+        let (name, what) = (escape(&phase.name), escape(what));
+        let _ = write!(page, "<p class=\"soft\">During: {secs:.1} s of {name}, {what}.</p>");
+    }
+    page.push_str("<table><tr><th>process</th><th>processor ms</th>");
     page.push_str("<th>KiB before</th><th>KiB at most</th></tr>");
     for (role, process) in &report.processes {
         let _ = write!(

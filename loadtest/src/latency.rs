@@ -24,8 +24,8 @@ pub struct Durations(Histogram<u64>);
 
 impl Default for Durations {
     fn default() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST_MICROS, DIGITS);
-        Self(histogram.expect("one microsecond to an hour with three digits are sound bounds"))
+        // It grows with what it takes: a run has many of them, and most stay small.
+        Self(Histogram::new(DIGITS).expect("three digits are a sound number"))
     }
 }
 
@@ -33,7 +33,13 @@ impl Durations {
     /// Records one.
     pub fn record(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.0.saturating_record(micros);
+        let recorded = self.0.record(micros.min(LONGEST_MICROS));
+        recorded.expect("it grows up to the longest");
+    }
+
+    /// Takes all of another's.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("it grows up to the longest");
     }
 
     /// Forgets all of them.

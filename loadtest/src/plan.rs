@@ -149,6 +149,14 @@ pub struct Phase {
 }
 
 impl Phase {
+    /// What goes on in it while orders of one device each leave, in a few words.
+    pub fn disturbance(&self) -> String {
+        let cut = self.cut_at_secs.map(|_| "from the cut until all are back");
+        let group = self.group.as_ref().map(|_| "from an order of everybody until its last ack");
+        let both: Vec<_> = cut.into_iter().chain(group).collect();
+        both.join(", ")
+    }
+
     /// Whether nothing happens in it: what it costs, sessions cost.
     pub const fn is_quiet(&self) -> bool {
         !self.connect

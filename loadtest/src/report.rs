@@ -124,11 +124,36 @@ pub struct Latencies {
     pub unicast: Stages,
     /// Of commands of group orders.
     pub group: Stages,
+    /// Of orders of one device each that were meant to leave while something went on: from a cut until
+    /// all were back, from a group order until its last ack. What a gate of a scenario is about.
+    #[serde(default)]
+    pub during: Stages,
     /// Of first connections: from the moment at which it was meant to begin, or without a rate from its
     /// first packet, to `welcome`.
     pub connect: Latency,
     /// Of later connections: from the cut or the loss of the one before it to `welcome`, with every wait.
     pub reconnect: Latency,
+}
+
+/// Latencies of what was ordered in one phase.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseLatencies {
+    /// Of orders of one device each.
+    #[serde(flatten)]
+    pub unicast: Stages,
+    /// Of commands of group orders.
+    pub group: Stages,
+}
+
+/// The part of a phase in which something went on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct During {
+    /// What.
+    pub what: String,
+    /// How long, each second counted once.
+    pub secs: f64,
+    /// Latencies of orders of one device each that were meant to leave within it.
+    pub latency_ms: Stages,
 }
 
 /// What came of the sessions.
@@ -255,6 +280,12 @@ pub struct PhaseReport {
     pub ordered: u64,
     /// Of these and earlier ones: acked in it.
     pub acked: u64,
+    /// Latencies of what was ordered in it, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<PhaseLatencies>,
+    /// The part of it in which something went on, if orders of one device each left meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub during: Option<During>,
     /// Processor time by role, in milliseconds.
     pub cpu_ms: BTreeMap<String, u64>,
     /// Memory (PSS) at its end by role, in KiB.

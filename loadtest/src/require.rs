@@ -119,7 +119,8 @@ impl Requirement {
     }
 }
 
-/// The number at that path. A latency of which none was measured is no number.
+/// The number at that path; in a list, such as that of the phases, a word is the name of an item. A latency
+/// of which none was measured is no number.
 pub fn number(report: &Value, path: &str) -> Option<f64> {
     let mut at = report;
     for word in path.split('.') {
@@ -127,7 +128,12 @@ pub fn number(report: &Value, path: &str) -> Option<f64> {
         if is_empty && word != "count" && at.get("p50").is_some() {
             return None;
         }
-        at = at.get(word)?;
+        at = item(at, word)?;
     }
     at.as_f64()
+}
+
+fn item<'a>(of: &'a Value, word: &str) -> Option<&'a Value> {
+    let Value::Array(items) = of else { return of.get(word) };
+    items.iter().find(|item| item.get("name").and_then(Value::as_str) == Some(word))
 }

@@ -64,6 +64,12 @@ fn connect_and_storm_bring_everybody_back() {
     let report = run("storm", &cut).expect("it ran before");
     assert_eq!(report.latency_ms.reconnect.count, 20);
     assert!(report.rates.back_secs.is_some() && report.counts.acked == report.counts.ordered);
+    let storm = report.phases.iter().find(|phase| phase.name == "storm").expect("it was played");
+    let during = storm.during.as_ref().expect("orders left while all were away");
+    assert!(during.what.contains("cut") && during.secs > 0.0, "{during:?}");
+    assert_eq!(during.latency_ms, report.latency_ms.during, "there was one");
+    let all = report.latency_ms.unicast.acked.count;
+    assert!(report.latency_ms.during.acked.count < all, "and calm before it");
 }
 
 #[test]
@@ -88,6 +94,9 @@ fn group_orders_reach_everybody_and_hold_urgent_ones_up_by_nothing_that_is_lost(
     let report = run("urgent-under-bulk", &both).expect("it ran before");
     let latencies = &report.latency_ms;
     assert_eq!((latencies.unicast.acked.count, latencies.group.acked.count), (20, 30));
+    let both = report.phases.iter().find(|phase| phase.name == "both").expect("it was played");
+    let during = both.during.as_ref().expect("urgent orders left meanwhile");
+    assert!(during.secs > 0.0 && during.what.contains("everybody"), "{during:?}");
 }
 
 #[test]

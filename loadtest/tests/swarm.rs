@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use loadtest::book::{Book, Counts, Stream};
+use loadtest::book::{Book, Counts, Part, Stream};
 use loadtest::fleet::{self, Enrolled};
 use loadtest::moment::Timeline;
 use loadtest::swarm::{Kind, Settings, Swarm};
@@ -251,7 +251,7 @@ async fn order_runs_from_frame_to_confirmation() {
             Counts { ordered: 1, received: 1, acked: 1, confirmed: 1, ..Counts::default() };
         assert_eq!(counts, expected);
         let [received, acked, confirmed] = [Stage::Received, Stage::Acked, Stage::Confirmed]
-            .map(|at| book.latency(Stream::Unicast, at).max);
+            .map(|at| book.latency(Part::Run(Stream::Unicast), at).max);
         assert!(received <= acked && acked <= confirmed, "{received} {acked} {confirmed}");
         tokio::join!(swarm.stop(), session.hear());
     })

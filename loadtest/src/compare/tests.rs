@@ -18,6 +18,9 @@ fn ratio_is_to_the_first_run() {
     };
     assert!(near(of("latency_ms.acked.p99"), 3.0));
     assert!(near(of("hub.kib_per_connection"), 3.0));
+    assert!(near(of("latency_ms.during.acked.p99"), 3.0));
+    assert!(near(of("phases.orders.latency_ms.acked.p99"), 3.0));
+    assert!(near(of("phases.orders.during.latency_ms.acked.p99"), 3.0));
     assert!(near(of("platform.cpu_us_per_command"), 1.0));
     assert_eq!(of("counts.lost"), None, "nothing divides by nothing");
     let is_there = |path: &str| rows.iter().any(|row| row.path == path);
@@ -43,6 +46,8 @@ fn requirements_may_speak_of_ratios() {
     let missed = |text: &str| text.parse::<Requirement>().expect("one").missed(&judged);
     assert_eq!(missed("ratio.latency_ms.acked.p99<=2.1"), None);
     assert!(missed("ratio.latency_ms.acked.p99<=1.1").is_some());
+    assert_eq!(missed("ratio.phases.orders.during.latency_ms.acked.p99<=2.1"), None);
+    assert_eq!(missed("phases.orders.during.latency_ms.acked.p99<=100"), None);
     assert!(missed("ratio.latency_ms.group.acked.p99<=1.1").is_some(), "it was not measured");
     assert_eq!(missed("hub.kib_per_connection<=24.1"), None, "the last report itself");
 }

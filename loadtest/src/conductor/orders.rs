@@ -84,6 +84,8 @@ impl Bench<'_> {
         let mut tasks = JoinSet::new();
         for index in 0..group.times {
             let at = schedule.at(index);
+            let parts = u64::try_from(devices.len().div_ceil(most)).unwrap_or(u64::MAX);
+            let going_on = is_counted.then(|| self.book.disturb(self.timeline.of(at), parts));
             if !self.wait(at.saturating_duration_since(clock.now())).await {
                 break;
             }
@@ -94,12 +96,18 @@ impl Bench<'_> {
                     let mut desk = pool.take();
                     let (intended, sent) = (timeline.of(at), timeline.now());
                     match desk.order(verb, Targets::Devices(&part)).await {
-                        Ok(commands) if is_counted => {
-                            let moments = [sent, timeline.now()];
-                            book.ordered(Stream::Group, &commands, intended, moments);
+                        Ok(commands) => {
+                            if let Some(of) = going_on {
+                                let moments = [sent, timeline.now()];
+                                book.group_ordered(of, &commands, intended, moments);
+                            }
                         }
-                        Ok(_) => {}
-                        Err(error) => book.failed(error.kind()),
+                        Err(error) => {
+                            book.failed(error.kind());
+                            if let Some(of) = going_on {
+                                book.happened(of, timeline.now());
+                            }
+                        }
                     }
                     pool.put(desk);
                 });

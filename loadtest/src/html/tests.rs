@@ -22,9 +22,15 @@ fn what_comes_from_outside_is_text() {
 #[test]
 fn page_has_a_plot_for_each_thing_that_was_measured() {
     let one = page(&[made_up("one", 1)]);
-    for caption in
-        ["order to ack", "connecting, ms", "every stage", "acks per second", "memory of the hubs"]
-    {
+    for caption in [
+        "order to ack",
+        "while something went on",
+        "2.5 s of orders, a &lt;storm&gt;",
+        "connecting, ms",
+        "every stage",
+        "acks per second",
+        "memory of the hubs",
+    ] {
         assert!(one.contains(caption), "{caption}");
     }
     assert!(!one.contains("group order to ack"), "nothing was ordered of a group");

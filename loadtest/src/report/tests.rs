@@ -31,6 +31,7 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
         kernel: Kernel { socket_kib: 400, sockets: 200, time_wait: 0, slab_kib: 90_000 },
     };
     let text = shipped("unicast").expect("it is shipped");
+    let phase = phase(&latency_ms.unicast);
     let process = Process {
         cpu_ms: Some(40),
         pss_before_kib: Some(9_000),
@@ -51,7 +52,7 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
             load_after: 1.5,
         },
         plan: load("unicast", text, &[]).expect("it is a scenario"),
-        latency_ms,
+        latency_ms: Latencies { during: latency_ms.unicast.clone(), ..latency_ms },
         counts: Counts { ordered: 100, received: 100, acked: 100, ..Counts::default() },
         sessions: Sessions { connected: 100, ..Sessions::default() },
         rates: Rates { stored_per_sec: Some(49.9), ..Rates::default() },
@@ -74,11 +75,33 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
         },
         kernel: None,
         processes: BTreeMap::from([("hub-1".to_owned(), process)]),
-        phases: Vec::new(),
+        phases: vec![phase],
         series: (0..20).map(sample).collect(),
         errors: BTreeMap::from([("<b>connect</b>".to_owned(), 2)]),
         missed: vec!["counts.lost==0: it is 3.000".to_owned()],
         notes: vec!["started by the harness: redis, api, hub-1".to_owned()],
+    }
+}
+
+/// A phase in which something went on.
+fn phase(unicast: &Stages) -> PhaseReport {
+    let latency_ms = PhaseLatencies { unicast: unicast.clone(), group: unicast.clone() };
+    PhaseReport {
+        name: "orders".to_owned(),
+        at_secs: 1.0,
+        secs: 20.0,
+        connected: 100,
+        ordered: 100,
+        acked: 100,
+        latency_ms: Some(latency_ms),
+        during: Some(During {
+            what: "a <storm>".to_owned(),
+            secs: 2.5,
+            latency_ms: unicast.clone(),
+        }),
+        cpu_ms: BTreeMap::from([("hub-1".to_owned(), 90)]),
+        pss_kib: BTreeMap::from([("hub-1".to_owned(), 20_000)]),
+        written_kib: BTreeMap::from([("api".to_owned(), 4_000)]),
     }
 }
 
@@ -89,7 +112,14 @@ fn table_has_a_row_for_each_stage_that_was_measured() {
         assert!(text.lines().any(|line| line.starts_with(stage)), "{stage}: {text}");
     }
     assert!(!text.contains("group"), "nothing was ordered of a group: {text}");
-    for part in ["2 × <b>connect</b>", "MISSED", "12.0 KiB per connection", "30 µs per message"] {
+    for part in [
+        "during acked",
+        "2.5 s of orders, 100 orders: a <storm>",
+        "2 × <b>connect</b>",
+        "MISSED",
+        "12.0 KiB per connection",
+        "30 µs per message",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
@@ -143,17 +173,6 @@ fn json_has_the_fields_of_its_schema() {
     };
     let hub = report.hub.as_mut().expect("it has hubs");
     hub.cpu_us_per_command = Some(100.0);
-    report.phases.push(PhaseReport {
-        name: "orders".to_owned(),
-        at_secs: 1.0,
-        secs: 20.0,
-        connected: 100,
-        ordered: 100,
-        acked: 100,
-        cpu_ms: BTreeMap::from([("hub-1".to_owned(), 90)]),
-        pss_kib: BTreeMap::from([("hub-1".to_owned(), 20_000)]),
-        written_kib: BTreeMap::from([("api".to_owned(), 4_000)]),
-    });
     let json = report.json().expect("a report is JSON");
     let mut found = Vec::new();
     paths(&json, "", &mut found);

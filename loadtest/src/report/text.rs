@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Hub, Report, Stages};
+use super::{During, Hub, Report, Stages};
 use crate::latency::Latency;
 
 impl fmt::Display for Report {
@@ -36,6 +36,8 @@ impl Report {
         let named = |(name, latency): (&str, _)| (name.to_owned(), latency);
         let rows = Stages::named(&latencies.unicast).map(named).into_iter();
         let rows = rows.chain(Stages::named(&latencies.group).map(group));
+        let during = |(name, latency)| (format!("during {name}"), latency);
+        let rows = rows.chain(Stages::named(&latencies.during).map(during));
         let rows = rows.chain([
             ("connect".to_owned(), &latencies.connect),
             ("reconnect".to_owned(), &latencies.reconnect),
@@ -44,6 +46,12 @@ impl Report {
             write!(f, "{name:<18}{:>8}", latency.count)?;
             latency.columns().into_iter().try_for_each(|value| write!(f, "{value:>10.2}"))?;
             f.write_char('\n')?;
+        }
+        for phase in &self.phases {
+            if let Some(During { what, secs, latency_ms }) = &phase.during {
+                let (name, count) = (&phase.name, latency_ms.sent.count);
+                writeln!(f, "during       {secs:.1} s of {name}, {count} orders: {what}")?;
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ fn missed(requirement: &str) -> Option<String> {
             "confirmed": { "count": 0, "p50": 0.0, "p99": 0.0 },
         },
         "counts": { "lost": 0 },
+        "phases": [{ "name": "connect" }, { "name": "storm", "during": { "secs": 3.5 } }],
     });
     requirement.parse::<Requirement>().expect("a requirement").missed(&report)
 }
@@ -25,6 +26,7 @@ fn bounds_are_held_to_the_letter() {
         "latency_ms.acked.p50>1",
         "counts.lost==0",
         "latency_ms.confirmed.count==0",
+        "phases.storm.during.secs<=3.5",
     ] {
         assert_eq!(missed(holds), None, "{holds}");
     }
@@ -37,7 +39,13 @@ fn bounds_are_held_to_the_letter() {
 
 #[test]
 fn what_was_not_measured_holds_nothing() {
-    for path in ["latency_ms.confirmed.p99<=15", "hub.kib_per_connection<=14", "counts<=1"] {
+    for path in [
+        "latency_ms.confirmed.p99<=15",
+        "hub.kib_per_connection<=14",
+        "counts<=1",
+        "phases.connect.during.secs<=9",
+        "phases.calm.during.secs<=9",
+    ] {
         let text = missed(path).expect("it is missed");
         assert!(text.ends_with("it was not measured"), "{text}");
     }
