@@ -87,6 +87,8 @@ pub(crate) struct Edge {
     pub(crate) connected: u64,
     pub(crate) dropped: u64,
     pub(crate) kernel: Kernel,
+    /// What other machines took from the processors, since this one was started.
+    pub(crate) stolen: Option<Duration>,
 }
 
 /// A phase that was played.
@@ -96,6 +98,8 @@ pub(crate) struct PlayedPhase {
     pub(crate) edges: [Edge; 2],
     /// From the cut until everybody was back.
     pub(crate) back: Option<Duration>,
+    /// From when it was measured, and over how many heartbeats, if it is quiet.
+    pub(crate) measured: Option<(Edge, u32)>,
     /// Its chapter in the book.
     pub(crate) chapter: usize,
     /// How long orders of one device each took to leave, and how many were meant to.
@@ -174,7 +178,7 @@ impl Bench<'_> {
             let rate = Some(rate.share(self.crew.size()));
             self.crew.ask(|_| Ask::Churn { rate }).await?;
         }
-        let (rest, connected, back, ordering, grouped, faults) = tokio::join!(
+        let (measured, connected, back, ordering, grouped, faults) = tokio::join!(
             self.rest(phase),
             self.connect(phase),
             self.cut(phase),
@@ -182,7 +186,6 @@ impl Bench<'_> {
             Box::pin(self.group(phase, devices)),
             Box::pin(self.faults(phase)),
         );
-        let () = rest;
         if phase.churn.is_some() {
             self.crew.ask(|_| Ask::Churn { rate: None }).await?;
         }
@@ -195,7 +198,7 @@ impl Bench<'_> {
         }
         let edges = [before, self.edge()];
         self.book.finish(chapter, edges[1].at);
-        Ok(PlayedPhase { phase: phase.clone(), edges, back, chapter, ordering })
+        Ok(PlayedPhase { phase: phase.clone(), edges, back, measured, chapter, ordering })
     }
 
     fn edge(&self) -> Edge {
@@ -208,6 +211,7 @@ impl Bench<'_> {
             connected: standing.connected(),
             dropped: standing.dropped(),
             kernel: crate::probe::kernel(),
+            stolen: crate::probe::stolen(),
         }
     }
 
@@ -217,17 +221,36 @@ impl Bench<'_> {
         tokio::time::timeout(duration, soft.cancelled()).await.is_err()
     }
 
-    /// The shortest time of a phase.
-    async fn rest(&self, phase: &Phase) {
-        let Some(whole) = phase.secs.map(secs) else { return };
-        let (began, step) = (self.timeline.now(), Duration::from_millis(500));
+    /// The shortest time of a phase. Of a quiet one that was not cut short, answers from when it is
+    /// measured.
+    async fn rest(&self, phase: &Phase) -> Option<(Edge, u32)> {
+        let (whole, began) = (phase.secs.map(secs)?, self.timeline.now());
+        let Some((heartbeats, length)) = self.plan.measured(phase) else {
+            self.rest_until(began, whole, whole).await;
+            return None;
+        };
+        if !self.rest_until(began, whole.saturating_sub(length), whole).await {
+            return None;
+        }
+        let since = self.edge();
+        // Whole from there, however late this came to look.
+        let until = since.at.since(began) + length;
+        self.rest_until(began, until, whole).await.then_some((since, heartbeats))
+    }
+
+    /// Waits until so much of all of a phase is over; whether it did not end before.
+    async fn rest_until(&self, began: Moment, until: Duration, whole: Duration) -> bool {
+        let step = Duration::from_millis(500);
         loop {
             let gone = self.timeline.now().since(began);
             let share = gone.as_secs_f64() / whole.as_secs_f64().max(1e-9);
             self.live.send_modify(|live| live.progress = Some(share.min(1.0)));
-            let left = whole.saturating_sub(gone);
-            if left.is_zero() || !self.wait(left.min(step)).await {
-                return;
+            let left = until.saturating_sub(gone);
+            if left.is_zero() {
+                return true;
+            }
+            if !self.wait(left.min(step)).await {
+                return false;
             }
         }
     }

@@ -10,13 +10,16 @@ use crate::conductor::{Edge, Played, PlayedPhase};
 use crate::layout::Layout;
 use crate::meters::{self, is_harness, is_hub};
 use crate::plan::Plan;
-use crate::probe::Usage;
+use crate::probe::{self, Usage};
 use crate::report::{
     Cost, During, Harness, Hub, KernelCost, Latencies, Machine, PhaseLatencies, PhaseReport,
-    Process, Rates, Report, SCHEMA, Sessions, Stages,
+    Process, Quiet, Rates, Report, SCHEMA, Sessions, Stages,
 };
 use crate::run::Options;
 use crate::tally::Stage;
+
+#[cfg(test)]
+mod tests;
 
 /// What there is to say besides measurements.
 pub(crate) struct About<'a> {
@@ -36,9 +39,10 @@ pub(crate) const fn float(count: u64) -> f64 {
 
 /// The report.
 pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Report {
-    let About { plan, options, layout, started_at_ms, machine, mut notes } = about;
+    let About { plan, options, layout, started_at_ms, mut machine, mut notes } = about;
     let last = played.phases.last().map_or(&played.began, |phase| &phase.edges[1]);
     notes.extend(meters::unknown(&last.readings));
+    machine.steal_ms = probe::stolen_ms(played.began.stolen, last.stolen);
     let book = &played.book;
     let (modes, check_ins) = book.modes_and_check_ins();
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
@@ -159,13 +163,13 @@ fn hub(played: &Played) -> Option<Hub> {
     })
 }
 
-/// Processor time of the hubs for a session and second, in microseconds.
+/// Processor time of the hubs for a session and second, in microseconds, over whole heartbeats.
 fn quiet(played: &Played) -> Option<f64> {
-    let quiet = played.phases.iter().filter(|phase| phase.phase.is_quiet());
     let (mut cpu, mut connection_secs) = (Duration::ZERO, 0.0);
-    for PlayedPhase { edges: [before, after], .. } in quiet {
-        cpu += used(before, after, is_hub)?;
-        connection_secs += after.at.since(before.at).as_secs_f64() * float(after.connected);
+    for PlayedPhase { edges: [_, after], measured, .. } in &played.phases {
+        let Some((since, _)) = measured else { continue };
+        cpu += used(since, after, is_hub)?;
+        connection_secs += after.at.since(since.at).as_secs_f64() * float(after.connected);
     }
     (connection_secs > 0.0).then(|| micros(cpu) / connection_secs)
 }
@@ -275,6 +279,15 @@ fn phase_latencies(
     (Some(latencies), during)
 }
 
+fn quiet_report((since, heartbeats): &(Edge, u32), after: &Edge) -> Quiet {
+    let of = |role: &String| Some((role.clone(), micros(used(since, after, |own| own == role)?)));
+    Quiet {
+        heartbeats: *heartbeats,
+        secs: after.at.since(since.at).as_secs_f64(),
+        cpu_us_by_role: after.readings.keys().filter_map(of).collect(),
+    }
+}
+
 fn phase_report(run: &Played, played: &PlayedPhase) -> PhaseReport {
     let [before, after] = &played.edges;
     let (latency_ms, during) = phase_latencies(&run.book, played);
@@ -293,6 +306,8 @@ fn phase_report(run: &Played, played: &PlayedPhase) -> PhaseReport {
         acked: after.counts.acked.saturating_sub(before.counts.acked),
         latency_ms,
         during,
+        quiet: played.measured.as_ref().map(|measured| quiet_report(measured, after)),
+        steal_ms: probe::stolen_ms(before.stolen, after.stolen),
         cpu_ms: by_role(&|role| used(before, after, |own| own == role).map(millis)),
         pss_kib: by_role(&|role| of(after, role).pss_kib),
         written_kib: by_role(&written),

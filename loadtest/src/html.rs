@@ -80,7 +80,7 @@ fn head(page: &mut String, report: &Report) {
     let _ = write!(
         page,
         "<p><b>{}</b>: {}. {} devices, {:.1} s.</p><p class=\"soft\">{}. {} processors shared by \
-         platform and harness, Linux {}, load {:.1} before and {:.1} after: compare only what ran \
+         platform and harness, Linux {}, load {:.1} before and {:.1} after, {} stolen: compare only what ran \
          together. The harness used {} of processor time{}.</p>",
         escape(&report.label),
         escape(&report.plan.about),
@@ -91,6 +91,7 @@ fn head(page: &mut String, report: &Report) {
         escape(&machine.kernel),
         machine.load_before,
         machine.load_after,
+        whole(machine.steal_ms, " ms"),
         whole(report.harness.cpu_ms, " ms"),
         report
             .harness

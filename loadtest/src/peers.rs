@@ -271,6 +271,7 @@ impl Comparison {
 /// [`PeersError`]. Nothing keeps running then.
 pub async fn compare(load: &Load, drain: &Drain) -> Result<Comparison, PeersError> {
     let (load_before, started_at_ms) = (probe::load(), Clock::system().unix_millis());
+    let stolen_before = probe::stolen();
     let measured = |server: &Server| Measured {
         server: *server,
         promises: server.promises(),
@@ -297,6 +298,7 @@ pub async fn compare(load: &Load, drain: &Drain) -> Result<Comparison, PeersErro
         kernel: probe::kernel_version(),
         load_before,
         load_after: probe::load(),
+        steal_ms: probe::stolen_ms(stolen_before, probe::stolen()),
     };
     let Load { connections, rate, messages, .. } = *load;
     let (median, ratio) = table::numbers(&servers);

@@ -36,6 +36,30 @@ pub struct Plan {
     pub phases: Vec<Phase>,
 }
 
+impl Plan {
+    /// The interval of heartbeats, as the hubs are told; of a platform that runs already, the usual one.
+    fn heartbeat(&self) -> Duration {
+        let told = self.platform.hub.get("heartbeat");
+        let told = told.and_then(|told| match told {
+            toml::Value::String(text) => runtime::config::duration::parse(text),
+            other => other
+                .as_float()
+                .or_else(|| Some(other.as_integer()?.to_string().parse().ok()?))
+                .map(secs),
+        });
+        told.filter(|told| !told.is_zero()).unwrap_or(protocol::limits::HEARTBEAT)
+    }
+
+    /// How many whole heartbeats at the end of a quiet phase are measured, and how long they are: as many as
+    /// fit after one, in which what connecting has left to do is done. `None`: not one.
+    pub fn measured(&self, phase: &Phase) -> Option<(u32, Duration)> {
+        let (whole, heartbeat) = (phase.secs.map(secs)?, self.heartbeat());
+        let rest = whole.checked_sub(heartbeat).filter(|_| phase.is_quiet())?;
+        let count = u32::try_from(rest.as_nanos() / heartbeat.as_nanos()).ok()?;
+        (count > 0).then(|| (count, heartbeat * count))
+    }
+}
+
 /// What the harness starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

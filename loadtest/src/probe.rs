@@ -9,7 +9,8 @@ use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::ClockId;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -83,15 +84,25 @@ fn look(pid: u32, with_ended: bool) -> Result<Usage, Gone> {
     let written_kib = read("io").ok().and_then(|text| written(&text));
     // Everybody may read this one, so that it says whether there is a process. It comes last: what ends
     // meanwhile is gone, and not unknown.
-    let stat = match read("stat") {
-        Ok(text) => ticks(&text),
+    let [own, ended] = match read("stat") {
+        Ok(text) => ticks(&text).map_or([None; 2], |[own, ended]| [Some(own), Some(ended)]),
         Err(error) if error.kind() == io::ErrorKind::NotFound || has_ended(&error) => {
             return Err(Gone(pid));
         }
-        Err(_) => None,
+        Err(_) => [None; 2],
     };
-    let cpu = stat.map(|[own, ended]| of_ticks(if with_ended { own + ended } else { own }));
+    // Hundredths of a second say little of a process that pings a thousand sessions in them.
+    let own = on_processor(pid).or_else(|| own.map(of_ticks));
+    let ended = if with_ended { ended.map(of_ticks) } else { Some(Duration::ZERO) };
+    let cpu = own.zip(ended).map(|(own, ended)| own + ended);
     Ok(Usage { pss_kib, cpu, written_kib })
+}
+
+/// The clock of a process: what all of its threads, also those that have ended, were on a processor, in
+/// nanoseconds (`clock_getcpuclockid(3)`). Everybody may read it.
+fn on_processor(pid: u32) -> Option<Duration> {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid).ok()?)).ok()?;
+    Some(clock.now().ok()?.into())
 }
 
 fn has_ended(error: &io::Error) -> bool {
@@ -190,6 +201,23 @@ fn sockets(text: &str, page_kib: u64) -> Option<Kernel> {
 pub fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
+}
+
+/// The time for which this machine's processors wanted to run and another machine's did, since it was
+/// started (`steal` of `/proc/stat`); `None`: the kernel does not tell.
+pub fn stolen() -> Option<Duration> {
+    steal(&fs::read_to_string("/proc/stat").ok()?).map(of_ticks)
+}
+
+/// The eighth number of the first line, which is that of all processors.
+fn steal(text: &str) -> Option<u64> {
+    let mut words = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    words.nth(7)?.parse().ok()
+}
+
+/// Whole milliseconds that were stolen from then to now.
+pub fn stolen_ms(then: Option<Duration>, now: Option<Duration>) -> Option<u64> {
+    u64::try_from(now?.saturating_sub(then?).as_millis()).ok()
 }
 
 /// The kernel's version.

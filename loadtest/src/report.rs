@@ -86,6 +86,9 @@ pub struct Machine {
     pub load_before: f64,
     /// The same after the run.
     pub load_after: f64,
+    /// Time that other machines of the same host took from its processors within the run, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal_ms: Option<u64>,
 }
 
 /// Latencies of one stream of orders, by stage.
@@ -145,6 +148,18 @@ pub struct PhaseLatencies {
     pub group: Stages,
 }
 
+/// The part of a quiet phase that is measured: its last whole heartbeats. What connecting left to do is
+/// over by then, and each session is pinged as often as that.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quiet {
+    /// How many heartbeats.
+    pub heartbeats: u32,
+    /// How long, in seconds.
+    pub secs: f64,
+    /// Processor time by role, in microseconds.
+    pub cpu_us_by_role: BTreeMap<String, f64>,
+}
+
 /// The part of a phase in which something went on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct During {
@@ -197,7 +212,8 @@ pub struct Hub {
     /// Memory (PSS) of a quiet session, in KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kib_per_connection: Option<f64>,
-    /// Processor time of a quiet session and second, in microseconds.
+    /// Processor time of a quiet session and second, in microseconds: over whole heartbeats, after one has
+    /// passed. Left out where a quiet phase has no room for two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_connection_second: Option<f64>,
     /// Processor time of a connection, from TCP to `welcome`, in microseconds.
@@ -286,6 +302,12 @@ pub struct PhaseReport {
     /// The part of it in which something went on, if orders of one device each left meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub during: Option<During>,
+    /// The part of it that is measured, if it is quiet and long enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<Quiet>,
+    /// Time that other machines took from the processors, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal_ms: Option<u64>,
     /// Processor time by role, in milliseconds.
     pub cpu_ms: BTreeMap<String, u64>,
     /// Memory (PSS) at its end by role, in KiB.

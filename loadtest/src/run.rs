@@ -174,6 +174,7 @@ pub async fn run(
         kernel: probe::kernel_version(),
         load_before,
         load_after: probe::load(),
+        steal_ms: None,
     };
     let about = evaluate::About { plan, options, layout: &layout, started_at_ms, machine, notes };
     Ok(evaluate::report(about, played?, drain.is_draining()))

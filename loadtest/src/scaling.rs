@@ -132,6 +132,7 @@ impl Scaling {
 pub async fn measure(sizes: &Sizes, fleet: Fleet, drain: &Drain) -> Result<Scaling, ScalingError> {
     let clock = Clock::system();
     let (began, started_at_ms, load_before) = (clock.now(), clock.unix_millis(), probe::load());
+    let stolen_before = probe::stolen();
     let mut runner = Runner { sizes, drain, clock: clock.clone(), began, notes: Vec::new() };
     let mut points = Vec::new();
     for (hubs, connections) in sizes.all() {
@@ -156,6 +157,7 @@ pub async fn measure(sizes: &Sizes, fleet: Fleet, drain: &Drain) -> Result<Scali
         kernel: probe::kernel_version(),
         load_before,
         load_after: probe::load(),
+        steal_ms: probe::stolen_ms(stolen_before, probe::stolen()),
     };
     let scaling = Scaling {
         schema: SCHEMA.to_owned(),

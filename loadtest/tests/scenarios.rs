@@ -47,10 +47,15 @@ fn run(scenario: &str, args: &[&str]) -> Option<Report> {
 
 #[test]
 fn idle_measures_what_a_quiet_session_costs() {
-    let Some(report) = run("idle", &["--connections", "20", "--secs", "1"]) else { return };
+    let beats = ["--set", "platform.hub={heartbeat=\"300ms\"}"];
+    let size = ["--connections", "20", "--secs", "1"];
+    let Some(report) = run("idle", &[&size[..], &beats].concat()) else { return };
     let hub = report.hub.expect("the harness started it");
     assert_eq!(hub.processes, ["hub-1"]);
     assert!(hub.kib_per_connection.is_some() && hub.cpu_us_per_connection_second.is_some());
+    let quiet = report.phases.iter().find_map(|phase| phase.quiet.as_ref()).expect("it was quiet");
+    assert_eq!(quiet.heartbeats, 2);
+    assert!(quiet.secs >= 0.6 && quiet.cpu_us_by_role["hub-1"] > 0.0, "{quiet:?}");
     assert!(report.processes.keys().any(|role| role == "redis"));
     assert!(!report.series.is_empty() && report.machine.processors > 0);
 }

@@ -28,8 +28,13 @@ fn comparison() -> Comparison {
         measured(Server::Nats, vec![round(0.5), round(0.5)]),
     ];
     let (median, ratio) = table::numbers(&servers);
-    let machine =
-        Machine { processors: 2, kernel: "6.1 <b>".to_owned(), load_before: 0.0, load_after: 0.0 };
+    let machine = Machine {
+        processors: 2,
+        kernel: "6.1 <b>".to_owned(),
+        load_before: 0.0,
+        load_after: 0.0,
+        steal_ms: Some(0),
+    };
     Comparison {
         schema: SCHEMA.to_owned(),
         started_at_ms: 1,

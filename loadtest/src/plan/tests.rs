@@ -85,3 +85,24 @@ fn every_value_can_be_changed_by_its_path() {
         assert!(error.contains(why) && error.contains(change), "{change}: {error}");
     }
 }
+
+/// What a session costs in a second is mostly its heartbeat: over a part of an interval, or over one and a
+/// half, it is any number.
+#[test]
+fn quiet_phase_is_measured_over_whole_heartbeats_after_one() {
+    let measured = |changes: &[&str]| {
+        let changes: Vec<_> = changes.iter().map(|&change| change.to_owned()).collect();
+        let plan = load("idle", shipped("idle").expect("it is shipped"), &changes).expect("sound");
+        let idle = plan.phases.iter().find(|phase| phase.name == "idle").expect("it is there");
+        plan.measured(idle).map(|(count, length)| (count, length.as_secs_f64()))
+    };
+    assert_eq!(measured(&[]), Some((3, 75.0)), "as it is shipped");
+    assert_eq!(measured(&["phase.idle.secs=60"]), Some((1, 25.0)));
+    assert_eq!(measured(&["phase.idle.secs=49"]), None);
+    assert_eq!(measured(&["phase.idle.secs=5"]), None);
+    for heartbeat in ["\"2s\"", "2", "2.0"] {
+        let change = format!("platform.hub={{heartbeat={heartbeat}}}");
+        assert_eq!(measured(&[&change, "phase.idle.secs=7"]), Some((2, 4.0)), "{heartbeat}");
+    }
+    assert_eq!(measured(&["phase.idle.churn=1/s"]), None, "it is not quiet");
+}

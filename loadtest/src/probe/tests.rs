@@ -99,3 +99,24 @@ fn process_that_is_not_there_is_gone() {
     assert_eq!(alone(u32::MAX), Err(Gone(u32::MAX)));
     assert_eq!(family(u32::MAX), Err(Gone(u32::MAX)));
 }
+
+#[test]
+fn processor_time_is_told_finer_than_in_hundredths_of_a_second() {
+    let cpu = || alone(std::process::id()).expect("it runs").cpu.expect("it is told");
+    let before = cpu();
+    // Far from a hundredth of a second: each look is some work.
+    let after = std::iter::repeat_with(cpu).find(|cpu| *cpu > before).expect("it is busy");
+    assert!(after - before < Duration::from_millis(10), "{before:?} {after:?}");
+}
+
+#[test]
+fn what_other_machines_took_is_the_eighth_of_the_first_line() {
+    let text = "cpu  1 2 3 4 5 6 7 88 9 10\ncpu0 1 2 3 4 5 6 7 44 9 10\n";
+    assert_eq!(steal(text), Some(88));
+    assert_eq!(steal("intr 1\n"), None);
+    assert_eq!(
+        stolen_ms(Some(Duration::from_millis(20)), Some(Duration::from_millis(50))),
+        Some(30)
+    );
+    assert_eq!(stolen_ms(None, Some(Duration::ZERO)), None);
+}

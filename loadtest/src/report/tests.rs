@@ -50,6 +50,7 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
             kernel: "6.1".to_owned(),
             load_before: 0.5,
             load_after: 1.5,
+            steal_ms: Some(3),
         },
         plan: load("unicast", text, &[]).expect("it is a scenario"),
         latency_ms: Latencies { during: latency_ms.unicast.clone(), ..latency_ms },
@@ -99,6 +100,12 @@ fn phase(unicast: &Stages) -> PhaseReport {
             secs: 2.5,
             latency_ms: unicast.clone(),
         }),
+        quiet: Some(Quiet {
+            heartbeats: 3,
+            secs: 75.0,
+            cpu_us_by_role: BTreeMap::from([("hub-1".to_owned(), 1.5)]),
+        }),
+        steal_ms: Some(1),
         cpu_ms: BTreeMap::from([("hub-1".to_owned(), 90)]),
         pss_kib: BTreeMap::from([("hub-1".to_owned(), 20_000)]),
         written_kib: BTreeMap::from([("api".to_owned(), 4_000)]),
@@ -134,9 +141,19 @@ fn json_is_read_as_it_was_written() {
 /// Every path of a document, with an `*` for the keys of maps and the places of lists.
 pub(crate) fn paths(value: &Value, at: &str, found: &mut Vec<String>) {
     let is_map = |at: &str| {
-        ["processes", "errors", "pss_kib", "cpu", "cpu_ms", "written_kib", "median", "ratio"]
-            .iter()
-            .any(|map| at.ends_with(map))
+        [
+            "processes",
+            "errors",
+            "pss_kib",
+            "cpu",
+            "cpu_ms",
+            "written_kib",
+            "median",
+            "ratio",
+            "cpu_us_by_role",
+        ]
+        .iter()
+        .any(|map| at.ends_with(map))
     };
     match value {
         Value::Object(fields) => {

@@ -124,7 +124,8 @@ impl Report {
             f,
             "\nmachine      {} processors, load {:.1} before and {:.1} after",
             machine.processors, machine.load_before, machine.load_after
-        )
+        )?;
+        machine.steal_ms.map_or(Ok(()), |steal| writeln!(f, "             {steal} ms stolen"))
     }
 }
 

@@ -133,6 +133,8 @@ fn a_size_is_read_from_its_report_without_what_is_quiet_anyhow() {
         acked,
         latency_ms: None,
         during: None,
+        quiet: None,
+        steal_ms: None,
         cpu_ms: BTreeMap::from([("hub-1".to_owned(), hub), ("harness".to_owned(), 9_999)]),
         pss_kib: BTreeMap::from([("hub-1".to_owned(), 14_000)]),
         written_kib: BTreeMap::from([("api".to_owned(), 800)]),

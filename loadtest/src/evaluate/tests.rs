@@ -1,0 +1,69 @@
+//! What numbers are told of a run, and which are not.
+
+use std::sync::Arc;
+
+use runtime::Clock;
+
+use super::*;
+use crate::book::Counts;
+use crate::moment::{Moment, Timeline};
+use crate::plan::{load, shipped};
+use crate::probe::Kernel;
+
+fn edge(at: Moment, hub: Usage) -> Edge {
+    Edge {
+        at,
+        readings: [("hub-1".to_owned(), hub)].into(),
+        counts: Counts::default(),
+        connected: 100,
+        dropped: 0,
+        kernel: Kernel::default(),
+        stolen: None,
+    }
+}
+
+/// A run of one quiet phase of four seconds, of which the last two are measured if there is room.
+fn quiet_run(usage: [Usage; 3], has_room: bool) -> Played {
+    let start = Timeline::new(Clock::system()).expect("a clock").now();
+    let [before, since, after] = usage;
+    let at = |secs, usage| edge(start.plus(Duration::from_secs(secs)), usage);
+    let plan = load("idle", shipped("idle").expect("it is shipped"), &[]).expect("a scenario");
+    let phase = PlayedPhase {
+        phase: plan.phases.into_iter().find(|phase| phase.is_quiet()).expect("it is quiet"),
+        edges: [at(0, before), at(4, after)],
+        back: None,
+        measured: has_room.then(|| (at(2, since), 2)),
+        chapter: 0,
+        ordering: None,
+    };
+    let began = at(0, before);
+    Played { began, phases: vec![phase], samples: Vec::new(), book: Arc::default() }
+}
+
+fn used_so_far(cpu_ms: u64, pss_kib: Option<u64>) -> Usage {
+    Usage { pss_kib, cpu: Some(Duration::from_millis(cpu_ms)), written_kib: None }
+}
+
+/// What connecting left to do is in the first half and counts for nothing.
+#[test]
+fn quiet_session_costs_what_whole_heartbeats_cost() {
+    let usage = [(0, 1000), (900, 2000), (901, 2000)].map(|(cpu, kib)| used_so_far(cpu, Some(kib)));
+    let found = hub(&quiet_run(usage, true)).expect("there is a hub");
+    let per_second = found.cpu_us_per_connection_second.expect("it is measured");
+    assert!((per_second - 5.0).abs() < 1e-9, "1 ms for 100 sessions and two seconds: {per_second}");
+    assert_eq!(found.kib_per_connection, Some(10.0));
+    let short = hub(&quiet_run(usage, false)).expect("there is a hub");
+    assert_eq!(short.cpu_us_per_connection_second, None, "no room for whole heartbeats");
+}
+
+/// As nobody but root reads the memory of a hub: its processor time is known all the same, and its
+/// memory must not be nothing.
+#[test]
+fn memory_that_may_not_be_read_is_left_out_and_the_rest_is_told() {
+    let usage = [0, 900, 901].map(|cpu| used_so_far(cpu, None));
+    let found = hub(&quiet_run(usage, true)).expect("there is a hub");
+    assert_eq!(found.kib_per_connection, None);
+    assert!(found.cpu_us_per_connection_second.is_some());
+    let unseen = hub(&quiet_run([Usage::default(); 3], true)).expect("it was named");
+    assert_eq!(unseen.cpu_us_per_connection_second, None, "there is no such process");
+}
