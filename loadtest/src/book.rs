@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::latency::{Durations, Latency};
 use crate::moment::Moment;
-use crate::tally::{Mark, Notes, Stage};
+use crate::tally::{Mark, Notes, Stage, Told};
 
 use self::during::{During, Times};
 
@@ -67,6 +67,9 @@ pub struct Counts {
     pub unanswered: u64,
 }
 
+/// Frames of hubs alone whose moments are kept.
+const MOST_TOLD: usize = 4_000_000;
+
 /// Which latencies are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -113,6 +116,7 @@ struct Pages {
     reconnect: Durations,
     counts: Counts,
     modes: u64,
+    told: Vec<Told>,
     check_ins: u64,
     errors: BTreeMap<String, u64>,
 }
@@ -127,6 +131,7 @@ impl Default for Pages {
             reconnect: Durations::default(),
             counts: Counts::default(),
             modes: 0,
+            told: Vec::new(),
             check_ins: 0,
             errors: BTreeMap::new(),
         }
@@ -248,6 +253,8 @@ impl Book {
         pages.counts.doubled += notes.doubled;
         pages.counts.redelivered += notes.redelivered;
         pages.modes += notes.modes;
+        let room = MOST_TOLD.saturating_sub(pages.told.len());
+        pages.told.extend(notes.told.into_iter().take(room));
         pages.check_ins += notes.check_ins;
         for (kind, count) in notes.errors {
             *pages.errors.entry(kind).or_default() += count;
@@ -321,6 +328,19 @@ impl Book {
     pub fn connections(&self) -> [Latency; 2] {
         let pages = self.pages();
         [pages.connect.latency(), pages.reconnect.latency()]
+    }
+
+    /// How long what a hub told every session took to each, from the first that read it. What is told next
+    /// says something else: that is how one is known from the other.
+    pub fn broadcasts(&self) -> Latency {
+        let mut told = self.pages().told.clone();
+        told.sort_unstable_by_key(|told| told.at);
+        let mut all = Durations::default();
+        for wave in told.chunk_by(|one, next| one.mode == next.mode) {
+            let durations = wave.iter().map(|told| told.at.since(wave[0].at));
+            durations.for_each(|took| all.record(took));
+        }
+        all.latency()
     }
 
     /// The acks since this was asked last.

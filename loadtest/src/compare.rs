@@ -49,7 +49,11 @@ pub fn latencies(report: &Report) -> Vec<(String, &Latency)> {
     let latencies = &report.latency_ms;
     let own = Stages::named(&latencies.unicast).map(|(name, it)| (name.to_owned(), it));
     let group = Stages::named(&latencies.group).map(|(name, it)| (format!("group.{name}"), it));
-    let rest = [("connect", &latencies.connect), ("reconnect", &latencies.reconnect)];
+    let rest = [
+        ("connect", &latencies.connect),
+        ("reconnect", &latencies.reconnect),
+        ("hub_broadcast", &latencies.hub_broadcast),
+    ];
     let rest = rest.map(|(name, it)| (name.to_owned(), it));
     let during = Stages::named(&latencies.during).map(|(name, it)| (format!("during.{name}"), it));
     own.into_iter().chain(group).chain(during).chain(rest).collect()

@@ -53,6 +53,7 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
         during: stages(book, Part::During),
         connect,
         reconnect,
+        hub_broadcast: book.broadcasts(),
     };
     let mut report = Report {
         schema: SCHEMA.to_owned(),

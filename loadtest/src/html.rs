@@ -142,6 +142,7 @@ fn plots(page: &mut String, reports: &[Report]) {
     page.push_str("<h2>Latencies</h2><div class=\"grid2\">");
     let acked = |report: &Report| report.latency_ms.unicast.acked.clone();
     let group = |report: &Report| report.latency_ms.group.acked.clone();
+    let told = |report: &Report| report.latency_ms.hub_broadcast.clone();
     let during = |report: &Report| report.latency_ms.during.acked.clone();
     let connect = |report: &Report| report.latency_ms.connect.clone();
     let reconnect = |report: &Report| report.latency_ms.reconnect.clone();
@@ -150,6 +151,7 @@ fn plots(page: &mut String, reports: &[Report]) {
     percentiles(page, reports, ("group order to ack", &group));
     percentiles(page, reports, ("connecting", &connect));
     percentiles(page, reports, ("connecting again", &reconnect));
+    percentiles(page, reports, ("a frame of the hub alone to every session", &told));
     if let [report] = reports {
         let stages = Stages::named(&report.latency_ms.unicast);
         let curves = stages.into_iter().filter(|(_, latency)| latency.count > 0);

@@ -136,6 +136,10 @@ pub struct Latencies {
     pub connect: Latency,
     /// Of later connections: from the cut or the loss of the one before it to `welcome`, with every wait.
     pub reconnect: Latency,
+    /// Of what a hub told every session by itself, with no order and no store: from the first device that
+    /// read it to each.
+    #[serde(default)]
+    pub hub_broadcast: Latency,
 }
 
 /// Latencies of what was ordered in one phase.

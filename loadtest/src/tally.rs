@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use protocol::frame::Mode;
 use protocol::id::CommandId;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,15 @@ pub struct Opened {
     pub again: bool,
 }
 
+/// A device read what a hub told every session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// How to behave.
+    pub mode: Mode,
+    /// When.
+    pub at: Moment,
+}
+
 /// What was noted since the last time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notes {
@@ -94,8 +104,11 @@ pub struct Notes {
     pub doubled: u64,
     /// Deliveries of commands that the agent knew already.
     pub redelivered: u64,
-    /// Frames that said how to behave from then on, such as `mode`.
+    /// Frames that said how to behave from then on: `mode`.
     pub modes: u64,
+    /// When each of these was read, and what it said.
+    #[serde(default)]
+    pub told: Vec<Told>,
     /// Check-ins that were answered.
     pub check_ins: u64,
     /// What went wrong, by kind.
@@ -163,8 +176,13 @@ impl Tally {
     }
 
     /// A hub said that agents should poll, or need no longer.
-    pub fn mode(&self) {
-        self.pages().notes.modes += 1;
+    pub fn mode(&self, mode: Mode, at: Instant) {
+        let told = Told { mode, at: self.timeline.of(at) };
+        let mut pages = self.pages();
+        pages.notes.modes += 1;
+        if pages.notes.told.len() < MOST {
+            pages.notes.told.push(told);
+        }
     }
 
     /// A check-in was answered.

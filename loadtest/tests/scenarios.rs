@@ -137,6 +137,7 @@ fn drained_hub_and_dead_redis_lose_nothing() {
     let size = ["--connections", "10", "--secs", "15"];
     let report = run("redis-failover", &[&size[..], &pace].concat()).expect("it ran before");
     assert!(report.sessions.modes >= 20, "everybody was told to poll, and to stop");
+    assert_eq!(report.latency_ms.hub_broadcast.count, report.sessions.modes);
     assert!(report.sessions.check_ins > 0);
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use protocol::fixture::command;
+use protocol::frame::Mode;
 use runtime::Clock;
 
 use super::*;
@@ -194,4 +195,18 @@ fn phase_has_its_own_orders_whenever_they_are_acked() {
     assert_eq!(max(Part::Run(Stream::Unicast)), 900.0);
     assert_eq!(book.disturbed(before), Some(millis(5)), "over with its phase");
     assert_eq!(book.disturbed(under), None);
+}
+
+/// Workers hand their notes on one after the other: the order in which they come says nothing.
+#[test]
+fn broadcast_of_a_hub_takes_from_its_first_device_to_its_last() {
+    let (book, start) = (Book::default(), start());
+    let told = |mode, after| Told { mode, at: start.plus(millis(after)) };
+    let first = vec![told(Mode::Poll, 100), told(Mode::Poll, 130), told(Mode::Push, 900)];
+    let second = vec![told(Mode::Poll, 90), told(Mode::Push, 905), told(Mode::Poll, 2000)];
+    for told in [first, second] {
+        book.take_in(Notes { told, ..Notes::default() });
+    }
+    let latency = book.broadcasts();
+    assert_eq!((latency.count, latency.max.round()), (6, 40.0));
 }

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::{Plan, Start};
 
 /// The scenarios that are shipped, in the order in which they are listed.
-pub const SHIPPED: [(&str, &str); 14] = [
+pub const SHIPPED: [(&str, &str); 15] = [
     ("idle", include_str!("../../scenarios/idle.toml")),
     ("connect", include_str!("../../scenarios/connect.toml")),
     ("storm", include_str!("../../scenarios/storm.toml")),
@@ -18,6 +18,7 @@ pub const SHIPPED: [(&str, &str); 14] = [
     ("bulk", include_str!("../../scenarios/bulk.toml")),
     ("urgent-under-bulk", include_str!("../../scenarios/urgent-under-bulk.toml")),
     ("broadcast", include_str!("../../scenarios/broadcast.toml")),
+    ("hub-broadcast", include_str!("../../scenarios/hub-broadcast.toml")),
     ("slow-consumers", include_str!("../../scenarios/slow-consumers.toml")),
     ("churn", include_str!("../../scenarios/churn.toml")),
     ("drain", include_str!("../../scenarios/drain.toml")),

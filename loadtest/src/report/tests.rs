@@ -181,6 +181,7 @@ fn json_has_the_fields_of_its_schema() {
     report.redis = report.platform;
     report.latency_ms.group = report.latency_ms.unicast.clone();
     report.latency_ms.reconnect = report.latency_ms.connect.clone();
+    report.latency_ms.hub_broadcast = report.latency_ms.connect.clone();
     report.rates = Rates {
         intended_per_sec: Some(50.0),
         stored_per_sec: Some(50.0),

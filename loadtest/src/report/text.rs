@@ -41,6 +41,7 @@ impl Report {
         let rows = rows.chain([
             ("connect".to_owned(), &latencies.connect),
             ("reconnect".to_owned(), &latencies.reconnect),
+            ("hub broadcast".to_owned(), &latencies.hub_broadcast),
         ]);
         for (name, latency) in rows.filter(|(_, latency)| latency.count > 0) {
             write!(f, "{name:<18}{:>8}", latency.count)?;
