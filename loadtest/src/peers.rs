@@ -18,7 +18,7 @@ use crate::moment::Timeline;
 use crate::plan::{self, PlanError};
 use crate::probe;
 use crate::rate::Rate;
-use crate::report::{Machine, Report};
+use crate::report::{Machine, PhaseReport, Report};
 use crate::require::Requirement;
 use crate::run::{self, Options, RunError};
 use crate::site::process::ProcessError;
@@ -195,6 +195,10 @@ pub struct Round {
     /// Processor time of the server for a connection, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_connect: Option<f64>,
+    /// Processor time of the server for a quiet session and second, in microseconds; left out where they
+    /// are watched for less than two of Tocsin's heartbeats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet_cpu_us: Option<f64>,
     /// From the moment at which a message was meant to leave to the client, in milliseconds.
     pub unicast_ms: Latency,
     /// Processor time of the server for a message, in microseconds.
@@ -338,25 +342,43 @@ async fn tocsin(load: &Load, drain: &Drain) -> Result<Round, PeersError> {
     if drain.is_draining() {
         return Err(PeersError::Interrupted);
     }
+    // As with the others: numbers of what came, without what did not, would flatter.
+    let counts = &report.counts;
+    let (came, wanted) = (counts.confirmed, counts.ordered + counts.failed);
+    if came < wanted || counts.doubled > 0 {
+        return Err(PeersError::Lost { server: "tocsin", came, wanted });
+    }
     Ok(of_report(&report))
 }
 
 /// The same numbers of Tocsin's own report. All of its processes count, Redis too.
 fn of_report(report: &Report) -> Round {
     let hub = report.hub.as_ref();
-    let orders = report.phases.iter().find(|phase| phase.name == "unicast");
-    let per_message = |is_meant: &dyn Fn(&str) -> bool| {
-        let phase = orders?;
+    let phase = |name: &str| report.phases.iter().find(|phase| phase.name == name);
+    let cpu_us = |phase: &PhaseReport, is_meant: &dyn Fn(&str) -> bool| {
         let roles = report.processes.keys().filter(|role| is_meant(role));
         let cpu_ms: Option<u64> = roles.map(|role| phase.cpu_ms.get(role)).sum();
-        Some(float(cpu_ms?) * 1e3 / float(phase.acked.max(1)))
+        Some(float(cpu_ms?) * 1e3)
     };
+    let is_platform = |role: &str| !crate::meters::is_harness(role);
+    let per_message = |is_meant: &dyn Fn(&str) -> bool| {
+        let phase = phase("unicast")?;
+        Some(cpu_us(phase, is_meant)? / float(phase.acked.max(1)))
+    };
+    let connecting = phase("connect").filter(|phase| phase.connected > 0);
+    let quiet = phase("idle").and_then(|phase| Some((phase.connected, phase.quiet.as_ref()?)));
     Round {
         kib_per_connection: hub.and_then(|hub| hub.kib_per_connection),
         connects_per_sec: report.rates.connects_per_sec.unwrap_or_default(),
-        cpu_us_per_connect: hub.and_then(|hub| hub.cpu_us_per_connect),
+        cpu_us_per_connect: connecting
+            .and_then(|phase| Some(cpu_us(phase, &is_platform)? / float(phase.connected))),
+        quiet_cpu_us: quiet.map(|(connected, quiet)| {
+            let used = quiet.cpu_us_by_role.iter().filter(|(role, _)| is_platform(role));
+            let used: f64 = used.map(|(_, micros)| micros).sum();
+            used / (quiet.secs * float(connected)).max(1e-9)
+        }),
         unicast_ms: report.latency_ms.unicast.received.clone(),
-        cpu_us_per_message: per_message(&|role| !crate::meters::is_harness(role)),
+        cpu_us_per_message: per_message(&is_platform),
         client_cpu_us_per_message: per_message(&crate::meters::is_harness),
         broadcast_last_ms: report.latency_ms.group.received.max,
         storm_secs: report.rates.back_secs.unwrap_or_default(),
@@ -381,7 +403,8 @@ async fn peer(wire: Wire, load: &Load, drain: &Drain) -> Result<Round, PeersErro
         let back = stand.now().since(cut_at);
         drop(links);
         Ok(Round {
-            kib_per_connection: idle,
+            kib_per_connection: idle.kib,
+            quiet_cpu_us: idle.cpu_us,
             connects_per_sec: connects.per_sec,
             cpu_us_per_connect: connects.cpu_us,
             unicast_ms: messages.latency,

@@ -236,6 +236,9 @@ pub struct GroupOrders {
     /// The rate of further ones.
     #[serde(default = "each_second")]
     pub rate: Rate,
+    /// Whether a further one leaves only when the one before it is done, whatever the rate.
+    #[serde(default)]
+    pub in_turn: bool,
 }
 
 const fn once() -> u64 {

@@ -83,7 +83,12 @@ impl Bench<'_> {
         let schedule = Schedule::new(start, group.rate);
         let mut tasks = JoinSet::new();
         for index in 0..group.times {
-            let at = schedule.at(index);
+            let mut at = schedule.at(index);
+            if group.in_turn && index > 0 {
+                while tasks.join_next().await.is_some() {}
+                self.settle().await;
+                at = clock.now();
+            }
             let parts = u64::try_from(devices.len().div_ceil(most)).unwrap_or(u64::MAX);
             let going_on = is_counted.then(|| self.book.disturb(self.timeline.of(at), parts));
             if !self.wait(at.saturating_duration_since(clock.now())).await {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use protocol::limits::HEARTBEAT;
 use runtime::Drain;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, watch};
@@ -30,6 +31,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PUBLISHERS: usize = 16;
 /// From the last preparation to the first message.
 const BREATH: Duration = Duration::from_millis(200);
+
+/// What a quiet session takes.
+pub(super) struct Idle {
+    /// Memory, in KiB.
+    pub(super) kib: Option<f64>,
+    /// Processor time in a second, in microseconds, if they were watched for long enough.
+    pub(super) cpu_us: Option<f64>,
+}
 
 /// What connecting came to.
 pub(super) struct Connects {
@@ -163,11 +172,19 @@ impl Stand {
         Ok((readers, Connects { per_sec, cpu_us }))
     }
 
-    /// Memory of a quiet session, in KiB.
-    pub(super) async fn idle(&self, rest: Duration, drain: &Drain) -> Option<f64> {
-        let _ = timeout(rest, drain.soft().cancelled()).await;
-        let more = float(self.usage().pss_kib?) - float(self.before.pss_kib?);
-        Some(more / f64::from(self.connections.max(1)))
+    /// What quiet sessions take.
+    pub(super) async fn idle(&self, rest: Duration, drain: &Drain) -> Idle {
+        // As long as with Tocsin nothing is measured, and then as long as with Tocsin.
+        let settling = rest.min(HEARTBEAT);
+        let _ = timeout(settling, drain.soft().cancelled()).await;
+        let (since, before) = (self.timeline.now(), self.usage());
+        let _ = timeout(rest.saturating_sub(settling), drain.soft().cancelled()).await;
+        let (secs, after) = (self.timeline.now().since(since).as_secs_f64(), self.usage());
+        let each = f64::from(self.connections.max(1));
+        let more = after.pss_kib.zip(self.before.pss_kib);
+        let more = more.map(|(after, before)| float(after) - float(before));
+        let cpu_us = used(before.cpu, after.cpu).filter(|_| rest >= HEARTBEAT * 2);
+        Idle { kib: more.map(|more| more / each), cpu_us: cpu_us.map(|used| used / each / secs) }
     }
 
     /// Messages of one client each, at a constant intended rate.

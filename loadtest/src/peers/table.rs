@@ -19,7 +19,7 @@ const fn row(name: &'static str, title: &'static str, number: Number) -> Row {
 }
 
 /// The rows, with their units.
-pub(super) const ROWS: [Row; 9] = [
+pub(super) const ROWS: [Row; 10] = [
     row("kib_per_connection", "memory of a quiet session, KiB", |round| round.kib_per_connection),
     row("connects_per_sec", "connections per second", |round| Some(round.connects_per_sec)),
     row("cpu_us_per_connect", "server µs per connection", |round| round.cpu_us_per_connect),
@@ -31,6 +31,7 @@ pub(super) const ROWS: [Row; 9] = [
     }),
     row("broadcast_last_ms", "broadcast, last one, ms", |round| Some(round.broadcast_last_ms)),
     row("storm_secs", "all back after a cut, s", |round| Some(round.storm_secs)),
+    row("quiet_cpu_us", "server µs per quiet session, second", |round| round.quiet_cpu_us),
 ];
 
 /// Medians of every server, and their ratios to those of the first.
@@ -91,13 +92,13 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.about())?;
-        write!(f, "{:<32}", "")?;
+        write!(f, "{:<36}", "")?;
         for Measured { server, .. } in &self.servers {
             write!(f, "{:>20}", server.as_str())?;
         }
         f.write_char('\n')?;
         for row in ROWS {
-            write!(f, "{:<32}", row.title)?;
+            write!(f, "{:<36}", row.title)?;
             for server in &self.servers {
                 write!(f, "{:>20}", self.cell(server, &row))?;
             }

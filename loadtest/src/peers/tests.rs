@@ -3,13 +3,15 @@
 use super::table::median;
 use super::*;
 use crate::html::escape;
-use crate::report::tests::paths;
+use crate::report::Quiet;
+use crate::report::tests::{made_up, paths};
 
 fn round(p50: f64) -> Round {
     let curve = vec![(50.0, p50), (99.0, 2.0 * p50)];
     let unicast_ms = Latency { count: 9, p50, p99: 2.0 * p50, curve, ..Latency::default() };
     Round {
         kib_per_connection: Some(10.0 * p50),
+        quiet_cpu_us: Some(2.0),
         connects_per_sec: 900.0,
         cpu_us_per_connect: Some(800.0),
         unicast_ms,
@@ -122,4 +124,40 @@ fn scenario_of_tocsin_is_one() {
     let plan = plan::load("peers/tocsin.toml", SCENARIO, &[]).expect("a scenario");
     let names: Vec<_> = plan.phases.iter().map(|phase| phase.name.as_str()).collect();
     assert_eq!(names, ["connect", "idle", "unicast", "broadcast", "storm"]);
+}
+
+/// A message passes through all of them, and so does a connection: presence and leases are Redis's work.
+#[test]
+fn every_process_of_tocsin_counts_for_connections_quiet_sessions_and_messages() {
+    let mut report = made_up("tocsin", 1);
+    let roles = ["hub-1", "api", "redis", "harness"];
+    for role in roles {
+        report.processes.insert(role.to_owned(), report.processes["hub-1"]);
+    }
+    let of = |values: [u64; 4]| roles.map(str::to_owned).into_iter().zip(values);
+    let template = report.phases.remove(0);
+    let phase = |name: &str, cpu_ms| PhaseReport {
+        name: name.to_owned(),
+        connected: 100,
+        acked: 50,
+        cpu_ms: of(cpu_ms).collect(),
+        ..template.clone()
+    };
+    let quiet = of([100, 20, 30, 999]).map(|(role, value)| (role, float(value) * 10.0)).collect();
+    let idle = PhaseReport {
+        quiet: Some(Quiet { heartbeats: 1, secs: 25.0, cpu_us_by_role: quiet }),
+        ..phase("idle", [0; 4])
+    };
+    report.phases = vec![phase("connect", [10, 4, 6, 99]), idle, phase("unicast", [1, 2, 2, 7])];
+    let round = of_report(&report);
+    let close = |found: Option<f64>, expected: f64| {
+        assert!(found.is_some_and(|found| (found - expected).abs() < 1e-6), "{found:?}");
+    };
+    close(round.cpu_us_per_connect, 200.0);
+    close(round.quiet_cpu_us, 0.6);
+    close(round.cpu_us_per_message, 100.0);
+    close(round.client_cpu_us_per_message, 140.0);
+    // What is known of a part alone is known of nothing.
+    report.phases[0].cpu_ms.remove("api");
+    assert_eq!(of_report(&report).cpu_us_per_connect, None);
 }
