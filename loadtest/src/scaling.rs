@@ -16,10 +16,11 @@ use crate::live::Live;
 use crate::plan::{self, PlanError};
 use crate::probe;
 use crate::rate::Rate;
-use crate::report::{Machine, Report};
+use crate::report::{Machine, PhaseReport, Report};
 use crate::run::{self, Options, RunError};
 
 pub use self::derive::{Fleet, Given, Line};
+use self::point::Micros;
 pub use self::point::{CheckIns, Most, Point};
 
 mod derive;
@@ -30,6 +31,8 @@ mod tests;
 
 /// What the JSON form calls itself. Fields may be added to it; none is taken away or changed.
 pub const SCHEMA: &str = "tocsin-loadtest-scaling-1";
+/// What is said of a size whose quiet phase is short.
+const ROUGH: &str = "what quiet sessions take is a guess, and what is reckoned from it";
 const POINT: (&str, &str) = ("scaling/point.toml", include_str!("../scaling/point.toml"));
 const CHECK_INS: (&str, &str) =
     ("scaling/check-ins.toml", include_str!("../scaling/check-ins.toml"));
@@ -151,7 +154,7 @@ pub async fn measure(sizes: &Sizes, fleet: Fleet, drain: &Drain) -> Result<Scali
     if points.is_empty() {
         return Err(ScalingError::Nothing(runner.notes.join("; ")));
     }
-    let (check_ins, most) = Box::pin(runner.besides()).await?;
+    let (check_ins, most) = Box::pin(runner.besides(Point::background(&points))).await?;
     let machine = Machine {
         processors: probe::processors(),
         kernel: probe::kernel_version(),
@@ -184,14 +187,17 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     /// What is of no size: a check-in, and the highest rate of orders.
-    async fn besides(&mut self) -> Result<(Option<CheckIns>, Option<Most>), ScalingError> {
+    async fn besides(
+        &mut self,
+        background: Micros,
+    ) -> Result<(Option<CheckIns>, Option<Most>), ScalingError> {
         let Sizes { polling, quiet_secs, flood, .. } = *self.sizes;
         let (mut check_ins, mut most) = (None, None);
         if polling > 0 {
             let changes =
                 [format!("population.polling={polling}"), format!("phase.quiet.secs={quiet_secs}")];
             let report = Box::pin(self.run(CHECK_INS, derive::CHECK_INS, &changes)).await?;
-            check_ins = report.as_ref().and_then(CheckIns::of);
+            check_ins = report.and_then(|report| CheckIns::of(&report, background));
         }
         if flood > 0 {
             let changes = [format!("phase.orders.orders.count={flood}")];
@@ -242,6 +248,21 @@ impl Runner<'_> {
         if report.interrupted {
             self.notes.push(format!("{label}: left out, interrupted"));
             return Ok(None);
+        }
+        // What did not do its work says nothing of what the work costs.
+        if !report.is_good() {
+            self.notes.push(format!("{label}: left out, {}", report.missed.join(", ")));
+            return Ok(None);
+        }
+        if report.counts.failed > 0 {
+            let (failed, ordered) = (report.counts.failed, report.counts.ordered);
+            self.notes.push(format!("{label}: {failed} orders failed beside {ordered} commands"));
+        }
+        let is_quiet = |phase: &PhaseReport| phase.name == "quiet";
+        if let Some(PhaseReport { quiet: None, .. }) =
+            report.phases.iter().find(|own| is_quiet(own))
+        {
+            self.notes.push(format!("{label}: not quiet for whole heartbeats, {ROUGH}"));
         }
         Ok(Some(report))
     }

@@ -31,8 +31,9 @@ pub struct ScalingArgs {
     /// Orders of one device each
     #[arg(long, default_value = "200/s")]
     pub rate: Rate,
-    /// How long quiet sessions are watched, in seconds
-    #[arg(long, value_name = "SECS", default_value_t = 30)]
+    /// How long quiet sessions are watched, in seconds: measured are the last whole heartbeats, of 25 s, after
+    /// one that is not
+    #[arg(long, value_name = "SECS", default_value_t = 75)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub quiet_secs: u32,
     /// How long orders of one device each are given, in seconds

@@ -10,7 +10,7 @@ use crate::html::{self, escape};
 type Cell = fn(&Point) -> f64;
 
 /// The rows of the table of sizes, with how many digits they have.
-const ROWS: [(&str, usize, Cell); 21] = [
+const ROWS: [(&str, usize, Cell); 23] = [
     ("hub KiB per session (PSS)", 2, |point| point.hub_kib_per_connection),
     ("Redis KiB per session (PSS)", 3, |point| point.redis_kib_per_connection),
     ("kernel KiB per session, both ends", 2, |point| point.kernel_kib_per_connection),
@@ -32,6 +32,8 @@ const ROWS: [(&str, usize, Cell); 21] = [
     ("order of everybody: last ack, s", 1, |point| point.bulk.last_ms / 1e3),
     ("order of everybody: hub µs per command", 0, |point| point.bulk.cpu_us.hub),
     ("order of everybody: api µs per command", 0, |point| point.bulk.cpu_us.api),
+    ("harness µs per order", 0, |point| point.harness_us_per_order),
+    ("harness µs per connection", 0, |point| point.harness_us_per_connect),
 ];
 
 /// A number with three digits that count, or all of those before its point.
@@ -53,9 +55,16 @@ fn about(scaling: &Scaling) -> String {
     let machine = &scaling.machine;
     format!(
         "{} processors shared by platform and harness, Linux {}, load {:.1} before and {:.1} after, \
-         {:.0} s in all. Processor time of connections, commands and resumed connections is without \
-         what quiet sessions take anyhow.",
-        machine.processors, machine.kernel, machine.load_before, machine.load_after, scaling.secs
+         {} ms stolen by other machines, {:.0} s in all. Processor time of commands and resumed \
+         connections is without what quiet sessions take anyhow, that of first connections, while \
+         which there are none at first, with it; that of check-ins is without what Redis and api do \
+         anyhow. The harness took its part of the same processors.",
+        machine.processors,
+        machine.kernel,
+        machine.load_before,
+        machine.load_after,
+        machine.steal_ms.map_or("an unknown number of".to_owned(), |steal| steal.to_string()),
+        scaling.secs
     )
 }
 

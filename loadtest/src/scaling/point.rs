@@ -71,6 +71,12 @@ pub struct Point {
     pub back_secs: f64,
     /// Processor time of a connection that resumes TLS.
     pub reconnect_cpu_us: Micros,
+    /// Processor time of the harness itself for an order, which shares the machine.
+    #[serde(default)]
+    pub harness_us_per_order: f64,
+    /// The same for a connection with a full handshake.
+    #[serde(default)]
+    pub harness_us_per_connect: f64,
 }
 
 /// The name of a size.
@@ -85,9 +91,7 @@ impl Point {
         let phase = |name: &str| report.phases.iter().find(|phase| phase.name == name);
         let connections = report.plan.population.connections;
         let each = float(connections.max(1));
-        let quiet = phase("quiet").map_or(Micros::default(), |phase| {
-            micros(phase, phase.secs * float(phase.connected.max(1)), Micros::default())
-        });
+        let quiet = phase("quiet").map(quiet).unwrap_or_default();
         let before = |is_meant: &dyn Fn(&str) -> bool| {
             let processes = report.processes.iter().filter(|(role, _)| is_meant(role));
             float(processes.filter_map(|(_, process)| process.pss_before_kib).sum())
@@ -132,8 +136,42 @@ impl Point {
             reconnect_cpu_us: phase("storm")
                 .map(|phase| micros(phase, float(latencies.reconnect.count.max(1)), quiet))
                 .unwrap_or_default(),
+            harness_us_per_order: phase("orders")
+                .map_or(0.0, |phase| harness(phase) / float(phase.acked.max(1))),
+            harness_us_per_connect: phase("connect").map_or(0.0, |phase| harness(phase) / each),
         }
     }
+
+    /// What Redis and control plane take in a second without anybody: what they take beside the fewest
+    /// quiet sessions. A hub without sessions has none of their heartbeats.
+    pub(super) fn background(points: &[Self]) -> Micros {
+        let fewest = points.iter().min_by_key(|point| point.connections);
+        fewest.map_or(Micros::default(), |point| {
+            let all = float(point.connections);
+            let Micros { redis, api, .. } = point.quiet_cpu_us;
+            Micros { hub: 0.0, redis: redis * all, api: api * all }
+        })
+    }
+}
+
+/// Processor time of a quiet session and second: over whole heartbeats, or where there was no room for
+/// them, which is noted, over all of the phase.
+fn quiet(phase: &PhaseReport) -> Micros {
+    let Some(quiet) = &phase.quiet else {
+        return micros(phase, phase.secs * float(phase.connected.max(1)), Micros::default());
+    };
+    let each = (quiet.secs * float(phase.connected.max(1))).max(1e-9);
+    let of = |is_meant: &dyn Fn(&str) -> bool| {
+        let roles = quiet.cpu_us_by_role.iter().filter(|(role, _)| is_meant(role));
+        roles.map(|(_, micros)| micros).sum::<f64>() / each
+    };
+    Micros { hub: of(&is_hub), redis: of(&|role| role == "redis"), api: of(&|role| role == "api") }
+}
+
+/// Processor time of the harness in a phase, in microseconds.
+fn harness(phase: &PhaseReport) -> f64 {
+    let own = phase.cpu_ms.iter().filter(|(role, _)| is_harness(role));
+    float(own.map(|(_, ms)| ms).sum()) * 1e3
 }
 
 /// Processor time of a phase, divided by so many of something, without what quiet sessions cost.
@@ -177,22 +215,29 @@ pub struct CheckIns {
 }
 
 impl CheckIns {
-    /// What that report says.
-    pub(super) fn of(report: &Report) -> Option<Self> {
+    /// What that report says, without what is done in each second whoever is there.
+    pub(super) fn of(report: &Report, background: Micros) -> Option<Self> {
         let count = report.sessions.check_ins;
+        let each = float(count.max(1));
         let sum = report.phases.iter().map(|phase| {
-            let each = float(count.max(1));
             let written = phase.written_kib.get("api").copied().unwrap_or(0);
-            (micros(phase, each, Micros::default()), float(written) / each)
+            (micros(phase, 1.0, Micros::default()), float(written) / each, phase.secs)
         });
-        let (cpu_us, written_kib) = sum.reduce(|(cpu, kib), (more, more_kib)| {
-            let cpu = Micros {
-                hub: cpu.hub + more.hub,
-                redis: cpu.redis + more.redis,
-                api: cpu.api + more.api,
-            };
-            (cpu, kib + more_kib)
-        })?;
+        let (cpu, written_kib, secs) =
+            sum.reduce(|(cpu, kib, secs), (more, more_kib, longer)| {
+                let cpu = Micros {
+                    hub: cpu.hub + more.hub,
+                    redis: cpu.redis + more.redis,
+                    api: cpu.api + more.api,
+                };
+                (cpu, kib + more_kib, secs + longer)
+            })?;
+        let of = |all: f64, background: f64| ((all - background * secs) / each).max(0.0);
+        let cpu_us = Micros {
+            hub: of(cpu.hub, background.hub),
+            redis: of(cpu.redis, background.redis),
+            api: of(cpu.api, background.api),
+        };
         let devices = report.plan.population.polling;
         (count > 0).then_some(Self { devices, count, cpu_us, written_kib })
     }

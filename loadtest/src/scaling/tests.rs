@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::point::{Commands, Micros};
 use super::*;
-use crate::report::PhaseReport;
 use crate::report::tests::{made_up, paths};
+use crate::report::{PhaseReport, Quiet};
 
 fn point(hubs: u32, connections: u64) -> Point {
     let each = |hub: f64| Micros { hub, redis: hub / 10.0, api: hub / 100.0 };
@@ -38,13 +38,16 @@ fn point(hubs: u32, connections: u64) -> Point {
         bulk: commands(2_000.0),
         back_secs: 4.0,
         reconnect_cpu_us: each(300.0),
+        harness_us_per_order: 250.0,
+        harness_us_per_connect: 400.0,
     }
 }
 
 fn scaling() -> Scaling {
     let text = json!({
         "schema": SCHEMA, "started_at_ms": 1, "secs": 60.0,
-        "machine": { "processors": 2, "kernel": "6.1", "load_before": 0.0, "load_after": 1.0 },
+        "machine": { "processors": 2, "kernel": "6.1", "load_before": 0.0, "load_after": 1.0,
+            "steal_ms": 7 },
         "points": [point(1, 1_000), point(1, 10_000), point(2, 10_000)],
         "check_ins": { "devices": 500, "count": 5_000, "written_kib": 0.5,
             "cpu_us": { "hub": 0.0, "redis": 10.0, "api": 90.0 } },
@@ -198,4 +201,40 @@ fn json_has_the_fields_of_its_schema() {
     let golden = include_str!("schema.txt");
     let expected: Vec<_> = golden.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(found, expected, "\n{}", found.join("\n"));
+}
+
+#[test]
+fn quiet_cost_is_that_of_whole_heartbeats_where_there_are_any() {
+    let mut report = made_up("x", 1);
+    let mut phase = report.phases.remove(0);
+    phase.name = "quiet".to_owned();
+    phase.secs = 75.0;
+    phase.connected = 1_000;
+    // What connecting left to do is in the phase, and not in its last two heartbeats.
+    phase.cpu_ms = BTreeMap::from([("hub-1".to_owned(), 900)]);
+    let cpu_us_by_role = BTreeMap::from([("hub-1".to_owned(), 75_000.0), ("api".to_owned(), 50.0)]);
+    phase.quiet = Some(Quiet { heartbeats: 2, secs: 50.0, cpu_us_by_role });
+    report.phases = vec![phase];
+    report.plan.population.connections = 1_000;
+    let point = Point::of(&report, "x".to_owned(), 1);
+    assert!((point.quiet_cpu_us.hub - 1.5).abs() < 1e-9, "{:?}", point.quiet_cpu_us);
+    assert!((point.quiet_cpu_us.api - 0.001).abs() < 1e-9, "{:?}", point.quiet_cpu_us);
+}
+
+/// A control plane that does nothing for devices has jobs all the same: a check-in is not to pay for them.
+#[test]
+fn check_in_is_without_what_is_done_whoever_is_there() {
+    let background = Point::background(&[point(1, 10_000), point(1, 1_000)]);
+    let quiet = point(1, 1_000).quiet_cpu_us;
+    assert_eq!(background, Micros { hub: 0.0, redis: quiet.redis * 1e3, api: quiet.api * 1e3 });
+    let mut report = made_up("x", 1);
+    let mut phase = report.phases.remove(0);
+    phase.secs = 10.0;
+    phase.cpu_ms = BTreeMap::from([("api".to_owned(), 300)]);
+    report.phases = vec![phase.clone(), phase];
+    report.sessions.check_ins = 100;
+    let background = Micros { api: 20_000.0, ..Micros::default() };
+    let found = CheckIns::of(&report, background).expect("there were some");
+    // 600 ms in 20 s, of which 400 are the api's own.
+    assert!((found.cpu_us.api - 2_000.0).abs() < 1e-6, "{found:?}");
 }
