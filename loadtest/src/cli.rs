@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::html::picture::Picture;
 use crate::operator::Access;
 use crate::peers::{Load, Server};
 use crate::plan::{self, Plan, PlanError, SHIPPED, Start};
@@ -50,6 +51,8 @@ pub struct Cli {
 pub enum Verb {
     /// Put reports of several runs side by side, with ratios to the first
     Compare(CompareArgs),
+    /// Draw one plot of reports as an SVG file
+    Plot(PlotArgs),
     /// Measure NATS, nchan and mosquitto beside Tocsin, in turn, with a table of ratios
     Peers(PeersArgs),
     /// Measure sessions and commands at several numbers of sessions and hubs, and what follows from it
@@ -77,6 +80,20 @@ pub struct CompareArgs {
     /// 'ratio.latency_ms.acked.p99<=1.1'
     #[arg(long = "require", value_name = "PATH<=N")]
     pub requirements: Vec<Requirement>,
+}
+
+/// Arguments of `plot`.
+#[derive(Debug, Args)]
+pub struct PlotArgs {
+    /// Reports as JSON, each of which becomes a curve
+    #[arg(required = true, value_name = "FILE")]
+    pub reports: Vec<PathBuf>,
+    /// What is drawn
+    #[arg(long, value_enum, default_value_t = Picture::Stages)]
+    pub of: Picture,
+    /// The file that is written
+    #[arg(long, value_name = "FILE")]
+    pub svg: PathBuf,
 }
 
 /// Arguments of `peers`.
@@ -254,6 +271,9 @@ pub enum UsageError {
     /// A file.
     #[error("{0} cannot be read")]
     File(PathBuf, #[source] std::io::Error),
+    /// A plot of what was not measured.
+    #[error("none of the reports has anything of that plot")]
+    NothingToPlot,
     /// A file that is no report.
     #[error("{path} is not a report: {why}")]
     Report {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cli::{
-    Cli, CompareArgs, PeersArgs, RunArgs, ScalingArgs, ScenariosArgs, UsageError, Verb,
+    Cli, CompareArgs, PeersArgs, PlotArgs, RunArgs, ScalingArgs, ScenariosArgs, UsageError, Verb,
 };
 use crate::live::Live;
 use crate::plan::{self, SHIPPED};
@@ -55,6 +55,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             in_runtime(Box::pin(run(cli.run, is_drawn)))
         }
         Some(Verb::Compare(args)) => side_by_side(&args),
+        Some(Verb::Plot(args)) => plot(&args),
         Some(Verb::Peers(args)) => {
             log("warn,loadtest=info")?;
             in_runtime(Box::pin(peers(args)))
@@ -159,6 +160,14 @@ fn side_by_side(args: &CompareArgs) -> anyhow::Result<ExitCode> {
         print(&format!("MISSED       {missed}\n"))?;
     }
     Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(MISSED) })
+}
+
+fn plot(args: &PlotArgs) -> anyhow::Result<ExitCode> {
+    let reports =
+        args.reports.iter().map(|path| read(path, SCHEMA)).collect::<Result<Vec<_>, _>>()?;
+    let drawn = args.of.svg(&reports).ok_or(UsageError::NothingToPlot)?;
+    write(&args.svg, drawn.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A document that was written before. One of another schema is refused by its name.

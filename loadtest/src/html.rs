@@ -12,6 +12,7 @@ use crate::report::{During, Report, Sample, Stages};
 
 use self::svg::{Curve, Plot, Scale};
 
+pub mod picture;
 pub mod svg;
 #[cfg(test)]
 mod tests;

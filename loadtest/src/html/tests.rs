@@ -1,5 +1,6 @@
 //! The page: whole, safe, and on its own.
 
+use super::picture::Picture;
 use super::*;
 use crate::report::tests::made_up;
 
@@ -51,4 +52,25 @@ fn higher_values_are_drawn_higher() {
         .map(|point| point.split(',').nth(1).expect("a height").parse().expect("a number"))
         .collect();
     assert!(heights[1] < heights[0], "up is a smaller number: {heights:?}");
+}
+
+/// A file that is looked at on its own has no page that gives it its colours, and no script may be in it.
+#[test]
+fn picture_is_a_whole_file_with_the_curves_of_every_run() {
+    let reports = [made_up("one", 1), made_up("<two>", 2)];
+    let drawn = |picture: Picture| picture.svg(&reports).unwrap_or_default();
+    for (picture, curves) in [
+        (Picture::Stages, 5),
+        (Picture::Acked, 2),
+        (Picture::During, 2),
+        (Picture::Memory, 2),
+        (Picture::Rate, 2),
+    ] {
+        let file = drawn(picture);
+        assert_eq!(file.matches("<polyline").count(), curves, "{picture:?}");
+        assert!(file.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox="), "{file}");
+        assert!(file.ends_with("</svg>\n") && file.contains("<style>") && file.contains("<title>"));
+        assert!(!file.contains("<script") && !file.contains("<two>"), "{file}");
+    }
+    assert_eq!(Picture::Group.svg(&reports), None, "nothing was ordered of a group");
 }
