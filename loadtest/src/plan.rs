@@ -40,12 +40,12 @@ impl Plan {
     /// The interval of heartbeats, as the hubs are told; of a platform that runs already, the usual one.
     fn heartbeat(&self) -> Duration {
         let told = self.platform.hub.get("heartbeat");
-        let told = told.and_then(|told| match told {
-            toml::Value::String(text) => runtime::config::duration::parse(text),
-            other => other
-                .as_float()
-                .or_else(|| Some(other.as_integer()?.to_string().parse().ok()?))
-                .map(secs),
+        let number = |told: &toml::Value| {
+            told.as_float().or_else(|| told.as_integer()?.to_string().parse().ok())
+        };
+        let told = told.and_then(|told| match told.as_str() {
+            Some(text) => runtime::config::duration::parse(text),
+            None => number(told).map(secs),
         });
         told.filter(|told| !told.is_zero()).unwrap_or(protocol::limits::HEARTBEAT)
     }
