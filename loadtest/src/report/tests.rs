@@ -32,12 +32,6 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
     };
     let text = shipped("unicast").expect("it is shipped");
     let phase = phase(&latency_ms.unicast);
-    let process = Process {
-        cpu_ms: Some(40),
-        pss_before_kib: Some(9_000),
-        pss_max_kib: Some(20_000),
-        written_kib: Some(0),
-    };
     Report {
         schema: SCHEMA.to_owned(),
         scenario: "unicast".to_owned(),
@@ -75,12 +69,21 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
             cpu_ms: Some(18),
         },
         kernel: None,
-        processes: BTreeMap::from([("hub-1".to_owned(), process)]),
+        processes: BTreeMap::from([("hub-1".to_owned(), process())]),
         phases: vec![phase],
         series: (0..20).map(sample).collect(),
         errors: BTreeMap::from([("<b>connect</b>".to_owned(), 2)]),
         missed: vec!["counts.lost==0: it is 3.000".to_owned()],
         notes: vec!["started by the harness: redis, api, hub-1".to_owned()],
+    }
+}
+
+fn process() -> Process {
+    Process {
+        cpu_ms: Some(40),
+        pss_before_kib: Some(9_000),
+        pss_max_kib: Some(20_000),
+        written_kib: Some(0),
     }
 }
 
