@@ -18,7 +18,7 @@ fn script_is_a_service_with_limits_and_outlives_a_stop_of_the_agent() {
         let script = "#!/bin/sh\nsystemctl restart tocsin-agent.service\nsetsid sleep 4713 &\n\
                       unit=$(sed -n 's/^0::.*[/]//p' /proc/self/cgroup)\necho $unit\n\
                       systemctl show -P TasksMax $unit\ncat /proc/self/oom_score_adj\n";
-        let run = RunScript { as_root: true, ..RunScript::of(script, Vec::new(), 60) };
+        let run = RunScript { as_root: true, ..RunScript::of(script, Vec::new(), 600) };
         let receipt = scene.order_script(run, script).await;
         let Outcome::Succeeded { evidence } = receipt.outcome else {
             panic!("{receipt:?}\n{}", scene.machine.journal());

@@ -30,18 +30,19 @@ pub(crate) fn in_namespaces(test: &str, body: impl FnOnce()) {
 /// One endpoint.
 pub(crate) struct Scene {
     pub(crate) host: Host,
-    _folder: tempfile::TempDir,
 }
 
 impl Scene {
     pub(crate) fn new() -> Self {
         let (mut host, folder) = sandbox();
+        // Nobody removes it: this machine's own folders are in it as long as the namespaces are.
+        let _kept = folder.keep();
         host.scripts.supervisor = Some(PathBuf::from(env!("CARGO_BIN_EXE_tocsin-agent")));
         for name in ["etc", "run", "tmp", "proc", "dev", "usr"] {
             fs::create_dir(host.path(name)).unwrap();
         }
-        mount(&["--bind", "/usr", text(&host.path("/usr"))]);
-        mount(&["--bind", "/dev", text(&host.path("/dev"))]);
+        show(Path::new("/usr"), &host);
+        show(Path::new("/dev"), &host);
         mount(&["-t", "proc", "proc", text(&host.path("/proc"))]);
         for name in ["bin", "sbin", "lib", "lib64"] {
             let own = Path::new("/").join(name);
@@ -49,13 +50,13 @@ impl Scene {
                 Ok(target) => symlink(target, host.path(&own)).unwrap(),
                 Err(_) if own.is_dir() => {
                     fs::create_dir(host.path(&own)).unwrap();
-                    mount(&["--bind", text(&own), text(&host.path(&own))]);
+                    show(&own, &host);
                 }
                 Err(_) => {}
             }
         }
         fs::write(host.path("/etc/passwd"), PASSWD).unwrap();
-        Self { host, _folder: folder }
+        Self { host }
     }
 
     /// A folder of the endpoint that everybody may write to, where effects are counted.
@@ -67,6 +68,11 @@ impl Scene {
     pub(crate) fn folder(&self, task: &Task) -> PathBuf {
         self.host.path(PLACE).join(task.command_id.to_string())
     }
+}
+
+/// Shows a folder of this machine in the endpoint, where nothing can be removed from it.
+fn show(own: &Path, host: &Host) {
+    mount(&["--bind", "-o", "ro", text(own), text(&host.path(own))]);
 }
 
 pub(crate) fn mount(arguments: &[&str]) {
@@ -90,7 +96,7 @@ impl Run {
     }
 
     pub(crate) fn with(script: &str, change: impl FnOnce(&mut action::RunScript)) -> Self {
-        let mut params = action::RunScript::of(script, Vec::new(), 60);
+        let mut params = action::RunScript::of(script, Vec::new(), 600);
         change(&mut params);
         let task = Task { script: Some(script.to_owned()), ..task(1) };
         Self { executor: RunScript::new(params), task }
@@ -119,7 +125,7 @@ pub(crate) fn lines(evidence: &Evidence, name: &str) -> Vec<String> {
 
 /// Waits for a condition; the guard is against hanging only.
 pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
-    for _ in 0..6000 {
+    for _ in 0..24_000 {
         if is() {
             return;
         }
