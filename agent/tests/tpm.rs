@@ -33,7 +33,7 @@ use self::soft_tpm::SoftTpm;
 mod soft_tpm;
 
 /// Only against hanging; no test depends on its length.
-const GUARD: Duration = Duration::from_secs(60);
+const GUARD: Duration = Duration::from_secs(240);
 
 struct Scene {
     folder: tempfile::TempDir,

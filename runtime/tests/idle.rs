@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-const GUARD: Duration = Duration::from_secs(30);
+const GUARD: Duration = Duration::from_secs(240);
 /// What one record holds (RFC 8446, section 5.1), and what is around it at most.
 const RECORD_BYTES: usize = 16 * 1024;
 const OVERHEAD_BYTES: usize = 256;

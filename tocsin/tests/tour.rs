@@ -19,7 +19,7 @@ use runtime::Clock;
 const TOCSIN: &str = env!("CARGO_BIN_EXE_tocsin");
 const README: &str = include_str!("../../README.md");
 /// Only against hanging.
-const GUARD: Duration = Duration::from_secs(60);
+const GUARD: Duration = Duration::from_secs(240);
 /// How long a connection may take to be refused or to stay silent.
 const SILENCE_SECS: &str = "2";
 
@@ -203,12 +203,12 @@ fn tour() {
             .lines()
             .any(|line| line.contains("web-17") && line.contains("online"))
     });
-    assert!(machines.others_reach_control());
+    eventually("others reach the control plane", || machines.others_reach_control());
     let shown = machines.confirm("control", quarantine);
     assert!(shown.contains("web-17"), "{shown}");
     assert!(!machines.others_reach_control(), "quarantined: {shown}");
     machines.confirm("control", release);
-    assert!(machines.others_reach_control(), "released");
+    eventually("others reach the control plane again", || machines.others_reach_control());
 }
 
 #[test]

@@ -294,7 +294,7 @@ async fn keys_are_proven_to_the_store_before_the_data_goes_and_the_power_last() 
 
 #[tokio::test]
 async fn data_goes_by_itself_when_nobody_confirms_the_proof() {
-    let (mut bench, command, volume) = data_scene(Duration::from_millis(100));
+    let (mut bench, command, volume) = data_scene(Duration::from_secs(2));
     let mut server = bench.server().await;
     let agent = bench.start();
     let mut hub = server.session().await;

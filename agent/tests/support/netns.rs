@@ -21,7 +21,7 @@ use runtime::Clock;
 use tokio::net::TcpSocket;
 
 /// A guard against hanging, never a measure.
-pub(crate) const GUARD: Duration = Duration::from_secs(20);
+pub(crate) const GUARD: Duration = Duration::from_secs(240);
 /// How long silence must last to count as silence.
 pub(crate) const SILENCE: Duration = Duration::from_millis(700);
 
@@ -319,6 +319,7 @@ pub(crate) fn rounds() -> u8 {
 /// Whether a process of another user reaches a TCP port.
 pub(crate) fn stranger_reaches(from: &Netns, to: SocketAddr) -> bool {
     let script = format!("exec 3<>/dev/tcp/{}/{}", to.ip(), to.port());
-    let args = ["5", "setpriv", "--reuid=65534", "--clear-groups", "bash", "-c", &script];
+    let within = GUARD.as_secs().to_string();
+    let args = [&within, "setpriv", "--reuid=65534", "--clear-groups", "bash", "-c", &script];
     from.try_command("timeout", &args).0
 }

@@ -112,13 +112,15 @@ impl Sniffer {
     /// Listens from now on.
     pub(crate) fn new(machine: &Netns, word: &'static str) -> Self {
         const SCRIPT: &str = "
-import select, socket, sys, time
+import select, socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
 print('ready', flush=True)
-word = sys.argv[1].encode(); seen = 0; end = time.monotonic() + 20; over = None
-while time.monotonic() < (over or end):
-    if select.select([s], [], [], 0.05)[0] and word in s.recv(65535): seen += 1
-    if over is None and select.select([sys.stdin], [], [], 0)[0]: over = time.monotonic() + 0.3
+word = sys.argv[1].encode(); seen = 0; over = False
+while True:
+    ready = select.select([s] if over else [s, sys.stdin], [], [], 0.3 if over else None)[0]
+    if s in ready: seen += word in s.recv(65535)
+    elif over: break
+    else: over = True
 print(seen, flush=True)
 ";
         machine.run(move || {

@@ -21,7 +21,7 @@ use super::{
     write_certificates, write_key,
 };
 
-const GUARD: Duration = Duration::from_secs(30);
+const GUARD: Duration = Duration::from_secs(240);
 
 /// A certificate authority made for one test.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);

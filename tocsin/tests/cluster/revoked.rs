@@ -20,7 +20,7 @@ use crate::program::Program;
 use crate::site::Site;
 
 /// Only against hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Somebody with a device's key and certificate, and the tickets of earlier handshakes.
 struct Holder {

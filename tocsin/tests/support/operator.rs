@@ -14,7 +14,7 @@ use serde_json::Value;
 /// The program under test.
 pub(crate) const TOCSIN: &str = env!("CARGO_BIN_EXE_tocsin");
 /// A guard against waiting for ever; no test measures against it.
-const GUARD: Duration = Duration::from_secs(60);
+const GUARD: Duration = Duration::from_secs(240);
 
 /// Waits until `look` finds something.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::operator::{TOCSIN, eventually};
 
 /// Only against hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// `tocsin hub` or `tocsin api` with a configuration file. Dropping it kills it.
 pub(crate) struct Program {

@@ -33,7 +33,7 @@ use runtime::{Clock, Drain, Entropy};
 use crate::fleet::{Fleet, device_id, hub_name};
 
 /// Only against hanging.
-const GUARD: Duration = Duration::from_secs(60);
+const GUARD: Duration = Duration::from_secs(240);
 
 /// A device, its hub, and the broker that an attacker has.
 struct Scene {

@@ -11,11 +11,15 @@ use serde_json::Value;
 
 use super::CollectEvidence;
 use super::look::{self, DOCUMENT_BYTES, collect, fitting, short};
+use crate::execute::course::Course;
 use crate::execute::fixtures::{Sandbox, task};
 use crate::execute::{Executor as _, Task, sha256_hex};
 use crate::host::Host;
 
 mod sources;
+
+/// Only against hanging.
+const GUARD: Duration = Duration::from_secs(120);
 
 fn case() -> CaseSecret {
     CaseSecret::new([9; 32])
@@ -112,13 +116,17 @@ fn what_cannot_be_read_costs_its_own_section_and_says_so() {
     // Whoever opens it waits for somebody who writes.
     let path = sandbox.host.path("/proc/net/tcp");
     nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    let (sections, document) = collect(
-        &sandbox.host,
-        Duration::from_millis(200),
-        &crate::execute::course::Course::default(),
-    );
-    let late: Vec<_> = sections.iter().filter(|section| section["timed_out"] == true).collect();
-    assert_eq!(late.len(), 1);
+    let mut patience = Duration::from_millis(200);
+    let (late, document) = loop {
+        let (mut sections, document) = collect(&sandbox.host, patience, &Course::default());
+        sections.retain(|section| section["timed_out"] == true);
+        // On a busy machine others may be late as well.
+        if sections.len() <= 1 || patience > GUARD {
+            break (sections, document);
+        }
+        patience *= 2;
+    };
+    assert_eq!(late.len(), 1, "{late:?}");
     assert_eq!((&late[0]["name"], &late[0]["bytes"]), (&"sockets".into(), &0.into()));
     let modules = document["modules"][0].as_str().unwrap();
     assert!(modules.starts_with("/proc/modules: No such file"), "{modules}");

@@ -89,7 +89,7 @@ fn whatever_hangs_is_over_with_the_time_of_its_step_and_says_so() {
     let table: [(&str, Hangs); 4] = [
         ("console", |sandbox| {
             // It would end by itself before its own limit.
-            let slow = Tool::at("/bin/sleep").args(["2"]).during(&sandbox.host.course);
+            let slow = Tool::at("/bin/sleep").args(["9"]).during(&sandbox.host.course);
             said(slow.run("console").unwrap_err())
         }),
         ("logind", |sandbox| {
