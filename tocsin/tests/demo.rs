@@ -40,11 +40,10 @@ fn processes_of(folder: &Path) -> Vec<String> {
 fn demo_reaches_its_end_with_real_effects() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let said = demo(folder.path());
-    assert_eq!(
-        processes_of(folder.path()),
-        Vec::<String>::new(),
-        "the demo leaves processes behind"
-    );
+    // Those that it killed may not be gone at once; whoever it left behind would never be.
+    while !processes_of(folder.path()).is_empty() {
+        std::thread::park_timeout(LOOK);
+    }
     // The packages of scripts/packages are there, so nothing may be simulated on the first device.
     for observed in [
         "real nftables",

@@ -26,9 +26,9 @@ pub mod patience {
     use std::time::Duration;
 
     /// A program of the endpoint.
-    pub const TOOL: Duration = Duration::from_secs(10);
+    pub const TOOL: Duration = Duration::from_secs(30);
     /// A call on the system bus, or connecting to it.
-    pub const BUS: Duration = Duration::from_secs(5);
+    pub const BUS: Duration = Duration::from_secs(15);
     /// Detaching a file system that may be on a network that is gone.
     pub const DETACH: Duration = Duration::from_secs(5);
     /// Pages of swap that come back into memory.
@@ -52,11 +52,11 @@ pub mod patience {
     /// The name service, before a quarantine cuts it off.
     pub const NAMES: Duration = Duration::from_secs(2);
     /// The control plane, before there is a quarantine and through one.
-    pub const CONTROL_PLANE: Duration = Duration::from_secs(10);
+    pub const CONTROL_PLANE: Duration = Duration::from_secs(30);
     /// One connection to it.
     pub const CONNECT: Duration = Duration::from_secs(1);
     /// One greeting: whoever accepts and says nothing must not keep us from the next address.
-    pub const GREETING: Duration = Duration::from_secs(3);
+    pub const GREETING: Duration = Duration::from_secs(10);
     /// A refusal on this very device.
     pub const REFUSAL: Duration = Duration::from_secs(3);
 }

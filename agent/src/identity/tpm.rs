@@ -63,7 +63,7 @@ pub fn clear(tpm: &Path) -> Result<Cleared, TpmError> {
 /// Signatures that may wait for the TPM.
 const WAITING: usize = 16;
 /// How long a signature may take before it is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A signing key in a TPM. A thread of its own speaks with the TPM, so that one that hangs keeps nobody for
 /// longer than [`PATIENCE`].

@@ -26,7 +26,7 @@ const OTHER_DEVICE: &str = "web-18";
 /// The passphrase of the sandboxed device's disk, as its owner would know it.
 const DISK_PASSPHRASE: &str = "correct horse battery staple";
 /// How long devices may take to come online.
-const ARRIVAL: Duration = Duration::from_secs(30);
+const ARRIVAL: Duration = Duration::from_secs(120);
 
 /// Everybody, with the processes that play them.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::cli::Exit;
 use crate::output::{Out, Table, Tone};
 
 /// How long an observation may take to show.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one command of the operator's may take: a quarantine that nobody confirms ends after a minute.
 const STEP: Duration = Duration::from_secs(120);
 
