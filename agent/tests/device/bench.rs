@@ -23,6 +23,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer,
     ExtendedKeyUsagePurpose, IsCa,
 };
+use runtime::clock::ManualClock;
 use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer};
 use runtime::tls::{ClientAuth, Identity, SpkiPin, server_config};
 use runtime::{Clock, Drain, Entropy};
@@ -32,6 +33,9 @@ use crate::server::Server;
 
 /// Only against hanging; no test depends on its length.
 pub(crate) const GUARD: Duration = Duration::from_secs(240);
+
+/// How often is looked at what tells nothing by itself.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Where a server listens that a machine of its own must reach.
 pub(crate) const BRIDGE: &str = "10.78.0.1";
@@ -169,6 +173,15 @@ impl Bench {
         Agent::start(self.config.clone(), Deps { clock, entropy, drain: Drain::new() }).unwrap()
     }
 
+    /// The same by a clock that stands still until the hand moves it. A session is not given up
+    /// as long as the hand moves by less than 45 s.
+    pub(crate) fn start_by_hand(&self) -> (Agent, ManualClock) {
+        let (clock, hand) = Clock::manual();
+        hand.set_unix_millis(now().as_millis());
+        let deps = Deps { clock, entropy: Entropy::system(), drain: Drain::new() };
+        (Agent::start(self.config.clone(), deps).unwrap(), hand)
+    }
+
     /// Kills the agent as it stands, and waits until its state directory is free again.
     pub(crate) async fn kill(&self, agent: Agent) {
         drop(agent);
@@ -245,12 +258,11 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(Clock::system().unix_millis()).whole_secs()
 }
 
-/// Waits for a condition.
+/// Waits for a condition, and leaves the processor to those who bring it about.
 pub(crate) async fn until(is: impl Fn() -> bool) {
     let waiting = async {
         while !is() {
-            tokio::task::yield_now().await;
-            std::thread::yield_now();
+            tokio::time::sleep(LOOK).await;
         }
     };
     tokio::time::timeout(GUARD, waiting).await.expect("the condition comes true");

@@ -1,6 +1,6 @@
 //! Steps that hang: a disk that does not answer, played by a pipe that nobody writes to.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +12,36 @@ use protocol::action::{Action, Credential, Refresh};
 use protocol::fixture::rotate;
 use protocol::frame::HubFrame;
 use protocol::receipt::{FailureKind, Outcome, Receipt};
+use runtime::clock::ManualClock;
 
 use crate::bench::{Bench, until};
 use crate::server::HubSide;
 
-/// A device on which that document of the state directory does not answer, and whose steps have so
-/// much time.
-fn scene(name: &str) -> (Bench, PathBuf) {
+/// The time of a step: less than what ends a session.
+const STEP: Duration = Duration::from_secs(40);
+
+/// A document that does not answer: nobody writes to it as long as this is there.
+struct Pipe {
+    path: PathBuf,
+    _ours: File,
+}
+
+impl Pipe {
+    fn new(path: PathBuf) -> Self {
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let ours = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        Self { path, _ours: ours }
+    }
+
+    /// Whether somebody else of this process has it open, and so waits for it.
+    fn is_waited_for(&self) -> bool {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+        open.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|at| at == self.path)).count() > 1
+    }
+}
+
+/// A device on which that document of the state directory does not answer.
+fn scene(name: &str) -> (Bench, Pipe) {
     let mut bench = Bench::new();
     let root = bench.config.state_dir.with_file_name("root");
     std::fs::create_dir_all(root.join("etc")).unwrap();
@@ -26,9 +49,8 @@ fn scene(name: &str) -> (Bench, PathBuf) {
     bench.config.host.arming = ArmingConfig::Sandboxed;
     bench.config.host.root = root;
     bench.config.host.dbus = Some(String::new());
-    bench.config.ladder.step = Duration::from_secs(2);
-    let pipe = bench.config.state_dir.join(name);
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    bench.config.ladder.step = STEP;
+    let pipe = Pipe::new(bench.config.state_dir.join(name));
     (bench, pipe)
 }
 
@@ -37,12 +59,19 @@ pub(crate) fn release(pipe: &Path) -> bool {
     OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe).is_ok()
 }
 
-async fn hung(bench: &Bench, hub: &mut HubSide, credential: Credential) -> Receipt {
+async fn hung(
+    (bench, pipe): (&Bench, &Pipe),
+    hand: &ManualClock,
+    hub: &mut HubSide,
+    credential: Credential,
+) -> Receipt {
     let envelope = bench.envelope(1, rotate(credential), 1);
     let approved = bench.organisation.approved(envelope, &[&bench.organisation.alice]);
     let hangs = bench.organisation.deliver(&approved, 0);
     let next = bench.command(2, Action::Refresh(Refresh {}), 2);
     hub.send(HubFrame::Command(hangs.clone())).await;
+    until(|| pipe.is_waited_for()).await;
+    hand.advance(STEP);
     hub.send(HubFrame::Command(next.clone())).await;
     let receipt = bench.receipt(&hub.receipt_of(hangs.command_id).await);
     // The lane goes on, though the thread is still there.
@@ -55,26 +84,26 @@ async fn hung(bench: &Bench, hub: &mut HubSide, credential: Credential) -> Recei
 async fn plan_that_hangs_has_failed_in_time_and_its_lane_goes_on() {
     let (mut bench, pipe) = scene("volumes.json");
     let mut server = bench.server().await;
-    let agent = bench.start();
+    let (agent, hand) = bench.start_by_hand();
     let mut hub = server.session().await;
-    let receipt = hung(&bench, &mut hub, Credential::Volumes).await;
+    let receipt = hung((&bench, &pipe), &hand, &mut hub, Credential::Volumes).await;
     let Outcome::Failed { failure, .. } = &receipt.outcome else { panic!("{receipt:?}") };
     assert_eq!((failure.kind, &*failure.stage), (FailureKind::Timeout, "plan"));
     // An agent that stops does not wait for it either.
     agent.drain().await.unwrap();
-    until(|| release(&pipe)).await;
+    assert!(pipe.is_waited_for());
 }
 
 #[tokio::test]
 async fn step_that_acts_and_hangs_is_in_doubt_and_what_it_comes_to_changes_no_receipt() {
     let (mut bench, pipe) = scene("rotation.json");
     let mut server = bench.server().await;
-    let agent = bench.start();
+    let (agent, hand) = bench.start_by_hand();
     let mut hub = server.session().await;
     let account = Credential::Account("rescue".to_owned());
-    let receipt = hung(&bench, &mut hub, account).await;
+    let receipt = hung((&bench, &pipe), &hand, &mut hub, account).await;
     assert_eq!(receipt.outcome, Outcome::InDoubt { stage: "apply".to_owned() });
-    until(|| release(&pipe)).await;
+    drop(pipe);
     // What comes next in the lane has its own outcome, and not that of the thread that came back.
     let next = bench.command(3, Action::Refresh(Refresh {}), 3);
     hub.send(HubFrame::Command(next.clone())).await;

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use agent::journal::Journal;
 use nix::sched::{CloneFlags, unshare};
@@ -13,6 +14,7 @@ use protocol::fixture::lock;
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::ledger::{Received, Record};
 use protocol::receipt::Outcome;
+use protocol::trust::{SignedTrustRoot, TrustRoot};
 
 use crate::bench::{Bench, until};
 
@@ -108,7 +110,7 @@ fn full_disk_keeps_commands_waiting_and_each_ends_once_when_there_is_room() {
         let mut bench = Bench::new();
         let mut server = bench.server().await;
         let disk = Disk::with_room(&bench, 0);
-        let agent = bench.start();
+        let (agent, hand) = bench.start_by_hand();
         let mut hub = server.session().await;
         assert!(!hub.hello.capabilities.iter().any(|word| word == "journal_failing"));
         let command = bench.command(1, lock(), 1);
@@ -116,7 +118,13 @@ fn full_disk_keeps_commands_waiting_and_each_ends_once_when_there_is_room() {
         until(|| agent.status().commands.journal_failing).await;
         assert!(agent.status().commands.last_error.unwrap().contains("journal"));
         hub.send(HubFrame::Command(command.clone())).await;
+        // What comes after it has been taken, so it was looked at as well.
+        let root = TrustRoot { version: 2, ..bench.organisation.trust.clone() };
+        let root = SignedTrustRoot::sign(&root, &[&bench.organisation.root_key]).unwrap();
+        hub.send(HubFrame::Trust { root }).await;
+        until(|| agent.status().commands.trust_version == 2).await;
         disk.free();
+        hand.advance(Duration::from_secs(2));
         // The first thing it says is that it missed something: nothing was acked before.
         let frame = hub.next().await.unwrap();
         assert!(matches!(frame, AgentFrame::Sync { last_seq } if last_seq.urgent == 0));

@@ -105,11 +105,18 @@ async fn hostile_hub_that_confirms_an_escrow_is_not_believed_and_the_control_pla
 
 #[tokio::test]
 async fn credential_that_nobody_confirms_is_taken_back() {
-    let wait = Duration::from_millis(1500);
+    // Less than what ends a session.
+    let wait = Duration::from_secs(40);
     let (mut bench, command, volume) = scene(rotate(Credential::Volumes), wait);
-    let (mut server, agent, mut hub) = started(&mut bench, &command).await;
+    let mut server = bench.server().await;
+    let (agent, hand) = bench.start_by_hand();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(command.clone())).await;
     let (jws, answer) = brought(&mut server).await;
     drop(answer);
+    hand.advance(wait);
+    // Each word from the hub makes the agent look at what is due.
+    hub.send(HubFrame::Command(command)).await;
     let receipt = hub.receipt().await;
     let Outcome::Failed { failure, .. } = outcome(&bench, &receipt) else { panic!("{receipt:?}") };
     assert_eq!((failure.kind, &*failure.stage), (FailureKind::Timeout, "escrow"));

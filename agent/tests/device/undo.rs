@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use agent::Agent;
 use agent::journal::Journal;
-use agent::{Agent, Deps};
 use protocol::action::{Action, Cancel};
 use protocol::envelope::Envelope;
 use protocol::fixture::{command, lock, order, wipe};
@@ -16,8 +16,6 @@ use protocol::ledger::{Held, Record};
 use protocol::receipt::{Outcome, Receipt, RefusalReason};
 use protocol::trust::{SignedTrustRoot, TrustRoot};
 
-use runtime::{Clock, Drain, Entropy};
-
 use crate::bench::{Bench, confirmed, now, reason, until};
 use crate::budget::release;
 use crate::disk::{Disk, bytes, in_mount_namespace, received, run};
@@ -26,6 +24,8 @@ use crate::server::HubSide;
 
 /// Longer than any test takes.
 const LONG: u32 = 3600;
+/// Longer than a window of a second, and than it takes until a disk is tried again.
+const MORE_THAN_A_WINDOW: Duration = Duration::from_millis(1100);
 
 /// A wipe with that undo window, approved by two persons.
 pub(crate) fn held(bench: &Bench, number: u8, seq: u64, undo_secs: u32) -> CommandFrame {
@@ -136,7 +136,7 @@ fn acked_cancel_whose_outcome_does_not_fit_the_disk_is_overtaken_by_nothing() {
         // Then there is room for the end of the window and for an intent, and for no receipt.
         let room = both + bytes(&Record::Held(open)) + 300;
         let disk = Disk::with_room(&bench, room);
-        let agent = bench.start();
+        let (agent, hand) = bench.start_by_hand();
         let mut hub = server.session().await;
         hub.send(HubFrame::Command(wipe.clone())).await;
         held_told(&mut hub, &wipe).await;
@@ -145,10 +145,16 @@ fn acked_cancel_whose_outcome_does_not_fit_the_disk_is_overtaken_by_nothing() {
             |frame: &AgentFrame| *frame == AgentFrame::Ack { command_id: back.command_id };
         hub.wait_for(is_acked).await;
         until(|| agent.status().commands.journal_failing).await;
-        let after_the_window = now().plus(Duration::from_secs(2));
-        until(|| now() > after_the_window).await;
+        // Beyond the end of the window: each time the disk is tried again, in vain.
+        for _ in 0..2 {
+            let before = tried_at(&bench);
+            hand.advance(MORE_THAN_A_WINDOW);
+            until(|| tried_at(&bench) != before).await;
+            until(|| agent.status().commands.journal_failing).await;
+        }
         assert!(bench.effects().is_empty(), "it was acked that nothing is destroyed");
         disk.free();
+        hand.advance(MORE_THAN_A_WINDOW);
         let receipt = bench.receipt(&hub.receipt_of(wipe.command_id).await);
         assert_eq!(reason(&receipt), RefusalReason::Cancelled);
         assert!(bench.effects().is_empty());
@@ -378,10 +384,7 @@ async fn hostile_control_plane_does_not_shorten_a_window() {
 async fn clock_that_is_set_ends_no_window_and_who_approves_no_more_does() {
     let mut bench = Bench::new();
     let mut server = bench.server().await;
-    let (clock, hand) = Clock::manual();
-    hand.set_unix_millis(now().as_millis());
-    let deps = Deps { clock, entropy: Entropy::system(), drain: Drain::new() };
-    let agent = Agent::start(bench.config.clone(), deps).unwrap();
+    let (agent, hand) = bench.start_by_hand();
     let mut hub = server.session().await;
     let wipe = held(&bench, 1, 1, LONG);
     hub.send(HubFrame::Command(wipe.clone())).await;
