@@ -45,11 +45,11 @@ fn f23_hub_without_descriptors_keeps_its_sessions_and_takes_others_in_later() {
     on_rung(&second, "check_in");
     let refused = || hub.metric("tocsin_push_hub_admission_refusals_total", "\"full\"");
     eventually("the hub says that it has no room", || (refused() > 0.0).then_some(()));
-    site.obey(std::slice::from_ref(&first));
+    site.obey_in_bulk(std::slice::from_ref(&first));
     site.obey(std::slice::from_ref(&second));
     // Not one more: whoever comes now waits, and nobody who is here notices.
     limit_files(hub, open_files(hub));
-    site.obey(std::slice::from_ref(&first));
+    site.obey_in_bulk(std::slice::from_ref(&first));
     site.obey(std::slice::from_ref(&second));
     limit_files(hub, PLENTY);
     on_rung(&second, "push");

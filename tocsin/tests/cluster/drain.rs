@@ -22,7 +22,7 @@ fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
     let most = setting("TOCSIN_ROLLING_RESTARTS", "1000").parse().expect("a number of restarts");
     let load = site.load("unicast", &options);
     let mut rounds = 0;
-    while rounds < most && !load.is_finished() {
+    while rounds < most && (rounds < 3 || !load.is_finished()) {
         let hub = rounds % site.hubs.len();
         assert!(site.hubs[hub].drain().success(), "hub {hub} drains");
         site.start_again(hub);

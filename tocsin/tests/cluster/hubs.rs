@@ -66,7 +66,7 @@ fn f06_hub_that_slept_beyond_its_lease_has_no_say_when_it_wakes() {
     // Ready: it has its lease again, and has told the broker of every session that it holds.
     site.hubs[asleep].is_ready();
     site.online("web-1");
-    site.obey(std::slice::from_ref(&device));
+    site.obey_in_bulk(std::slice::from_ref(&device));
     assert_eq!(site.session(&device), Some((1 - asleep, session)), "it was left alone");
     assert_eq!(device.effects(&command), 1);
 }

@@ -41,12 +41,18 @@ impl Site {
 
     /// The same, with lines for the table `[hub.admission]` of each hub.
     pub(crate) fn with(hubs: usize, admission: &str) -> Self {
+        Self::with_lines(hubs, "", admission)
+    }
+
+    /// The same, with lines for the table `[hub]` of each hub as well.
+    pub(crate) fn with_lines(hubs: usize, lines: &str, admission: &str) -> Self {
         let (operator, redis) = (Operator::new(), RedisServer::start());
         let file = operator.path("api.toml");
         // The first start makes the authority, without which no hub has an identity.
         write_api(&file, &redis, &operator.path("data"), &Ports::default());
         let mut api = Program::start("api", file.clone());
-        let hubs: Vec<_> = (1..=hubs).map(|n| start_hub(&operator, &redis, n, admission)).collect();
+        let lines = (lines, admission);
+        let hubs: Vec<_> = (1..=hubs).map(|n| start_hub(&operator, &redis, n, lines)).collect();
         let ports = Ports {
             operator: api.said("operator_url").replace("https://", ""),
             agent: api.said("agent_addr"),
@@ -105,8 +111,18 @@ impl Site {
 
     /// An order takes effect on each of those devices, once.
     pub(crate) fn obey(&self, devices: &[Device]) {
+        self.obey_by("lock", devices);
+    }
+
+    /// The same, where a session must stay: one in which an urgent order is not acked within seconds is given up,
+    /// and on a busy machine it is not.
+    pub(crate) fn obey_in_bulk(&self, devices: &[Device]) {
+        self.obey_by("refresh", devices);
+    }
+
+    fn obey_by(&self, verb: &str, devices: &[Device]) {
         for device in devices {
-            let command = self.order("lock", &device.name);
+            let command = self.order(verb, &device.name);
             assert_eq!(self.ended(&command)["state"], "succeeded", "{}", device.name);
             assert_eq!(device.effects(&command), 1, "{}", device.name);
         }
@@ -165,7 +181,12 @@ fn issue(operator: &Operator, number: usize, days: &str, folder: &str) -> PathBu
 }
 
 /// Starts a hub on a free port, and has it keep that port from then on.
-fn start_hub(operator: &Operator, redis: &RedisServer, number: usize, admission: &str) -> Program {
+fn start_hub(
+    operator: &Operator,
+    redis: &RedisServer,
+    number: usize,
+    (lines, admission): (&str, &str),
+) -> Program {
     let name = format!("hub-{number}");
     let folder = issue(operator, number, "30", &name);
     let file = operator.path(&format!("{name}.toml"));
@@ -174,7 +195,7 @@ fn start_hub(operator: &Operator, redis: &RedisServer, number: usize, admission:
             "admin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n\
              [broker.redis]\nurls = [{:?}]\n\
              [tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\nreload_every = \"100ms\"\n\
-             [hub]\nname = {name:?}\nlisten = {listen:?}\nprobe_every = \"200ms\"\n\
+             [hub]\nname = {name:?}\nlisten = {listen:?}\nprobe_every = \"200ms\"\n{lines}\
              [hub.admission]\nsource_per_sec = 0\ndevice_per_min = 0\n{admission}",
             redis.url(),
             folder.join(format!("{name}.crt")),
