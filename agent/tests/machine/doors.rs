@@ -124,9 +124,8 @@ pub(crate) fn occupy(machine: &Machine) {
     machine.sh("loginctl enable-linger alice");
     machine.sh("systemctl start user@$(id -u alice).service");
     machine.sh("systemd-run --quiet --unit=stray --uid=alice sleep 1000");
-    let processes = machine.sh("ps -o comm= -U alice");
     for name in ["sh", "systemd", "sleep"] {
-        assert!(processes.lines().any(|line| line == name), "{name} in {processes}");
+        machine.sh(&format!("until ps -o comm= -U alice | grep -qx {name}; do sleep 0.1; done"));
     }
 }
 

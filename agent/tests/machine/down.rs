@@ -64,7 +64,9 @@ fn wipe_that_lost_its_machine_is_gone_on_with_at_boot_and_powers_off_in_the_end(
         }
         let wipe = Wipe { level: WipeLevel::Keys, power_off: true };
         let command = scene.give(Action::Wipe(wipe)).await;
-        scene.machine.sh("while ! systemctl is-failed --quiet tocsin-agent.service; do :; done");
+        scene
+            .machine
+            .sh("while ! systemctl is-failed --quiet tocsin-agent.service; do sleep 0.1; done");
         let said = scene.machine.sh("journalctl --no-pager -b -u tocsin-agent.service");
         for help in ["not kept in memory", "shutdown is not inhibited"] {
             assert!(!said.contains(help), "an armed agent has its helps: {said}");

@@ -156,14 +156,21 @@ impl<M: Body> Scene<M> {
         let approvers = [&organisation.alice, &organisation.bob];
         let envelope = self.device.envelope(number, action, number.into());
         let command = organisation.deliver(&organisation.approved(envelope, &approvers), 0);
-        let mut hub = match self.session.take() {
+        loop {
+            let mut hub = self.hub().await;
+            if is_taken(&mut hub, &command).await {
+                return command;
+            }
+        }
+    }
+
+    /// The session at hand, or the next one. It may be over: this hub says nothing that it is not told to, so
+    /// that an agent gives a session up that nobody looks at.
+    async fn hub(&mut self) -> HubSide {
+        match self.session.take() {
             Some(hub) => hub,
             None => self.server.session().await,
-        };
-        hub.send(HubFrame::Command(command.clone())).await;
-        let ack = AgentFrame::Ack { command_id: command.command_id };
-        hub.wait_for(|frame| *frame == ack).await;
-        command
+        }
     }
 
     /// The signed outcome of an order that was given, confirmed.
@@ -183,10 +190,7 @@ impl<M: Body> Scene<M> {
 
     async fn next_proof(&mut self, command: &CommandFrame, is_confirmed: bool) -> Proof {
         loop {
-            let mut hub = match self.session.take() {
-                Some(hub) => hub,
-                None => self.server.session().await,
-            };
+            let mut hub = self.hub().await;
             while let Some(frame) = hub.next().await {
                 let AgentFrame::Proof { command_id, jws } = &frame else { continue };
                 assert_eq!(*command_id, command.command_id);
@@ -217,10 +221,7 @@ impl<M: Body> Scene<M> {
 
     async fn deliver(&mut self, command: &CommandFrame) -> Receipt {
         loop {
-            let mut hub = match self.session.take() {
-                Some(hub) => hub,
-                None => self.server.session().await,
-            };
+            let mut hub = self.hub().await;
             if let Some(receipt) = answer(&mut hub, command).await {
                 self.session = Some(hub);
                 return self.device.receipt(&receipt);
@@ -258,6 +259,21 @@ async fn answer(hub: &mut HubSide, command: &CommandFrame) -> Option<AgentFrame>
             return Some(frame);
         }
     }
+}
+
+/// Sends a command and says whether the device has it; not when the session ends first.
+async fn is_taken(hub: &mut HubSide, command: &CommandFrame) -> bool {
+    hub.send(HubFrame::Command(command.clone())).await;
+    while let Some(frame) = hub.next().await {
+        let (AgentFrame::Ack { command_id } | AgentFrame::Receipt { command_id, .. }) = &frame
+        else {
+            continue;
+        };
+        if *command_id == command.command_id {
+            return true;
+        }
+    }
+    false
 }
 
 /// Alice and carol are people, bob had been locked before, rescue is break-glass and may become

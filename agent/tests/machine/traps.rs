@@ -133,9 +133,14 @@ fn root_is_nobodys_where_the_policy_says_so() {
     });
 }
 
-/// Types root's password into the program that guards the rescue shell, on a terminal of its own.
-const RESCUE: &str = "(sleep 1; echo open-sesame; sleep 1; echo 'touch /tmp/rescued; exit'; sleep 1) \
-                      | timeout 20 script -qc sulogin /dev/null";
+/// Types root's password into the program that guards the rescue shell, on a terminal of its own, as soon as it
+/// asks for something; and then into the shell, where there is one.
+const RESCUE: &str = "cd /tmp && rm -f keys shown && mkfifo keys && exec 3<> keys && touch shown
+shows() { until grep -q \"$1\" shown || ! kill -0 $terminal; do sleep 0.1; done 2> /dev/null; }
+timeout 300 script -qfc sulogin shown <&3 > /dev/null & terminal=$!
+shows 'Control-D\\|Enter'; echo open-sesame >&3
+shows '#'; echo 'touch /tmp/rescued; exit' >&3
+wait; cat shown; rm -f keys shown";
 
 #[test]
 fn rescue_shell_that_asks_no_pam_is_barred_as_well() {

@@ -74,6 +74,8 @@ impl Site {
         let ca = self.path("data/authority.pem").display().to_string();
         let (api, token) = (self.api.said("operator_url"), self.token());
         let own = [("--platform", "given"), ("--api", &*api), ("--ca", &*ca), ("--token", &*token)];
+        // Only against hanging: what the last orders come to is waited for.
+        let own = [&own[..], &[("--patience", "240")]].concat();
         let words = own.iter().chain(options).flat_map(|(name, value)| [*name, *value]);
         let cli = Cli::parse_from(["tocsin-loadtest", scenario].into_iter().chain(words));
         std::thread::spawn(move || {

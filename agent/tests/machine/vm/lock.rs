@@ -30,6 +30,23 @@ impl Vm {
         self.monitor().ask("send-key", &json!({ "keys": keys, "hold-time": 10 }));
     }
 
+    /// Types that until the page shows it: a keyboard forgets keys that a busy machine does not take in time.
+    fn type_in(&self, code: &str) {
+        let is_shown = format!(
+            "(for look in $(seq 50); do grep -q 'Code: {code}' {SCREEN} && exit 0; sleep 0.2; done; exit 1)"
+        );
+        loop {
+            self.press(&["ctrl", "u"]);
+            for character in code.to_lowercase().chars() {
+                let key = if character == '-' { "minus".to_owned() } else { character.to_string() };
+                self.press(&[&key]);
+            }
+            if self.succeeds(&is_shown) {
+                return;
+            }
+        }
+    }
+
     /// What its graphics card shows.
     fn picture(&self) -> Vec<u8> {
         let file = self.base.join("screen.ppm");
@@ -79,10 +96,7 @@ fn locked_machine_shows_its_page_through_a_power_cut_and_takes_the_code_from_its
         scene.machine.press(&["ctrl", "alt", "f2"]);
         scene.machine.wait(&format!("grep -q {CONSOLE} /sys/class/tty/tty0/active"));
 
-        for character in secret.code(&device(1)).reveal().to_lowercase().chars() {
-            let key = if character == '-' { "minus".to_owned() } else { character.to_string() };
-            scene.machine.press(&[&key]);
-        }
+        scene.machine.type_in(&secret.code(&device(1)).reveal());
         scene.machine.press(&["ret"]);
         scene.machine.wait("! test -e /var/lib/tocsin-agent/lock.json");
         scene.machine.wait("! systemctl is-active --quiet tocsin-console");

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use protocol::action::{Action, Quarantine, Reboot, Release};
 use protocol::receipt::Outcome;
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use crate::on_a_machine;
 use crate::scene::Scene;
-use crate::units::is_reached;
+use crate::units::{is_reached, wait_until_reached};
 use crate::vm::Vm;
 
 /// Talks to whoever listens from the first moment on.
@@ -82,6 +83,13 @@ impl Vm {
         frames
     }
 
+    /// Waits until it sent such a frame, from that place of the record on.
+    fn wait_until_sent(&self, from: usize, such: impl Fn(&Frame) -> bool) {
+        while !self.sent(from).iter().any(&such) {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
     /// Where the record of packets ends.
     fn recorded(&self) -> usize {
         fs::read(self.packets()).unwrap().len()
@@ -113,10 +121,9 @@ fn quarantine_stands_before_the_network_of_the_next_boot_and_nothing_else_leaves
         scene.machine.write("/etc/systemd/system/bench-talker.service", TALKER, 0o644);
         scene.machine.offline(&["systemctl", "enable", "bench-talker.service"]);
         scene.machine.boot();
-        assert!(is_reached());
+        wait_until_reached();
         let to_nobody = |frame: &Frame| matches!(frame, Frame::V4 { port: 9, .. });
-        let before = scene.machine.sent(FIRST_RECORD);
-        assert!(before.iter().any(to_nobody), "it talks: {before:?}");
+        scene.machine.wait_until_sent(FIRST_RECORD, to_nobody);
 
         let order = Quarantine { allow: Vec::new(), resolver: false, until: None };
         let evidence = scene.proven(Action::Quarantine(order)).await;
@@ -139,10 +146,8 @@ fn quarantine_stands_before_the_network_of_the_next_boot_and_nothing_else_leaves
         }
 
         scene.proven(Action::Release(Release {})).await;
-        assert!(is_reached());
+        wait_until_reached();
         let from = scene.machine.recorded();
-        while !scene.machine.sent(from).iter().any(to_nobody) {
-            std::thread::yield_now();
-        }
+        scene.machine.wait_until_sent(from, to_nobody);
     });
 }

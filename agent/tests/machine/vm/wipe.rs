@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use protocol::action::{Action, Wipe, WipeLevel};
 use protocol::receipt::{Evidence, Outcome, Receipt};
@@ -128,8 +129,8 @@ fn wipe_whose_power_was_cut_is_gone_on_with_before_anybody_logs_in() {
         let crypttab = format!("files UUID={} none noauto\n", uuid(&drive));
         scene.machine.write("/etc/crypttab", &crypttab, 0o644);
         scene.machine.boot();
-        // So slow that there is a middle.
-        let slow = json!({ "device": "flash", "bps": 0, "bps_rd": 0, "bps_wr": 128 * 1024,
+        // So slow that there is a middle: the second keyslot comes with the second request, 8 s after the first.
+        let slow = json!({ "device": "flash", "bps": 0, "bps_rd": 0, "bps_wr": 16 * 1024,
             "iops": 0, "iops_rd": 0, "iops_wr": 0 });
         scene.machine.monitor().ask("block_set_io_throttle", &slow);
         let keyslot = || {
@@ -141,7 +142,7 @@ fn wipe_whose_power_was_cut_is_gone_on_with_before_anybody_logs_in() {
         let wipe = Wipe { level: WipeLevel::Keys, power_off: true };
         let command = scene.give(Action::Wipe(wipe)).await;
         while keyslot() == before {
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         scene.machine.cut_power();
         assert_eq!(opened_by(&drive), [false, true], "in the middle of it");
