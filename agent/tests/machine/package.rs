@@ -51,8 +51,11 @@ fn package_arms_nothing_and_leaves_nothing() {
         fs::remove_file(machine.path("/var/lib/tocsin-agent/lock.json")).unwrap();
         machine.write("/var/lib/tocsin-agent/wipe.json", UNFINISHED, 0o600);
         assert!(!machine.succeeds("dpkg --remove tocsin-agent"), "it has to go on");
-        // One that ended, as after a selective wipe, is remembered and hinders nobody.
+        // One that ended, as after a selective wipe, is remembered and hinders nobody once the doors are open.
         machine.write("/var/lib/tocsin-agent/wipe.json", FINISHED, 0o600);
+        machine.write("/var/lib/tocsin-agent/wipe-doors.json", "{}", 0o600);
+        assert!(!machine.succeeds("dpkg --remove tocsin-agent"), "they are closed");
+        fs::remove_file(machine.path("/var/lib/tocsin-agent/wipe-doors.json")).unwrap();
 
         machine.write("/var/lib/tocsin-agent/device.key", "who this is", 0o600);
         machine.sh("dpkg --remove tocsin-agent");
@@ -112,6 +115,7 @@ fn rpm_is_removed_after_a_wipe_and_not_in_the_middle_of_one() {
         ("wipe", UNFINISHED, false),
         ("wipe", "what nobody can read", false),
         ("wipe", FINISHED, true),
+        ("wipe-doors", "{}", false),
     ] {
         let file = folder.path().join(format!("{name}.json"));
         fs::write(&file, record).unwrap();

@@ -143,6 +143,7 @@ fn on_a_locked_device_only_break_glass_gets_another_password() {
         level: LockLevel::Session,
         message: None,
         break_glass: vec!["rescue2".to_owned()],
+        strangers: Vec::new(),
         superuser: Superuser::default(),
         applied_at: Timestamp::default(),
     };
