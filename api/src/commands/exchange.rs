@@ -429,6 +429,10 @@ async fn record_piece(app: &App, news: News) -> Result<(), DbError> {
             tx.append_by(Actor::Device(device), Kind::SequenceRaised, device, payload);
         }
     }
+    // Those of the last moment that its numbers lack would wait for its next word.
+    for command in delivery::take_back(&mut tx, &news.left, now.plus(NEXT_ANSWER)).await? {
+        tx.append(Kind::CommandLost, command, json!({}));
+    }
     delivery::make_due(&mut tx, &news.left, now.plus(NEXT_ANSWER)).await?;
     for said in news.hellos {
         record_hello(app, &mut tx, said).await?;

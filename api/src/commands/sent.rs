@@ -104,11 +104,22 @@ impl Sent {
         waiting.take(most, &BTreeSet::new())
     }
 
-    /// Those whose devices had time to answer, so many at most. What came since has it from now on.
+    /// Whether there are some whose devices had time to answer. If not, all have it from now on.
+    fn has_settled(&self) -> bool {
+        let mut waiting = self.lock();
+        let has_settled = !waiting.settled.is_empty();
+        if !has_settled {
+            waiting.settle();
+        }
+        has_settled
+    }
+
+    /// Those whose devices had time to answer, so many at most. After the last of them what came since has
+    /// it from now on.
     fn take_settled(&self, most: usize) -> Batch {
         let mut waiting = self.lock();
         let batch = waiting.take(most, &BTreeSet::new());
-        if waiting.settled.is_empty() {
+        if batch.ids.len() < most {
             waiting.settle();
         }
         batch
@@ -137,18 +148,24 @@ pub(crate) async fn write_sent(app: App) -> Result<(), Infallible> {
 
 /// Writes down what devices had time to answer, and did not.
 async fn write_settled(app: &App) {
-    let mut is_full = true;
-    while is_full && let Batch { at: Some(at), ids } = app.sent.take_settled(PIECE) {
-        write_or_warn(app, at, &ids).await;
-        is_full = ids.len() == PIECE;
-    }
+    while app.sent.has_settled() && write_taken(app, Sent::take_settled).await == PIECE {}
 }
 
-async fn write_or_warn(app: &App, at: Timestamp, ids: &[CommandId]) {
-    if let Err(error) = write(app, at, ids).await {
+/// Writes down a piece of what waits, and answers how many those were. They are taken only when it is our turn
+/// to write: whoever withdraws commands goes first, and must find what has left.
+async fn write_taken(app: &App, take: fn(&Sent, usize) -> Batch) -> usize {
+    let written = async {
+        let mut tx = app.db.write(Actor::System, app.now()).await?;
+        let Batch { at: Some(at), ids } = take(&app.sent, PIECE) else { return Ok(0) };
+        record(&mut tx, at, &ids).await?;
+        tx.commit().await?;
+        Ok::<_, DbError>(ids.len())
+    };
+    written.await.unwrap_or_else(|error| {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(error, "sending was not written down");
-    }
+        0
+    })
 }
 
 /// Writes at once that sessions took those, then.
@@ -163,9 +180,7 @@ pub(super) async fn write(app: &App, at: Timestamp, ids: &[CommandId]) -> Result
 
 /// Writes down what waits, at the end.
 pub(crate) async fn flush_sent(app: &App) {
-    while let Batch { at: Some(at), ids } = app.sent.take(PIECE) {
-        write_or_warn(app, at, &ids).await;
-    }
+    while app.sent.waiting() > 0 && write_taken(app, Sent::take).await == PIECE {}
 }
 
 /// Writes what waits down in a transaction of the caller, who ends or withdraws commands: one that

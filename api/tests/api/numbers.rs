@@ -38,6 +38,23 @@ impl Lane {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_was_acked_and_lost_comes_again_in_order() {
+    let (bench, _) = acked_and_lost(SETTLED).await;
+    let alarms = bench.events("journal_rollback").await;
+    assert_eq!(alarms.len(), 1);
+    assert_eq!(alarms[0]["payload"]["commands"], LOST);
+    assert_eq!(bench.events("command_lost").await.len() as u64, LOST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acked_just_now_and_lost_comes_again_without_an_alarm_however_much_it_is() {
+    let (bench, told) = acked_and_lost(Duration::ZERO).await;
+    assert!(bench.events("journal_rollback").await.is_empty());
+    assert_eq!(bench.events("command_lost").await.len() as u64, LOST - told, "what had no room");
+}
+
+/// A device that got nothing, whatever the hub has acked that long ago, gets everything, in order. How many came
+/// at once.
+async fn acked_and_lost(ago: Duration) -> (Bench, u64) {
     let bench = Bench::start().await;
     let agent = bench.agent("a", None).await;
     let mut hub = bench.hub("hub-1").await;
@@ -53,10 +70,12 @@ async fn everything_that_was_acked_and_lost_comes_again_in_order() {
     for id in &ids {
         bench.until_state(id, "acked").await;
     }
-    bench.hand.advance(SETTLED);
-    // Nobody renewed the lease of the first.
-    let mut hub = bench.hub("hub-2").await;
-    hub.arrive(agent.id, bench.session()).await;
+    if !ago.is_zero() {
+        bench.hand.advance(ago);
+        // Nobody renewed the lease of the first.
+        hub = bench.hub("hub-2").await;
+        hub.arrive(agent.id, bench.session()).await;
+    }
 
     let mut lane = Lane::default();
     bench.order("lock", &[agent.id]).await;
@@ -80,10 +99,7 @@ async fn everything_that_was_acked_and_lost_comes_again_in_order() {
         lane.offer(&bench, &agent, &hub.command_for(agent.id).await);
     }
     assert_eq!(lane.taken, (1..=LOST + 1).collect::<Vec<_>>());
-    let alarms = bench.events("journal_rollback").await;
-    assert_eq!(alarms.len(), 1);
-    assert_eq!(alarms[0]["payload"]["commands"], LOST);
-    assert_eq!(bench.events("command_lost").await.len() as u64, LOST);
+    (bench, told.len() as u64)
 }
 
 #[tokio::test(flavor = "multi_thread")]

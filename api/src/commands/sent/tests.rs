@@ -29,14 +29,18 @@ fn whoever_was_sent_to_just_now_has_time_to_answer() {
     let sent = Sent::default();
     sent.note(NOW, [1, 2].map(id));
     assert_eq!(sent.take_with(100, &BTreeSet::from([id(2)])).ids, [id(2)]);
-    assert_eq!(sent.take_settled(100).at, None);
+    assert!(!sent.has_settled());
     let later = NOW.plus(WAIT);
     sent.note(later, [id(3)]);
     // One answers another command, and the first was silent for long enough.
     assert_eq!(sent.take_with(100, &BTreeSet::from([id(9)])).ids, [id(1)]);
-    assert_eq!(sent.take_settled(100).at, None);
+    assert!(!sent.has_settled());
     assert_eq!(sent.waiting(), 1);
-    let last = sent.take_settled(100);
+    // A piece that takes all that had time gives nobody else's away.
+    sent.note(later, [id(4)]);
+    let last = sent.take_settled(1);
     assert_eq!((last.at, last.ids), (Some(later), vec![id(3)]));
+    assert!(!sent.has_settled());
+    assert_eq!(sent.take_settled(100).ids, [id(4)]);
     assert_eq!(sent.waiting(), 0);
 }
