@@ -330,13 +330,13 @@ impl Book {
         [pages.connect.latency(), pages.reconnect.latency()]
     }
 
-    /// How long what a hub told every session took to each, from the first that read it. What is told next
-    /// says something else: that is how one is known from the other.
+    /// How long what a hub told every session took to each, from the first that read it: what each device read
+    /// first is one broadcast, what it read second the next, however late it was.
     pub fn broadcasts(&self) -> Latency {
         let mut told = self.pages().told.clone();
-        told.sort_unstable_by_key(|told| told.at);
+        told.sort_unstable_by_key(|told| (told.before, told.at));
         let mut all = Durations::default();
-        for wave in told.chunk_by(|one, next| one.mode == next.mode) {
+        for wave in told.chunk_by(|one, next| one.before == next.before) {
             let durations = wave.iter().map(|told| told.at.since(wave[0].at));
             durations.for_each(|took| all.record(took));
         }

@@ -143,7 +143,7 @@ async fn scaling(args: ScalingArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.html {
         write(path, scaling::page::page(&scaling).as_bytes())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if scaling.failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(MISSED) })
 }
 
 fn side_by_side(args: &CompareArgs) -> anyhow::Result<ExitCode> {

@@ -80,7 +80,8 @@ impl Meters {
             match look(meter.pid) {
                 Ok(usage) => meter.last = usage,
                 Err(Gone(_)) if meter.last == UNKNOWN => {}
-                Err(Gone(_)) => meter.last.pss_kib = Some(0),
+                // Nothing is known of memory that could not be read while it was there.
+                Err(Gone(_)) => meter.last.pss_kib = meter.last.pss_kib.map(|_| 0),
             }
         }
         roles.iter().map(|(role, meter)| (role.clone(), meter.usage())).collect()

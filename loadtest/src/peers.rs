@@ -372,10 +372,10 @@ fn of_report(report: &Report) -> Round {
         connects_per_sec: report.rates.connects_per_sec.unwrap_or_default(),
         cpu_us_per_connect: connecting
             .and_then(|phase| Some(cpu_us(phase, &is_platform)? / float(phase.connected))),
-        quiet_cpu_us: quiet.map(|(connected, quiet)| {
-            let used = quiet.cpu_us_by_role.iter().filter(|(role, _)| is_platform(role));
-            let used: f64 = used.map(|(_, micros)| micros).sum();
-            used / (quiet.secs * float(connected)).max(1e-9)
+        quiet_cpu_us: quiet.and_then(|(connected, quiet)| {
+            let roles = report.processes.keys().filter(|role| is_platform(role));
+            let used: Option<f64> = roles.map(|role| quiet.cpu_us_by_role.get(role)).sum();
+            Some(used? / (quiet.secs * float(connected)).max(1e-9))
         }),
         unicast_ms: report.latency_ms.unicast.received.clone(),
         cpu_us_per_message: per_message(&is_platform),

@@ -116,6 +116,9 @@ pub struct Scaling {
     pub derivation: Vec<Line>,
     /// What was not measured, and why.
     pub notes: Vec<String>,
+    /// Sizes that did not do their work, and are left out.
+    #[serde(default)]
+    pub failed: u32,
 }
 
 impl Scaling {
@@ -136,7 +139,8 @@ pub async fn measure(sizes: &Sizes, fleet: Fleet, drain: &Drain) -> Result<Scali
     let clock = Clock::system();
     let (began, started_at_ms, load_before) = (clock.now(), clock.unix_millis(), probe::load());
     let stolen_before = probe::stolen();
-    let mut runner = Runner { sizes, drain, clock: clock.clone(), began, notes: Vec::new() };
+    let clock_now = clock.clone();
+    let mut runner = Runner { sizes, drain, clock: clock_now, began, notes: Vec::new(), failed: 0 };
     let mut points = Vec::new();
     for (hubs, connections) in sizes.all() {
         let changes = [
@@ -173,6 +177,7 @@ pub async fn measure(sizes: &Sizes, fleet: Fleet, drain: &Drain) -> Result<Scali
         fleet: fleet.clone(),
         derivation: Vec::new(),
         notes: runner.notes,
+        failed: runner.failed,
     };
     Ok(scaling.with_fleet(fleet))
 }
@@ -183,6 +188,8 @@ struct Runner<'a> {
     clock: Clock,
     began: std::time::Instant,
     notes: Vec<String>,
+    /// Sizes that did not do their work.
+    failed: u32,
 }
 
 impl Runner<'_> {
@@ -251,6 +258,7 @@ impl Runner<'_> {
         }
         // What did not do its work says nothing of what the work costs.
         if !report.is_good() {
+            self.failed += 1;
             self.notes.push(format!("{label}: left out, {}", report.missed.join(", ")));
             return Ok(None);
         }

@@ -9,7 +9,6 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use protocol::frame::Mode;
 use protocol::id::CommandId;
 use serde::{Deserialize, Serialize};
 
@@ -87,8 +86,8 @@ pub struct Opened {
 /// A device read what a hub told every session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// How to behave.
-    pub mode: Mode,
+    /// How often it had read such a thing before.
+    pub before: u32,
     /// When.
     pub at: Moment,
 }
@@ -176,8 +175,8 @@ impl Tally {
     }
 
     /// A hub said that agents should poll, or need no longer.
-    pub fn mode(&self, mode: Mode, at: Instant) {
-        let told = Told { mode, at: self.timeline.of(at) };
+    pub fn mode(&self, before: u32, at: Instant) {
+        let told = Told { before, at: self.timeline.of(at) };
         let mut pages = self.pages();
         pages.notes.modes += 1;
         if pages.notes.told.len() < MOST {

@@ -50,6 +50,8 @@ pub(super) struct Device {
     epoch: u64,
     /// Receipts on their way, by their SHA-256.
     unconfirmed: HashMap<String, CommandId>,
+    /// How often a hub said how to behave.
+    modes: u32,
 }
 
 /// What a receipt is about.
@@ -61,7 +63,8 @@ struct About<'a> {
 
 impl Device {
     pub(super) fn new(enrolled: Enrolled, boot_id: BootId) -> Self {
-        Self { enrolled, boot_id, ledger: Ledger::default(), epoch: 0, unconfirmed: HashMap::new() }
+        let (ledger, unconfirmed) = (Ledger::default(), HashMap::new());
+        Self { enrolled, boot_id, ledger, epoch: 0, unconfirmed, modes: 0 }
     }
 
     /// The first frame of a session.
@@ -78,6 +81,13 @@ impl Device {
             capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
             degraded_since: None,
         }
+    }
+
+    /// A hub said how to behave: how often that was before.
+    pub(super) const fn told(&mut self) -> u32 {
+        let before = self.modes;
+        self.modes = before.saturating_add(1);
+        before
     }
 
     /// The wish for everything pending.

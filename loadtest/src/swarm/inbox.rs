@@ -75,7 +75,7 @@ pub(super) fn hear(
         }
         HubFrame::Reconnect(reconnect) => heard.asked = Some(Asked::Move(reconnect)),
         HubFrame::Mode { mode, .. } => {
-            tally.mode(mode, read_at);
+            tally.mode(device.told(), read_at);
             heard.asked = Some(Asked::Mode(mode));
         }
         HubFrame::Welcome(_) | HubFrame::Checkpoint { .. } | HubFrame::Unknown => {}
