@@ -190,14 +190,16 @@ fn nothing_leaves_once_an_executor_has_applied_and_the_time_until_then_is_told()
     let spans = (0..rounds()).map(|_| {
         let sender = Sender::new(&scene.world.endpoint, to);
         let host = scene.host.clone();
-        let begin = scene.world.endpoint.run(move || {
-            let begin = Clock::system().now();
+        let (begin, applied) = scene.world.endpoint.run(move || {
+            let clock = Clock::system();
+            let begin = clock.now();
             quarantine().plan(&host, &task(1)).unwrap();
             quarantine().apply(&host, &task(1)).unwrap();
-            begin
+            (begin, clock.now())
         });
         assert!(!udp_answers(&scene.world.endpoint, to, SILENCE));
         let span = sender.sent_after(begin);
+        assert!(span <= applied.saturating_duration_since(begin), "some left after it: {span:?}");
         scene.carry_out(Release, 2);
         span
     });

@@ -10,7 +10,7 @@ use agent::config::ArmingConfig;
 use nix::libc::O_NONBLOCK;
 use protocol::action::{Action, Credential, Refresh};
 use protocol::fixture::rotate;
-use protocol::frame::HubFrame;
+use protocol::frame::{CommandFrame, HubFrame};
 use protocol::receipt::{FailureKind, Outcome, Receipt};
 use runtime::clock::ManualClock;
 
@@ -59,15 +59,20 @@ pub(crate) fn release(pipe: &Path) -> bool {
     OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe).is_ok()
 }
 
+/// An approved rotation, whose step hangs.
+fn hanging(bench: &Bench, credential: Credential) -> CommandFrame {
+    let envelope = bench.envelope(1, rotate(credential), 1);
+    let approved = bench.organisation.approved(envelope, &[&bench.organisation.alice]);
+    bench.organisation.deliver(&approved, 0)
+}
+
 async fn hung(
     (bench, pipe): (&Bench, &Pipe),
     hand: &ManualClock,
     hub: &mut HubSide,
     credential: Credential,
 ) -> Receipt {
-    let envelope = bench.envelope(1, rotate(credential), 1);
-    let approved = bench.organisation.approved(envelope, &[&bench.organisation.alice]);
-    let hangs = bench.organisation.deliver(&approved, 0);
+    let hangs = hanging(bench, credential);
     let next = bench.command(2, Action::Refresh(Refresh {}), 2);
     hub.send(HubFrame::Command(hangs.clone())).await;
     until(|| pipe.is_waited_for()).await;
@@ -92,6 +97,23 @@ async fn plan_that_hangs_has_failed_in_time_and_its_lane_goes_on() {
     // An agent that stops does not wait for it either.
     agent.drain().await.unwrap();
     assert!(pipe.is_waited_for());
+}
+
+/// The agent wakes for the end of a step by itself.
+#[tokio::test]
+async fn plan_that_hangs_has_failed_in_time_also_when_nobody_says_anything() {
+    let (mut bench, pipe) = scene("volumes.json");
+    // Whatever else this step takes, it ends like this.
+    bench.config.ladder.step = Duration::from_millis(500);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    hub.send(HubFrame::Command(hanging(&bench, Credential::Volumes))).await;
+    let receipt = bench.receipt(&hub.receipt().await);
+    let Outcome::Failed { failure, .. } = &receipt.outcome else { panic!("{receipt:?}") };
+    assert_eq!((failure.kind, &*failure.stage), (FailureKind::Timeout, "plan"));
+    agent.drain().await.unwrap();
+    drop(pipe);
 }
 
 #[tokio::test]

@@ -285,8 +285,10 @@ impl Sender {
             thread::spawn(move || {
                 let (clock, mut last) = (Clock::system(), None);
                 while !over.load(Ordering::Relaxed) {
+                    // Before: what was let go only later is none that went later.
+                    let now = clock.now();
                     if socket.send_to(b"x", to).is_ok() {
-                        last = Some(clock.now());
+                        last = Some(now);
                     }
                     thread::yield_now();
                 }

@@ -21,14 +21,15 @@ fn rolling_restart_of_three_hubs_loses_nothing_and_doubles_nothing() {
         [("--connections", "50"), ("--secs", "0"), ("--orders", &*orders), ("--rate", &*rate)];
     let most = setting("TOCSIN_ROLLING_RESTARTS", "1000").parse().expect("a number of restarts");
     let load = site.load("unicast", &options);
-    let mut rounds = 0;
+    let (mut rounds, mut under_load) = (0, 0);
     while rounds < most && (rounds < 3 || !load.is_finished()) {
         let hub = rounds % site.hubs.len();
+        under_load += u32::from(!load.is_finished());
         assert!(site.hubs[hub].drain().success(), "hub {hub} drains");
         site.start_again(hub);
         rounds += 1;
     }
-    assert!(rounds >= 3, "every hub was restarted, {rounds}");
+    assert!(under_load > 0, "the load was over before the first of {rounds} restarts");
     let report = load.join().expect("the load ends");
     println!("{rounds} restarts\n{report}");
     let counts = &report.counts;
