@@ -189,6 +189,40 @@ fn open_mapping_that_nobody_mounted_is_found() {
 }
 
 #[test]
+fn volume_that_is_visible_by_several_names_is_wiped_once_through_the_topmost() {
+    let mut machine = laptop();
+    machine.device("sdb", "8:16", &["md0"]).device("sdc", "8:32", &["md0"]);
+    machine.device("md0", "9:0", &["dm-5"]).device("dm-5", "253:5", &[]);
+    machine.file("/sys/block/dm-5/dm/uuid", "CRYPT-LUKS2-x\n");
+    machine.mount("253:5", "/srv", "ext4 /dev/mapper/srv");
+    let mirror = machine.luks("md0", "luks2");
+    // What is written to the mirror is on its legs, whose own metadata is at their end.
+    for leg in ["sdb", "sdc"] {
+        fs::hard_link(&mirror, machine.host.path("/dev").join(leg)).unwrap();
+    }
+    assert_eq!(machine.planned().0, ["md0", "sda2", "sda3"]);
+    assert!(is_provable(&machine.host), "a leg is no volume of its own");
+    let evidence = carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    assert_eq!((evidence.get("grade"), evidence.get("left")), (Some(&json!("proven")), None));
+    assert!(!opens_with_any(&mirror));
+}
+
+#[test]
+fn snapshot_of_a_volume_keeps_the_old_keys_and_is_told_as_left() {
+    let machine = laptop();
+    // As LVM shows it: origin and snapshot stand on a hidden volume, and all three show one header.
+    machine.device("dm-5", "253:5", &["dm-6", "dm-7"]).device("dm-6", "253:6", &["dm-8"]);
+    machine.device("dm-7", "253:7", &[]).device("dm-8", "253:8", &[]);
+    machine.file("/sys/block/dm-8/dm/uuid", "CRYPT-LUKS2-x\n");
+    let origin = machine.luks("dm-6", "luks2");
+    fs::hard_link(&origin, machine.host.path("/dev/dm-5")).unwrap();
+    fs::copy(&origin, machine.host.path("/dev/dm-7")).unwrap();
+    assert_eq!(machine.planned().0, ["dm-6", "sda2", "sda3"]);
+    assert_eq!(machine.left(), [json!(["dm-7", "locked"])]);
+    assert!(!is_provable(&machine.host), "its keys would stay");
+}
+
+#[test]
 fn open_file_on_a_network_share_is_everybodys_and_is_left() {
     let mut machine = laptop();
     for (name, number, mapping, file) in [

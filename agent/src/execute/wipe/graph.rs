@@ -97,9 +97,7 @@ pub(super) fn discover(
     let on_volume = |name: &str| graph.below(name).iter().any(|name| volumes.contains(name));
     // What lies on a volume goes with it, and so does another way to the same one.
     let goes = |name: &String| {
-        let is_other_way =
-            |of: &String| luks.get(of) == luks.get(name) && graph.below(of).contains(name);
-        on_volume(name) || volumes.iter().any(is_other_way)
+        on_volume(name) || volumes.iter().any(|of| graph.is_other_way(&luks, of, name))
     };
     let is_kept = |name: &str| graph.below(name).iter().any(|name| left.contains_key(name));
     for name in swapped.iter().filter(|name| !on_volume(name) && !is_kept(name)) {

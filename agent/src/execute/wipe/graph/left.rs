@@ -74,7 +74,8 @@ impl Graph {
         let used = mounted.keys().chain(&swapped).chain(open).flat_map(|name| self.below(name));
         let used: BTreeSet<_> = used.collect();
         let is_chosen = |name: &&String| chosen.iter().any(|path| self.is_at(host, name, path));
-        let mut volumes: BTreeSet<_> = self.nodes.keys().filter(is_chosen).cloned().collect();
+        let chosen_ones: BTreeSet<_> = self.nodes.keys().filter(is_chosen).cloned().collect();
+        let mut volumes = chosen_ones.clone();
         let mut left = BTreeMap::new();
         let others: Vec<_> = luks.keys().filter(|name| !volumes.contains(*name)).collect();
         for name in others {
@@ -90,7 +91,24 @@ impl Graph {
                 }
             }
         }
-        (volumes, left)
+        // A path of a disk, a leg of a mirror: what is written to the device on top arrives there too, and a second
+        // wipe would find the first one's bytes.
+        let is_below_itself =
+            |name: &String| volumes.iter().any(|of| self.is_other_way(luks, of, name));
+        let goes_with_top = |name: &&String| !chosen_ones.contains(*name) && is_below_itself(name);
+        let doubles: BTreeSet<_> = volumes.iter().filter(goes_with_top).cloned().collect();
+        (&volumes - &doubles, left)
+    }
+
+    /// Whether one shows the LUKS volume `of`, and stands below it.
+    pub(super) fn is_other_way(
+        &self,
+        luks: &BTreeMap<String, String>,
+        of: &str,
+        name: &str,
+    ) -> bool {
+        let is_same = luks.get(of).is_some() && luks.get(of) == luks.get(name);
+        is_same && of != name && self.below(of).contains(name)
     }
 
     /// Why a volume there is not the machine's own, if it is not.
