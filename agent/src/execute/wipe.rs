@@ -23,8 +23,9 @@
 //! are, `drives`, a list of `{path, model, serial, method, passed_over, places_changed}` with the method that erased
 //! the drive and the obstacles of better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`,
 //! `with_power`, `kept_for_key`), and `doors`, as they were after the keys: `{closed, break_glass, sessions_left,
-//! processes_left, gaps}`. Of a wipe that failed before its proof: `volumes_destroyed`, and `targets`, of each in
-//! addition `destroyed`, `progress` (`pending`, `keys`, `headers`, `data`) and, if there is one, its `problem`.
+//! processes_left, gaps}`. Of a wipe that failed before its proof: `volumes_destroyed` (as they are seen),
+//! `volumes_recorded` (whose keys went by the record, be they seen so or not), and `targets`, of each in addition
+//! `destroyed`, `progress` (`pending`, `keys`, `headers`, `data`) and, if there is one, its `problem`.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -66,10 +67,14 @@ pub mod volume;
 
 /// The observation that says how many volumes a wipe that failed has destroyed all the same.
 const DESTROYED: &str = "volumes_destroyed";
+/// The one that says of how many it is recorded: a drive that no longer answers shows nothing.
+const RECORDED: &str = "volumes_recorded";
 
-/// Whether a wipe that failed has destroyed volumes all the same.
+/// Whether a wipe that failed has destroyed volumes all the same: as they are seen, or as it was recorded when they
+/// were read back.
 pub fn has_destroyed_some(evidence: &Evidence) -> bool {
-    evidence.get(DESTROYED).and_then(serde_json::Value::as_u64).is_some_and(|count| count > 0)
+    let count = |name| evidence.get(name).and_then(Value::as_u64);
+    [DESTROYED, RECORDED].into_iter().filter_map(count).any(|count| count > 0)
 }
 
 /// How often the doors are looked at while data is erased.
@@ -253,7 +258,7 @@ impl Wipe {
             return outcome;
         }
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(course.wiping.clone());
-        if !course.wiping.has_destroyed_some() {
+        if course.wiping.destroyed().next().is_none() {
             let held = self.endurance.lock().unwrap_or_else(PoisonError::into_inner).take();
             // The timer of an agent that was killed may be left.
             held.map_or_else(|| deadline::disarm(course.host), Endurance::give_up);

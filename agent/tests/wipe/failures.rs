@@ -6,14 +6,15 @@ use std::path::Path;
 use std::process::Command;
 
 use agent::execute::Executor as _;
-use agent::execute::wipe::Wipe;
 use agent::execute::wipe::volume::{Access, Disk, Erasure, SystemDisk, Volume};
+use agent::execute::wipe::{Wipe, has_destroyed_some};
 use nix::sched::{CloneFlags, unshare};
 use protocol::action::{self, WipeLevel};
 use protocol::receipt::{Evidence, Failure, FailureKind};
+use serde_json::{Value, json};
 
 use crate::faults::{Fault, FaultyDisk};
-use crate::scene::{LoopDevice, Scene, carry_out};
+use crate::scene::{LoopDevice, Scene, carry_out, opens_with_any};
 use crate::support::host::task;
 
 /// What goes wrong.
@@ -94,6 +95,41 @@ fn every_injected_failure_has_its_receipt() {
             }
         }
     }
+}
+
+/// What the receipt of a wipe of that scene says, once its disk broke after so many writes and flushes, and `then`
+/// happened to the volume.
+fn remains(scene: &Scene, operations: u64, then: impl FnOnce(&Path)) -> Evidence {
+    let wipe = data(Box::new(FaultyDisk::after(operations, Fault::Broken)));
+    wipe.apply(&scene.host, &task(1)).unwrap_err();
+    then(&scene.volume);
+    wipe.remains(&scene.host, &task(1))
+}
+
+#[test]
+fn volume_whose_keys_alone_are_gone_counts_as_destroyed_and_takes_the_power() {
+    let scene = Scene::new();
+    // Keys are one write with a flush: the drive turns read-only before the headers.
+    let evidence = remains(&scene, 2, |_| {});
+    assert!(has_destroyed_some(&evidence), "{evidence:?}");
+    assert_eq!(evidence.get("volumes_destroyed"), Some(&json!(1)));
+    let target = &evidence.get("targets").unwrap()[0];
+    assert_eq!([&target["destroyed"], &target["progress"]], [&json!(true), &json!("keys")]);
+    assert_eq!(target["headers_after_sha256"], Value::Null);
+    assert!(!opens_with_any(&scene.volume));
+
+    let scene = Scene::new();
+    let evidence = remains(&scene, 1, |_| {});
+    assert!(!has_destroyed_some(&evidence), "what was not read back is not gone: {evidence:?}");
+}
+
+#[test]
+fn power_goes_by_the_record_where_nothing_can_be_seen_any_more() {
+    let scene = Scene::new();
+    let evidence = remains(&scene, 2, |volume| fs::remove_file(volume).unwrap());
+    assert_eq!(evidence.get("volumes_destroyed"), Some(&json!(0)), "nobody sees it");
+    assert_eq!(evidence.get("volumes_recorded"), Some(&json!(1)));
+    assert!(has_destroyed_some(&evidence), "the timer that was left running goes the same way");
 }
 
 fn assert_untouched(scene: &Scene, injected: Injected) {

@@ -16,7 +16,7 @@ use super::drives;
 use super::graph::{self, Left, SwapKind};
 use super::record::{Progress, Swap, Target, TpmFate, Wiping};
 use super::volume::{Disk, Erasure};
-use super::{DESTROYED, mapping, moved, particulars, swap, tpm};
+use super::{DESTROYED, RECORDED, mapping, moved, particulars, swap, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
 use crate::host::Host;
@@ -276,14 +276,17 @@ impl<'a> Course<'a> {
         let states: Vec<_> = self.wiping.targets.iter().map(|target| self.state(target)).collect();
         let destroyed = states.iter().filter(|(is_destroyed, _)| *is_destroyed).count();
         let targets: Vec<_> = states.into_iter().map(|(_, state)| state).collect();
-        self.wiping
-            .observe_rest(Evidence::new().with(DESTROYED, destroyed).with("targets", targets))
+        let recorded = self.wiping.destroyed().count();
+        let evidence = Evidence::new().with(DESTROYED, destroyed).with(RECORDED, recorded);
+        self.wiping.observe_rest(evidence.with("targets", targets))
     }
 
     /// Whether one volume is destroyed, with what a receipt says of it.
     fn state(&self, target: &Target) -> (bool, Value) {
         let seen = match target.progress {
-            Progress::Pending | Progress::Keys => Ok(None),
+            Progress::Pending => Ok(None),
+            // Without its keys a volume is destroyed, whatever became of the headers.
+            Progress::Keys => destroy::verify_keys(self.disk, target).map(|()| Some(None)),
             Progress::Headers | Progress::Data => self.verify(target).map(Some),
         };
         let problem = seen.as_ref().err().map(|error| particulars(&target.path, error));
@@ -317,9 +320,9 @@ impl<'a> Course<'a> {
 }
 
 impl Wiping {
-    /// Whether a volume is destroyed: nothing brings that back.
-    pub(super) fn has_destroyed_some(&self) -> bool {
-        self.targets.iter().any(|target| target.progress >= Progress::Headers)
+    /// Volumes whose keys are gone, by the record: nothing brings those back.
+    pub(super) fn destroyed(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(|target| target.progress >= Progress::Keys)
     }
 
     /// What stays readable, because nothing of it is encrypted.
