@@ -28,7 +28,7 @@
 //! `destroyed`, `progress` (`pending`, `keys`, `headers`, `data`) and, if there is one, its `problem`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::action;
@@ -46,6 +46,7 @@ use super::state_file::StateFile as _;
 use super::{Afterwards, Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 
+mod ask;
 mod course;
 mod deadline;
 mod destroy;
@@ -83,7 +84,11 @@ const UPHOLD: Duration = Duration::from_secs(30);
 /// Whether a wipe of this host would be proven fast: there are volumes to be destroyed, and each
 /// of them has keys that can go.
 pub fn is_provable(host: &Host) -> bool {
-    survey::is_provable(&SystemDisk, host)
+    survey::is_provable(&system(), host)
+}
+
+fn system() -> Arc<dyn Disk> {
+    Arc::new(SystemDisk)
 }
 
 /// A wipe that has begun and is not at its end, as its record says.
@@ -118,7 +123,7 @@ pub fn owes_tpm(host: &Host) -> bool {
 
 /// A volume that a wipe of this host would destroy, and whose UUID is not known so.
 pub(super) fn unmanaged(host: &Host, is_known: impl Fn(&str) -> bool) -> Option<PathBuf> {
-    let volumes = survey::volumes(&SystemDisk, host).into_iter();
+    let volumes = survey::volumes(&system(), host).into_iter();
     volumes.into_iter().find_map(|(path, uuid)| (!is_known(&uuid)).then_some(path))
 }
 
@@ -126,7 +131,7 @@ pub(super) fn unmanaged(host: &Host, is_known: impl Fn(&str) -> bool) -> Option<
 #[derive(Debug)]
 pub struct Wipe {
     params: action::Wipe,
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     /// Held from the first step to the last.
     endurance: Mutex<Option<Endurance>>,
     /// The record as it is at the end: the disk that it should be on may have gone with the rest.
@@ -157,7 +162,7 @@ impl Wipe {
     pub fn on(params: action::Wipe, disk: Box<dyn Disk>) -> Self {
         Self {
             params,
-            disk,
+            disk: disk.into(),
             endurance: Mutex::default(),
             ended: Mutex::default(),
             failed: Mutex::default(),
@@ -170,7 +175,7 @@ impl Wipe {
         if let Some(course) = Course::load(&*self.disk, host, task.command_id, "apply")? {
             return Ok(course);
         }
-        let survey = survey::wipe(&*self.disk, host, self.params.level, "apply")?;
+        let survey = survey::wipe(&self.disk, host, self.params.level, "apply")?;
         let wiping = Wiping {
             command_id: task.command_id,
             envelope: task.envelope.clone(),
@@ -269,7 +274,7 @@ impl Wipe {
 
 impl Executor for Wipe {
     fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
-        let survey = survey::wipe(&*self.disk, host, self.params.level, "plan")?;
+        let survey = survey::wipe(&self.disk, host, self.params.level, "plan")?;
         let detached = network::mounted(host);
         let detached = detached.iter().map(|place| {
             format!("{}: detach, and delete nothing: it is on the network", place.display())

@@ -1,8 +1,8 @@
 //! Finds what a wipe of this machine has to destroy: the LUKS volumes that are open, or named in
 //! crypttab, and the swap that lies on none of them; and what is left.
 //!
-//! Reads sysfs, procfs and crypttab below the host's root, and opens nothing by itself: whether a
-//! device is a LUKS volume is answered by the caller. Sources: sysfs(5), proc_pid_mountinfo(5),
+//! Reads sysfs, procfs and crypttab below the host's root, and opens nothing by itself: which
+//! devices are LUKS volumes is answered by the caller. Sources: sysfs(5), proc_pid_mountinfo(5),
 //! swapon(8), crypttab(5).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::ask::Answers;
 use crate::host::Host;
 
-pub(super) use self::left::Left;
+pub(super) use self::left::{Left, Why};
 
 mod left;
 
@@ -80,16 +81,19 @@ struct Crypt {
 }
 
 /// Looks around on the host: for what is to go there, or, where targets are `chosen`, for what lies
-/// beside them. `luks_uuid` answers the UUID of a LUKS volume at that path.
+/// beside them. `ask` asks devices what they are.
 pub(super) fn discover(
     host: &Host,
     chosen: &[PathBuf],
-    luks_uuid: &dyn Fn(&Path) -> Option<String>,
+    ask: &dyn Fn(&[PathBuf]) -> Answers,
 ) -> Found {
     let graph = Graph::read(host);
     let crypts = crypttab(host);
     let (mounted, swapped) = (graph.mounted(host), graph.swapped(host));
-    let uuid_of = |name: &String| Some((name.clone(), luks_uuid(&device(host, name))?));
+    let devices: Vec<_> = graph.nodes.keys().map(|name| device(host, name)).collect();
+    let answers = ask(&devices);
+    let uuid_of =
+        |name: &String| Some((name.clone(), answers.luks.get(&device(host, name))?.clone()));
     let luks: BTreeMap<_, _> = graph.nodes.keys().filter_map(uuid_of).collect();
     let mut found = Found::default();
 
@@ -117,6 +121,10 @@ pub(super) fn discover(
         Some(Left { path: device(host, name), uuid: luks.get(name)?.clone(), why: *why })
     });
     found.left = stays.collect();
+    // Where targets are named, nobody asked for those beside them.
+    let silent = answers.silent.into_iter().filter(|_| chosen.is_empty());
+    let own = silent.filter(|path| graph.is_own_volume(host, path, &crypts));
+    found.left.extend(own.map(|path| Left { path, uuid: String::new(), why: Why::Silent }));
     found.volumes = volumes.iter().map(|name| device(host, name)).collect();
     found
 }

@@ -4,17 +4,18 @@
 //! itself shows. One that is not what it should be stops everything.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::{Value, json};
 
+use super::ask::{self, Answers};
 use super::destroy::{self, DestroyError};
 use super::drives::{self, Drive};
-use super::graph::{self, Found, Left, SwapKind};
-use super::luks;
+use super::graph::{self, Found, Left, SwapKind, Why};
 use super::record::{Progress, Swap, Target, Wiping};
-use super::volume::{Access, Disk};
+use super::volume::Disk;
 use super::{particulars, swap};
 use crate::execute::failure;
 use crate::host::Host;
@@ -38,7 +39,7 @@ pub(super) struct Survey {
 
 /// What a wipe of the whole machine destroys at that level.
 pub(super) fn wipe(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     host: &Host,
     level: WipeLevel,
     stage: &str,
@@ -51,7 +52,7 @@ pub(super) fn wipe(
             let left = survey.left.iter().map(|left| left.path.clone());
             let others = survey.unencrypted.iter().cloned().chain(swaps).chain(left);
             let others: Vec<_> = others.collect();
-            survey.drives = drives::look(disk, host, &survey.targets, &others);
+            survey.drives = drives::look(&**disk, host, &survey.targets, &others);
         }
     }
     survey.tpm = host.tpm.there().map(Path::to_owned);
@@ -60,19 +61,20 @@ pub(super) fn wipe(
 
 /// The volumes and the swap of the machine. `former` is what an earlier wipe began with.
 fn machine(
-    disk: &dyn Disk,
+    disk: &Arc<dyn Disk>,
     host: &Host,
     former: &[Target],
     stage: &str,
 ) -> Result<Survey, Failure> {
     // A volume whose header is gone shows nothing: only the record knows it. One that was made
     // anew since is somebody's again.
-    let is_same = |target: &&Target| destroy::is_same(disk, target).unwrap_or(false);
+    let is_same = |target: &&Target| destroy::is_same(&**disk, target).unwrap_or(false);
     let begun = former.iter().filter(|target| target.progress > Progress::Pending).filter(is_same);
     let begun: Vec<_> = begun.collect();
     let mut found = look(disk, host, &begun);
     if !host.wipe_targets.is_empty() {
-        let survey = named(disk, &host.wipe_targets, former, stage)?;
+        answering(disk, host, stage)?;
+        let survey = named(&**disk, &host.wipe_targets, former, stage)?;
         // Nobody asked for what lies beside them, so nothing is done about it.
         let swaps = found.swaps.into_iter().filter(|(_, kind)| *kind == SwapKind::Plain);
         let unencrypted = found.unencrypted.into_iter().chain(swaps.map(|(path, _)| path));
@@ -80,10 +82,10 @@ fn machine(
     }
     found.left.retain(|left| !begun.iter().any(|target| target.path == left.path));
     found.volumes.extend(begun.iter().map(|target| target.path.clone()));
-    let mut survey = named(disk, &found.volumes, former, stage)?;
+    let mut survey = named(&**disk, &found.volumes, former, stage)?;
     let mut wrong = Vec::new();
     for (path, kind) in &found.swaps {
-        match swap::inspect(disk, host, path, *kind) {
+        match swap::inspect(&**disk, host, path, *kind) {
             Ok(swap) => survey.swaps.push(swap),
             Err(error) => wrong.push(particulars(path, &error)),
         }
@@ -91,6 +93,15 @@ fn machine(
     survey.unencrypted = found.unencrypted;
     survey.left = found.left;
     if wrong.is_empty() { Ok(survey) } else { Err(precondition(stage, &wrong)) }
+}
+
+/// That each of the named targets answers: to be asked for its headers it is waited for without a limit.
+fn answering(disk: &Arc<dyn Disk>, host: &Host, stage: &str) -> Result<(), Failure> {
+    let silent = ask::luks_uuids(disk, host, &host.wipe_targets).silent;
+    let silent: Vec<_> =
+        silent.iter().map(|path| format!("{} does not answer", path.display())).collect();
+    let failed = || failure(FailureKind::Timeout, stage, silent.join("; "));
+    if silent.is_empty() { Ok(()) } else { Err(failed()) }
 }
 
 /// Exactly these volumes.
@@ -122,10 +133,10 @@ pub(super) fn named(
 /// Whether a wipe of this host would be proven fast, and of everything: there are volumes, each of
 /// them has keys that can go, and nothing lies beside them. What can be pulled out is not counted, and
 /// where targets are named, nothing but those.
-pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
-    let is_encrypted = |path: &PathBuf| luks_uuid(disk, path).is_some();
+pub(super) fn is_provable(disk: &Arc<dyn Disk>, host: &Host) -> bool {
     if !host.wipe_targets.is_empty() {
-        return host.wipe_targets.iter().all(is_encrypted);
+        let answers = ask::luks_uuids(disk, host, &host.wipe_targets);
+        return host.wipe_targets.iter().all(|path| answers.luks.contains_key(path));
     }
     let found = look(disk, host, &[]);
     let is_safe = |(_, kind): &(PathBuf, SwapKind)| *kind == SwapKind::RandomKey;
@@ -136,16 +147,22 @@ pub(super) fn is_provable(disk: &dyn Disk, host: &Host) -> bool {
         && found.swaps.iter().all(is_safe)
 }
 
-/// The volumes of that host that have keys, with their UUIDs.
-pub(super) fn volumes(disk: &dyn Disk, host: &Host) -> Vec<(PathBuf, String)> {
-    let named = &host.wipe_targets;
-    let paths = if named.is_empty() { look(disk, host, &[]).volumes } else { named.clone() };
-    let uuid_of = |path: PathBuf| luks_uuid(disk, &path).map(|uuid| (path, uuid));
-    paths.into_iter().filter_map(uuid_of).collect()
+/// The volumes of that host that have keys, with their UUIDs: nothing of one that does not answer.
+pub(super) fn volumes(disk: &Arc<dyn Disk>, host: &Host) -> Vec<(PathBuf, String)> {
+    let (paths, mut silent) = if host.wipe_targets.is_empty() {
+        let found = look(disk, host, &[]);
+        let silent = found.left.into_iter().filter(|left| left.why == Why::Silent);
+        (found.volumes, silent.map(|left| left.path).collect())
+    } else {
+        (host.wipe_targets.clone(), Vec::new())
+    };
+    let answers = ask::luks_uuids(disk, host, &paths);
+    silent.extend(answers.silent);
+    answers.luks.into_iter().chain(silent.into_iter().map(|path| (path, String::new()))).collect()
 }
 
 /// Looks around. `begun` are volumes that no longer show what they are.
-fn look(disk: &dyn Disk, host: &Host, begun: &[&Target]) -> Found {
+fn look(disk: &Arc<dyn Disk>, host: &Host, begun: &[&Target]) -> Found {
     // The graph knows devices by their real names.
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let chosen: Vec<_> = host.wipe_targets.iter().map(|path| real(path)).collect();
@@ -153,13 +170,16 @@ fn look(disk: &dyn Disk, host: &Host, begun: &[&Target]) -> Found {
         let target = begun.iter().find(|target| target.path == real(path));
         target.map(|target| target.uuid.clone())
     };
-    let uuid = |path: &Path| luks_uuid(disk, path).or_else(|| remembered(path));
-    graph::discover(host, &chosen, &uuid)
-}
-
-fn luks_uuid(disk: &dyn Disk, path: &Path) -> Option<String> {
-    let volume = disk.open(path, Access::Read).ok()?;
-    luks::layout(&*volume).ok().map(|layout| layout.uuid)
+    let ask = |paths: &[PathBuf]| {
+        let Answers { mut luks, silent } = ask::luks_uuids(disk, host, paths);
+        for path in paths {
+            if let Some(uuid) = remembered(path) {
+                luks.entry(path.clone()).or_insert(uuid);
+            }
+        }
+        Answers { luks, silent }
+    };
+    graph::discover(host, &chosen, &ask)
 }
 
 /// The target at that path: as its headers say, or, where an earlier wipe began with it, as the

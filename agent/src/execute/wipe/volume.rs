@@ -4,13 +4,15 @@
 //! Knows nothing of LUKS. It is a trait so that tests can cut the power at any write; there is
 //! one implementation for machines.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use drive::line::Line;
 use nix::errno::Errno;
@@ -53,6 +55,9 @@ pub enum Access {
     Write,
 }
 
+/// How long a device may take to show what it is: one that sleeps takes ten seconds or more.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Opens volumes by path.
 pub trait Disk: fmt::Debug + Send + Sync {
     /// The block device or regular file at that path.
@@ -60,6 +65,11 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// What the system says, or `InvalidInput` for anything that is neither.
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Volume>>;
+
+    /// How long, from the first question, is waited for those that have not yet said what they are.
+    fn patience(&self, _silent: &BTreeSet<PathBuf>) -> Duration {
+        PATIENCE
+    }
 
     /// The way to the whole drive at that path; `None` where nothing can be said to it.
     fn drive(&self, _path: &Path) -> Option<Arc<dyn Line>> {

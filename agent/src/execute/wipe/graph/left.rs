@@ -34,6 +34,8 @@ pub(in crate::execute::wipe) enum Why {
     Remote,
     /// It is not open, and crypttab does not name it.
     Locked,
+    /// It does not answer, and is open or named by crypttab.
+    Silent,
     /// Others were named.
     NotNamed,
 }
@@ -45,6 +47,7 @@ impl Why {
             Self::Removable => "it can be pulled out",
             Self::Remote => "it lies on the network",
             Self::Locked => "it is locked, and crypttab does not name it",
+            Self::Silent => "it does not answer",
             Self::NotNamed => "it is not among the targets that are named",
         }
     }
@@ -52,7 +55,7 @@ impl Why {
     /// Whether it is the machine's own, and stays because nobody said that it should go.
     pub(in crate::execute::wipe) const fn is_gap(self) -> bool {
         match self {
-            Self::Locked => true,
+            Self::Locked | Self::Silent => true,
             Self::Removable | Self::Remote | Self::NotNamed => false,
         }
     }
@@ -109,6 +112,23 @@ impl Graph {
     ) -> bool {
         let is_same = luks.get(of).is_some() && luks.get(of) == luks.get(name);
         is_same && of != name && self.below(of).contains(name)
+    }
+
+    /// Whether a device is the machine's own LUKS volume by what stands on it or by crypttab, whatever it says.
+    pub(super) fn is_own_volume(&self, host: &Host, path: &Path, crypts: &[Crypt]) -> bool {
+        let is_it = |name: &&String| super::device(host, name) == path;
+        let Some((name, node)) = self.nodes.iter().find(|(name, _)| is_it(name)) else {
+            return false;
+        };
+        let is_luks = |holder: &String| {
+            let mapping = self.nodes.get(holder).and_then(|node| node.mapping.as_deref());
+            mapping.is_some_and(|mapping| mapping.starts_with("CRYPT-LUKS"))
+        };
+        let is_named = |crypt: &Crypt| {
+            !crypt.has_random_key && self.at(host, &crypt.source).as_ref() == Some(name)
+        };
+        let is_open = node.holders.iter().any(is_luks) && self.apart(host, name).is_none();
+        is_open || crypts.iter().any(is_named)
     }
 
     /// Why a volume there is not the machine's own, if it is not.

@@ -1,0 +1,91 @@
+//! A device that never answers: it keeps a wipe from nothing but itself.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use agent::execute::Executor as _;
+use agent::execute::wipe::Wipe;
+use agent::execute::wipe::volume::{Access, Disk, SystemDisk, Volume};
+use protocol::action::{self, WipeLevel};
+use protocol::receipt::FailureKind;
+use serde_json::{Value, json};
+
+use crate::scene::{carry_out, opens_with_any};
+use crate::support::host::task;
+use crate::targets::laptop;
+
+/// Disks of which one hangs. They are given up as soon as it is the only one that says nothing.
+#[derive(Debug)]
+struct Hanging(PathBuf);
+
+impl Disk for Hanging {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Volume>> {
+        if path == self.0 {
+            loop {
+                thread::park();
+            }
+        }
+        SystemDisk.open(path, access)
+    }
+
+    fn patience(&self, silent: &BTreeSet<PathBuf>) -> Duration {
+        let is_alone = silent.iter().eq([&self.0]);
+        if is_alone { Duration::ZERO } else { Duration::from_secs(3600) }
+    }
+}
+
+fn wipe_beside(hanging: PathBuf) -> Wipe {
+    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
+    Wipe::on(params, Box::new(Hanging(hanging)))
+}
+
+#[test]
+fn device_that_never_answers_keeps_no_other_from_being_wiped() {
+    let machine = laptop();
+    machine.device("sdb", "8:16", &[]).luks("sdb", "luks2");
+    let wipe = wipe_beside(machine.host.path("/dev/sdb"));
+    let plan = wipe.plan(&machine.host, &task(1)).unwrap();
+    assert_eq!(plan.facts.get("targets").unwrap().as_array().unwrap().len(), 2);
+    assert_eq!(plan.facts.get("left"), None, "nobody knows that it is one");
+    let evidence = carry_out(&wipe, &machine.host, &task(1)).unwrap();
+    assert_eq!(evidence.get("grade"), Some(&json!("proven")));
+    for name in ["/dev/sda2", "/dev/sda3"] {
+        assert!(!opens_with_any(&machine.host.path(name)), "{name}");
+    }
+}
+
+#[test]
+fn volume_that_is_open_and_never_answers_is_told_as_left() {
+    let machine = laptop();
+    machine.device("sdb", "8:16", &["dm-5"]).device("dm-5", "253:5", &[]);
+    machine.file("/sys/block/dm-5/dm/uuid", "CRYPT-LUKS2-x\n");
+    machine.luks("sdb", "luks2");
+    let hanging = machine.host.path("/dev/sdb");
+    let silent = json!([{ "path": &hanging, "uuid": "", "why": "silent" }]);
+    let wipe = wipe_beside(hanging);
+    let left = |wipe: &Wipe| -> Option<Value> {
+        wipe.plan(&machine.host, &task(1)).unwrap().facts.get("left").cloned()
+    };
+    assert_eq!(left(&wipe), Some(silent.clone()), "whoever approves is told");
+    let evidence = carry_out(&wipe, &machine.host, &task(1)).unwrap();
+    assert_eq!(evidence.get("left"), Some(&silent));
+    // One that can be pulled out is nobody's, open or not, unless crypttab names it.
+    machine.file("/sys/block/sdb/removable", "1\n");
+    assert_eq!(left(&wipe), None);
+    machine.file("/etc/crypttab", "archive /dev/sdb none luks,noauto\n");
+    assert_eq!(left(&wipe), Some(silent));
+}
+
+#[test]
+fn named_target_that_never_answers_stops_the_wipe_before_anything_is_touched() {
+    let mut machine = laptop();
+    let [other, hanging] = ["/dev/sda2", "/dev/sda3"].map(|path| machine.host.path(path));
+    machine.host.wipe_targets = vec![other.clone(), hanging.clone()];
+    let failure = carry_out(&wipe_beside(hanging), &machine.host, &task(1)).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Timeout);
+    assert!(failure.detail.ends_with("sda3 does not answer"), "{}", failure.detail);
+    assert!(opens_with_any(&other));
+}
