@@ -227,7 +227,7 @@ fn open_file_on_a_network_share_is_everybodys_and_is_left() {
     let mut machine = laptop();
     for (name, number, mapping, file) in [
         ("loop1", "7:1", "dm-5", "/srv/share/company.img"),
-        ("loop2", "7:2", "dm-6", "/srv/own.img"),
+        ("loop2", "7:2", "dm-6", "/srv/plain/own.img"),
     ] {
         machine.device(name, number, &[mapping]).device(mapping, number, &[]);
         machine.file(&format!("/sys/block/{name}/loop/backing_file"), format!("{file}\n"));
@@ -235,8 +235,68 @@ fn open_file_on_a_network_share_is_everybodys_and_is_left() {
         machine.luks(name, "luks2");
     }
     machine.mount("0:60", "/srv/share", "nfs4 server:/export");
+    machine.device("sdd", "8:48", &[]).file("/dev/sdd", [0; 8192]);
+    machine.mount("8:48", "/srv/plain", "xfs /dev/sdd");
+    // Locked, it is as a file that nobody attached.
+    machine.device("loop3", "7:3", &[]).luks("loop3", "luks2");
+    machine.file("/sys/block/loop3/loop/backing_file", "/srv/plain/locked.img\n");
     assert_eq!(machine.planned().0, ["loop2", "sda2", "sda3"]);
     assert_eq!(machine.left(), [json!(["loop1", "remote"])]);
+}
+
+#[test]
+fn image_that_somebody_attaches_changes_nothing_of_an_approved_wipe() {
+    let mut machine = laptop();
+    let facts = |machine: &Machine| {
+        let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+        let targets = plan.facts.get("targets").unwrap().as_array().unwrap().iter();
+        let names: Vec<_> = targets.map(|target| target["path"].clone()).collect();
+        (names, plan.facts.get("left").cloned())
+    };
+    let before = facts(&machine);
+    // Everybody at a desktop may do so, in a file of his own or in memory, by partitions too.
+    for (at, file) in
+        ["/home/eve/a.img", "/dev/shm/b.img", "/tmp/c.img (deleted)"].iter().enumerate()
+    {
+        let (disk, part) = (format!("loop{at}"), format!("loop{at}p1"));
+        machine.device(&disk, &format!("7:{at}"), &[]);
+        machine.device(&format!("{disk}/{part}"), &format!("259:{at}"), &[]);
+        machine.file(&format!("/sys/block/{disk}/loop/backing_file"), format!("{file}\n"));
+        machine.luks(&disk, "luks2");
+        machine.luks(&part, "luks2");
+    }
+    assert_eq!(facts(&machine), before, "locked");
+    assert!(is_provable(&machine.host));
+    machine.device("loop0", "7:0", &["dm-5"]).device("dm-5", "253:5", &[]);
+    machine.file("/sys/block/dm-5/dm/uuid", "CRYPT-LUKS2-x\n");
+    machine.mount("253:5", "/media/eve", "ext4 /dev/mapper/eve");
+    assert_eq!(facts(&machine), before, "open, on a volume that goes");
+    assert!(is_provable(&machine.host), "what is mounted from it is encrypted");
+    assert_eq!(machine.left(), [] as [Value; 0]);
+}
+
+#[test]
+fn card_and_disk_behind_an_outer_port_can_be_pulled_out_and_the_systems_own_card_cannot() {
+    let mut machine = laptop();
+    let outer = "/sys/devices/pci0000:00/0000:00:1c.0";
+    machine.file(&format!("{outer}/removable"), "removable\n");
+    machine.file(&format!("{outer}/nvme/nvme1/model"), "outer\n");
+    machine.device("nvme1n1", "259:8", &[]).luks("nvme1n1", "luks2");
+    let device = machine.host.path("/sys/block/nvme1n1/device");
+    symlink(machine.host.path(format!("{outer}/nvme/nvme1")), device).unwrap();
+    machine.device("mmcblk0", "179:0", &[]).device("mmcblk0/mmcblk0p1", "179:1", &["dm-5"]);
+    machine.device("dm-5", "253:5", &[]).file("/sys/block/dm-5/dm/uuid", "CRYPT-LUKS2-x\n");
+    machine.file("/sys/block/mmcblk0/device/type", "SD\n");
+    machine.luks("mmcblk0p1", "luks2");
+    assert_eq!(machine.planned().0, ["sda2", "sda3"]);
+    let pulled = |name| json!([name, "removable"]);
+    assert_eq!(machine.left(), [pulled("mmcblk0p1"), pulled("nvme1n1")]);
+    assert!(is_provable(&machine.host));
+    machine.file("/sys/block/mmcblk0/device/type", "MMC\n");
+    assert_eq!(machine.planned().0, ["mmcblk0p1", "sda2", "sda3"], "soldered in");
+    machine.file("/sys/block/mmcblk0/device/type", "SD\n");
+    machine.mount("253:5", "/", "ext4 /dev/mapper/system");
+    assert_eq!(machine.planned().0, ["mmcblk0p1", "sda2", "sda3"], "a board that runs from it");
 }
 
 #[test]

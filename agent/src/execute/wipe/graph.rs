@@ -16,6 +16,7 @@ use crate::host::Host;
 pub(super) use self::left::{Left, Why};
 
 mod left;
+mod removable;
 
 /// File systems that are made of files which somebody else delivers: nothing of a person's.
 const IMAGES: [&str; 3] = ["squashfs", "iso9660", "erofs"];
@@ -98,7 +99,7 @@ pub(super) fn discover(
     let mut found = Found::default();
 
     let (volumes, left) = graph.sort(host, &crypts, &luks, chosen);
-    let on_volume = |name: &str| graph.below(name).iter().any(|name| volumes.contains(name));
+    let on_volume = |name: &str| graph.lies_on(host, name, &volumes);
     // What lies on a volume goes with it, and so does another way to the same one.
     let goes = |name: &String| {
         on_volume(name) || volumes.iter().any(|of| graph.is_other_way(&luks, of, name))
@@ -277,15 +278,10 @@ struct Graph {
 
 impl Graph {
     fn read(host: &Host) -> Self {
-        let mut graph = Self::default();
+        let (mut graph, mut cards) = (Self::default(), BTreeSet::new());
         for disk in entries(&host.path("/sys/block")) {
-            // A disk in an enclosure does not call itself removable.
-            let is_on_usb = disk.join("device").canonicalize().is_ok_and(|device| {
-                device
-                    .components()
-                    .any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"usb"))
-            });
-            let is_removable = is_on_usb || line(&disk.join("removable")).as_deref() == Some("1");
+            let is_removable = removable::is_removable(host, &disk);
+            cards.extend(name(&disk).filter(|_| removable::is_card(&disk)));
             graph.add(&disk, is_removable, None);
             for part in entries(&disk) {
                 if part.join("partition").exists() {
@@ -293,6 +289,7 @@ impl Graph {
                 }
             }
         }
+        graph.pull_out(host, &cards);
         graph
     }
 

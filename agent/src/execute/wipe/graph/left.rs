@@ -40,6 +40,13 @@ pub(in crate::execute::wipe) enum Why {
     NotNamed,
 }
 
+/// Where a file system is.
+#[derive(Debug)]
+enum Around {
+    Network,
+    Device(String),
+}
+
 impl Why {
     /// For a person.
     pub(in crate::execute::wipe) const fn as_text(self) -> &'static str {
@@ -84,7 +91,12 @@ impl Graph {
         for name in others {
             let is_named = named.contains(name);
             let apart = self.apart(host, name).filter(|_| !is_named);
-            let locked = (!is_named && !used.contains(name)).then_some(Why::Locked);
+            let is_locked = !is_named && !used.contains(name);
+            // One in a file is as a file is that nobody attached: everybody at a desktop may attach one.
+            if is_locked && apart.is_none() && !self.files(name).is_empty() {
+                continue;
+            }
+            let locked = is_locked.then_some(Why::Locked);
             match apart.or(locked).or((!chosen.is_empty()).then_some(Why::NotNamed)) {
                 Some(why) => {
                     left.insert(name.clone(), why);
@@ -100,7 +112,45 @@ impl Graph {
             |name: &String| volumes.iter().any(|of| self.is_other_way(luks, of, name));
         let goes_with_top = |name: &&String| !chosen_ones.contains(*name) && is_below_itself(name);
         let doubles: BTreeSet<_> = volumes.iter().filter(goes_with_top).cloned().collect();
-        (&volumes - &doubles, left)
+        let volumes = &volumes - &doubles;
+        let is_inside = |name: &&String| {
+            let is_wanted = chosen_ones.contains(*name) || named.contains(*name);
+            !is_wanted && self.files_lie_on(host, name, &volumes)
+        };
+        let inside: BTreeSet<_> = volumes.iter().filter(is_inside).cloned().collect();
+        (&volumes - &inside, left)
+    }
+
+    /// Whether that device stands on one of those volumes, or its file lies on a file system that does: it goes with it.
+    pub(super) fn lies_on(&self, host: &Host, name: &str, volumes: &BTreeSet<String>) -> bool {
+        self.below(name).iter().any(|name| volumes.contains(name))
+            || self.files_lie_on(host, name, volumes)
+    }
+
+    /// Whether the files that it is made of lie on file systems on those volumes, directly or in files themselves.
+    fn files_lie_on(&self, host: &Host, name: &str, volumes: &BTreeSet<String>) -> bool {
+        let (mut seen, mut open) = (BTreeSet::new(), self.files(name));
+        while let Some(file) = open.pop() {
+            let Some(Around::Device(of)) = self.around(host, Path::new(&file)) else { continue };
+            if self.below(&of).iter().any(|name| volumes.contains(name)) {
+                return true;
+            }
+            if seen.insert(of.clone()) {
+                open.extend(self.files(&of));
+            }
+        }
+        false
+    }
+
+    /// The files behind loop devices, or parts of such, that it is or stands on.
+    fn files(&self, name: &str) -> Vec<String> {
+        let below = self.below(name);
+        let file = |name: &String| {
+            let node = self.nodes.get(name)?;
+            let whole = node.part_of.as_ref().and_then(|whole| self.nodes.get(whole));
+            node.backing.clone().or_else(|| whole?.backing.clone())
+        };
+        below.iter().filter_map(file).collect()
     }
 
     /// Whether one shows the LUKS volume `of`, and stands below it.
@@ -133,12 +183,14 @@ impl Graph {
 
     /// Why a volume there is not the machine's own, if it is not.
     fn apart(&self, host: &Host, name: &str) -> Option<Why> {
-        let below = self.below(name);
         if self.is_on_removable(name) {
             return Some(Why::Removable);
         }
-        let files = below.iter().filter_map(|name| self.nodes.get(name)?.backing.as_deref());
-        files.into_iter().find_map(|file| self.file_is_apart(host, Path::new(file)))
+        let why = |file: &String| match self.around(host, Path::new(file))? {
+            Around::Network => Some(Why::Remote),
+            Around::Device(name) => self.is_on_removable(&name).then_some(Why::Removable),
+        };
+        self.files(name).iter().find_map(why)
     }
 
     fn is_on_removable(&self, name: &str) -> bool {
@@ -146,7 +198,8 @@ impl Graph {
         self.below(name).iter().any(is_removable)
     }
 
-    fn file_is_apart(&self, host: &Host, file: &Path) -> Option<Why> {
+    /// Where the file system is that a file lies on.
+    fn around(&self, host: &Host, file: &Path) -> Option<Around> {
         let innermost = |places: Vec<PathBuf>| {
             let around = places.into_iter().filter(|place| file.starts_with(place));
             around.max_by_key(|place| place.components().count())
@@ -157,10 +210,9 @@ impl Graph {
             |place: &Option<PathBuf>| place.as_ref().map(|place| place.components().count());
         let remote = innermost(network::mounted(host));
         if remote.is_some() && depth(&remote) >= depth(&local) {
-            return Some(Why::Remote);
+            return Some(Around::Network);
         }
         let of = mounts.iter().rev().find(|(_, place)| local.as_deref() == Some(Path::new(place)));
-        let (name, _) = of?;
-        self.is_on_removable(name).then_some(Why::Removable)
+        of.map(|(name, _)| Around::Device(name.clone()))
     }
 }
