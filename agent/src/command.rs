@@ -94,7 +94,10 @@ async fn reassert(config: Config) -> anyhow::Result<()> {
     let state = StateDir::open(&config.state_dir)?;
     let putting_up = move || {
         let host = config.host();
-        (standing::put_up(&host), standing::go_on_wiping(&host, &state))
+        // Before any door is closed again for it.
+        let given_back = standing::open_after_wipe(&host).err();
+        let failures: Vec<_> = given_back.into_iter().chain(standing::put_up(&host)).collect();
+        (failures, standing::go_on_wiping(&host, &state))
     };
     let (failures, wiped) = tokio::task::spawn_blocking(putting_up).await?;
     wiped.context("a wipe that was cut off does not go on")?;

@@ -42,6 +42,17 @@ pub(crate) fn put_up(host: &Host) -> Vec<Failure> {
     failures
 }
 
+/// Gives the doors back after a wipe that came to its end before this boot: somebody switched the
+/// device on again, and an agent whose key went with the TPM never starts to do it.
+pub(crate) fn open_after_wipe(host: &Host) -> Result<(), Failure> {
+    // Of a claim that cannot be read nobody knows whose it is: see `wiping::reassert`.
+    let Ok(Some(claimed)) = wiping::claimed(host) else { return Ok(()) };
+    if wipe::ended(host)? == Some(claimed) && wiping::give_back(host)? {
+        tracing::warn!(command.id = %claimed, "wipe ended in a former boot: doors are as before");
+    }
+    Ok(())
+}
+
 /// Goes on with a wipe that was cut off, so far as its keys: before anybody can log in, and with no network
 /// to ask. It must still be open in the journal, as begun: one that failed has had its receipt, and
 /// one that a damaged journal may have lost is its agent's to find out about.

@@ -100,6 +100,15 @@ pub fn unfinished(host: &Host) -> Result<Option<CommandId>, Failure> {
     Ok(recorded.map(|wiping| wiping.command_id))
 }
 
+/// A wipe that is at its end, as its record says.
+///
+/// # Errors
+/// `Io` when there is a record that cannot be read.
+pub fn ended(host: &Host) -> Result<Option<CommandId>, Failure> {
+    let recorded = Wiping::load(host, "reassert")?.filter(|wiping| wiping.finished);
+    Ok(recorded.map(|wiping| wiping.command_id))
+}
+
 /// Destroys what keys are left of such a wipe, and looks whether they are gone. The rest is left to its
 /// command: what is proven is told before the data goes.
 ///

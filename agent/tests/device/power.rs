@@ -15,6 +15,7 @@ use protocol::grade::Grade;
 use protocol::ledger::Record;
 use protocol::proof;
 use protocol::receipt::{FailureKind, Outcome};
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, confirmed, until};
 use crate::disk::{Disk, bytes, in_mount_namespace, received};
@@ -400,4 +401,35 @@ async fn wipe_that_was_cut_off_goes_on_before_the_network_and_only_while_it_is_o
     hub.send(confirmed(&again)).await;
     until(|| pressed(&bench) == 1).await;
     agent.drain().await.unwrap();
+}
+
+#[tokio::test]
+async fn boot_after_a_wipe_that_ended_gives_the_doors_back_without_an_agent() {
+    let (mut bench, command) = scene(HOUR);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let command_id = command.command_id;
+    hub.send(HubFrame::Command(command)).await;
+    succeeded(&bench, &hub.receipt().await);
+    bench.kill(agent).await;
+    let state = bench.config.state_dir.clone();
+    let (claim, recorded) = (state.join("wipe-doors.json"), state.join("wipe.json"));
+    let text = json!({ "phase": "locked", "command_id": command_id, "envelope": "", "applied_at": 0,
+        "level": "session", "message": null, "break_glass": ["rescue"] });
+    fs::write(&claim, text.to_string()).unwrap();
+    let mut wiping: Value = serde_json::from_slice(&fs::read(&recorded).unwrap()).unwrap();
+    assert_eq!(wiping["finished"], json!(true));
+    wiping["finished"] = false.into();
+    fs::write(&recorded, wiping.to_string()).unwrap();
+    let door = bench.config.host.root.join("etc/tocsin-lock.allow");
+    fs::create_dir(door.parent().unwrap()).unwrap();
+    assert!(reassert(&bench));
+    assert!(door.exists() && claim.exists(), "it may go on");
+
+    // The key of this agent is gone with the TPM.
+    wiping["finished"] = true.into();
+    fs::write(&recorded, wiping.to_string()).unwrap();
+    assert!(reassert(&bench));
+    assert!(!door.exists() && !claim.exists());
 }
