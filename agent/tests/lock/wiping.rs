@@ -167,3 +167,16 @@ fn wipe_closes_the_doors_for_everybody_where_there_is_no_break_glass_account() {
         assert_eq!(tree(&sandbox), before);
     });
 }
+
+#[test]
+fn damaged_claim_of_a_wipe_keeps_neither_boot_nor_doors() {
+    in_namespaces("wiping::damaged_claim_of_a_wipe_keeps_neither_boot_nor_doors", || {
+        let (sandbox, _) = scene();
+        let before = tree(&sandbox);
+        wipe().apply(&sandbox.host, &task()).unwrap();
+        std::fs::write(sandbox.host.state_dir.join("wipe-doors.json"), "{").unwrap();
+        assert!(!wiping::reassert(&sandbox.host).unwrap());
+        assert_eq!(tree(&sandbox), before);
+        assert!(sandbox.permits("sshd", "alice"));
+    });
+}

@@ -164,12 +164,20 @@ pub(in crate::execute) fn look(host: &Host, mut gaps: Vec<String>) -> Value {
     said
 }
 
-/// Closes the doors again for a wipe that is not over, as at boot. What had begun to be given back is given back.
+/// Closes the doors again for a wipe that is not over, as at boot. What had begun to be given back is given back,
+/// and so is what a damaged claim holds: a wipe that goes on makes a new one.
 ///
 /// # Errors
 /// The first door that could not be closed, or opened; the others are all the same.
 pub fn reassert(host: &Host) -> Result<bool, Failure> {
-    let Some(claim) = load(host)? else { return Ok(false) };
+    let claim = match load(host) {
+        Ok(Some(claim)) => claim,
+        Ok(None) => return Ok(false),
+        Err(failure) => {
+            tracing::error!(detail = failure.detail, "claim of a wipe on the doors is damaged");
+            return give_back(host).map(|_| false);
+        }
+    };
     if standing_lock(host).is_some() {
         return Ok(false);
     }
