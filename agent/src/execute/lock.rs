@@ -12,7 +12,7 @@
 //! Evidence of a `session` lock: `level`, `break_glass`, `gate_files`, `expired_accounts`,
 //! `pam_probe` (service → user → answer, or `unavailable`), `logind` (`present`, `absent`,
 //! `unreachable`), `sessions_left`, `processes_left`, `nologin`, `gaps`. Of a `screen` lock:
-//! `level`, `sessions`, `screens_locked`. Of an unlock: `lock_state`, `gates_left`.
+//! `level`, `sessions`, `screens_locked`. Of an unlock: `lock_state`, `gates_left`, `nologin`.
 
 mod accounts;
 mod doors;
@@ -144,7 +144,8 @@ impl Executor for UnlockExecutor {
             let detail = "not everything that the lock changed was restored";
             return Err(failure(FailureKind::NotProven, "prove", detail));
         }
-        Ok(Evidence::new().with("lock_state", "absent").with("gates_left", 0))
+        let evidence = Evidence::new().with("lock_state", "absent").with("gates_left", 0);
+        Ok(evidence.with("nologin", doors::has_nologin(host).map_err(|error| error.at("prove"))?))
     }
 
     fn recover(&self, _host: &Host, _task: &Task) -> Recovery {

@@ -4,9 +4,9 @@
 use std::path::PathBuf;
 
 use agent::execute::Executor as _;
-use agent::execute::lock::wiping;
+use agent::execute::lock::{LockExecutor, wiping};
 use agent::execute::wipe::Wipe;
-use protocol::action::{self, LockLevel, WipeLevel};
+use protocol::action::{self, Lock, LockLevel, WipeLevel};
 use protocol::id::CommandId;
 use serde_json::json;
 
@@ -178,5 +178,47 @@ fn damaged_claim_of_a_wipe_keeps_neither_boot_nor_doors() {
         assert!(!wiping::reassert(&sandbox.host).unwrap());
         assert_eq!(tree(&sandbox), before);
         assert!(sandbox.permits("sshd", "alice"));
+    });
+}
+
+#[test]
+fn nologin_of_a_wipe_or_an_earlier_lock_goes_with_the_unlock_and_that_of_others_stays() {
+    let test = "wiping::nologin_of_a_wipe_or_an_earlier_lock_goes_with_the_unlock_and_that_of_others_stays";
+    in_namespaces(test, || {
+        let (mut sandbox, _) = scene();
+        sandbox.host.break_glass = vec!["root".to_owned()];
+        let nologin = sandbox.host.path("/run/nologin");
+        let before = tree(&sandbox);
+        let said = |message: &str| {
+            let lock = Lock { level: LockLevel::Session, message: Some(message.to_owned()) };
+            LockExecutor::new(lock).apply(&sandbox.host, &task()).unwrap();
+            std::fs::read_to_string(&nologin).unwrap()
+        };
+        wipe().apply(&sandbox.host, &task()).unwrap();
+        assert!(std::fs::read_to_string(&nologin).unwrap().contains("locked by"));
+        for message in ["one text", "another text"] {
+            assert_eq!(said(message), format!("{message}\n"));
+        }
+        unlock(&sandbox);
+        assert_eq!(tree(&sandbox), before);
+
+        // One of somebody else, as of a shutdown that is near.
+        std::fs::write(&nologin, "going down").unwrap();
+        assert_eq!(said("one text"), "going down");
+        unlocking().apply(&sandbox.host, &task()).unwrap();
+        let evidence = unlocking().prove(&sandbox.host, &task()).unwrap();
+        assert_eq!(evidence.get("nologin"), Some(&json!(true)), "it is told");
+        assert_eq!(std::fs::read_to_string(&nologin).unwrap(), "going down");
+        std::fs::write(&nologin, "This device was locked by its administrators.\n").unwrap();
+        unlocking().prove(&sandbox.host, &task()).unwrap_err();
+        std::fs::remove_file(&nologin).unwrap();
+
+        // An account that it would keep out is to pass from now on.
+        lock(&sandbox);
+        sandbox.host.break_glass = vec!["rescue".to_owned()];
+        lock(&sandbox);
+        assert!(!nologin.exists());
+        unlock(&sandbox);
+        assert_eq!(tree(&sandbox), before);
     });
 }

@@ -225,7 +225,7 @@ fn texts(state: &LockState) -> [(&'static str, String); 4] {
         (pam::TEXT_PATH, format!("{}\n", message.replace('%', "%%"))),
         (ISSUES[0], issue.clone()),
         (ISSUES[1], issue),
-        (NOLOGIN, format!("{message}\n")),
+        (NOLOGIN, nologin_text(message)),
     ]
 }
 
@@ -242,11 +242,22 @@ fn write_texts(
             file::make_public_dir(&folder)?;
         }
     }
+    let known = known_nologins(Some(state), undo)?;
     for (name, text) in texts(state) {
         let path = host.path(file::resolve(host, Path::new(name))?);
         let found = file::find(&path)?;
-        let is_foreign = name == NOLOGIN && (found.is_some() || !nologin);
-        if is_foreign || found.is_some_and(|found| found.bytes == text.as_bytes()) {
+        if name == NOLOGIN {
+            if found.as_ref().is_some_and(|found| !is_known(&known, found)) {
+                continue;
+            }
+            if !nologin {
+                // What was written for other accounts keeps out those of this state.
+                found.map_or(Ok(()), |_| file::remove(&path))?;
+                continue;
+            }
+            undo.add_nologin(sha256_hex(text.as_bytes()))?;
+        }
+        if found.is_some_and(|found| found.bytes == text.as_bytes()) {
             continue;
         }
         file::replace(&path, text.as_bytes(), Attributes::PUBLIC)?;
@@ -254,6 +265,22 @@ fn write_texts(
     }
     refresh_login_screens(host);
     Ok(())
+}
+
+/// Digests of what locks and wipes wrote to `/run/nologin`; earlier versions wrote and kept none.
+fn known_nologins(state: Option<&LockState>, undo: &UndoJournal) -> Result<Vec<String>, FileError> {
+    let mut known = undo.nologins()?;
+    let messages = [Some(DEFAULT_MESSAGE), state.map(message)].into_iter().flatten();
+    known.extend(messages.map(|message| sha256_hex(nologin_text(message).as_bytes())));
+    Ok(known)
+}
+
+fn nologin_text(message: &str) -> String {
+    format!("{message}\n")
+}
+
+fn is_known(digests: &[String], found: &Found) -> bool {
+    digests.contains(&sha256_hex(&found.bytes))
 }
 
 /// Login screens that wait show the text of when they began until they are told.
@@ -305,13 +332,9 @@ fn remove_texts(
     }
     let nologin = host.path(file::resolve(host, Path::new(NOLOGIN))?);
     file::discard_leftover(&nologin)?;
-    let is_ours = |text: &str| -> Result<bool, FileError> {
-        Ok(file::find(&nologin)?.is_some_and(|found| found.bytes == text.as_bytes()))
-    };
-    for (name, text) in state.map(texts).into_iter().flatten() {
-        if name == NOLOGIN && is_ours(&text)? {
-            file::remove(&nologin)?;
-        }
+    let known = known_nologins(state, undo)?;
+    if file::find(&nologin)?.is_some_and(|found| is_known(&known, &found)) {
+        file::remove(&nologin)?;
     }
     refresh_login_screens(host);
     Ok(())
@@ -395,8 +418,7 @@ pub(super) fn look(host: &Host, state: &LockState, undo: &UndoJournal) -> Result
         seen.unexpired = accounts::expire(&shadow, kept).1.len() + usize::from(is_root_open);
         seen.expired = accounts::count_expired(&shadow, &undo.expiries()?);
     }
-    let nologin = file::find(&host.path(file::resolve(host, Path::new(NOLOGIN))?))?;
-    seen.nologin = nologin.is_some();
+    seen.nologin = has_nologin(host)?;
     Ok(seen)
 }
 
@@ -405,13 +427,26 @@ pub(super) fn read_shadow(host: &Host) -> Result<Option<Vec<u8>>, FileError> {
     Ok(file::find(&path)?.map(|found| found.bytes))
 }
 
-/// The files in which a gate still stands: none on a device that is not locked.
+/// Whether `/run/nologin` stands. On a device that is not locked it is somebody else's.
+pub(super) fn has_nologin(host: &Host) -> Result<bool, FileError> {
+    Ok(find_nologin(host)?.is_some())
+}
+
+fn find_nologin(host: &Host) -> Result<Option<Found>, FileError> {
+    file::find(&host.path(file::resolve(host, Path::new(NOLOGIN))?))
+}
+
+/// The files in which a gate still stands, and a text of ours that is one: none on a device that is not locked.
 pub(super) fn remaining_gates(host: &Host) -> Result<Vec<String>, FileError> {
     let mut remaining = Vec::new();
     for path in pam::all_files(host)? {
         if file::find(&host.path(&path))?.is_some_and(|found| pam::has_gate(&found.bytes)) {
             remaining.push(path.display().to_string());
         }
+    }
+    let ours = nologin_text(DEFAULT_MESSAGE);
+    if find_nologin(host)?.is_some_and(|found| found.bytes == ours.as_bytes()) {
+        remaining.push(NOLOGIN.to_owned());
     }
     Ok(remaining)
 }

@@ -159,6 +159,21 @@ impl UndoJournal {
         self.save(&self.folder.join("folders.json"), &known)
     }
 
+    /// The digests of what a lock or a wipe wrote to `/run/nologin`: of somebody else's there is none.
+    pub(super) fn nologins(&self) -> Result<Vec<String>, FileError> {
+        Ok(file::load(&self.folder.join("nologin.json"))?.unwrap_or_default())
+    }
+
+    /// Adds the digest of what is about to be written there.
+    pub(super) fn add_nologin(&self, sha256: String) -> Result<(), FileError> {
+        let mut known = self.nologins()?;
+        if known.contains(&sha256) {
+            return Ok(());
+        }
+        known.push(sha256);
+        self.save(&self.folder.join("nologin.json"), &known)
+    }
+
     fn save<T: Serialize>(&self, path: &Path, document: &T) -> Result<(), FileError> {
         file::make_private_dir(&self.folder)?;
         file::save(path, document)
