@@ -35,6 +35,7 @@ use self::link::Link;
 pub(crate) use self::link::{Event, Linked};
 pub(crate) use self::notices::Noticed;
 use self::notices::Notices;
+use self::outcome::PowerOff;
 pub(crate) use self::storage::Storage;
 pub(crate) use self::storage::StorageError;
 use self::telling::Telling;
@@ -132,16 +133,6 @@ struct Sync {
 struct Resend {
     at: Option<Instant>,
     backoff: Backoff,
-}
-
-/// A power-off that waits for its receipt to be confirmed.
-#[derive(Debug)]
-struct PowerOff {
-    command_id: CommandId,
-    /// The longest that it waits.
-    deadline: Instant,
-    /// It was tried and did not work: when to try again.
-    retry_at: Option<Instant>,
 }
 
 impl Reconcile {
@@ -450,7 +441,7 @@ impl Reconcile {
         let now = self.core.clock.now();
         let resend = self.resend.at.filter(|_| self.link.is_up());
         let sync = self.sync.not_before.filter(|_| self.sync.is_due && self.link.is_up());
-        let power_off = self.power_off.as_ref().map(PowerOff::due);
+        let power_off = self.power_off.as_ref().and_then(PowerOff::due);
         // While an urgent command runs its end wakes this task soon enough.
         let is_free = self.standing.is_some() && self.running.urgent.is_none();
         let uphold = is_free.then_some(self.uphold_at);

@@ -15,14 +15,26 @@ use protocol::state::Lane;
 use protocol::time::Timestamp;
 use protocol::trust::Role;
 
+use super::Reconcile;
 use super::deliveries::claims;
-use super::{PowerOff, Reconcile};
 use crate::execute::wipe;
 use crate::host::Shutdown;
 use crate::worker::Job;
 
 /// How long after a power-off that did not work the next one is tried.
 const POWER_OFF_RETRY: Duration = Duration::from_secs(60);
+
+/// A power-off that waits for its receipt to be confirmed, and then for the device to go down.
+#[derive(Debug)]
+pub(super) struct PowerOff {
+    command_id: CommandId,
+    /// The longest that it waits.
+    deadline: Instant,
+    /// It was tried and did not work: when to try again.
+    retry_at: Option<Instant>,
+    /// The device is going down, which takes as long as its services take to stop.
+    is_under_way: bool,
+}
 
 /// What a receipt is about.
 #[derive(Debug, Clone)]
@@ -127,7 +139,8 @@ impl Reconcile {
             return;
         }
         let deadline = self.core.clock.now() + self.core.config.power_off_wait;
-        self.power_off = Some(PowerOff { command_id, deadline, retry_at: None });
+        self.power_off =
+            Some(PowerOff { command_id, deadline, retry_at: None, is_under_way: false });
     }
 
     /// Powers off once the receipt is confirmed, or has had its time.
@@ -136,7 +149,9 @@ impl Reconcile {
     /// not powered off, whatever a record would say, and is as soon as the agent starts again. In
     /// the next boot it is not: somebody switched it on.
     pub(super) async fn power_off_when_due(&mut self, now: Instant) {
-        let Some(power_off) = &self.power_off else { return };
+        let Some(power_off) = self.power_off.as_ref().filter(|its| !its.is_under_way) else {
+            return;
+        };
         let is_unconfirmed = self.is_unconfirmed(power_off.command_id);
         let is_due = match power_off.retry_at {
             Some(retry_at) => retry_at <= now,
@@ -155,7 +170,10 @@ impl Reconcile {
         let outcome = self.core.blocking.run(power_off).await;
         let error = match outcome {
             Ok(Ok(())) => {
-                self.power_off = None;
+                // Kept: until this process ends its command is not over.
+                if let Some(power_off) = &mut self.power_off {
+                    power_off.is_under_way = true;
+                }
                 return;
             }
             Ok(Err(failure)) => failure.detail,
@@ -168,7 +186,7 @@ impl Reconcile {
         }
     }
 
-    /// The commands that are not over: one that has ended and powers the device off is not until then.
+    /// The commands that are not over: one that has ended and powers the device off is not until it is off.
     pub(super) fn not_over(&self) -> Vec<CommandId> {
         let ending = self.power_off.as_ref().map(|power_off| power_off.command_id);
         self.ledger.open_commands().chain(ending).collect()
@@ -186,9 +204,9 @@ impl Reconcile {
 }
 
 impl PowerOff {
-    /// When it comes at the latest.
-    pub(super) fn due(&self) -> Instant {
-        self.retry_at.unwrap_or(self.deadline)
+    /// When it comes at the latest, unless it is under way.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (!self.is_under_way).then(|| self.retry_at.unwrap_or(self.deadline))
     }
 }
 

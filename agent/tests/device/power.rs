@@ -12,6 +12,7 @@ use protocol::action::{Action, Wipe, WipeLevel};
 use protocol::fixture::wipe;
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::grade::Grade;
+use protocol::id::CommandId;
 use protocol::ledger::Record;
 use protocol::proof;
 use protocol::receipt::{FailureKind, Outcome};
@@ -403,6 +404,44 @@ async fn wipe_that_was_cut_off_goes_on_before_the_network_and_only_while_it_is_o
     agent.drain().await.unwrap();
 }
 
+/// Claims the doors for that wipe, as it does where there are accounts. The claim, and a door to be closed.
+fn claim_doors(bench: &Bench, command_id: CommandId) -> (PathBuf, PathBuf) {
+    let claim = bench.config.state_dir.join("wipe-doors.json");
+    let door = bench.config.host.root.join("etc/tocsin-lock.allow");
+    fs::create_dir(door.parent().unwrap()).unwrap();
+    let text = json!({ "phase": "locked", "command_id": command_id, "envelope": "", "applied_at": 0,
+        "level": "session", "message": null, "break_glass": ["rescue"] });
+    // At once: an agent may look.
+    let written = claim.with_extension("new");
+    fs::write(&written, text.to_string()).unwrap();
+    fs::rename(written, &claim).unwrap();
+    (claim, door)
+}
+
+#[tokio::test]
+async fn doors_of_a_wipe_stay_closed_while_the_device_goes_down() {
+    let (mut bench, command) = scene(HOUR);
+    bench.config.ladder.uphold = Duration::from_millis(50);
+    let mut server = bench.server().await;
+    let agent = bench.start();
+    let mut hub = server.session().await;
+    let command_id = command.command_id;
+    hub.send(HubFrame::Command(command)).await;
+    let receipt = hub.receipt().await;
+    let (claim, door) = claim_doors(&bench, command_id);
+    until(|| door.exists()).await;
+    hub.send(confirmed(&receipt)).await;
+    until(|| pressed(&bench) == 1).await;
+    // Services take their time to stop; this agent looks after the doors meanwhile.
+    for _ in 0..2 {
+        fs::remove_file(&door).unwrap();
+        until(|| door.exists() || !claim.exists()).await;
+        assert!(claim.exists(), "the doors were given back");
+    }
+    agent.drain().await.unwrap();
+    assert_eq!(pressed(&bench), 1);
+}
+
 #[tokio::test]
 async fn boot_after_a_wipe_that_ended_gives_the_doors_back_without_an_agent() {
     let (mut bench, command) = scene(HOUR);
@@ -413,17 +452,12 @@ async fn boot_after_a_wipe_that_ended_gives_the_doors_back_without_an_agent() {
     hub.send(HubFrame::Command(command)).await;
     succeeded(&bench, &hub.receipt().await);
     bench.kill(agent).await;
-    let state = bench.config.state_dir.clone();
-    let (claim, recorded) = (state.join("wipe-doors.json"), state.join("wipe.json"));
-    let text = json!({ "phase": "locked", "command_id": command_id, "envelope": "", "applied_at": 0,
-        "level": "session", "message": null, "break_glass": ["rescue"] });
-    fs::write(&claim, text.to_string()).unwrap();
+    let (claim, door) = claim_doors(&bench, command_id);
+    let recorded = bench.config.state_dir.join("wipe.json");
     let mut wiping: Value = serde_json::from_slice(&fs::read(&recorded).unwrap()).unwrap();
     assert_eq!(wiping["finished"], json!(true));
     wiping["finished"] = false.into();
     fs::write(&recorded, wiping.to_string()).unwrap();
-    let door = bench.config.host.root.join("etc/tocsin-lock.allow");
-    fs::create_dir(door.parent().unwrap()).unwrap();
     assert!(reassert(&bench));
     assert!(door.exists() && claim.exists(), "it may go on");
 
