@@ -37,10 +37,16 @@ impl Peers {
             found.extend(self.names.iter().flat_map(|name| self.book.known(bare(name))));
             found.sort_unstable();
             found.dedup();
-            // Whatever name each of them has: it may be asked for when nobody tells any more.
-            self.book.left_open(&found);
             found
         })
+    }
+
+    /// The same, of a quarantine that is carried out.
+    pub(crate) fn left_open(&self) -> &[SocketAddr] {
+        let found = self.addresses();
+        // Whatever name each of them has: it may be asked for when nobody tells any more.
+        self.book.left_open(found);
+        found
     }
 }
 

@@ -179,15 +179,18 @@ impl Job {
         }
     }
 
-    /// The host of this command. A quarantine needs the addresses behind the peers' names, and
-    /// only this blocking thread may ask for them.
+    /// The host of this command. A quarantine and its plan need the addresses behind the peers' names,
+    /// and only this blocking thread may ask for them.
     fn host(&self) -> Arc<Host> {
-        match self.envelope.action() {
+        let ordered = self.envelope.action();
+        let plan = if let Action::Plan(plan) = ordered { Some(&*plan.of) } else { None };
+        let addresses = if plan.is_some() { Peers::addresses } else { Peers::left_open };
+        match plan.unwrap_or(ordered) {
             // Where nothing is cut, nobody is asked for.
             Action::Quarantine(_) if self.host.arming == Arming::Simulated => self.host.clone(),
             Action::Quarantine(_) => {
                 let mut host = (*self.host).clone();
-                host.control_plane.extend(self.peers.addresses());
+                host.control_plane.extend(addresses(&self.peers));
                 host.control_plane.sort_unstable();
                 host.control_plane.dedup();
                 Arc::new(host)

@@ -151,12 +151,12 @@ impl Executor for Quarantine {
             format!("go back if no control plane answers within {within:?}"),
         ];
         steps.extend(elsewhere.iter().flatten().flat_map(Elsewhere::lines));
-        let rules = format!("{:?}", ruleset::inet(peers));
+        // What an approval binds: neither what the name service says at this moment, nor who runs a container.
+        let lasting = Peers { control_plane: &[], ..peers };
+        let rules = format!("{:?}", ruleset::inet(lasting));
         let facts = Evidence::new()
             .with("ruleset_sha256", sha256_hex(rules.as_bytes()))
-            .with("control_plane", control)
-            .with("allow", allowed)
-            .with("other_namespaces", json(&elsewhere)?);
+            .with("allow", allowed);
         Ok(Plan { steps, facts })
     }
 

@@ -10,12 +10,14 @@ use std::thread;
 use agent::addresses::AddressBook;
 use nix::sched::{CloneFlags, unshare};
 use protocol::action::{self, Action};
-use protocol::frame::{CHECK_IN_PATH, HubFrame};
+use protocol::fixture::device;
+use protocol::frame::{AgentFrame, CHECK_IN_PATH, HubFrame};
 use protocol::receipt::Outcome;
 use runtime::tls::ClientAuth;
 
 use crate::bench::{Bench, confirmed};
 use crate::netns::{ELSEWHERE, HUB, Lan, Netns};
+use crate::plans::hash_of;
 use crate::server::{Server, greeting};
 
 pub(crate) const HUB_NAME: &str = "hub.example";
@@ -153,9 +155,19 @@ async fn comes_back(endpoint: Netns) {
     let agent = endpoint.agent("run");
     let mut session = hub.session().await;
     let order = action::Quarantine { allow: Vec::new(), resolver: false, until: None };
-    let order = bench.command(1, Action::Quarantine(order), 1);
-    session.send(HubFrame::Command(order)).await;
+    let order = Action::Quarantine(order);
+    let plan = Action::Plan(action::Plan { of: Box::new(order.clone()) });
+    session.send(HubFrame::Command(bench.command(3, plan, 1))).await;
     let receipt = session.receipt().await;
+    let outcome = bench.receipt(&receipt).outcome;
+    let Outcome::Succeeded { evidence } = outcome else { panic!("{outcome:?}") };
+    session.send(confirmed(&receipt)).await;
+
+    let mut order = bench.envelope(1, order, 2);
+    order.manifest.plans.insert(device(1), hash_of(&evidence));
+    session.send(HubFrame::Command(bench.organisation.deliver(&order, 0))).await;
+    let is_its = |frame: &AgentFrame| matches!(frame, AgentFrame::Receipt { command_id, .. } if *command_id == order.jti);
+    let receipt = session.wait_for(is_its).await;
     let outcome = bench.receipt(&receipt).outcome;
     assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?}");
     session.send(confirmed(&receipt)).await;
@@ -182,7 +194,7 @@ async fn comes_back(endpoint: Netns) {
     let agent = endpoint.agent("run");
     let (_, answer) = api.exchange(CHECK_IN_PATH).await;
     assert!(endpoint.tables().contains("tocsin") && !endpoint.has_names());
-    let release = bench.command(2, Action::Release(action::Release {}), 2);
+    let release = bench.command(2, Action::Release(action::Release {}), 3);
     drop(answer.send(vec![greeting(), HubFrame::Command(release)]));
     let receipt = api.receipt(CHECK_IN_PATH).await;
     let outcome = bench.receipt(&receipt).outcome;
