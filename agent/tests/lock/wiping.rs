@@ -222,3 +222,27 @@ fn nologin_of_a_wipe_or_an_earlier_lock_goes_with_the_unlock_and_that_of_others_
         assert_eq!(tree(&sandbox), before);
     });
 }
+
+#[test]
+fn room_of_a_wiped_device_is_emptied_where_its_doors_cannot_be_closed() {
+    let test = "wiping::room_of_a_wiped_device_is_emptied_where_its_doors_cannot_be_closed";
+    in_namespaces(test, || {
+        let (sandbox, volume) = scene();
+        // No layout of PAM that is known.
+        for name in ["common-account", "system-auth", "password-auth"] {
+            let _ = std::fs::remove_file(sandbox.host.path("/etc/pam.d").join(name));
+        }
+        let mut inside = sandbox.spawn(1001, "exec sleep 1000");
+        let mut rescue = sandbox.spawn(1900, "exec sleep 1000");
+        let wipe = wipe();
+        wipe.apply(&sandbox.host, &task()).unwrap();
+        let evidence = wipe.prove(&sandbox.host, &task()).unwrap();
+        let doors = evidence.get("doors").unwrap();
+        assert_eq!(doors["closed"], json!(false));
+        assert_eq!(doors["gaps"].as_array().unwrap().len(), 1, "{doors}");
+        assert_eq!(claimed(&sandbox), None);
+        assert!(!opens(&volume, crate::luks::PASSPHRASES[0]));
+        assert!(inside.try_wait().unwrap().is_some(), "whoever was in could read what is mapped");
+        assert!(rescue.try_wait().unwrap().is_none(), "break-glass goes on");
+    });
+}

@@ -69,43 +69,48 @@ pub fn claimed(host: &Host) -> Result<Option<CommandId>, Failure> {
 /// [`patience::DOORS`].
 pub(in crate::execute) fn close(host: &Host, task: &Task) -> Vec<String> {
     let host = &hurried(host);
-    let mut failures = Vec::new();
-    let (accounts, state) = match claim(host, task) {
-        Ok((accounts, Some(state))) => (accounts, state),
-        Ok((_, None)) => return Vec::new(),
-        Err(failure) => return vec![failure.detail],
+    let accounts = match accounts(host) {
+        Ok(accounts) => accounts,
+        // Who of those on the device is break-glass, nobody knows.
+        Err(error) => return vec![error.at("doors").detail],
     };
-    let undo = UndoJournal::new(host);
-    let nologin = may_nologin(&accounts, &state.break_glass);
-    failures.extend(doors::close(host, &state, &undo, nologin));
+    let claimed = claim(host, task, &accounts);
     let bus = optional_bus(host);
-    let mut guests = Guests::new(host, accounts, &state.break_glass);
-    if let Err(error) = room::stop_lingering(host, &guests, bus.as_ref(), &undo) {
-        failures.push(error.at("linger"));
-    }
+    let mut failures = Vec::new();
+    let mut guests = match claimed {
+        Ok(None) => return Vec::new(),
+        Ok(Some(state)) => {
+            let undo = UndoJournal::new(host);
+            let nologin = may_nologin(&accounts, &state.break_glass);
+            failures.extend(doors::close(host, &state, &undo, nologin));
+            let guests = Guests::new(host, accounts, &state.break_glass);
+            let stopped = room::stop_lingering(host, &guests, bus.as_ref(), &undo);
+            failures.extend(stopped.err().map(|error| error.at("linger")));
+            guests
+        }
+        // Nothing that has to be given back. Whoever is inside goes all the same.
+        Err(failure) => {
+            failures.push(failure);
+            let kept = break_glass(host, &accounts);
+            Guests::new(host, accounts, &kept)
+        }
+    };
     failures.extend(room::empty(host, &mut guests, bus.as_ref()));
     failures.into_iter().map(|failure| failure.detail).collect()
 }
 
 /// For whom the doors are to be closed: the lock's state where one stands, else a new claim, on disk before anything
 /// changes. Nothing where the endpoint has no doors at all.
-fn claim(host: &Host, task: &Task) -> Result<(Vec<Account>, Option<LockState>), Failure> {
-    let accounts = accounts(host).map_err(|error| error.at("doors"))?;
+fn claim(host: &Host, task: &Task, accounts: &[Account]) -> Result<Option<LockState>, Failure> {
     if let Some(lock) = standing_lock(host) {
-        return Ok((accounts, Some(lock)));
+        return Ok(Some(lock));
     }
     if accounts.is_empty() {
-        return Ok((accounts, None));
+        return Ok(None);
     }
     // A gate that PAM does not understand would keep out nobody, or break-glass for ever.
     if let Some(detail) = pam::missing(host).map_err(|error| error.at("doors"))? {
         return Err(failure(FailureKind::Precondition, "doors", detail));
-    }
-    let exists = |name: &&String| accounts.iter().any(|account| account.name == **name);
-    let kept = host.break_glass.iter().filter(|name| pam::is_gate_name(name)).filter(exists);
-    let mut break_glass: Vec<String> = kept.cloned().collect();
-    if break_glass.is_empty() {
-        break_glass.push(NOBODY.to_owned());
     }
     let state = LockState {
         phase: Phase::Locked,
@@ -115,13 +120,24 @@ fn claim(host: &Host, task: &Task) -> Result<(Vec<Account>, Option<LockState>), 
         level: LockLevel::Session,
         // Whoever reads that a device is being wiped pulls its plug.
         message: None,
-        break_glass,
+        break_glass: break_glass(host, accounts),
         strangers: Vec::new(),
         superuser: host.superuser,
         applied_at: task.started_at,
     };
     save(host, &state)?;
-    Ok((accounts, Some(state)))
+    Ok(Some(state))
+}
+
+/// Who passes, or a name of which there is none.
+fn break_glass(host: &Host, accounts: &[Account]) -> Vec<String> {
+    let exists = |name: &&String| accounts.iter().any(|account| account.name == **name);
+    let kept = host.break_glass.iter().filter(|name| pam::is_gate_name(name)).filter(exists);
+    let mut break_glass: Vec<String> = kept.cloned().collect();
+    if break_glass.is_empty() {
+        break_glass.push(NOBODY.to_owned());
+    }
+    break_glass
 }
 
 fn standing_lock(host: &Host) -> Option<LockState> {
