@@ -50,7 +50,9 @@ fn package_arms_nothing_and_leaves_nothing() {
         assert!(machine.path("/usr/bin/tocsin-agent").exists());
         fs::remove_file(machine.path("/var/lib/tocsin-agent/lock.json")).unwrap();
         machine.write("/var/lib/tocsin-agent/wipe.json", UNFINISHED, 0o600);
-        assert!(!machine.succeeds("dpkg --remove tocsin-agent"), "it has to go on");
+        let refused = machine.enter(&["dpkg", "--remove", "tocsin-agent"]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("delete that file"), "{said}");
         // One that ended, as after a selective wipe, is remembered and hinders nobody once the doors are open.
         machine.write("/var/lib/tocsin-agent/wipe.json", FINISHED, 0o600);
         machine.write("/var/lib/tocsin-agent/wipe-doors.json", "{}", 0o600);
@@ -107,7 +109,12 @@ fn rpm_is_removed_after_a_wipe_and_not_in_the_middle_of_one() {
     let path = format!("{}:/usr/bin:/bin", folder.path().display());
     let removes = || {
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &script, "preun", "0"]).env("PATH", &path).status().unwrap().success()
+        let output = shell.args(["-c", &script, "preun", "0"]).env("PATH", &path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // No command ends a wipe.
+        let is_told = said.contains("order a wipe that ends") != said.contains("by command first");
+        assert_eq!(is_told, !output.status.success(), "{said}");
+        output.status.success()
     };
     assert!(removes(), "nothing is under way");
     for (name, record, is_removed) in [
