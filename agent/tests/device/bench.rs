@@ -53,6 +53,17 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// An enrolled device that acts on an empty folder instead of a machine.
+    pub(crate) fn sandboxed() -> Self {
+        let mut bench = Self::new();
+        let root = bench.config.state_dir.with_file_name("root");
+        std::fs::create_dir(&root).unwrap();
+        bench.config.host.arming = ArmingConfig::Sandboxed;
+        bench.config.host.root = root;
+        bench.config.host.dbus = Some(String::new());
+        bench
+    }
+
     /// A simulated device that is enrolled, and knows no address yet.
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();

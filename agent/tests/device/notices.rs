@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use agent::config::ArmingConfig;
 use protocol::action::{Action, Quarantine};
 use protocol::frame::{AgentFrame, HubFrame};
 use protocol::notice;
@@ -25,11 +24,7 @@ fn tampering_is_told_and_repeated_until_it_is_confirmed() {
     lan.endpoint.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut bench = Bench::new();
-            bench.config.host.arming = ArmingConfig::Sandboxed;
-            bench.config.host.root = bench.config.state_dir.with_file_name("root");
-            bench.config.host.dbus = Some(String::new());
-            std::fs::create_dir(&bench.config.host.root).unwrap();
+            let mut bench = Bench::sandboxed();
             let mut server = bench.server().await;
             let agent = bench.start();
             let mut hub = server.session().await;
@@ -69,12 +64,8 @@ fn quarantine_ends_by_itself_at_its_signed_end_and_says_so_also_after_a_restart(
     lan.endpoint.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut bench = Bench::new();
-            bench.config.host.arming = ArmingConfig::Sandboxed;
-            bench.config.host.root = bench.config.state_dir.with_file_name("root");
-            bench.config.host.dbus = Some(String::new());
+            let mut bench = Bench::sandboxed();
             bench.config.ladder.uphold = Duration::from_millis(200);
-            std::fs::create_dir(&bench.config.host.root).unwrap();
             let mut server = bench.server().await;
             let (clock, hand) = runtime::Clock::manual();
             hand.set_unix_millis(now().as_millis());

@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use agent::config::ArmingConfig;
 use agent::journal::Journal;
 use agent::offline::{Answer, Effect, ask};
 use agent::{Agent, Deps};
@@ -36,11 +35,7 @@ struct Scene {
 impl Scene {
     /// Quarantines, and returns the agent that did and its hub.
     async fn quarantined() -> (Self, Agent, HubSide) {
-        let mut bench = Bench::new();
-        bench.config.host.arming = ArmingConfig::Sandboxed;
-        bench.config.host.root = bench.config.state_dir.with_file_name("root");
-        bench.config.host.dbus = Some(String::new());
-        std::fs::create_dir(&bench.config.host.root).unwrap();
+        let mut bench = Bench::sandboxed();
         let server = bench.server().await;
         let (clock, hand) = Clock::manual();
         hand.set_unix_millis(now().as_millis());

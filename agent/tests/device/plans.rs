@@ -108,11 +108,7 @@ fn plan_of_a_quarantine_is_signed_and_leaves_the_network_as_it_is() {
     lan.endpoint.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut bench = Bench::new();
-            bench.config.host.arming = ArmingConfig::Sandboxed;
-            bench.config.host.root = bench.config.state_dir.with_file_name("root");
-            bench.config.host.dbus = Some(String::new());
-            fs::create_dir(&bench.config.host.root).unwrap();
+            let mut bench = Bench::sandboxed();
             let mut server = bench.server().await;
             let agent = bench.start();
             let mut hub = server.session().await;
