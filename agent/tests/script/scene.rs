@@ -18,7 +18,8 @@ use crate::namespaces;
 use crate::support::host::{sandbox, task};
 
 /// Accounts of the endpoint.
-const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n";
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n\
+                      swarm:x:65001:65001::/:/usr/sbin/nologin\n";
 /// Where scripts lie.
 pub(crate) const PLACE: &str = "/run/tocsin-scripts";
 
