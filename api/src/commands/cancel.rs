@@ -33,8 +33,8 @@ use crate::trust;
 const SHORTEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Withdraws a command that no device has on disk. One that destroys and waits in its undo window,
-/// and a script that has not begun, is called back by a signed order of its own. One that was sent may still arrive: what its device
-/// then says is recorded as a conflict.
+/// and a script that has not begun, is called back by a signed order of its own, also where nobody knows yet that it has left.
+/// One that was sent may still arrive: what its device then says is recorded as a conflict.
 #[utoipa::path(post, path = "/v1/commands/{id}/cancel", tag = "commands",
     params(("id" = String, Path, format = "uuid")), security(("token" = ["stop"])),
     request_body = Withdraw,
@@ -112,8 +112,8 @@ pub(super) async fn cancel_order(
 type CallBack = (CreatedOrder, Vec<Delivery>);
 
 /// Calls back those commands of an order that their devices may have and hold: in their undo windows,
-/// or, of scripts, behind another one.
-/// Whether they do is known to them alone.
+/// or, of scripts, behind another one. Whether they do is known to them alone: what counts as not sent yet may have
+/// left through another node, or before a crash.
 async fn call_back(
     app: &App,
     principal: &Principal,
@@ -122,10 +122,11 @@ async fn call_back(
     known: &[&Standing],
 ) -> Result<Option<CallBack>, Problem> {
     let is_out = |known: &&&Standing| match known.state {
-        CommandState::Sent | CommandState::Acked | CommandState::Running => true,
+        CommandState::Queued | CommandState::Sent | CommandState::Acked | CommandState::Running => {
+            true
+        }
         CommandState::AwaitingApproval
         | CommandState::AwaitingWave
-        | CommandState::Queued
         | CommandState::Succeeded
         | CommandState::Failed
         | CommandState::Refused

@@ -44,7 +44,10 @@ pub async fn run(context: &Context, args: CancelArgs) -> Result<Exit, Failure> {
     let name = text::clean(&command.device_name);
     if let Some(cancel) = &cancelled.cancel {
         if command.state == CommandState::Cancelled {
-            out.note(&format!("command {} on {name} cancelled; it was sent before", command.id));
+            out.note(&format!(
+                "command {} on {name} cancelled; it may have left before",
+                command.id
+            ));
         }
         return called_back(context, &client, cancel, &args.wait).await;
     }
