@@ -123,11 +123,12 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
             frame @ (AgentFrame::Receipt { .. }
             | AgentFrame::Proof { .. }
             | AgentFrame::Escrow { .. }
-            | AgentFrame::Notice { .. }) => {
-                with_signature.insert(identity.device);
-                said.push((identity, frame));
-            }
-            frame @ (AgentFrame::Ack { .. } | AgentFrame::Progress { .. }) => {
+            | AgentFrame::Notice { .. }
+            | AgentFrame::Ack { .. }
+            | AgentFrame::Progress { .. }) => {
+                if judge::is_signed(&frame) {
+                    with_signature.insert(identity.device);
+                }
                 said.push((identity, frame));
             }
             AgentFrame::Unknown => {}
@@ -139,8 +140,8 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
         ids => devices::keys(&mut app.db.read().await?, ids).await?,
     };
     // Signatures are checked before the transaction: it must not be held for arithmetic.
-    let reports = said.into_iter();
-    Ok((asks, reports.filter_map(|(id, frame)| judge::judge(id, frame, &keys)).collect()))
+    let reports = judge::judge_all(said, keys).await;
+    Ok((asks, reports.map_err(|_| DbError::Unreadable("word of a device"))?))
 }
 
 /// Reads what waits for those who ask, with one statement, and writes what they say of

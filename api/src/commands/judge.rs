@@ -18,11 +18,14 @@ use protocol::notice;
 use protocol::proof::{self, Proof};
 use protocol::receipt::{self, Outcome, Receipt};
 use protocol::time::Timestamp;
+use tokio::task::JoinError;
 
 use crate::devices::Key;
 
 /// Characters kept of a word of a device.
 const WORD_CHARS: usize = 64;
+/// Signatures that are checked where they are read: handing them to another thread would take longer.
+const JUDGED_HERE: usize = 4;
 
 /// What a device says of one command.
 #[derive(Debug)]
@@ -106,8 +109,43 @@ pub(super) struct Noticed {
     pub(super) jws: CompactJws,
 }
 
+/// The reports of frames, in order. Many signatures are checked on a thread of their own, so that whatever else
+/// shares this one goes on meanwhile.
+///
+/// # Errors
+/// When that thread ended before its time.
+pub(super) async fn judge_all(
+    said: Vec<(DeviceIdentity, AgentFrame)>,
+    keys: BTreeMap<DeviceId, Key>,
+) -> Result<Vec<Report>, JoinError> {
+    let signatures = said.iter().filter(|(_, frame)| is_signed(frame)).count();
+    let judge_them = move || {
+        let said = said.into_iter();
+        said.filter_map(|(identity, frame)| judge(identity, frame, &keys)).collect()
+    };
+    if signatures <= JUDGED_HERE {
+        return Ok(judge_them());
+    }
+    tokio::task::spawn_blocking(judge_them).await
+}
+
+/// Whether it is about a document that the device signs.
+pub(super) const fn is_signed(frame: &AgentFrame) -> bool {
+    match frame {
+        AgentFrame::Receipt { .. }
+        | AgentFrame::Proof { .. }
+        | AgentFrame::Escrow { .. }
+        | AgentFrame::Notice { .. } => true,
+        AgentFrame::Hello(_)
+        | AgentFrame::Sync { .. }
+        | AgentFrame::Ack { .. }
+        | AgentFrame::Progress { .. }
+        | AgentFrame::Unknown => false,
+    }
+}
+
 /// The report of a frame; `None` for frames that are none.
-pub(super) fn judge(
+fn judge(
     identity: DeviceIdentity,
     frame: AgentFrame,
     keys: &BTreeMap<DeviceId, Key>,

@@ -40,6 +40,32 @@ async fn forged_receipts_are_events_and_never_outcomes() {
     assert_eq!(bench.command(&id_of(&command)).await["state"], "acked");
 }
 
+/// So many that they are checked on a thread of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_forged_receipt_among_many_leaves_the_others_as_they_are() {
+    let bench = Bench::start().await;
+    let agent = bench.agent("a", None).await;
+    let other = bench.agent("b", None).await;
+    for _ in 0..8 {
+        bench.order("lock", &[agent.id]).await;
+    }
+    let commands = commands(&agent.check_in(&bench, Vec::new()).await);
+    assert_eq!(commands.len(), 8);
+    agent.check_in(&bench, commands.iter().map(ack).collect()).await;
+    let forged = 5;
+    let receipts = commands.iter().enumerate().map(|(n, command)| {
+        let whose = if n == forged { &other } else { &agent };
+        whose.receipt(command, |claims| claims.iss = agent.id)
+    });
+    let told = agent.check_in(&bench, receipts.collect()).await;
+    assert_eq!(confirmed(&told).len(), commands.len() - 1);
+    for (n, command) in commands.iter().enumerate() {
+        let state = if n == forged { "acked" } else { "succeeded" };
+        assert_eq!(bench.command(&id_of(command)).await["state"], state, "{n}");
+    }
+    assert_eq!(bench.events("receipt_forged").await.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn first_receipt_wins_and_others_are_recorded() {
     let bench = Bench::start().await;
