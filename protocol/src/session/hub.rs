@@ -74,6 +74,7 @@ impl HubHandshake {
             pace,
             heard_at: now,
             pinged_at: now,
+            late_micros: 0,
             outbox: Outbox::default(),
             received: VecDeque::new(),
             ping_due: false,
@@ -103,6 +104,8 @@ pub struct HubSession {
     pace: Pace,
     heard_at: Instant,
     pinged_at: Instant,
+    /// How long after it was due the last ping left, if the next one is not put off by it.
+    late_micros: u32,
     outbox: Outbox,
     received: VecDeque<HubOutput>,
     ping_due: bool,
@@ -190,9 +193,22 @@ impl HubSession {
         if let Some((_, delivered_at)) = self.urgent.front().copied() {
             self.probe_urgent(delivered_at, now);
         }
-        if now >= self.pinged_at + self.pace.heartbeat {
+        let due = self.heartbeat_at();
+        if now >= due {
             self.ping(now);
+            // Counted from when it was due: a hub that wakes a little late, as it does for many
+            // sessions at once, keeps the interval that the agent was told.
+            let late = now.saturating_duration_since(due);
+            if late < self.pace.heartbeat {
+                self.late_micros = u32::try_from(late.as_micros()).unwrap_or(0);
+            }
         }
+    }
+
+    /// When the next heartbeat is due.
+    fn heartbeat_at(&self) -> Instant {
+        self.pinged_at
+            + self.pace.heartbeat.saturating_sub(Duration::from_micros(self.late_micros.into()))
     }
 
     fn probe_urgent(&mut self, delivered_at: Instant, now: Instant) {
@@ -219,6 +235,7 @@ impl HubSession {
 
     fn ping(&mut self, now: Instant) {
         self.pinged_at = now;
+        self.late_micros = 0;
         self.ping_due = true;
     }
 
@@ -256,7 +273,7 @@ impl HubSession {
 
     /// When to call `handle_timeout` next, and why.
     pub fn poll_timeout(&self) -> (Instant, Wake) {
-        let heartbeat = (self.pinged_at + self.pace.heartbeat, Wake::Heartbeat);
+        let heartbeat = (self.heartbeat_at(), Wake::Heartbeat);
         let silence = (self.heard_at + self.pace.dead_after, Wake::Silence);
         let urgent = self.urgent.front().map(|(_, delivered_at)| {
             let probe_at = *delivered_at + limits::URGENT_ACK;

@@ -170,6 +170,27 @@ fn heartbeat_pings_and_silence_kills() {
     assert_eq!(outputs(&mut session), [Output::Close(CloseCode::Dead)]);
 }
 
+/// A hub wakes for many sessions together, a little after each is due. The interval that agents are told must not
+/// grow by that, each time anew.
+#[test]
+fn heartbeat_that_is_late_puts_the_next_one_off_by_nothing() {
+    let (now, late) = (start(), Duration::from_millis(900));
+    let mut session = hub(now);
+    for beat in 1..=3 {
+        session.handle_alive(now + limits::HEARTBEAT * beat);
+        session.handle_timeout(now + limits::HEARTBEAT * beat + late);
+        assert_eq!(outputs(&mut session), [Output::Ping]);
+        let next = now + limits::HEARTBEAT * (beat + 1);
+        assert_eq!(session.poll_timeout(), (next, Wake::Heartbeat));
+    }
+    // One that is late by more than an interval is not followed by those that were missed.
+    let held_up = now + limits::HEARTBEAT * 5 + late;
+    session.handle_alive(held_up);
+    session.handle_timeout(held_up);
+    assert_eq!(outputs(&mut session), [Output::Ping]);
+    assert_eq!(session.poll_timeout(), (held_up + limits::HEARTBEAT, Wake::Heartbeat));
+}
+
 #[test]
 fn probe_has_the_time_that_what_was_sent_before_it_takes_on_a_slow_link() {
     let now = start();
