@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,7 @@ use serde_json::Value;
 
 pub(crate) use crate::operator::{Device, eventually};
 use crate::operator::{Operator, TOCSIN, written};
+use crate::ports::Held;
 
 /// `tocsin up` with an operator who is signed in.
 pub(crate) struct Installation {
@@ -19,12 +21,19 @@ pub(crate) struct Installation {
     ports: Ports,
 }
 
-/// The ports of the first start: a restart must take them again.
-#[derive(Debug, Clone, Default)]
+/// What it listens on, in every life of its own.
 struct Ports {
-    operator: String,
-    agent: String,
-    hub: String,
+    admin: Held,
+    operator: Held,
+    agent: Held,
+    hub: Held,
+}
+
+impl Ports {
+    fn new() -> Self {
+        let [admin, operator, agent, hub] = std::array::from_fn(|_| Held::new());
+        Self { admin, operator, agent, hub }
+    }
 }
 
 impl Installation {
@@ -41,17 +50,10 @@ impl Installation {
     }
 
     fn of(operator: Operator) -> Self {
-        let any = "127.0.0.1:0".to_owned();
-        let ports = Ports { operator: any.clone(), agent: any.clone(), hub: any };
-        let mut installation = Self { operator, up: None, ports };
+        let mut installation = Self { operator, up: None, ports: Ports::new() };
         let started = installation.start(&[]);
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let url = text(&started["operator_url"]);
-        installation.ports = Ports {
-            operator: url.trim_start_matches("https://").to_owned(),
-            agent: text(&started["agent_addr"]),
-            hub: text(&started["hub_addr"]),
-        };
         let first = &started["first_start"];
         let (token, file) = (text(&first["token"]), text(&first["token_file"]));
         assert_eq!(fs::read_to_string(&file).expect("the token's file"), token);
@@ -68,11 +70,11 @@ impl Installation {
         command
             .args(["up", "--json", "--data"])
             .arg(self.path("data"))
-            .env("TOCSIN_UP_ADMIN_LISTEN", "127.0.0.1:0")
-            .env("TOCSIN_UP_API__OPERATOR_LISTEN", &self.ports.operator)
-            .env("TOCSIN_UP_API__AGENT_LISTEN", &self.ports.agent)
+            .env("TOCSIN_UP_ADMIN_LISTEN", self.ports.admin.addr().to_string())
+            .env("TOCSIN_UP_API__OPERATOR_LISTEN", self.ports.operator.addr().to_string())
+            .env("TOCSIN_UP_API__AGENT_LISTEN", self.ports.agent.addr().to_string())
             .env("TOCSIN_UP_API__SERVER_NAMES", "[\"127.0.0.1\"]")
-            .env("TOCSIN_UP_HUB__LISTEN", &self.ports.hub)
+            .env("TOCSIN_UP_HUB__LISTEN", self.ports.hub.addr().to_string())
             .env("TOCSIN_UP_LOG__FILTER", "warn")
             // The agents of these tests come back much faster than real ones.
             .env("TOCSIN_UP_API__CHECK_INS_PER_MIN", "0")
@@ -98,13 +100,13 @@ impl Installation {
     }
 
     /// The address of its hub.
-    pub(crate) fn hub(&self) -> &str {
-        &self.ports.hub
+    pub(crate) fn hub(&self) -> SocketAddr {
+        self.ports.hub.addr()
     }
 
     /// The addresses of everything that it serves over TLS: operators, agents, the hub.
-    pub(crate) fn listeners(&self) -> [&str; 3] {
-        [&self.ports.operator, &self.ports.agent, &self.ports.hub]
+    pub(crate) fn listeners(&self) -> [SocketAddr; 3] {
+        [&self.ports.operator, &self.ports.agent, &self.ports.hub].map(Held::addr)
     }
 
     /// The process of the platform.

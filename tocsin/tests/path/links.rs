@@ -1,6 +1,5 @@
 //! Bad ways between an agent and its hub: slow, late and lossy ones, and a proxy that cuts what is idle.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use runtime::fixture::{Link, Relay, Shape};
@@ -37,8 +36,7 @@ fn session(device: &Device) -> String {
 fn f15_orders_over_a_slow_lossy_link_arrive_and_end_once_on_one_session() {
     let runtime = Runtime::new().expect("a runtime");
     let installation = Installation::new();
-    let hub: SocketAddr = installation.hub().parse().expect("an address");
-    let relay = runtime.block_on(Relay::start(hub));
+    let relay = runtime.block_on(Relay::start(installation.hub()));
     relay.set(BAD);
     let device = device_behind(&installation, &relay);
     let has_stayed = (0..ROUNDS).any(|_| {
@@ -59,9 +57,8 @@ fn f15_orders_over_a_slow_lossy_link_arrive_and_end_once_on_one_session() {
 fn f22_agent_whose_connections_a_proxy_cuts_comes_back_and_misses_nothing() {
     let runtime = Runtime::new().expect("a runtime");
     let installation = Installation::new();
-    let hub: SocketAddr = installation.hub().parse().expect("an address");
     // Far below the hub's interval of heartbeats.
-    let relay = runtime.block_on(Relay::with_idle_cut(hub, Duration::from_secs(3)));
+    let relay = runtime.block_on(Relay::with_idle_cut(installation.hub(), Duration::from_secs(3)));
     let device = device_behind(&installation, &relay);
     for cuts in 1..=3 {
         eventually("the proxy cuts", || (relay.idled() >= cuts).then_some(()));

@@ -18,6 +18,8 @@ mod memory;
 #[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod operator;
 mod orders;
+#[path = "../../../agent/tests/support/ports.rs"]
+mod ports;
 mod reload;
 mod rollback;
 mod rotate;
