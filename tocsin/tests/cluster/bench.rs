@@ -5,7 +5,6 @@
 //! people could have written.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use api::fixture::PostgresServer;
@@ -14,14 +13,14 @@ use runtime::fixture::{Far, Relay};
 use crate::bus::Bus;
 use crate::fault::Parts;
 use crate::operator::{Device, Operator};
+use crate::ports::Held;
 use crate::program::Program;
 
 /// What agents are told to do differently from real ones: to come back much faster.
 const API: &str = "server_names = [\"127.0.0.1\"]\ncheck_ins_per_min = 0\nenrolls_per_min = 0\n";
 const HUB: &str = "poll_hold = \"1s\"\ndrain_spread = \"1s\"\n";
 const ADMISSION: &str = "[hub.admission]\ndevice_per_min = 0\nsource_per_sec = 0\n";
-const COMMON: &str =
-    "admin_listen = \"127.0.0.1:0\"\ndrain_deadline = \"10s\"\n[log]\nfilter = \"off\"\n";
+const COMMON: &str = "drain_deadline = \"10s\"\n[log]\nfilter = \"off\"\n";
 
 /// The installation. Fields end in the order in which they are declared: clients before servers.
 pub(crate) struct Cluster {
@@ -35,6 +34,23 @@ pub(crate) struct Cluster {
     pub(crate) store: PostgresServer,
     /// At each node of the control plane, with a folder of its own.
     pub(crate) operators: Vec<Operator>,
+    _ports: Ports,
+}
+
+/// What everybody listens on, however often they are started.
+struct Ports {
+    /// Each node's: for observation, operators, agents.
+    apis: Vec<[Held; 3]>,
+    /// Each hub's: for observation, agents.
+    hubs: Vec<[Held; 2]>,
+}
+
+impl Ports {
+    fn new(parts: Parts) -> Self {
+        let apis = (0..parts.apis).map(|_| std::array::from_fn(|_| Held::new())).collect();
+        let hubs = (0..parts.hubs).map(|_| std::array::from_fn(|_| Held::new())).collect();
+        Self { apis, hubs }
+    }
 }
 
 impl Cluster {
@@ -45,24 +61,29 @@ impl Cluster {
         let store = PostgresServer::start();
         let store_link = Relay::start(Far::Unix(store.socket())).await;
         let url = store.database_behind(store_link.addr).await;
-        let mut maker = Maker { operators: &operators, bus: &bus, url, hub_urls: Vec::new() };
-
-        // The first node makes the keys; hubs need certificates before agents can be told of them.
-        let mut first = Program::start("api", maker.api_file(0, ["127.0.0.1:0"; 2]));
-        first.kill();
-        let token = operators[0].path("data/owner.token");
-        assert!(token.exists(), "the first start wrote it");
-        let (mut hubs, mut doors) = (Vec::new(), Vec::new());
-        for at in 0..parts.hubs {
-            issue(&operators[0], at, &format!("tls-{at}"));
-            let (hub, door) = maker.hub(at).await;
-            maker.hub_urls.push(format!("https://{}", door.addr));
-            hubs.push(hub);
-            doors.push(door);
+        let ports = Ports::new(parts);
+        let mut doors = Vec::new();
+        for [_, hub] in &ports.hubs {
+            doors.push(Relay::start(hub.addr()).await);
         }
-        let apis: Vec<_> = (0..parts.apis).map(|at| maker.node(at, &token)).collect();
-        let devices = Vec::new();
-        let mut cluster = Self { devices, hubs, apis, doors, store_link, bus, store, operators };
+        let hub_urls = doors.iter().map(|door| format!("https://{}", door.addr)).collect();
+        let maker = Maker { operators: &operators, bus: &bus, ports: &ports, url, hub_urls };
+
+        // The first node makes the keys, without which neither hubs nor other nodes have an identity.
+        let mut apis = vec![maker.node(0)];
+        let hubs = (0..parts.hubs).map(|at| maker.hub(at)).collect();
+        apis.extend((1..parts.apis).map(|at| maker.node(at)));
+        let mut cluster = Self {
+            devices: Vec::new(),
+            hubs,
+            apis,
+            doors,
+            store_link,
+            bus,
+            store,
+            operators,
+            _ports: ports,
+        };
         for at in 0..parts.agents {
             let mut device = cluster.operators[0].enroll(&format!("web-{at}"));
             device.set_clock(0);
@@ -98,16 +119,17 @@ impl Cluster {
 struct Maker<'a> {
     operators: &'a [Operator],
     bus: &'a Bus,
+    ports: &'a Ports,
     url: String,
     hub_urls: Vec<String>,
 }
 
 impl Maker<'_> {
-    /// Writes the file of a node with these addresses for operators and agents.
-    fn api_file(&self, at: usize, [operators, agents]: [&str; 2]) -> PathBuf {
+    fn api_file(&self, at: usize) -> PathBuf {
         let file = self.operators[at].path("api.toml");
+        let [admin, operators, agents] = self.ports.apis[at].each_ref().map(Held::addr);
         let text = format!(
-            "{COMMON}{}[api]\nnode = \"api-{at}\"\ndata_dir = {:?}\n\
+            "admin_listen = \"{admin}\"\n{COMMON}{}[api]\nnode = \"api-{at}\"\ndata_dir = {:?}\n\
              operator_listen = \"{operators}\"\nagent_listen = \"{agents}\"\nhub_urls = {:?}\n{API}\
              [api.database]\nurl = {:?}\n",
             self.bus.table(&format!("api-{at}")),
@@ -120,7 +142,7 @@ impl Maker<'_> {
     }
 
     /// A running node, to which its operator has signed in.
-    fn node(&self, at: usize, token: &Path) -> Program {
+    fn node(&self, at: usize) -> Program {
         let operator = &self.operators[at];
         if at > 0 {
             fs::create_dir_all(operator.path("data")).expect("the folder is ours");
@@ -129,19 +151,18 @@ impl Maker<'_> {
                 fs::copy(of_first, operator.path("data").join(file)).expect("it has its keys");
             }
         }
-        let api = Program::start("api", self.api_file(at, ["127.0.0.1:0"; 2]));
-        let url = api.said("operator_url");
-        // From now on it keeps its ports.
-        self.api_file(at, [url.trim_start_matches("https://"), &api.said("agent_addr")]);
-        operator.login(&url, Path::new(&api.said("authority")), token);
+        let api = Program::start("api", self.api_file(at));
+        let token = self.operators[0].path("data/owner.token");
+        operator.login(&api.said("operator_url"), Path::new(&api.said("authority")), &token);
         api
     }
 
-    fn hub_file(&self, at: usize, listen: &str) -> PathBuf {
+    fn hub_file(&self, at: usize) -> PathBuf {
+        let [admin, listen] = self.ports.hubs[at].each_ref().map(Held::addr);
         let tls = self.operators[0].path(&format!("tls-{at}"));
         let file = self.operators[0].path(&format!("hub-{at}.toml"));
         let text = format!(
-            "{COMMON}[tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\n\
+            "admin_listen = \"{admin}\"\n{COMMON}[tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\n\
              reload_every = \"200ms\"\n{}[hub]\nname = \"hub-{at}\"\nlisten = \"{listen}\"\n\
              {HUB}{ADMISSION}",
             tls.join(format!("hub-{at}.crt")),
@@ -153,12 +174,10 @@ impl Maker<'_> {
         file
     }
 
-    /// A running hub, and the link before it.
-    async fn hub(&self, at: usize) -> (Program, Relay) {
-        let hub = Program::start("hub", self.hub_file(at, "127.0.0.1:0"));
-        let listen = hub.said("hub_addr");
-        self.hub_file(at, &listen);
-        (hub, Relay::start(listen.parse::<SocketAddr>().expect("an address")).await)
+    /// A running hub, with an identity from the first node.
+    fn hub(&self, at: usize) -> Program {
+        issue(&self.operators[0], at, &format!("tls-{at}"));
+        Program::start("hub", self.hub_file(at))
     }
 }
 

@@ -14,6 +14,8 @@ mod hubs;
 #[path = "../support/operator.rs"]
 #[expect(dead_code, reason = "shared with the tests of the whole path, which use the rest")]
 mod operator;
+#[path = "../../../agent/tests/support/ports.rs"]
+mod ports;
 #[path = "../support/program.rs"]
 mod program;
 mod revoked;

@@ -14,6 +14,7 @@ use runtime::Drain;
 use tokio::sync::watch;
 
 use crate::operator::{Device, Operator, eventually};
+use crate::ports::Held;
 use crate::program::Program;
 
 /// Redis, one control plane and some hubs, with an operator who is signed in.
@@ -23,6 +24,7 @@ pub(crate) struct Site {
     pub(crate) api: Program,
     pub(crate) redis: RedisServer,
     operator: Operator,
+    _ports: Ports,
 }
 
 impl std::ops::Deref for Site {
@@ -47,24 +49,16 @@ impl Site {
     /// The same, with lines for the table `[hub]` of each hub as well.
     pub(crate) fn with_lines(hubs: usize, lines: &str, admission: &str) -> Self {
         let (operator, redis) = (Operator::new(), RedisServer::start());
-        let file = operator.path("api.toml");
-        // The first start makes the authority, without which no hub has an identity.
-        write_api(&file, &redis, &operator.path("data"), &Ports::default());
-        let mut api = Program::start("api", file.clone());
+        let ports = Ports::new(hubs);
+        // It makes the authority, without which no hub has an identity.
+        let api = Program::start("api", write_api(&operator, &redis, &ports));
         let lines = (lines, admission);
-        let hubs: Vec<_> = (1..=hubs).map(|n| start_hub(&operator, &redis, n, lines)).collect();
-        let ports = Ports {
-            operator: api.said("operator_url").replace("https://", ""),
-            agent: api.said("agent_addr"),
-            hubs: hubs.iter().map(|hub| hub.said("hub_addr")).collect(),
-        };
-        api.kill();
-        write_api(&file, &redis, &operator.path("data"), &ports);
-        api.start_again();
+        let start = |(at, ports)| start_hub(&operator, &redis, (at + 1, ports), lines);
+        let hubs: Vec<_> = ports.hubs.iter().enumerate().map(start).collect();
         let (authority, token) =
             (operator.path("data/authority.pem"), operator.path("data/owner.token"));
         operator.login(&api.said("operator_url"), &authority, &token);
-        let site = Self { hubs, api, redis, operator };
+        let site = Self { hubs, api, redis, operator, _ports: ports };
         site.hubs.iter().for_each(Program::is_ready);
         site
     }
@@ -147,30 +141,36 @@ impl Site {
     }
 }
 
-/// What the control plane listens on and tells; empty before the first start.
-#[derive(Default)]
+/// What everybody listens on, however often they are started.
 struct Ports {
-    operator: String,
-    agent: String,
-    hubs: Vec<String>,
+    /// The control plane's: for observation, operators, agents.
+    api: [Held; 3],
+    /// Each hub's: for observation, agents.
+    hubs: Vec<[Held; 2]>,
 }
 
-fn write_api(file: &Path, redis: &RedisServer, data: &Path, ports: &Ports) {
-    let or_any = |port: &str| match port {
-        "" => "127.0.0.1:0".to_owned(),
-        port => port.to_owned(),
-    };
-    let hubs: Vec<_> = ports.hubs.iter().map(|hub| format!("https://{hub}")).collect();
+impl Ports {
+    fn new(hubs: usize) -> Self {
+        let hubs = (0..hubs).map(|_| std::array::from_fn(|_| Held::new())).collect();
+        Self { api: std::array::from_fn(|_| Held::new()), hubs }
+    }
+}
+
+fn write_api(operator: &Operator, redis: &RedisServer, ports: &Ports) -> PathBuf {
+    let [admin, operators, agents] = ports.api.each_ref().map(|port| port.addr().to_string());
+    let hubs: Vec<_> =
+        ports.hubs.iter().map(|[_, hub]| format!("https://{}", hub.addr())).collect();
     let text = format!(
-        "admin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n\
+        "admin_listen = {admin:?}\n[log]\nfilter = \"warn\"\n\
          [broker.redis]\nurls = [{:?}]\n\
-         [api]\ndata_dir = {data:?}\noperator_listen = {:?}\nagent_listen = {:?}\n\
+         [api]\ndata_dir = {:?}\noperator_listen = {operators:?}\nagent_listen = {agents:?}\n\
          server_names = [\"127.0.0.1\"]\nhub_urls = {hubs:?}\ncheck_ins_per_min = 0\n",
         redis.url(),
-        or_any(&ports.operator),
-        or_any(&ports.agent),
+        operator.path("data"),
     );
-    fs::write(file, text).expect("the configuration is written");
+    let file = operator.path("api.toml");
+    fs::write(&file, text).expect("the configuration is written");
+    file
 }
 
 fn issue(operator: &Operator, number: usize, days: &str, folder: &str) -> PathBuf {
@@ -182,32 +182,27 @@ fn issue(operator: &Operator, number: usize, days: &str, folder: &str) -> PathBu
     out
 }
 
-/// Starts a hub on a free port, and has it keep that port from then on.
 fn start_hub(
     operator: &Operator,
     redis: &RedisServer,
-    number: usize,
+    (number, ports): (usize, &[Held; 2]),
     (lines, admission): (&str, &str),
 ) -> Program {
     let name = format!("hub-{number}");
     let folder = issue(operator, number, "30", &name);
     let file = operator.path(&format!("{name}.toml"));
-    let write = |listen: &str| {
-        let text = format!(
-            "admin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n\
-             [broker.redis]\nurls = [{:?}]\n\
-             [tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\nreload_every = \"100ms\"\n\
-             [hub]\nname = {name:?}\nlisten = {listen:?}\nprobe_every = \"200ms\"\n{lines}\
-             [hub.admission]\nsource_per_sec = 0\ndevice_per_min = 0\n{admission}",
-            redis.url(),
-            folder.join(format!("{name}.crt")),
-            folder.join(format!("{name}.key")),
-            folder.join("authority.pem"),
-        );
-        fs::write(&file, text).expect("the configuration is written");
-    };
-    write("127.0.0.1:0");
-    let hub = Program::start("hub", file.clone());
-    write(&hub.said("hub_addr"));
-    hub
+    let [admin, listen] = ports.each_ref().map(|port| port.addr().to_string());
+    let text = format!(
+        "admin_listen = {admin:?}\n[log]\nfilter = \"warn\"\n\
+         [broker.redis]\nurls = [{:?}]\n\
+         [tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\nreload_every = \"100ms\"\n\
+         [hub]\nname = {name:?}\nlisten = {listen:?}\nprobe_every = \"200ms\"\n{lines}\
+         [hub.admission]\nsource_per_sec = 0\ndevice_per_min = 0\n{admission}",
+        redis.url(),
+        folder.join(format!("{name}.crt")),
+        folder.join(format!("{name}.key")),
+        folder.join("authority.pem"),
+    );
+    fs::write(&file, text).expect("the configuration is written");
+    Program::start("hub", file)
 }
