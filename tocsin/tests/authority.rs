@@ -7,6 +7,8 @@
 #[path = "support/operator.rs"]
 #[expect(dead_code, reason = "shared with the tests of the whole path, which use the rest")]
 mod operator;
+#[path = "../../agent/tests/support/ports.rs"]
+mod ports;
 #[path = "support/program.rs"]
 #[expect(dead_code, reason = "shared with the tests of many processes, which use the rest")]
 mod program;
@@ -24,6 +26,7 @@ use runtime::clock::ManualClock;
 use runtime::{Clock, Drain, Entropy};
 
 use crate::operator::{Device, Operator, eventually};
+use crate::ports::Held;
 use crate::program::Program;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -37,6 +40,22 @@ struct Site {
     hub: Option<Program>,
     redis: RedisServer,
     operator: Operator,
+    ports: Ports,
+}
+
+/// What control plane and hub listen on, however often they are started.
+struct Ports {
+    operator: Held,
+    agent: Held,
+    hub: Held,
+    hub_admin: Held,
+}
+
+impl Ports {
+    fn new() -> Self {
+        let [operator, agent, hub, hub_admin] = std::array::from_fn(|_| Held::new());
+        Self { operator, agent, hub, hub_admin }
+    }
 }
 
 impl std::ops::Deref for Site {
@@ -50,12 +69,13 @@ impl std::ops::Deref for Site {
 impl Site {
     fn new() -> Self {
         let (operator, redis) = (Operator::new(), RedisServer::start());
-        let any = "127.0.0.1:0".parse().expect("an address");
+        let ports = Ports::new();
         let config = Config {
             data_dir: operator.path("data"),
-            operator_listen: any,
-            agent_listen: any,
+            operator_listen: ports.operator.addr(),
+            agent_listen: ports.agent.addr(),
             server_names: vec!["127.0.0.1".to_owned()],
+            hub_urls: vec![format!("https://{}", ports.hub.addr())],
             check_ins_per_min: 0,
             device_certificate: HOUR,
             ..Config::default()
@@ -64,20 +84,15 @@ impl Site {
         let ago = u64::try_from((HOUR * 3 / 4).as_millis()).expect("a time");
         hand.set_unix_millis(Clock::system().unix_millis() - ago);
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let mut site = Self { runtime, api: None, config, hand, hub: None, redis, operator };
+        let mut site = Self { runtime, api: None, config, hand, hub: None, redis, operator, ports };
         site.start_api();
         let api = site.api.as_mut().expect("it runs");
-        site.config.operator_listen = api.operator_addr;
-        site.config.agent_listen = api.agent_addr;
         let first = api.first_start.take().expect("a first start");
         let token = site.operator.path("owner.token");
         fs::write(&token, first.token.expose()).expect("the folder is ours");
         site.login();
         site.issue_hub("hub");
         site.start_hub();
-        let hub = format!("https://{}", site.hub().said("hub_addr"));
-        site.config.hub_urls = vec![hub];
-        site.restart_api();
         site
     }
 
@@ -120,15 +135,17 @@ impl Site {
     fn configure_hub(&self, settings: &str) -> PathBuf {
         let (file, folder) = (self.path("hub.toml"), self.path("hub"));
         let text = format!(
-            "admin_listen = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n\
+            "admin_listen = \"{}\"\n[log]\nfilter = \"warn\"\n\
              [broker.redis]\nurls = [{:?}]\n\
              [tls]\ncertificate = {:?}\nkey = {:?}\nauthorities = {:?}\nreload_every = \"100ms\"\n\
-             [hub]\nname = \"hub-1\"\nlisten = \"127.0.0.1:0\"\n{settings}\
+             [hub]\nname = \"hub-1\"\nlisten = \"{}\"\n{settings}\
              [hub.admission]\nsource_per_sec = 0\ndevice_per_min = 0\n",
+            self.ports.hub_admin.addr(),
             self.redis.url(),
             folder.join("hub-1.crt"),
             folder.join("hub-1.key"),
             folder.join("authority.pem"),
+            self.ports.hub.addr(),
         );
         fs::write(&file, text).expect("the configuration is written");
         file
