@@ -27,6 +27,8 @@ mod notices;
 mod offline;
 mod pins;
 mod plans;
+#[path = "../support/ports.rs"]
+mod ports;
 mod power;
 mod read_only;
 mod reboot;

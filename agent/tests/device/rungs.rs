@@ -9,6 +9,7 @@ use protocol::fixture::lock;
 use protocol::frame::{AgentFrame, CHECK_IN_PATH, HubFrame, Mode, POLL_PATH};
 
 use crate::bench::{Bench, until};
+use crate::ports::Held;
 use crate::server::{Room, greeting};
 
 #[tokio::test]
@@ -52,10 +53,9 @@ async fn hub_that_asks_to_be_left_alone_does_not_hold_up_a_long_poll_at_another(
 async fn check_in_delivers_when_the_hub_is_gone_and_the_socket_returns_by_itself() {
     let mut bench = Bench::new();
     let mut api = bench.server().await;
-    let hub = bench.server_at("127.0.0.1:0".parse().unwrap()).await;
-    let address = hub.address;
-    drop(hub);
-    bench.config.addresses.hubs = vec![address.to_string()];
+    // Nobody listens there yet.
+    let hub = Held::new();
+    bench.config.addresses.hubs = vec![hub.addr().to_string()];
     let agent = bench.start();
     let (_, answer) = api.exchange(CHECK_IN_PATH).await;
     let command = HubFrame::Command(bench.command(1, lock(), 1));
@@ -63,7 +63,7 @@ async fn check_in_delivers_when_the_hub_is_gone_and_the_socket_returns_by_itself
     let receipt = api.receipt(CHECK_IN_PATH).await;
     assert_eq!(bench.receipt(&receipt).outcome.state().as_str(), "succeeded");
     assert_eq!(agent.status().ladder.rung, Rung::CheckIn);
-    let mut back = bench.server_at(address).await;
+    let mut back = bench.server_at(hub.addr()).await;
     let mut hub = back.session().await;
     assert!(hub.hello.degraded_since.is_some());
     assert_eq!(hub.receipt().await, receipt);
