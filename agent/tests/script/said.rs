@@ -34,7 +34,10 @@ fn script_that_says_a_hundred_million_bytes_is_told_on_in_windows_and_fills_no_m
         });
         thread::scope(|agents| {
             let applied = agents.spawn(|| run.executor.apply(&scene.host, &run.task));
-            let is_all = |output: &Output| output.stdout.as_ref().map(Tail::end) == Some(SAID);
+            // Each output is read on its own: the end of one may be told before the other's.
+            let is_all = |output: &Output| {
+                output.stdout.as_ref().map(Tail::end) == Some(SAID) && output.stderr.is_some()
+            };
             until("all of it is told", || told.lock().unwrap().last().is_some_and(is_all));
             let [supervisor] = processes("supervise")[..] else { panic!("one supervisor") };
             let taken = most_kb(supervisor);
