@@ -73,16 +73,15 @@ fn script_is_approved_by_its_hash_and_its_output_harms_nobody_who_reads_it() {
     assert!(shown.contains("stdout_sha256") && shown.contains("signed by the device's key"));
 }
 
-/// Reads lines until one has that word; all that was read.
-fn lines_until(reader: &mut impl Read, word: &str) -> String {
+/// Reads lines until they have each of those words, in whatever order: outputs are read apart.
+fn lines_until(reader: &mut impl Read, words: &[&str]) {
     let mut read = String::new();
     let mut byte = [0];
-    while !(read.ends_with('\n') && read.contains(word)) {
-        assert_eq!(reader.read(&mut byte).expect("it says something"), 1, "no {word:?} in {read}");
+    while !(read.ends_with('\n') && words.iter().all(|word| read.contains(word))) {
+        assert_eq!(reader.read(&mut byte).expect("it says something"), 1, "{words:?} in {read}");
         assert_ne!(byte[0], 0x1b, "after {read}");
         read.push(char::from(byte[0]));
     }
-    read
 }
 
 #[test]
@@ -113,13 +112,11 @@ fn what_a_script_says_is_there_while_it_runs_and_harms_nobody() {
     };
     let mut follows = piped(&sign);
     let mut noted = follows.stderr.take().expect("it is ours");
-    let seen = lines_until(&mut noted, "! wrong");
-    assert!(seen.contains("| one"), "{seen}");
+    lines_until(&mut noted, &["| one", "! wrong"]);
     // The script waits for us: whoever comes now has what it said before.
     let mut watches = piped(&["watch", command]);
     let mut watched = watches.stdout.take().expect("it is ours");
-    let seen = lines_until(&mut watched, "! wrong");
-    assert!(seen.contains("| one"), "{seen}");
+    lines_until(&mut watched, &["| one", "! wrong"]);
     go.write_all(b"go\n").expect("the script reads");
     let mut rest = String::new();
     watched.read_to_string(&mut rest).expect("text");
