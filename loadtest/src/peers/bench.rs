@@ -19,7 +19,7 @@ use crate::moment::{Moment, Timeline};
 use crate::pacer::Pacer;
 use crate::probe::{self, Usage};
 use crate::rate::{Rate, Schedule};
-use crate::site::process::{Process, free_address};
+use crate::site::process::{HeldPort, Process};
 
 /// Connections that are being opened at a time.
 pub(super) const AT_ONCE: usize = 128;
@@ -110,7 +110,8 @@ impl Stand {
         let folder = folder.map_err(PeersError::Files)?;
         let tls = authority::make(folder.path())?;
         let start = |source| PeersError::Start { server: wire.as_str(), source };
-        let address = free_address().await.map_err(start)?;
+        let port = HeldPort::new().map_err(start)?;
+        let address = port.address;
         let (program, template, option) = match wire {
             Wire::Nats => ("nats-server", include_str!("../../peers/nats.conf"), "-c"),
             Wire::Nchan => ("nginx", include_str!("../../peers/nginx.conf"), "-c"),
@@ -121,7 +122,7 @@ impl Stand {
         std::fs::write(&file, text).map_err(PeersError::Files)?;
         let args = vec![option.into(), file.into()];
         let mut process =
-            Process::server(wire.as_str(), &program_path(program), args, folder.path()).at(address);
+            Process::server(wire.as_str(), &program_path(program), args, folder.path()).at(port);
         process.start().await.map_err(start)?;
         let pid = process.pid().unwrap_or_default();
         let before = probe::family(pid).unwrap_or_default();

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::{sleep, timeout};
 
@@ -28,8 +28,6 @@ const START: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(60);
 /// Between two looks whether something is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// How often a free port may turn out to be taken before it is used.
-const ATTEMPTS: usize = 20;
 
 /// Why a process cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +72,8 @@ pub(crate) struct Process {
     output: Option<BufReader<ChildStdout>>,
     /// What it said of itself when it came up.
     said: Value,
+    /// The port of a server: its own, also while it is down.
+    port: Option<HeldPort>,
 }
 
 impl Process {
@@ -90,6 +90,7 @@ impl Process {
             child: None,
             output: None,
             said: Value::Null,
+            port: None,
         }
     }
 
@@ -114,12 +115,14 @@ impl Process {
             child: None,
             output: None,
             said: Value::Null,
+            port: None,
         }
     }
 
-    /// The same, on that address, which its arguments name already.
-    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
-        self.said = json!({ "address": address });
+    /// The same, on that port, which its arguments name already.
+    pub(crate) fn at(mut self, port: HeldPort) -> Self {
+        self.said = json!({ "address": port.address });
+        self.port = Some(port);
         self
     }
 
@@ -145,7 +148,7 @@ impl Process {
         }
         match self.sign {
             Sign::Line => self.start_and_listen().await,
-            Sign::Port if self.said.is_null() => self.start_on_free_port().await,
+            Sign::Port if self.port.is_none() => self.start_on_free_port().await,
             Sign::Port => self.start_on_port().await,
         }
     }
@@ -162,19 +165,11 @@ impl Process {
     }
 
     async fn start_on_free_port(&mut self) -> Result<(), ProcessError> {
-        let mut last = ProcessError::TimedOut(START);
-        for _ in 0..ATTEMPTS {
-            let address = free_address().await?;
-            self.said = json!({ "address": address });
-            self.args.push(address.port().to_string().into());
-            match self.start_on_port().await {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error,
-            }
-            self.args.pop();
-        }
-        self.said = Value::Null;
-        Err(last)
+        let port = HeldPort::new()?;
+        self.args.push(port.address.port().to_string().into());
+        self.said = json!({ "address": port.address });
+        self.port = Some(port);
+        self.start_on_port().await
     }
 
     async fn start_on_port(&mut self) -> Result<(), ProcessError> {
@@ -275,8 +270,22 @@ async fn is_ready(address: &str) -> io::Result<bool> {
     Ok(head.ends_with(b"200"))
 }
 
-/// An address of loopback whose port was free a moment ago.
-pub(crate) async fn free_address() -> Result<SocketAddr, ProcessError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(ProcessError::Port)?;
-    listener.local_addr().map_err(ProcessError::Port)
+/// A port of loopback that the kernel gives to nobody else: it is bound, and nobody listens on this socket. A server
+/// listens beside it, however often it is started (`SO_REUSEADDR`, socket(7)); whoever accepts there is that server.
+#[derive(Debug)]
+pub(crate) struct HeldPort {
+    pub(crate) address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl HeldPort {
+    pub(crate) fn new() -> Result<Self, ProcessError> {
+        let hold = || {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+            Ok(Self { address: socket.local_addr()?, _socket: socket })
+        };
+        hold().map_err(ProcessError::Port)
+    }
 }
