@@ -19,7 +19,8 @@ fn package_arms_nothing_and_leaves_nothing() {
     on_a_machine("package::package_arms_nothing_and_leaves_nothing", || async {
         let mut machine = Machine::new();
         people(&machine);
-        fs::copy(build("deb"), machine.path("/root/agent.deb")).unwrap();
+        let (_folder, package) = build("deb");
+        fs::copy(package, machine.path("/root/agent.deb")).unwrap();
         machine.boot();
         let before = tree(&machine);
 
@@ -72,7 +73,8 @@ fn package_arms_nothing_and_leaves_nothing() {
 
 #[test]
 fn rpm_brings_the_same_with_the_same_modes() {
-    let listed = Command::new("rpm").args(["-qplv", &build("rpm")]).output().unwrap();
+    let (_folder, package) = build("rpm");
+    let listed = Command::new("rpm").args(["-qplv", &package]).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let mut found: Vec<_> = listed
         .lines()
@@ -96,7 +98,8 @@ fn rpm_brings_the_same_with_the_same_modes() {
 
 #[test]
 fn rpm_is_removed_after_a_wipe_and_not_in_the_middle_of_one() {
-    let query = ["-qp", "--queryformat", "%{PREUN}", &build("rpm")];
+    let (_built, package) = build("rpm");
+    let query = ["-qp", "--queryformat", "%{PREUN}", &package];
     let script = Command::new("rpm").args(query).output().unwrap();
     let script = String::from_utf8(script.stdout).unwrap();
     assert!(script.contains("/var/lib/tocsin-agent"), "{script}");
@@ -131,16 +134,16 @@ fn rpm_is_removed_after_a_wipe_and_not_in_the_middle_of_one() {
     }
 }
 
-/// Builds a package of this build's agent.
-fn build(kind: &str) -> String {
-    let folder = tempfile::tempdir().unwrap().keep();
+/// Builds a package of this build's agent: the folder that it goes away with, and its path.
+fn build(kind: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
     let output = Command::new(source("scripts/package"))
-        .args([kind, env!("CARGO_BIN_EXE_tocsin-agent"), folder.to_str().unwrap()])
+        .args([kind, env!("CARGO_BIN_EXE_tocsin-agent"), folder.path().to_str().unwrap()])
         .env("TOCSIN_PACKAGE_COMPRESSION", "none")
         .env("TOCSIN_PACKAGE_PAYLOAD", "w0.gzdio")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "a package needs dpkg-deb, strip (binutils) and rpm: {said}");
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    (folder, String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
 }
