@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::Command;
 
 use agent::config::ArmingConfig;
@@ -21,12 +22,21 @@ use crate::disk::{in_mount_namespace, run};
 use crate::server::HubSide;
 use crate::undo::{cancel, outcome, result};
 
-/// Counts itself, and then goes on until a file says that it may end.
-const PATIENT: &str =
-    "#!/bin/sh\necho >> /tmp/effects\nuntil [ -e /tmp/enough ]; do sleep 0.01; done\necho done\n";
+/// Counts itself, and then goes on until a file says that it may end, or its device is no more.
+const PATIENT: &str = "#!/bin/sh\necho >> /tmp/effects\n\
+    until [ -e /tmp/enough ] || ! [ -e /tmp/effects ]; do sleep 0.01; done\necho done\n";
+
+/// Lets the scripts in a root end with the test, also with one that fails: they outlive agent and test.
+struct Enough(PathBuf);
+
+impl Drop for Enough {
+    fn drop(&mut self) {
+        drop(fs::write(self.0.join("tmp/enough"), ""));
+    }
+}
 
 /// A device whose scripts run in a chroot with the machine's own programs.
-fn bench() -> Bench {
+fn bench() -> (Bench, Enough) {
     let mut bench = Bench::new();
     let root = bench.config.state_dir.with_file_name("root");
     let inside = |name: &str| root.join(name).display().to_string();
@@ -43,10 +53,10 @@ fn bench() -> Bench {
     run("chmod", &["1777", &inside("tmp")]);
     fs::write(root.join("etc/passwd"), "nobody:x:65534:65534::/:/usr/sbin/nologin\n").unwrap();
     bench.config.host.arming = ArmingConfig::Sandboxed;
-    bench.config.host.root = root;
+    bench.config.host.root = root.clone();
     bench.config.host.dbus = Some(String::new());
     bench.config.host.scripts.supervisor = Some(env!("CARGO_BIN_EXE_tocsin-agent").into());
-    bench
+    (bench, Enough(root))
 }
 
 fn order(bench: &Bench, number: u8, script: &str) -> Envelope {
@@ -86,7 +96,7 @@ async fn script_is_refused_unless_it_is_the_very_one_that_a_person_approved() {
 #[test]
 fn script_outlives_the_agent_and_has_its_receipt_from_the_next_one() {
     in_mount_namespace(|| async {
-        let mut bench = bench();
+        let (mut bench, _enough) = bench();
         let mut server = bench.server().await;
         let agent = bench.start();
         let mut hub = server.session().await;
@@ -126,7 +136,7 @@ async fn heard(hub: &mut HubSide, word: &str) -> Tail {
 #[test]
 fn output_goes_on_where_it_was_when_session_and_agent_are_others() {
     in_mount_namespace(|| async {
-        let mut bench = bench();
+        let (mut bench, _enough) = bench();
         let pipe = bench.config.host.root.join("tmp/lines");
         nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o644)).unwrap();
         // Both ends, so that nobody waits for the other and the script sees an end when this is closed.
@@ -162,7 +172,7 @@ fn output_goes_on_where_it_was_when_session_and_agent_are_others() {
 #[test]
 fn script_whose_supervisor_dies_is_in_doubt_and_never_begun_again() {
     in_mount_namespace(|| async {
-        let mut bench = bench();
+        let (mut bench, _enough) = bench();
         let mut server = bench.server().await;
         let agent = bench.start();
         let mut hub = server.session().await;
@@ -196,7 +206,7 @@ fn script_whose_supervisor_dies_is_in_doubt_and_never_begun_again() {
 #[test]
 fn script_that_waits_is_called_back_and_the_one_that_runs_is_not() {
     in_mount_namespace(|| async {
-        let mut bench = bench();
+        let (mut bench, _enough) = bench();
         let mut server = bench.server().await;
         let agent = bench.start();
         let mut hub = server.session().await;
