@@ -62,7 +62,17 @@ impl Room {
     }
 }
 
-fn crash(child: &mut Child, signal: Signal) -> ExitStatus {
+/// A process that ends with the test, also with one that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn crash(Running(child): &mut Running, signal: Signal) -> ExitStatus {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     // More than once: the handler of SIGSEGV that Rust installs lets the first one go by, and waits
     // for the faulty instruction to be done again.
@@ -90,12 +100,12 @@ fn is_of_root(path: &Path) -> bool {
 fn hostile_crash_leaves_no_core_and_the_same_account_reads_no_memory() {
     let room = Room::new();
     // What an ordinary program leaves and shows here.
-    let mut other = room.command(&["sleep", "1000"]).spawn().expect("sleep starts");
+    let mut other = Running(room.command(&["sleep", "1000"]).spawn().expect("sleep starts"));
     eventually("it is another program by now", || {
-        let line = fs::read(format!("/proc/{}/cmdline", other.id())).unwrap_or_default();
+        let line = fs::read(format!("/proc/{}/cmdline", other.0.id())).unwrap_or_default();
         line.starts_with(b"sleep").then_some(())
     });
-    assert!(room.reads(other.id(), "environ"), "the look itself works");
+    assert!(room.reads(other.0.id(), "environ"), "the look itself works");
     let dumps = crash(&mut other, Signal::SIGABRT).core_dumped();
     let left = room.cores();
     eprintln!("an ordinary program dumps here: {dumps}, with {left} files in its folder");
@@ -103,20 +113,19 @@ fn hostile_crash_leaves_no_core_and_the_same_account_reads_no_memory() {
     for signal in [Signal::SIGABRT, Signal::SIGSEGV] {
         let line =
             ["./tocsin", "up", "--json", "--data", "data", "--operator-listen", "127.0.0.1:0"];
-        let mut up = room
-            .command(&line)
+        let mut command = room.command(&line);
+        command
             .env("TOCSIN_UP_ADMIN_LISTEN", "127.0.0.1:0")
             .env("TOCSIN_UP_API__AGENT_LISTEN", "127.0.0.1:0")
-            .env("TOCSIN_UP_HUB__LISTEN", "127.0.0.1:0")
-            .spawn()
-            .expect("tocsin starts");
+            .env("TOCSIN_UP_HUB__LISTEN", "127.0.0.1:0");
+        let mut up = Running(command.spawn().expect("tocsin starts"));
         let mut said = String::new();
-        let output = up.stdout.take().expect("its output is ours");
+        let output = up.0.stdout.take().expect("its output is ours");
         BufReader::new(output).read_line(&mut said).expect("it says where it listens");
         assert!(said.starts_with('{'), "{said}");
-        assert!(is_private(up.id()));
+        assert!(is_private(up.0.id()));
         for name in ["environ", "mem", "maps"] {
-            assert!(!room.reads(up.id(), name), "{name} is read");
+            assert!(!room.reads(up.0.id(), name), "{name} is read");
         }
         assert!(!crash(&mut up, signal).core_dumped(), "{signal}");
         assert_eq!(room.cores(), left, "{signal}");
@@ -133,10 +142,10 @@ fn hostile_crash_leaves_no_core_and_the_same_account_reads_no_memory() {
             .success()
     );
     let line = ["./tocsin", "key", "new", "--out", "alice.key", "--passphrase-file", "passphrase"];
-    let mut key = room.command(&line).spawn().expect("it starts");
+    let mut key = Running(room.command(&line).spawn().expect("it starts"));
     eventually("it keeps its memory private", || {
-        let name = fs::read_to_string(format!("/proc/{}/comm", key.id())).expect("a name");
-        (name.trim() == "tocsin" && is_private(key.id())).then_some(())
+        let name = fs::read_to_string(format!("/proc/{}/comm", key.0.id())).expect("a name");
+        (name.trim() == "tocsin" && is_private(key.0.id())).then_some(())
     });
     assert!(!crash(&mut key, Signal::SIGSEGV).core_dumped());
     assert_eq!(room.cores(), left);
