@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use api::db::DatabaseUrl;
 use api::fixture::PostgresServer;
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use runtime::fixture::{Far, Relay};
 
@@ -35,6 +36,14 @@ async fn hasty(bench: Bench) -> Bench {
     hasty.await
 }
 
+/// Answers of each client: accepted, refused.
+type Counts = [Arc<[AtomicUsize; 2]>; 4];
+
+/// Waits until each client has that many more of those answers.
+async fn each(counts: &Counts, which: usize, than: usize) {
+    join_all(counts.iter().map(|own| more(&own[which], than))).await;
+}
+
 /// The address leads to the replica, and whoever was connected connects again.
 fn lead_over(relay: &Relay, to: &PostgresServer) {
     relay.lead_to(Far::Unix(to.socket()));
@@ -47,24 +56,25 @@ async fn f12_failover_to_a_replica_under_orders_keeps_every_201() {
     let agent = bench.agent("a", None).await;
     let bench = Arc::new(hasty(bench).await);
     let stop = Arc::new(AtomicBool::new(false));
-    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counts = Counts::default();
+    let accepted = || counts.iter().map(|own| own[0].load(Ordering::SeqCst)).sum::<usize>();
     let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..4 {
+    for own in &counts {
         let body = order_body("lock", &[agent.id]);
-        clients.spawn(give_orders(bench.clone(), body, stop.clone(), counts.clone()));
+        clients.spawn(give_orders(bench.clone(), body, stop.clone(), own.clone()));
     }
-    more(&counts[0], 20).await;
+    each(&counts, 0, 5).await;
     bench.place.server.clone().unwrap().kill();
-    more(&counts[1], 4).await;
+    each(&counts, 1, 1).await;
     // A replica that is not promoted yet takes nothing in.
     lead_over(&relay, &replica);
-    // What was taken in before is answered by then.
-    more(&counts[1], 4).await;
-    let before = counts[0].load(Ordering::SeqCst);
-    more(&counts[1], 4).await;
-    assert_eq!(counts[0].load(Ordering::SeqCst), before, "a replica took an order in");
+    // What was taken in before is answered by then: a client asks one thing after the other.
+    each(&counts, 1, 1).await;
+    let before = accepted();
+    each(&counts, 1, 1).await;
+    assert_eq!(accepted(), before, "a replica took an order in");
     replica.promote().await;
-    more(&counts[0], 20).await;
+    each(&counts, 0, 5).await;
     stop.store(true, Ordering::SeqCst);
     let accepted: Vec<_> = clients.join_all().await.into_iter().flatten().collect();
     let bench = Arc::into_inner(bench).expect("the clients are gone").restart_with(|_| ()).await;
