@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Hubs and control planes allocate small pieces on all threads, and many of them (docs/adr/0061).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     tocsin::cli::start(tocsin::cli::Cli::parse())
 }
