@@ -47,16 +47,19 @@ pub struct Row {
 /// The latencies of a report with their names.
 pub fn latencies(report: &Report) -> Vec<(String, &Latency)> {
     let latencies = &report.latency_ms;
-    let own = Stages::named(&latencies.unicast).map(|(name, it)| (name.to_owned(), it));
-    let group = Stages::named(&latencies.group).map(|(name, it)| (format!("group.{name}"), it));
+    let own = Stages::named(&latencies.unicast).into_iter().map(|(name, it)| (name.to_owned(), it));
+    let group =
+        Stages::named(&latencies.group).into_iter().map(|(name, it)| (format!("group.{name}"), it));
     let rest = [
         ("connect", &latencies.connect),
         ("reconnect", &latencies.reconnect),
         ("hub_broadcast", &latencies.hub_broadcast),
     ];
     let rest = rest.map(|(name, it)| (name.to_owned(), it));
-    let during = Stages::named(&latencies.during).map(|(name, it)| (format!("during.{name}"), it));
-    own.into_iter().chain(group).chain(during).chain(rest).collect()
+    let during = Stages::named(&latencies.during)
+        .into_iter()
+        .map(|(name, it)| (format!("during.{name}"), it));
+    own.chain(group).chain(during).chain(rest).collect()
 }
 
 /// The latencies from order to ack of each phase, with their paths: of what was ordered in it, and of

@@ -14,6 +14,7 @@ use runtime::lifecycle::CancellationToken;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::ages::{self, Ages, ByHub};
 use crate::book::{Book, Counts};
 use crate::crew::wire::{Ask, Connect};
 use crate::crew::{Crew, CrewError, Standing};
@@ -104,6 +105,8 @@ pub(crate) struct PlayedPhase {
     pub(crate) chapter: usize,
     /// How long orders of one device each took to leave, and how many were meant to.
     pub(crate) ordering: Option<(Duration, u64)>,
+    /// What hubs counted of its commands, if all of them were there all the time.
+    pub(crate) ages: Option<Ages>,
 }
 
 /// A run that was played.
@@ -172,6 +175,8 @@ impl Bench<'_> {
         phase: &Phase,
         devices: [&Arc<[DeviceId]>; 2],
     ) -> Result<PlayedPhase, ConductError> {
+        let orders = phase.orders.is_some() || phase.group.is_some();
+        let then = if orders { self.ages().await } else { None };
         let before = self.edge();
         let chapter = self.book.begin();
         if let Some(rate) = phase.churn {
@@ -193,12 +198,21 @@ impl Bench<'_> {
         faults?;
         grouped?;
         let (back, ordering) = (back?, ordering?);
-        if phase.orders.is_some() || phase.group.is_some() {
+        if orders {
             self.settle().await;
         }
         let edges = [before, self.edge()];
         self.book.finish(chapter, edges[1].at);
-        Ok(PlayedPhase { phase: phase.clone(), edges, back, measured, chapter, ordering })
+        let now = if orders { self.ages().await } else { None };
+        let ages = then.zip(now).and_then(|(then, now)| ages::between(&then, &now));
+        ages.iter().flat_map(Ages::lines).for_each(|line| say(self.live, line));
+        Ok(PlayedPhase { phase: phase.clone(), edges, back, measured, chapter, ordering, ages })
+    }
+
+    /// What the hubs have counted so far; `None`: none of them was started by the harness, or one says nothing.
+    async fn ages(&self) -> Option<ByHub> {
+        let site = self.site.lock().await;
+        site.as_ref()?.ages().await
     }
 
     fn edge(&self) -> Edge {

@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use protocol::state::Lane;
+
+use crate::ages::Buckets;
 use crate::book::{Book, Part, Stream};
 use crate::conductor::{Edge, Played, PlayedPhase};
 use crate::layout::Layout;
 use crate::meters::{self, is_harness, is_hub};
-use crate::plan::Plan;
+use crate::plan::{Audience, Phase, Plan};
 use crate::probe::{self, Usage};
 use crate::report::{
     Cost, During, Harness, Hub, KernelCost, Latencies, Machine, PhaseLatencies, PhaseReport,
@@ -48,8 +51,8 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     let [connect, reconnect] = book.connections();
     let latency_ms = Latencies {
-        unicast: stages(book, Part::Run(Stream::Unicast)),
-        group: stages(book, Part::Run(Stream::Group)),
+        unicast: with_hubs(stages(book, Part::Run(Stream::Unicast)), &played.phases, false),
+        group: with_hubs(stages(book, Part::Run(Stream::Group)), &played.phases, true),
         during: stages(book, Part::During),
         connect,
         reconnect,
@@ -96,7 +99,33 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
 fn stages(book: &Book, part: Part) -> Stages {
     let [sent, stored, received, acked, confirmed] =
         Stage::ALL.map(|stage| book.latency(part, stage));
-    Stages { sent, stored, received, acked, confirmed }
+    Stages { sent, stored, routed: None, written: None, received, acked, confirmed }
+}
+
+/// The same with what hubs counted of these commands, of a group or of one device each. Where both are of one
+/// lane in one phase, or a hub was not there all the time, nobody can tell.
+fn with_hubs(stages: Stages, phases: &[PlayedPhase], is_group: bool) -> Stages {
+    let mut sums = [Buckets::default(), Buckets::default()];
+    for PlayedPhase { phase, ages, .. } in phases {
+        let [one, all] = lanes(phase);
+        // What devices that never read are sent counts for nobody.
+        let is_read = phase.group.as_ref().is_some_and(|group| group.to == Audience::All);
+        let (own, other) = if is_group { (all.filter(|_| is_read), one) } else { (one, all) };
+        let Some(lane) = own else { continue };
+        let Some(ages) = ages.as_ref().filter(|_| other != Some(lane)) else { return stages };
+        for (sum, more) in sums.iter_mut().zip(ages.of(lane)) {
+            *sum = sum.plus(more);
+        }
+    }
+    let [routed, written] = sums.map(|sum| Some(sum.latency()).filter(|latency| latency.count > 0));
+    Stages { routed, written, ..stages }
+}
+
+/// The lanes of what is ordered in a phase: of one device each, and of many at once.
+fn lanes(phase: &Phase) -> [Option<Lane>; 2] {
+    let one = phase.orders.as_ref().map(|orders| orders.verb.action().lane());
+    let all = phase.group.as_ref().map(|group| group.verb.action().lane());
+    [one, all]
 }
 
 /// Processor time between two edges, if all of it can be read.
@@ -262,14 +291,16 @@ fn more(before: Option<u64>, after: Option<u64>) -> Option<u64> {
 }
 
 /// What was ordered in that phase, and how it fared while something went on.
-fn phase_latencies(
-    book: &Book,
-    PlayedPhase { phase, chapter, .. }: &PlayedPhase,
-) -> (Option<PhaseLatencies>, Option<During>) {
+fn phase_latencies(book: &Book, played: &PlayedPhase) -> (Option<PhaseLatencies>, Option<During>) {
+    let PlayedPhase { phase, chapter, .. } = played;
     if phase.orders.is_none() && phase.group.is_none() {
         return (None, None);
     }
-    let of = |stream| stages(book, Part::Chapter(*chapter, stream));
+    let alone = std::slice::from_ref(played);
+    let of = |stream| {
+        let own = stages(book, Part::Chapter(*chapter, stream));
+        with_hubs(own, alone, stream == Stream::Group)
+    };
     let latencies = PhaseLatencies { unicast: of(Stream::Unicast), group: of(Stream::Group) };
     let during = book.disturbed(*chapter).filter(|_| phase.orders.is_some());
     let during = during.map(|whole| During {

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use crate::compare::{self, Row};
 use crate::evaluate::float;
 use crate::latency::Latency;
+use crate::report::text::BY_HUBS;
 use crate::report::{During, Report, Sample, Stages};
 
 use self::svg::{Curve, Plot, Scale};
@@ -263,6 +264,10 @@ fn details(page: &mut String, report: &Report) {
         page.push_str("</tr>");
     }
     page.push_str("</table>");
+    let latencies = &report.latency_ms;
+    if latencies.unicast.routed.is_some() || latencies.group.routed.is_some() {
+        let _ = write!(page, "<p class=\"soft\">Routed and written: {BY_HUBS}.</p>");
+    }
     for phase in &report.phases {
         let Some(During { what, secs, .. }) = &phase.during else { continue };
         let (name, what) = (escape(&phase.name), escape(what));

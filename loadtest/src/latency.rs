@@ -58,16 +58,8 @@ impl Durations {
             return Latency::default();
         }
         let at = |quantile| millis(self.0.value_at_quantile(quantile));
-        Latency {
-            count: self.0.len(),
-            mean: self.0.mean() / 1000.0,
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: millis(self.0.max()),
-            curve: CURVE.iter().map(|&quantile| (quantile * 100.0, at(quantile))).collect(),
-        }
+        let max = millis(self.0.max());
+        Latency { max, ..Latency::of(self.0.len(), self.0.mean() / 1000.0, at) }
     }
 }
 
@@ -101,6 +93,20 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// Of so many, with that mean and those milliseconds at each quantile.
+    pub(crate) fn of(count: u64, mean: f64, at: impl Fn(f64) -> f64) -> Self {
+        Self {
+            count,
+            mean,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: at(1.0),
+            curve: CURVE.iter().map(|&quantile| (quantile * 100.0, at(quantile))).collect(),
+        }
+    }
+
     /// The columns of a table, in order.
     pub const COLUMNS: [&'static str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
 

@@ -10,6 +10,7 @@ pub mod command;
 pub mod plan;
 pub mod run;
 
+mod ages;
 mod conductor;
 mod evaluate;
 pub mod peers;

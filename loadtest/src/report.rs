@@ -15,7 +15,7 @@ use crate::probe::Kernel;
 
 #[cfg(test)]
 pub(crate) mod tests;
-mod text;
+pub(crate) mod text;
 
 /// What the JSON form calls itself. Fields may be added to it; none is taken away or changed.
 pub const SCHEMA: &str = "tocsin-loadtest-2";
@@ -98,6 +98,14 @@ pub struct Stages {
     pub sent: Latency,
     /// Answered 201: accepted, and on the store's disk.
     pub stored: Latency,
+    /// The session of its device had it from the broker: counted by the hubs, from the making of the command. Left
+    /// out where their clock is not known to be the control plane's, or what they counted is not of these
+    /// commands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed: Option<Latency>,
+    /// Its frame was flushed to the socket: counted like `routed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Latency>,
     /// The agent read the frame: routed and written.
     pub received: Latency,
     /// Verified, and the ack was written to the socket.
@@ -107,15 +115,18 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// All of them with their names, in order.
-    pub const fn named(&self) -> [(&'static str, &Latency); 5] {
-        [
-            ("sent", &self.sent),
-            ("stored", &self.stored),
-            ("received", &self.received),
-            ("acked", &self.acked),
-            ("confirmed", &self.confirmed),
-        ]
+    /// All of them that are known with their names, in order.
+    pub fn named(&self) -> Vec<(&'static str, &Latency)> {
+        let all = [
+            ("sent", Some(&self.sent)),
+            ("stored", Some(&self.stored)),
+            ("routed", self.routed.as_ref()),
+            ("written", self.written.as_ref()),
+            ("received", Some(&self.received)),
+            ("acked", Some(&self.acked)),
+            ("confirmed", Some(&self.confirmed)),
+        ];
+        all.into_iter().filter_map(|(name, latency)| Some((name, latency?))).collect()
     }
 }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::ages::{Ages, ByHub};
+use crate::meters::is_hub;
 use crate::operator::Access;
 use crate::plan::{FaultKind, Platform, Start};
 
@@ -95,6 +97,17 @@ impl Site {
     pub fn pids(&self) -> Vec<(String, u32)> {
         let running = |process: &Process| Some((process.role().to_owned(), process.pid()?));
         self.processes.iter().filter_map(running).collect()
+    }
+
+    /// What its hubs have counted of commands; `None`: one of them does not say.
+    pub(crate) async fn ages(&self) -> Option<ByHub> {
+        let mut ages = ByHub::new();
+        for process in self.processes.iter().filter(|process| is_hub(process.role())) {
+            let Some(pid) = process.pid() else { continue };
+            let page = process.metrics().await.ok()?;
+            ages.insert((process.role().to_owned(), pid), Ages::read(&page));
+        }
+        Some(ages)
     }
 
     /// Does that to one of its processes.

@@ -99,6 +99,9 @@ fn group_orders_reach_everybody_and_hold_urgent_ones_up_by_nothing_that_is_lost(
     let report = run("urgent-under-bulk", &both).expect("it ran before");
     let latencies = &report.latency_ms;
     assert_eq!((latencies.unicast.acked.count, latencies.group.acked.count), (20, 30));
+    let counts = [&latencies.unicast, &latencies.group].map(|own| own.routed.as_ref());
+    let counts = counts.map(|routed| routed.expect("hubs tell the lanes apart").count);
+    assert!(counts[0] >= 20 && counts[1] >= 30, "{counts:?}");
     let both = report.phases.iter().find(|phase| phase.name == "both").expect("it was played");
     let during = both.during.as_ref().expect("urgent orders left meanwhile");
     assert!(during.secs > 0.0 && during.what.contains("everybody"), "{during:?}");
@@ -165,6 +168,10 @@ fn workers_in_processes_of_their_own_count_like_one() {
     let latencies = report.latency_ms.unicast;
     assert!(latencies.received.p50 <= latencies.acked.p50, "{latencies:?}");
     assert!(latencies.acked.p50 <= latencies.confirmed.p50, "{latencies:?}");
+    // Hubs count each command at least once. A mean is as good as its many whole milliseconds are.
+    let by_hubs = latencies.routed.zip(latencies.written).expect("the harness started the hub");
+    assert!(by_hubs.0.count >= 40 && by_hubs.1.count >= 40, "{by_hubs:?}");
+    assert!(by_hubs.0.mean <= by_hubs.1.mean, "{by_hubs:?}");
 }
 
 /// The control plane stands still for two of three seconds. Only one order is out meanwhile, as

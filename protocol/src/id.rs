@@ -51,6 +51,13 @@ macro_rules! uuid_id {
                 self.0
             }
 
+            /// When it was made, as its first 48 bits say. Whoever wrote the id may have written
+            /// anything there: for numbers that nothing depends on.
+            pub const fn made_at(&self) -> Timestamp {
+                let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
+                Timestamp::from_millis(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+            }
+
             /// The 16 bytes that are hashed and signed.
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
@@ -186,5 +193,16 @@ impl KeyId {
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_says_when_it_was_made() {
+        let now = Timestamp::from_millis(1_796_000_000_123);
+        assert_eq!(CommandId::new(now, [0xff; 10]).made_at(), now);
     }
 }

@@ -9,6 +9,8 @@ use metrics::{
 };
 use protocol::close::CloseCode;
 use protocol::frame::{AgentFrame, HubFrame};
+use protocol::state::Lane;
+use protocol::time::Timestamp;
 
 use crate::admission::Refusal;
 use crate::certificate::CertificateError;
@@ -64,6 +66,9 @@ const REFUSALS: [&str; 7] =
 /// Why a certificate was turned away, as labels.
 const CERTIFICATES: [&str; 4] = ["missing", "not_a_device", "expired", "revoked"];
 
+/// The lanes, as labels.
+const LANES: [&str; 2] = ["urgent", "bulk"];
+
 /// The handles. Made after the process's recorder was installed; before, they count nothing.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -97,6 +102,10 @@ pub(crate) struct Metrics {
     pub(crate) poll_overflow: Counter,
     /// Resident memory of the process.
     pub(crate) memory: Gauge,
+    /// How old commands are when their session has them from the broker.
+    routed_age: [Histogram; 2],
+    /// How old they are when the frame has left for the kernel.
+    written_age: [Histogram; 2],
 }
 
 impl std::fmt::Debug for Metrics {
@@ -138,6 +147,10 @@ impl Metrics {
             broker_up: gauge!("tocsin_push_hub_broker_up"),
             poll_overflow: counter!("tocsin_push_hub_poll_overflow_total"),
             memory: gauge!("tocsin_push_hub_memory_bytes"),
+            routed_age: LANES
+                .map(|lane| histogram!("tocsin_push_hub_routed_age_seconds", "lane" => lane)),
+            written_age: LANES
+                .map(|lane| histogram!("tocsin_push_hub_written_age_seconds", "lane" => lane)),
         }
     }
 
@@ -197,11 +210,60 @@ impl Metrics {
         self.frames_out[index].increment(1);
     }
 
+    /// A session has a command of that age.
+    pub(crate) fn routed(&self, command: Aged, now: Timestamp) {
+        self.routed_age[command.lane()].record(command.age_secs(now));
+    }
+
+    /// A command of that age was flushed.
+    pub(crate) fn written(&self, command: Aged, now: Timestamp) {
+        self.written_age[command.lane()].record(command.age_secs(now));
+    }
+
     pub(crate) fn close(&self, code: CloseCode) {
         let index = CloseCode::ALL.iter().position(|known| *known == code);
         if let Some(counter) = index.and_then(|index| self.closes.get(index)) {
             counter.increment(1);
         }
+    }
+}
+
+/// A command on its way through a session, as far as its age is concerned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aged {
+    lane: Lane,
+    /// When the control plane made it, by its own clock: its id says so.
+    made_ms: u64,
+}
+
+impl Aged {
+    /// Of a frame, if it is a command.
+    pub(crate) const fn of(frame: &HubFrame) -> Option<Self> {
+        match frame {
+            HubFrame::Command(command) => {
+                Some(Self { lane: command.lane, made_ms: command.command_id.made_at().as_millis() })
+            }
+            HubFrame::Welcome(_)
+            | HubFrame::Confirmed { .. }
+            | HubFrame::Trust { .. }
+            | HubFrame::Checkpoint { .. }
+            | HubFrame::Mode { .. }
+            | HubFrame::Reconnect(_)
+            | HubFrame::Unknown => None,
+        }
+    }
+
+    const fn lane(self) -> usize {
+        match self.lane {
+            Lane::Urgent => 0,
+            Lane::Bulk => 1,
+        }
+    }
+
+    /// Nothing where the control plane's clock is ahead.
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of an age are below 2^53")]
+    const fn age_secs(self, now: Timestamp) -> f64 {
+        now.as_millis().saturating_sub(self.made_ms) as f64 / 1e3
     }
 }
 
@@ -267,4 +329,14 @@ fn describe() {
         "Changes of the files of the hub's identity, by whether they were taken"
     );
     describe_gauge!("tocsin_push_hub_memory_bytes", Unit::Bytes, "Resident memory of the process");
+    describe_histogram!(
+        "tocsin_push_hub_routed_age_seconds",
+        Unit::Seconds,
+        "From the making of a command to its session's having it from the broker, by lane"
+    );
+    describe_histogram!(
+        "tocsin_push_hub_written_age_seconds",
+        Unit::Seconds,
+        "From the making of a command to the flush of its frame, by lane"
+    );
 }

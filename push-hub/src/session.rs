@@ -19,6 +19,7 @@ use tracing::Instrument as _;
 use crate::certificate::Identity;
 use crate::core::Core;
 use crate::handle::{Handle, Rung};
+use crate::metrics::Aged;
 use crate::presence::News;
 use crate::socket::{Bucket, Incoming, Socket, SocketError};
 
@@ -219,8 +220,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
         let handle = self.handle.clone();
         let mut timer = std::pin::pin!(sleep_until(self.wake_at().into()));
         loop {
-            self.take_inbox();
-            let more = match Box::pin(self.perform()).await {
+            let commands = self.take_inbox();
+            let more = match Box::pin(self.perform(commands)).await {
                 Ok(more) => more,
                 Err(end) => return end,
             };
@@ -275,15 +276,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
         }
     }
 
-    fn take_inbox(&mut self) {
+    /// Takes what waits, and answers the commands among it. None of them has any memory.
+    fn take_inbox(&mut self) -> Vec<Aged> {
         let now = self.core.clock.now();
         let taken = self.handle.take();
+        let commands: Vec<_> = taken.frames.iter().filter_map(Aged::of).collect();
+        if !commands.is_empty() {
+            let wall = self.core.timestamp();
+            commands.iter().for_each(|command| self.core.metrics.routed(*command, wall));
+        }
         for frame in &taken.frames {
             self.machine.deliver(frame, now);
         }
         if let Some(code) = taken.close {
             self.machine.close(code);
         }
+        commands
     }
 
     fn take(&mut self, incoming: Result<Incoming, SocketError>) -> Result<(), End> {
@@ -301,12 +309,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
         Ok(())
     }
 
-    /// Performs a batch of outputs and flushes once. Says whether there is more.
-    async fn perform(&mut self) -> Result<bool, End> {
+    /// Performs a batch of outputs and flushes once. Says whether there is more: of more commands than a batch
+    /// at a time, the last are counted as written with the first.
+    async fn perform(&mut self, commands: Vec<Aged>) -> Result<bool, End> {
         let mut fed = false;
         for _ in 0..BATCH {
             let Some(output) = self.machine.poll_output() else {
                 self.flush(fed).await?;
+                self.written(&commands);
                 return Ok(false);
             };
             match output {
@@ -329,7 +339,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Live<'_, IO> {
             }
         }
         self.flush(fed).await?;
+        self.written(&commands);
         Ok(true)
+    }
+
+    fn written(&self, commands: &[Aged]) {
+        if !commands.is_empty() {
+            let wall = self.core.timestamp();
+            commands.iter().for_each(|command| self.core.metrics.written(*command, wall));
+        }
     }
 
     async fn flush(&mut self, fed: bool) -> Result<(), End> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use runtime::Clock;
 
 use super::*;
+use crate::ages::Ages;
 use crate::book::Counts;
 use crate::moment::{Moment, Timeline};
 use crate::plan::{load, shipped};
@@ -35,6 +36,7 @@ fn quiet_run(usage: [Usage; 3], has_room: bool) -> Played {
         measured: has_room.then(|| (at(2, since), 2)),
         chapter: 0,
         ordering: None,
+        ages: None,
     };
     let began = at(0, before);
     Played { began, phases: vec![phase], samples: Vec::new(), book: Arc::default() }
@@ -66,4 +68,43 @@ fn memory_that_may_not_be_read_is_left_out_and_the_rest_is_told() {
     assert!(found.cpu_us_per_connection_second.is_some());
     let unseen = hub(&quiet_run([Usage::default(); 3], true)).expect("it was named");
     assert_eq!(unseen.cpu_us_per_connection_second, None, "there is no such process");
+}
+
+/// What hubs counted of both lanes: so many commands each, of a few milliseconds.
+fn ages(urgent: u64, bulk: u64) -> Ages {
+    let name = "tocsin_push_hub_routed_age_seconds";
+    let lane = |lane: &str, count: u64| {
+        format!(
+            "{name}_bucket{{lane=\"{lane}\",le=\"0.0045\"}} {count}\n\
+             {name}_sum{{lane=\"{lane}\"}} 0\n{name}_count{{lane=\"{lane}\"}} {count}\n"
+        )
+    };
+    Ages::read(&[lane("urgent", urgent), lane("bulk", bulk)].concat())
+}
+
+/// A phase of a scenario with orders, and what hubs counted in it.
+fn ordering(scenario: &str, changes: &[&str], ages: Option<Ages>) -> PlayedPhase {
+    let text = shipped(scenario).expect("it is shipped");
+    let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    let plan = load(scenario, text, &changes).expect("a scenario");
+    let phase = plan.phases.into_iter().find(|phase| phase.group.is_some()).expect("it has one");
+    let start = Timeline::new(Clock::system()).expect("a clock").now();
+    let edges = [edge(start, Usage::NOTHING), edge(start, Usage::NOTHING)];
+    PlayedPhase { phase, edges, back: None, measured: None, chapter: 0, ordering: None, ages }
+}
+
+#[test]
+fn hubs_tell_the_lanes_apart_and_what_is_mixed_or_partly_unknown_is_not_told() {
+    let counts = |phases: &[PlayedPhase]| {
+        let of = |is_group| with_hubs(Stages::default(), phases, is_group).routed;
+        [of(false), of(true)].map(|routed| routed.map(|routed| routed.count))
+    };
+    let both = |ages| ordering("urgent-under-bulk", &[], ages);
+    assert_eq!(counts(&[both(Some(ages(3, 7)))]), [Some(3), Some(7)]);
+    assert_eq!(counts(&[both(Some(ages(3, 7))), both(Some(ages(1, 2)))]), [Some(4), Some(9)]);
+    assert_eq!(counts(&[both(Some(ages(3, 7))), both(None)]), [None, None], "a hub was killed");
+    let alike = ordering("urgent-under-bulk", &["phase.both.group.verb=lock"], Some(ages(9, 0)));
+    assert_eq!(counts(&[alike]), [None, None], "both are urgent");
+    let stalled = ordering("slow-consumers", &[], Some(ages(3, 7)));
+    assert_eq!(counts(&[stalled]), [Some(3), None], "nobody is to read those");
 }

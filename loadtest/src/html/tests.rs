@@ -60,7 +60,7 @@ fn picture_is_a_whole_file_with_the_curves_of_every_run() {
     let reports = [made_up("one", 1), made_up("<two>", 2)];
     let drawn = |picture: Picture| picture.svg(&reports).unwrap_or_default();
     for (picture, curves) in [
-        (Picture::Stages, 5),
+        (Picture::Stages, 7),
         (Picture::Acked, 2),
         (Picture::During, 2),
         (Picture::Memory, 2),

@@ -5,6 +5,10 @@ use std::fmt::{self, Write as _};
 use super::{During, Hub, Report, Stages};
 use crate::latency::Latency;
 
+/// What is to be known of the stages that hubs count.
+pub(crate) const BY_HUBS: &str =
+    "by the hubs' histograms, from the making of the command, to a millisecond";
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { scenario, secs, .. } = self;
@@ -34,10 +38,10 @@ impl Report {
         let latencies = &self.latency_ms;
         let group = |(name, latency)| (format!("group {name}"), latency);
         let named = |(name, latency): (&str, _)| (name.to_owned(), latency);
-        let rows = Stages::named(&latencies.unicast).map(named).into_iter();
-        let rows = rows.chain(Stages::named(&latencies.group).map(group));
+        let rows = Stages::named(&latencies.unicast).into_iter().map(named);
+        let rows = rows.chain(Stages::named(&latencies.group).into_iter().map(group));
         let during = |(name, latency)| (format!("during {name}"), latency);
-        let rows = rows.chain(Stages::named(&latencies.during).map(during));
+        let rows = rows.chain(Stages::named(&latencies.during).into_iter().map(during));
         let rows = rows.chain([
             ("connect".to_owned(), &latencies.connect),
             ("reconnect".to_owned(), &latencies.reconnect),
@@ -47,6 +51,9 @@ impl Report {
             write!(f, "{name:<18}{:>8}", latency.count)?;
             latency.columns().into_iter().try_for_each(|value| write!(f, "{value:>10.2}"))?;
             f.write_char('\n')?;
+        }
+        if latencies.unicast.routed.is_some() || latencies.group.routed.is_some() {
+            writeln!(f, "routed, written: {BY_HUBS}")?;
         }
         for phase in &self.phases {
             if let Some(During { what, secs, latency_ms }) = &phase.during {

@@ -26,6 +26,10 @@ use super::leash::{self, End};
 const START: Duration = Duration::from_secs(60);
 /// How long one may take to drain.
 const DRAIN: Duration = Duration::from_secs(60);
+/// How long its metrics may take.
+const METRICS: Duration = Duration::from_secs(10);
+/// Bytes of them at most.
+const METRICS_BYTES: u64 = 4 * 1024 * 1024;
 /// Between two looks whether something is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -44,6 +48,9 @@ pub enum ProcessError {
     /// It cannot be signalled.
     #[error("it cannot be signalled")]
     Signal(#[from] Errno),
+    /// It does not say what it counts.
+    #[error("its metrics cannot be read")]
+    Metrics(#[source] io::Error),
     /// No port is free.
     #[error("no port is free")]
     Port(#[source] io::Error),
@@ -249,9 +256,20 @@ impl Process {
         Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
+    /// What its admin port says of its metrics.
+    pub(crate) async fn metrics(&self) -> Result<String, ProcessError> {
+        let asking = timeout(METRICS, page(self.admin()));
+        let page = asking.await.map_err(|_| ProcessError::TimedOut(METRICS))?;
+        page.map_err(ProcessError::Metrics)
+    }
+
+    fn admin(&self) -> String {
+        self.said("admin_url").unwrap_or_default().replace("http://", "")
+    }
+
     /// Waits until its admin port says that it is ready.
     pub(crate) async fn ready(&self, within: Duration) -> Result<(), ProcessError> {
-        let address = self.said("admin_url").unwrap_or_default().replace("http://", "");
+        let address = self.admin();
         let asking = async {
             while !is_ready(&address).await.unwrap_or(false) {
                 sleep(LOOK_AGAIN).await;
@@ -268,6 +286,17 @@ async fn is_ready(address: &str) -> io::Result<bool> {
     let mut head = [0; 12];
     stream.read_exact(&mut head).await?;
     Ok(head.ends_with(b"200"))
+}
+
+async fn page(address: String) -> io::Result<String> {
+    let mut stream = TcpStream::connect(&address).await?;
+    let request = format!("GET /metrics HTTP/1.0\r\nhost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.take(METRICS_BYTES).read_to_string(&mut answer).await?;
+    let page = answer.split_once("\r\n\r\n").filter(|(head, _)| head.contains(" 200 "));
+    let page = page.ok_or_else(|| io::Error::other("no page of metrics"))?;
+    Ok(page.1.to_owned())
 }
 
 /// A port of loopback that the kernel gives to nobody else: it is bound, and nobody listens on this socket. A server

@@ -58,6 +58,28 @@ async fn newer_session_replaces_older_and_keeps_its_place() {
     assert_eq!(here, Some(welcome.session_id), "the newer one's entry stays");
 }
 
+/// Other tests of this process count too: it is at least those.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn command_is_counted_when_it_is_routed_and_when_it_is_written() {
+    let world = World::new().await;
+    let device = world.device(1);
+    let mut agent = device.connect().await;
+    let recorder = runtime::observability::recorder();
+    let counted = |step: &str| {
+        let line = format!("tocsin_push_hub_{step}_age_seconds_count{{lane=\"urgent\"}} ");
+        let text = recorder.render();
+        let count = text.lines().find_map(|text| text.strip_prefix(&line));
+        count.map_or(0, |count| count.trim().parse::<u64>().expect("a count"))
+    };
+    let before = ["routed", "written"].map(counted);
+    world
+        .deliver(device.id, vec![command(1, Lane::Urgent, 10), command(2, Lane::Urgent, 10)])
+        .await;
+    assert_eq!(agent.commands(2).await, [command_id(1), command_id(2)]);
+    until("both are counted as routed", || counted("routed") >= before[0] + 2).await;
+    until("both are counted as written", || counted("written") >= before[1] + 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn departure_is_told_to_the_broker() {
     let world = World::new().await;
