@@ -68,6 +68,8 @@ pub struct Platform {
     pub start: Start,
     /// How many hubs, with `split`.
     pub hubs: u32,
+    /// What the control plane writes to.
+    pub store: Store,
     /// Settings of the hubs beside the harness's own, as in config/hub.toml under `[hub]`.
     pub hub: toml::Table,
     /// Settings of the control plane, as in config/api.toml under `[api]`.
@@ -76,7 +78,29 @@ pub struct Platform {
 
 impl Default for Platform {
     fn default() -> Self {
-        Self { start: Start::Split, hubs: 1, hub: toml::Table::new(), api: toml::Table::new() }
+        let (hub, api) = (toml::Table::new(), toml::Table::new());
+        Self { start: Start::Split, hubs: 1, store: Store::Sqlite, hub, api }
+    }
+}
+
+/// What the control plane writes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Store {
+    /// SQLite, in its own process
+    #[default]
+    Sqlite,
+    /// A PostgreSQL that the harness starts, as its package's `initdb` makes it
+    Postgres,
+}
+
+impl Store {
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
     }
 }
 
@@ -268,7 +292,7 @@ pub struct Fault {
     pub at_secs: f64,
     /// What.
     pub what: FaultKind,
-    /// Whose: `up`, `redis`, `api`, `hub-1` …
+    /// Whose: `up`, `redis`, `postgres`, `api`, `hub-1` …
     pub process: String,
 }
 

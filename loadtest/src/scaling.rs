@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::live::Live;
-use crate::plan::{self, PlanError};
+use crate::plan::{self, PlanError, Store};
 use crate::probe;
 use crate::rate::Rate;
 use crate::report::{Machine, PhaseReport, Report};
@@ -64,6 +64,8 @@ pub struct Sizes {
     pub hubs: Vec<u32>,
     /// Sessions of each hub where there are several.
     pub per_hub: u64,
+    /// What the control plane writes to.
+    pub store: Store,
     /// Orders of one device each.
     pub rate: Rate,
     /// How long quiet sessions are watched, in seconds.
@@ -102,6 +104,9 @@ pub struct Scaling {
     pub secs: f64,
     /// The machine.
     pub machine: Machine,
+    /// What the control plane wrote to.
+    #[serde(default)]
+    pub store: Store,
     /// What each size came to.
     pub points: Vec<Point>,
     /// What a check-in costs, if it was measured.
@@ -171,6 +176,7 @@ pub async fn measure(sizes: &Sizes, fleet: Fleet, drain: &Drain) -> Result<Scali
         started_at_ms,
         secs: clock.now().saturating_duration_since(began).as_secs_f64(),
         machine,
+        store: sizes.store,
         points,
         check_ins,
         most,
@@ -221,7 +227,8 @@ impl Runner<'_> {
         label: &str,
         changes: &[String],
     ) -> Result<Option<Report>, ScalingError> {
-        let plan = plan::load(name, text, changes)?;
+        let store = format!("platform.store={}", self.sizes.store.as_str());
+        let plan = plan::load(name, text, &[&[store], changes].concat())?;
         if self.drain.is_draining() {
             self.notes.push(format!("{label}: not measured, interrupted"));
             return Ok(None);

@@ -15,13 +15,15 @@ use tempfile::TempDir;
 use crate::ages::{Ages, ByHub};
 use crate::meters::is_hub;
 use crate::operator::Access;
-use crate::plan::{FaultKind, Platform, Start};
+use crate::plan::{FaultKind, Platform, Start, Store};
 
 use self::files::Files;
+use self::postgres::Postgres;
 use self::process::{Process, ProcessError};
 
 mod files;
 pub(crate) mod leash;
+mod postgres;
 pub(crate) mod process;
 
 /// Name of the program of every role.
@@ -41,6 +43,9 @@ pub enum SiteError {
     /// The program is nowhere.
     #[error("there is no program `tocsin` beside this one or in PATH; name it with --tocsin")]
     NoProgram,
+    /// There is no PostgreSQL.
+    #[error("there is no PostgreSQL: the Debian package `postgresql` is needed, and its account")]
+    NoPostgres,
     /// A file of the platform that cannot be read.
     #[error("{0} cannot be read")]
     Unreadable(PathBuf, #[source] io::Error),
@@ -59,6 +64,7 @@ pub struct Site {
     processes: Vec<Process>,
     access: Access,
     _folder: TempDir,
+    _database: Option<TempDir>,
 }
 
 impl Site {
@@ -70,7 +76,14 @@ impl Site {
         let program = program.map_or_else(find_program, |given| Ok(given.to_owned()))?;
         let folder = tempfile::Builder::new().prefix("tocsin-loadtest-").tempdir();
         let folder = folder.map_err(|error| SiteError::File(std::env::temp_dir(), error))?;
-        let files = Files { folder: folder.path(), platform };
+        let (database, kept, url) = match (platform.start, platform.store) {
+            (Start::Up | Start::Split, Store::Postgres) => {
+                let Postgres { process, url, folder } = postgres::start().await?;
+                (Some(process), Some(folder), Some(url))
+            }
+            (Start::Given, _) | (_, Store::Sqlite) => (None, None, None),
+        };
+        let files = Files { folder: folder.path(), platform, database: url.as_deref() };
         let processes = match platform.start {
             Start::Up => up(&files, &program).await?,
             Start::Split => split(&files, &program).await?,
@@ -85,7 +98,8 @@ impl Site {
             ca_pem: read(files.data().join("authority.pem"))?,
             token: read(files.data().join("owner.token"))?.trim().to_owned(),
         };
-        Ok(Self { processes, access, _folder: folder })
+        let processes = database.into_iter().chain(processes).collect();
+        Ok(Self { processes, access, _folder: folder, _database: kept })
     }
 
     /// How to speak with it.
@@ -130,7 +144,7 @@ impl Site {
     /// Ends every process, and says whether all of them ended as they should.
     pub async fn stop(mut self) {
         for process in self.processes.iter_mut().rev() {
-            if let Err(error) = process.kill().await {
+            if let Err(error) = process.end().await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a process did not end");
             }
         }

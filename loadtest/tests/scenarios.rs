@@ -84,8 +84,11 @@ fn group_orders_reach_everybody_and_hold_urgent_ones_up_by_nothing_that_is_lost(
     assert_eq!(report.latency_ms.group.acked.count, 30);
     assert!(report.rates.last_ack_ms.is_some() && report.latency_ms.unicast.acked.count == 0);
     let quick = ["--connections", "10", "--set", "phase.broadcast.group.rate=5/s"];
-    let report = run("broadcast", &quick).expect("it ran before");
+    let store = ["--set", "platform.store=postgres"];
+    let report = run("broadcast", &[&quick[..], &store].concat()).expect("it ran before");
     assert_eq!(report.counts.confirmed, 50);
+    let database = report.processes.get("postgres").expect("the harness started it");
+    assert!(database.cpu_ms.is_some_and(|ms| ms > 0), "all of its processes: {database:?}");
     let both = [
         "--connections",
         "10",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::plan::Store;
 use crate::rate::Rate;
 use crate::scaling::{Fleet, Sizes};
 
@@ -28,6 +29,9 @@ pub struct ScalingArgs {
     #[arg(long, value_name = "N", default_value_t = 5_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub per_hub: u64,
+    /// What the control plane writes to
+    #[arg(long, value_enum, default_value_t = Store::Sqlite)]
+    pub store: Store,
     /// Orders of one device each
     #[arg(long, default_value = "200/s")]
     pub rate: Rate,
@@ -103,6 +107,7 @@ impl ScalingArgs {
             connections: self.connections.clone(),
             hubs: self.hubs.clone(),
             per_hub: self.per_hub,
+            store: self.store,
             rate: self.rate,
             quiet_secs: self.quiet_secs,
             order_secs: self.order_secs,

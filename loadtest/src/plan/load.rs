@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize as _;
 use toml::{Table, Value};
 
-use super::{Plan, Start};
+use super::{Plan, Start, Store};
 
 /// The scenarios that are shipped, in the order in which they are listed.
 pub const SHIPPED: [(&str, &str); 15] = [
@@ -182,14 +182,16 @@ fn check_phase(plan: &Plan, phase: &super::Phase, is_connected: bool) -> Result<
 
 /// The processes that the harness starts.
 fn processes(plan: &Plan) -> Vec<String> {
-    match plan.platform.start {
+    let own = match plan.platform.start {
         Start::Up => vec!["up".to_owned()],
         Start::Split => {
             let hubs = (1..=plan.platform.hubs).map(|number| format!("hub-{number}"));
             ["redis".to_owned(), "api".to_owned()].into_iter().chain(hubs).collect()
         }
-        Start::Given => Vec::new(),
-    }
+        Start::Given => return Vec::new(),
+    };
+    let store = (plan.platform.store == Store::Postgres).then(|| "postgres".to_owned());
+    store.into_iter().chain(own).collect()
 }
 
 fn is_time(secs: f64) -> bool {

@@ -15,6 +15,7 @@ const KIB_PER_GIB: f64 = 1024.0 * 1024.0;
 const QUIET_HUB: &str = "connections × quiet_cpu_us.hub";
 const QUIET_REDIS: &str = "connections × quiet_cpu_us.redis";
 const QUIET_API: &str = "connections × quiet_cpu_us.api";
+const QUIET_POSTGRES: &str = "connections × quiet_cpu_us.postgres";
 /// What measurements are called that are of no size.
 pub(super) const CHECK_INS: &str = "check-ins";
 pub(super) const MOST: &str = "more orders than can be taken";
@@ -94,8 +95,10 @@ pub(super) fn lines(
         return Vec::new();
     };
     let reckoning = Reckoning { points, largest, widest, check_ins, most, fleet };
+    let has_postgres = widest.orders.cpu_us.postgres > 0.0;
+    let postgres = has_postgres.then(|| reckoning.postgres());
     let parts = [reckoning.hubs(), reckoning.redis(), reckoning.control_plane(), reckoning.store()];
-    parts.into_iter().flat_map(|part| part.lines).collect()
+    parts.into_iter().chain(postgres).flat_map(|part| part.lines).collect()
 }
 
 fn given(name: &str, value: f64, of: &str) -> Given {
@@ -272,6 +275,29 @@ impl Reckoning<'_> {
                 what: "check-ins",
                 per_sec: self.check_ins_per_sec(),
                 cost: ("check_ins.cpu_us.api", check_ins.cpu_us.api, CHECK_INS),
+            });
+        }
+        part.processors(quiet, &work, self.fleet.processor_share);
+        part.storm(&self.all_back(reconnect));
+        part
+    }
+
+    /// Its part of the same work that the control plane does.
+    fn postgres(&self) -> Part {
+        let (widest, mut part) = (self.widest, Part::new("PostgreSQL"));
+        let of = &*widest.label;
+        let reconnect = ("reconnect_cpu_us.postgres", widest.reconnect_cpu_us.postgres, of);
+        let cost = (QUIET_POSTGRES, (|point| point.quiet_cpu_us.postgres) as fn(&Point) -> f64);
+        let quiet = self.quiet(&mut part, 1.0, cost);
+        let mut work = vec![
+            self.connects(reconnect),
+            self.orders(("orders.cpu_us.postgres", widest.orders.cpu_us.postgres, of)),
+        ];
+        if let Some(check_ins) = self.check_ins {
+            work.push(Work {
+                what: "check-ins",
+                per_sec: self.check_ins_per_sec(),
+                cost: ("check_ins.cpu_us.postgres", check_ins.cpu_us.postgres, CHECK_INS),
             });
         }
         part.processors(quiet, &work, self.fleet.processor_share);

@@ -2,39 +2,57 @@
 
 use std::fmt::Write as _;
 
-use super::{Given, Line, Point, Scaling};
+use super::{Given, Line, Micros, Point, Scaling};
 use crate::evaluate::float;
 use crate::html::svg::{Curve, Plot, Scale};
 use crate::html::{self, escape};
+use crate::plan::Store;
 
 type Cell = fn(&Point) -> f64;
 
 /// The rows of the table of sizes, with how many digits they have.
-const ROWS: [(&str, usize, Cell); 23] = [
+const ROWS: [(&str, usize, Cell); 28] = [
     ("hub KiB per session (PSS)", 2, |point| point.hub_kib_per_connection),
     ("Redis KiB per session (PSS)", 3, |point| point.redis_kib_per_connection),
     ("kernel KiB per session, both ends", 2, |point| point.kernel_kib_per_connection),
     ("hub µs per quiet session and second", 2, |point| point.quiet_cpu_us.hub),
     ("Redis µs per quiet session and second", 3, |point| point.quiet_cpu_us.redis),
     ("api µs per quiet session and second", 3, |point| point.quiet_cpu_us.api),
+    ("PostgreSQL µs per quiet session and second", 3, |point| point.quiet_cpu_us.postgres),
     ("connections per second", 0, |point| point.connects_per_sec),
     ("hub µs per connection", 0, |point| point.connect_cpu_us.hub),
+    ("PostgreSQL µs per connection", 0, |point| point.connect_cpu_us.postgres),
     ("hub µs per resumed connection", 0, |point| point.reconnect_cpu_us.hub),
     ("Redis µs per resumed connection", 0, |point| point.reconnect_cpu_us.redis),
     ("api µs per resumed connection", 0, |point| point.reconnect_cpu_us.api),
+    ("PostgreSQL µs per resumed connection", 0, |point| point.reconnect_cpu_us.postgres),
     ("all back after a cut, s", 1, |point| point.back_secs),
     ("order to ack p50, ms", 1, |point| point.orders.p50_ms),
     ("order to ack p99, ms", 1, |point| point.orders.p99_ms),
     ("hub µs per order", 0, |point| point.orders.cpu_us.hub),
     ("Redis µs per order", 0, |point| point.orders.cpu_us.redis),
     ("api µs per order", 0, |point| point.orders.cpu_us.api),
-    ("api KiB written per order", 1, |point| point.orders.written_kib),
+    ("PostgreSQL µs per order", 0, |point| point.orders.cpu_us.postgres),
+    ("KiB that the store wrote per order", 1, |point| point.orders.written_kib),
     ("order of everybody: last ack, s", 1, |point| point.bulk.last_ms / 1e3),
     ("order of everybody: hub µs per command", 0, |point| point.bulk.cpu_us.hub),
     ("order of everybody: api µs per command", 0, |point| point.bulk.cpu_us.api),
+    ("order of everybody: PostgreSQL µs per command", 0, |point| point.bulk.cpu_us.postgres),
     ("harness µs per order", 0, |point| point.harness_us_per_order),
     ("harness µs per connection", 0, |point| point.harness_us_per_connect),
 ];
+
+/// The rows that this document has numbers for.
+fn rows(scaling: &Scaling) -> impl Iterator<Item = (&'static str, usize, Cell)> {
+    let has_postgres = scaling.store == Store::Postgres;
+    ROWS.into_iter().filter(move |(title, ..)| has_postgres || !title.contains("PostgreSQL"))
+}
+
+/// What PostgreSQL takes of something besides, if there is one.
+fn and_postgres(scaling: &Scaling, micros: Micros) -> String {
+    let each = format!(", {} µs of PostgreSQL", number(micros.postgres));
+    if scaling.store == Store::Postgres { each } else { String::new() }
+}
 
 /// A number with three digits that count, or all of those before its point.
 fn number(value: f64) -> String {
@@ -54,11 +72,15 @@ fn source(given: &Given) -> String {
 fn about(scaling: &Scaling) -> String {
     let machine = &scaling.machine;
     format!(
-        "{} processors shared by platform and harness, Linux {}, load {:.1} before and {:.1} after, \
+        "The store is {}. {} processors shared by platform and harness, Linux {}, load {:.1} before and {:.1} after, \
          {} ms stolen by other machines, {:.0} s in all. Processor time of commands and resumed \
          connections is without what quiet sessions take anyhow, that of first connections, while \
          which there are none at first, with it; that of check-ins is without what Redis and api do \
          anyhow. The harness took its part of the same processors.",
+        match scaling.store {
+            Store::Sqlite => "SQLite, in the api's process",
+            Store::Postgres => "a PostgreSQL on the same machine, as initdb makes it",
+        },
         machine.processors,
         machine.kernel,
         machine.load_before,
@@ -72,9 +94,10 @@ fn about(scaling: &Scaling) -> String {
 fn besides(scaling: &Scaling) -> Vec<String> {
     let check_ins = scaling.check_ins.map(|own| {
         format!(
-            "A check-in costs {} µs of the api, {} µs of Redis, and {} KiB written ({} of {} devices).",
+            "A check-in costs {} µs of the api, {} µs of Redis{}, and {} KiB written ({} of {} devices).",
             number(own.cpu_us.api),
             number(own.cpu_us.redis),
+            and_postgres(scaling, own.cpu_us),
             number(own.written_kib),
             own.count,
             own.devices
@@ -83,12 +106,13 @@ fn besides(scaling: &Scaling) -> Vec<String> {
     let most = scaling.most.map(|own| {
         format!(
             "Of {:.0} orders a second, {:.0} were taken; each took {} µs of the api, {} µs of the \
-             hub, {} µs of Redis, and {} KiB written.",
+             hub, {} µs of Redis{}, and {} KiB written.",
             own.intended_per_sec,
             own.stored_per_sec,
             number(own.orders.cpu_us.api),
             number(own.orders.cpu_us.hub),
             number(own.orders.cpu_us.redis),
+            and_postgres(scaling, own.orders.cpu_us),
             number(own.orders.written_kib)
         )
     });
@@ -119,7 +143,7 @@ pub fn markdown(scaling: &Scaling) -> String {
         let _ = write!(text, " {} |", point.label);
     }
     let _ = write!(text, "\n|---|{}\n", "---|".repeat(scaling.points.len()));
-    for (title, digits, cell) in ROWS {
+    for (title, digits, cell) in rows(scaling) {
         let _ = write!(text, "| {title} |");
         for point in &scaling.points {
             let _ = write!(text, " {:.digits$} |", cell(point));
@@ -151,7 +175,7 @@ pub fn page(scaling: &Scaling) -> String {
         let _ = write!(page, "<th>{}</th>", escape(&point.label));
     }
     page.push_str("</tr>");
-    for (title, digits, cell) in ROWS {
+    for (title, digits, cell) in rows(scaling) {
         let _ = write!(page, "<tr><td>{title}</td>");
         for point in &scaling.points {
             let _ = write!(page, "<td>{:.digits$}</td>", cell(point));

@@ -8,6 +8,9 @@ use crate::evaluate::float;
 use crate::meters::{is_harness, is_hub};
 use crate::report::{PhaseReport, Report};
 
+/// The role of PostgreSQL among the processes.
+const POSTGRES: &str = "postgres";
+
 /// Microseconds of processor time, of each part of the platform.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Micros {
@@ -17,6 +20,9 @@ pub struct Micros {
     pub redis: f64,
     /// The control plane, with SQLite in it.
     pub api: f64,
+    /// PostgreSQL, all of its processes; nothing where the store is SQLite.
+    #[serde(default)]
+    pub postgres: f64,
 }
 
 /// What commands came to.
@@ -26,7 +32,7 @@ pub struct Commands {
     pub count: u64,
     /// Processor time of each.
     pub cpu_us: Micros,
-    /// What the control plane wrote to disk for each, in KiB.
+    /// What control plane and PostgreSQL wrote to disk for each, in KiB.
     pub written_kib: f64,
     /// Acked per second, from the first order to the last ack.
     pub per_sec: f64,
@@ -148,8 +154,8 @@ impl Point {
         let fewest = points.iter().min_by_key(|point| point.connections);
         fewest.map_or(Micros::default(), |point| {
             let all = float(point.connections);
-            let Micros { redis, api, .. } = point.quiet_cpu_us;
-            Micros { hub: 0.0, redis: redis * all, api: api * all }
+            let Micros { redis, api, postgres, .. } = point.quiet_cpu_us;
+            Micros { hub: 0.0, redis: redis * all, api: api * all, postgres: postgres * all }
         })
     }
 }
@@ -165,7 +171,12 @@ fn quiet(phase: &PhaseReport) -> Micros {
         let roles = quiet.cpu_us_by_role.iter().filter(|(role, _)| is_meant(role));
         roles.map(|(_, micros)| micros).sum::<f64>() / each
     };
-    Micros { hub: of(&is_hub), redis: of(&|role| role == "redis"), api: of(&|role| role == "api") }
+    Micros {
+        hub: of(&is_hub),
+        redis: of(&|role| role == "redis"),
+        api: of(&|role| role == "api"),
+        postgres: of(&|role| role == POSTGRES),
+    }
 }
 
 /// Processor time of the harness in a phase, in microseconds.
@@ -186,12 +197,18 @@ fn micros(phase: &PhaseReport, each: f64, quiet: Micros) -> Micros {
         hub: of(&is_hub, quiet.hub),
         redis: of(&|role| role == "redis", quiet.redis),
         api: of(&|role| role == "api", quiet.api),
+        postgres: of(&|role| role == POSTGRES, quiet.postgres),
     }
+}
+
+/// What the store wrote to disk in a phase: that of the control plane's process, or PostgreSQL's.
+fn written_kib(phase: &PhaseReport) -> u64 {
+    ["api", POSTGRES].iter().filter_map(|role| phase.written_kib.get(*role)).sum()
 }
 
 fn commands(phase: &PhaseReport, quiet: Micros) -> Commands {
     let each = float(phase.acked.max(1));
-    let written = phase.written_kib.get("api").copied().unwrap_or(0);
+    let written = written_kib(phase);
     Commands {
         count: phase.acked,
         cpu_us: micros(phase, each, quiet),
@@ -210,7 +227,7 @@ pub struct CheckIns {
     pub count: u64,
     /// Processor time of each.
     pub cpu_us: Micros,
-    /// What the control plane wrote to disk for each, in KiB.
+    /// What control plane and PostgreSQL wrote to disk for each, in KiB.
     pub written_kib: f64,
 }
 
@@ -220,7 +237,7 @@ impl CheckIns {
         let count = report.sessions.check_ins;
         let each = float(count.max(1));
         let sum = report.phases.iter().map(|phase| {
-            let written = phase.written_kib.get("api").copied().unwrap_or(0);
+            let written = written_kib(phase);
             (micros(phase, 1.0, Micros::default()), float(written) / each, phase.secs)
         });
         let (cpu, written_kib, secs) =
@@ -229,6 +246,7 @@ impl CheckIns {
                     hub: cpu.hub + more.hub,
                     redis: cpu.redis + more.redis,
                     api: cpu.api + more.api,
+                    postgres: cpu.postgres + more.postgres,
                 };
                 (cpu, kib + more_kib, secs + longer)
             })?;
@@ -237,6 +255,7 @@ impl CheckIns {
             hub: of(cpu.hub, background.hub),
             redis: of(cpu.redis, background.redis),
             api: of(cpu.api, background.api),
+            postgres: of(cpu.postgres, background.postgres),
         };
         let devices = report.plan.population.polling;
         (count > 0).then_some(Self { devices, count, cpu_us, written_kib })

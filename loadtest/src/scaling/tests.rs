@@ -10,7 +10,7 @@ use crate::report::tests::{made_up, paths};
 use crate::report::{PhaseReport, Quiet};
 
 fn point(hubs: u32, connections: u64) -> Point {
-    let each = |hub: f64| Micros { hub, redis: hub / 10.0, api: hub / 100.0 };
+    let each = |hub: f64| Micros { hub, redis: hub / 10.0, api: hub / 100.0, postgres: 0.0 };
     let commands = |per_sec: f64| Commands {
         count: 100,
         cpu_us: each(200.0),
@@ -111,6 +111,36 @@ fn one_size_alone_gives_memory_as_well() {
     // 11 KiB of each session, and what the process had before.
     let expected = (11_000.0 + 5_000.0) / (1024.0 * 1024.0);
     assert!((value(&scaling, "hubs", "memory") - expected).abs() < 1e-9);
+}
+
+#[test]
+fn postgres_has_a_part_of_its_own_where_it_was_measured() {
+    let without = scaling();
+    assert!(without.derivation.iter().all(|line| line.part != "PostgreSQL"));
+    assert!(!page::markdown(&without).contains("| PostgreSQL"), "and no rows");
+    let mut with = without.clone();
+    with.store = Store::Postgres;
+    for point in &mut with.points {
+        point.orders.cpu_us.postgres = 300.0;
+        point.reconnect_cpu_us.postgres = 20.0;
+        point.quiet_cpu_us.postgres = 1_000.0 / crate::evaluate::float(point.connections);
+    }
+    let check_ins = with.check_ins.as_mut().expect("they were measured");
+    check_ins.cpu_us.postgres = 36.0;
+    let fleet = with.fleet.clone();
+    let with = with.with_fleet(fleet);
+    let close = |what: &str, expected: f64| {
+        let found = value(&with, "PostgreSQL", what);
+        assert!((found - expected).abs() < 1e-6, "{what}: {found}");
+    };
+    // 100 orders and connections a second; a check-in of a million devices every quarter of an hour.
+    close("processor time of orders", 0.03);
+    close("processor time of connections", 0.002);
+    close("processor time of check-ins", 0.04);
+    close("processors to have", 2.0 * (0.03 + 0.002 + 0.04 + 0.001));
+    let text = page::markdown(&with);
+    assert!(text.contains("| PostgreSQL µs per order | 300 |"), "{text}");
+    assert!(text.contains("µs of PostgreSQL, and 0.500 KiB written"), "{text}");
 }
 
 /// A fleet is reckoned anew from the document alone.
@@ -226,7 +256,10 @@ fn quiet_cost_is_that_of_whole_heartbeats_where_there_are_any() {
 fn check_in_is_without_what_is_done_whoever_is_there() {
     let background = Point::background(&[point(1, 10_000), point(1, 1_000)]);
     let quiet = point(1, 1_000).quiet_cpu_us;
-    assert_eq!(background, Micros { hub: 0.0, redis: quiet.redis * 1e3, api: quiet.api * 1e3 });
+    assert_eq!(
+        background,
+        Micros { redis: quiet.redis * 1e3, api: quiet.api * 1e3, ..Micros::default() }
+    );
     let mut report = made_up("x", 1);
     let mut phase = report.phases.remove(0);
     phase.secs = 10.0;

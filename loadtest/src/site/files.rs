@@ -33,6 +33,8 @@ enrolls_per_min = 0
 pub(super) struct Files<'a> {
     pub(super) folder: &'a Path,
     pub(super) platform: &'a Platform,
+    /// Where the database is, if it is no file.
+    pub(super) database: Option<&'a str>,
 }
 
 impl Files<'_> {
@@ -45,7 +47,7 @@ impl Files<'_> {
     pub(super) fn up(&self) -> Result<PathBuf, SiteError> {
         let mut file = common();
         let data = self.data().display().to_string();
-        let mut api = table(API, &self.platform.api);
+        let mut api = self.control_plane();
         api.insert("data_dir".to_owned(), data.into());
         for port in ["operator_listen", "agent_listen"] {
             api.insert(port.to_owned(), "127.0.0.1:0".into());
@@ -65,7 +67,7 @@ impl Files<'_> {
         hubs: &[String],
     ) -> Result<PathBuf, SiteError> {
         let mut file = common();
-        let mut api = table(API, &self.platform.api);
+        let mut api = self.control_plane();
         api.insert("data_dir".to_owned(), self.data().display().to_string().into());
         api.insert("operator_listen".to_owned(), operators.into());
         api.insert("agent_listen".to_owned(), agents.into());
@@ -90,6 +92,13 @@ impl Files<'_> {
         file.insert("broker".to_owned(), broker(redis));
         file.insert("hub".to_owned(), hub.into());
         self.write(&format!("{name}.toml"), &file)
+    }
+
+    /// Settings of the control plane, whatever its role.
+    fn control_plane(&self) -> Table {
+        let own =
+            self.database.map_or(API.to_owned(), |url| format!("{API}[database]\nurl = {url:?}\n"));
+        table(&own, &self.platform.api)
     }
 
     fn identity(&self, name: &str) -> PathBuf {

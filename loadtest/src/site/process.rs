@@ -72,6 +72,8 @@ pub(crate) struct Process {
     program: OsString,
     args: Vec<OsString>,
     sign: Sign,
+    /// Whether it ends by SIGQUIT when it is not needed any more.
+    quits: bool,
     /// Where its standard error goes.
     log: PathBuf,
     child: Option<Child>,
@@ -93,6 +95,7 @@ impl Process {
             program: program.into(),
             args: args.into(),
             sign: Sign::Line,
+            quits: false,
             log,
             child: None,
             output: None,
@@ -118,12 +121,19 @@ impl Process {
             program: program.into(),
             args,
             sign: Sign::Port,
+            quits: false,
             log: folder.join(format!("{role}.log")),
             child: None,
             output: None,
             said: Value::Null,
             port: None,
         }
+    }
+
+    /// The same, which has processes of its own to end and is told so in the end (SIGQUIT).
+    pub(crate) const fn that_quits(mut self) -> Self {
+        self.quits = true;
+        self
     }
 
     /// The same, on that port, which its arguments name already.
@@ -229,9 +239,20 @@ impl Process {
         }
     }
 
+    /// Ends it for good.
+    pub(crate) async fn end(&mut self) -> Result<(), ProcessError> {
+        // One that was stopped hears nothing.
+        self.thaw()?;
+        if self.quits { self.end_by(Signal::SIGQUIT).await } else { self.kill().await }
+    }
+
     /// SIGTERM, and waits until it has drained.
     pub(crate) async fn drain(&mut self) -> Result<(), ProcessError> {
-        self.signal(Signal::SIGTERM)?;
+        self.end_by(Signal::SIGTERM).await
+    }
+
+    async fn end_by(&mut self, signal: Signal) -> Result<(), ProcessError> {
+        self.signal(signal)?;
         if let Some(mut child) = self.child.take() {
             let waited = timeout(DRAIN, child.wait()).await;
             waited.map_err(|_| ProcessError::TimedOut(DRAIN))?.map_err(ProcessError::Start)?;
