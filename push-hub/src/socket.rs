@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use protocol::close::CloseCode;
 use protocol::limits;
 use runtime::Clock;
@@ -210,24 +210,32 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
 
     /// Waits for a step of the sink, and gives up when no byte leaves within `write_stall`.
     async fn progress(&mut self, step: Step) -> Result<(), SocketError> {
+        // What the layers below take over at once is no word of the peer.
+        if let Some(outcome) = self.attempt(step).now_or_never() {
+            return outcome;
+        }
         let mut written = self.stream.get_ref().written();
         let stall = self.write_stall;
         #[cfg(feature = "planted-bugs")]
         let stall = protocol::planted::limit(protocol::planted::Bug::EndlessWrite, stall);
         loop {
-            let stream = &mut self.stream;
-            let attempt = poll_fn(|context| match step {
-                Step::Ready => stream.poll_ready_unpin(context),
-                Step::Flush => stream.poll_flush_unpin(context),
-            });
-            match timeout(stall, attempt).await {
-                Ok(outcome) => return outcome.map_err(|error| judge(&error)),
+            match timeout(stall, self.attempt(step)).await {
+                Ok(outcome) => return outcome,
                 Err(_) if self.stream.get_ref().written() != written => {
                     written = self.stream.get_ref().written();
                 }
                 Err(_) => return Err(SocketError::Stalled),
             }
         }
+    }
+
+    async fn attempt(&mut self, step: Step) -> Result<(), SocketError> {
+        let stream = &mut self.stream;
+        let attempt = poll_fn(|context| match step {
+            Step::Ready => stream.poll_ready_unpin(context),
+            Step::Flush => stream.poll_flush_unpin(context),
+        });
+        attempt.await.map_err(|error| judge(&error))
     }
 
     /// Closes with a code and lets the peer read it, within a bounded time. Nothing may be
