@@ -6,12 +6,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::enrollment::{AgentConfig, ENROLL_PATH, EnrollRequest, EnrollResponse};
 use protocol::id::{DeviceId, GroupName};
 use protocol::jws::JwsError;
 use protocol::key::{DeviceKey, KeyError};
 use protocol::trust::{TrustError, TrustRoot};
+use runtime::lifecycle::CancellationToken;
 use runtime::tls::pki_types::pem::{Error as PemError, PemObject as _};
 use runtime::tls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use runtime::tls::{self, PinError, TlsError};
@@ -26,6 +28,11 @@ use crate::swarm::Kind;
 
 /// Devices that are enrolled or revoked at the same time.
 const AT_ONCE: usize = 8;
+
+/// For how long whoever is told to come again later does so, for one device.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// How much longer each one waits than it was told, at most, in milliseconds.
+const SPREAD_MS: u64 = 500;
 
 /// Why a device was not enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +167,33 @@ impl Kinds {
     }
 }
 
-/// Enrolls devices of those numbers. Stops at the first error, and when `drain` begins.
+/// Waits as whoever came too often was told.
+struct Patience {
+    /// For how long in all, before it is given up.
+    left: Duration,
+    entropy: Entropy,
+    /// Nobody waits any more.
+    stop: CancellationToken,
+}
+
+impl Patience {
+    fn new(stop: CancellationToken) -> Self {
+        Self { left: PATIENCE, entropy: Entropy::system(), stop }
+    }
+
+    /// Waits until that time is over and a moment longer, so that those who were told the same do not come at once;
+    /// whether there is another try.
+    async fn wait(&mut self, told: Duration) -> bool {
+        let wait = told + Duration::from_millis(self.entropy.below(SPREAD_MS));
+        let Some(left) = self.left.checked_sub(wait) else { return false };
+        self.left = left;
+        tracing::info!(wait_ms = wait.as_millis(), "told to come again later");
+        tokio::time::timeout(wait, self.stop.cancelled()).await.is_err()
+    }
+}
+
+/// Enrolls devices of those numbers, as fast as the platform lets it. Stops at the first error, and when `drain`
+/// begins.
 pub async fn enroll(
     operator: &Operator,
     numbers: Range<u64>,
@@ -172,7 +205,7 @@ pub async fn enroll(
         let (operator, groups, soft) = (operator.clone(), groups.clone(), drain.soft().clone());
         let numbers = numbers.clone();
         tasks.spawn(async move {
-            let mut clerk = Clerk { desk: operator.desk(), door: None };
+            let mut clerk = Clerk { desk: operator.desk(), door: None, stop: soft.clone() };
             let mut devices = Vec::new();
             for number in numbers.skip(worker).step_by(AT_ONCE) {
                 if soft.is_cancelled() {
@@ -208,7 +241,16 @@ pub async fn revoke(operator: &Operator, devices: &[DeviceId], drain: &Drain) ->
                 if hard.is_cancelled() {
                     return failed + left.len() + 1;
                 }
-                if let Err(error) = desk.revoke(device).await {
+                let mut patience = Patience::new(hard.clone());
+                let mut revoked = desk.revoke(device).await;
+                while let Err(error) = &revoked {
+                    let Some(told) = error.retry_after() else { break };
+                    if !patience.wait(told).await {
+                        break;
+                    }
+                    revoked = desk.revoke(device).await;
+                }
+                if let Err(error) = revoked {
                     tracing::debug!(error = &error as &dyn std::error::Error, "not revoked");
                     failed += 1;
                 }
@@ -223,10 +265,51 @@ pub async fn revoke(operator: &Operator, devices: &[DeviceId], drain: &Drain) ->
 struct Clerk {
     desk: Desk,
     door: Option<Line>,
+    stop: CancellationToken,
+}
+
+impl FleetError {
+    /// For how long the platform asks to be left alone; `None`: to come again would not help.
+    const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Operator(error) | Self::Refused(error) => error.retry_after(),
+            Self::Http(_)
+            | Self::Pin(_)
+            | Self::NoAddress
+            | Self::NoHub
+            | Self::Making(_)
+            | Self::Key(_)
+            | Self::Pem(_)
+            | Self::Tls(_)
+            | Self::Trust(_)
+            | Self::Config(_)
+            | Self::Answer(_) => None,
+        }
+    }
 }
 
 impl Clerk {
+    /// Enrolls one. Each try has a token of its own: one that was drawn before a wait may be over after it.
     async fn enroll(
+        &mut self,
+        groups: &Groups,
+        kind: Kind,
+        number: u64,
+    ) -> Result<Enrolled, FleetError> {
+        let mut patience = Patience::new(self.stop.clone());
+        loop {
+            let error = match Box::pin(self.once(groups, kind, number)).await {
+                Ok(enrolled) => return Ok(enrolled),
+                Err(error) => error,
+            };
+            let Some(told) = error.retry_after() else { return Err(error) };
+            if !patience.wait(told).await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn once(
         &mut self,
         groups: &Groups,
         kind: Kind,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use runtime::tls::TlsConnector;
@@ -202,6 +202,8 @@ impl SocketSettings {
 pub struct Answer {
     /// The status.
     pub status: u16,
+    /// When to come again (`Retry-After` in seconds, RFC 9110 section 10.2.3), if it says so.
+    pub retry_after: Option<Duration>,
     /// The body.
     pub body: Bytes,
 }
@@ -283,9 +285,12 @@ impl Line {
             let open = self.open.as_mut().expect("a line that is ready is open");
             let response = open.sender.send_request(request).await?;
             let status = response.status().as_u16();
+            let header = response.headers().get(RETRY_AFTER);
+            let secs = header.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            let retry_after = secs.map(Duration::from_secs);
             let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
             let body = body.map_err(|error| HttpError::Body(error.to_string()))?.to_bytes();
-            Ok(Answer { status, body })
+            Ok(Answer { status, retry_after, body })
         };
         let outcome = tokio::time::timeout(patience, exchange).await;
         let outcome = outcome.unwrap_or(Err(HttpError::TimedOut(patience)));

@@ -22,6 +22,8 @@ use crate::http::{Answer, HttpError, Line, Peer};
 
 /// How long an order is valid: longer than any run waits, and soon over for what is left behind.
 const VALID_SECS: u64 = 900;
+/// The pause of whoever came too often and is not told when to come again.
+const UNSAID: Duration = Duration::from_secs(1);
 /// How long an enrollment token is good for.
 const TOKEN_SECS: u64 = 300;
 
@@ -42,6 +44,8 @@ pub enum OperatorError {
     Status {
         /// The status.
         status: u16,
+        /// When to come again, if it says so.
+        retry_after: Option<Duration>,
         /// The beginning of the answer.
         detail: String,
     },
@@ -57,6 +61,21 @@ pub enum OperatorError {
 }
 
 impl OperatorError {
+    /// For how long it asks to be left alone; `None`: to come again would not help.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { status: 429 | 503, retry_after: Some(wait), .. } => Some(*wait),
+            Self::Status { status: 429, retry_after: None, .. } => Some(UNSAID),
+            Self::Status { .. }
+            | Self::Authority(_)
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Answer(_)
+            | Self::Token(_)
+            | Self::NoCommand => None,
+        }
+    }
+
     /// What went wrong, in few words and without ids.
     pub fn kind(&self) -> String {
         match self {
@@ -282,5 +301,6 @@ pub(crate) fn success(answer: Answer) -> Result<Answer, OperatorError> {
     }
     let text = String::from_utf8_lossy(&answer.body);
     let detail = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    Err(OperatorError::Status { status: answer.status, detail })
+    let Answer { status, retry_after, .. } = answer;
+    Err(OperatorError::Status { status, retry_after, detail })
 }

@@ -65,6 +65,10 @@ fn connect_and_storm_bring_everybody_back() {
     let Some(report) = run("connect", &["--connections", "20"]) else { return };
     assert_eq!(report.latency_ms.connect.count, 20);
     assert!(report.rates.connects_per_sec.is_some());
+    // A platform of others has limits: who is told to come again later does.
+    let limits = ["--set", "platform.api={enrolls_per_min=120,enroll_burst=1}"];
+    let report = run("connect", &[&["--connections", "4"][..], &limits].concat());
+    assert_eq!(report.expect("it ran before").latency_ms.connect.count, 4);
     let cut = ["--connections", "20", "--secs", "1", "--set", "phase.storm.cut_at_secs=0.3"];
     let report = run("storm", &cut).expect("it ran before");
     assert_eq!(report.latency_ms.reconnect.count, 20);

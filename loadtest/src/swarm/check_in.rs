@@ -14,7 +14,7 @@ use runtime::Backoff;
 
 use super::device::Device;
 use super::{BACKOFF, Shared, inbox};
-use crate::http::{HttpError, Line, Peer};
+use crate::http::{Answer, HttpError, Line, Peer};
 use crate::tally::Stage;
 
 /// Why a check-in brought nothing.
@@ -24,11 +24,26 @@ pub(super) enum CheckInError {
     #[error("check-in without an answer")]
     Http(#[from] HttpError),
     /// Another answer than a success.
-    #[error("check-in status {0}")]
-    Status(u16),
+    #[error("check-in status {status}")]
+    Status {
+        /// The status.
+        status: u16,
+        /// When to come again, if it says so.
+        retry_after: Option<Duration>,
+    },
     /// The answer is no exchange of frames.
     #[error("check-in answer not understood")]
     Answer(#[from] serde_json::Error),
+}
+
+impl CheckInError {
+    /// For how long the control plane asks to be left alone.
+    const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Http(_) | Self::Answer(_) => None,
+        }
+    }
 }
 
 /// Sends `hello` and those frames, and answers what came back.
@@ -42,7 +57,8 @@ pub(super) async fn exchange(
     let body = serde_json::to_vec(&Exchange { frames: all })?;
     let answer = Line::new(Arc::new(peer)).post(CHECK_IN_PATH, None, body).await?;
     if answer.status != 200 {
-        return Err(CheckInError::Status(answer.status));
+        let Answer { status, retry_after, .. } = answer;
+        return Err(CheckInError::Status { status, retry_after });
     }
     Ok(serde_json::from_slice::<Exchange<HubFrame>>(&answer.body)?.frames)
 }
@@ -70,6 +86,10 @@ pub(super) async fn live(device: &mut Device, api: &[Peer], shared: &Shared) {
                 tracing::debug!(error = &error as &dyn std::error::Error, "no check-in");
                 shared.tally.error(&error);
                 at += 1;
+                // Another address was not asked to be left alone.
+                if let Some(wait) = error.retry_after().filter(|_| api.len() == 1) {
+                    backoff.retry_after(wait);
+                }
                 rest(shared, backoff.next(shared.entropy.next_u64())).await;
             }
         }
