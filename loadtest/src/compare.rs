@@ -14,7 +14,7 @@ use crate::require::number;
 mod tests;
 
 /// Numbers that are compared beside the latencies, by their path.
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 18] = [
     "hub.kib_per_connection",
     "hub.cpu_us_per_connection_second",
     "hub.cpu_us_per_connect",
@@ -23,6 +23,8 @@ const PATHS: [&str; 16] = [
     "redis.cpu_us_per_command",
     "kernel.socket_kib_per_connection",
     "kernel.slab_kib_per_connection",
+    "stalled.hub_kib_each",
+    "stalled.others_p99_ms_more",
     "harness.cpu_us_per_message",
     "rates.stored_per_sec",
     "rates.connects_per_sec",

@@ -16,7 +16,7 @@ use crate::plan::{Audience, Phase, Plan};
 use crate::probe::{self, Usage};
 use crate::report::{
     Cost, During, Harness, Hub, KernelCost, Latencies, Machine, PhaseLatencies, PhaseReport,
-    Process, Quiet, Rates, Report, SCHEMA, Sessions, Stages,
+    Process, Quiet, Rates, Report, SCHEMA, Sample, Sessions, Stages, Stalled,
 };
 use crate::run::Options;
 use crate::tally::Stage;
@@ -83,6 +83,7 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
         },
         latency_ms,
         kernel: kernel(&played),
+        stalled: stalled(&played, plan.population.stalled),
         processes: processes(&played, last),
         phases: played.phases.iter().map(|phase| phase_report(&played, phase)).collect(),
         series: played.samples,
@@ -265,6 +266,40 @@ fn kernel(played: &Played) -> Option<KernelCost> {
         socket_kib_per_connection: each(then.socket_kib, before.socket_kib),
         slab_kib_per_connection: each(then.slab_kib, before.slab_kib),
         socket_kib_max: most.unwrap_or(then.socket_kib),
+    })
+}
+
+/// What those cost that never read, from the end of the phase before the one in which they are sent orders.
+fn stalled(played: &Played, devices: u64) -> Option<Stalled> {
+    let is_meant = |own: &PlayedPhase| {
+        own.phase.group.as_ref().is_some_and(|group| group.to == Audience::Stalled)
+    };
+    let at = played.phases.iter().position(is_meant).filter(|_| devices > 0)?;
+    let (earlier, under) = (&played.phases[..at], &played.phases[at]);
+    let [before, after] = &under.edges;
+    let secs = |edge: &Edge| edge.at.since(played.began.at).as_secs_f64();
+    let within = secs(before)..=secs(after);
+    let samples = || played.samples.iter().filter(|sample| within.contains(&sample.at_secs));
+    let hub_kib = |sample: &Sample| {
+        let of_hubs = sample.pss_kib.iter().filter(|(role, _)| is_hub(role));
+        float(of_hubs.map(|(_, kib)| kib).sum())
+    };
+    let each = |most: f64, before: f64| (most - before).max(0.0) / float(devices);
+    let hub_kib_each = meters::sum(&before.readings, is_hub).pss_kib.and_then(|before| {
+        let most = samples().map(hub_kib).reduce(f64::max)?;
+        Some(each(most, float(before)))
+    });
+    let kernel_kib = samples().map(|sample| float(sample.kernel.socket_kib)).reduce(f64::max);
+    let p99 = |own: &PlayedPhase| {
+        let acked = played.book.latency(Part::Chapter(own.chapter, Stream::Unicast), Stage::Acked);
+        (acked.count > 0).then_some(acked.p99)
+    };
+    let calm = earlier.iter().rev().find(|own| own.phase.orders.is_some());
+    Some(Stalled {
+        devices,
+        hub_kib_each,
+        kernel_kib_each: kernel_kib.map(|most| each(most, float(before.kernel.socket_kib))),
+        others_p99_ms_more: calm.and_then(|calm| Some(p99(under)? - p99(calm)?)),
     })
 }
 

@@ -61,6 +61,9 @@ pub struct Report {
     /// The kernel's memory for sockets, both ends of every connection on loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelCost>,
+    /// What devices that never read cost, if there were any and orders for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<Stalled>,
     /// Every process that was looked at, by role.
     pub processes: BTreeMap<String, Process>,
     /// The phases, in order.
@@ -277,6 +280,23 @@ pub struct KernelCost {
     pub slab_kib_per_connection: f64,
     /// The most that all TCP sockets of the machine had, in KiB.
     pub socket_kib_max: u64,
+}
+
+/// What devices that never read cost while they are sent orders.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// How many there were.
+    pub devices: u64,
+    /// Memory of the hubs for each at its highest, beyond that of a quiet session, in KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_kib_each: Option<f64>,
+    /// Socket buffers of the kernel for each at their highest, beyond those before, both ends, in KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_kib_each: Option<f64>,
+    /// How much longer the 99th percentile of the others was, from order to ack, than in the phase with orders before
+    /// it, in milliseconds; less than nothing where it was shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others_p99_ms_more: Option<f64>,
 }
 
 /// One process.

@@ -121,8 +121,13 @@ fn stalled_churning_and_polling_devices_lose_nothing() {
     assert!(report.latency_ms.reconnect.count > 0, "sockets were cut");
     let stalled = [&size[..], &["--set", "population.stalled=3"]].concat();
     let few = ["--set", "phase.under.group.times=4", "--set", "phase.under.group.rate=8/s"];
-    let report = run("slow-consumers", &[&stalled[..], &few].concat()).expect("it ran before");
+    let once = ["--set", "phase.before.group.times=1"];
+    let report = run("slow-consumers", &[&stalled[..], &few, &once].concat());
+    let report = report.expect("it ran before");
     assert_eq!(report.counts.ordered, report.counts.confirmed);
+    let cost = report.stalled.expect("three never read");
+    assert!(cost.devices == 3 && cost.others_p99_ms_more.is_some(), "{cost:?}");
+    assert!(cost.hub_kib_each.is_some(), "{cost:?}");
     let short = ["--secs", "1", "--set", "population.polling=5"];
     let pace = ["--set", "population.check_in_secs=0.3"];
     let report = run("poll-only", &[&short[..], &pace].concat()).expect("it ran before");

@@ -87,7 +87,8 @@ fn ordering(scenario: &str, changes: &[&str], ages: Option<Ages>) -> PlayedPhase
     let text = shipped(scenario).expect("it is shipped");
     let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
     let plan = load(scenario, text, &changes).expect("a scenario");
-    let phase = plan.phases.into_iter().find(|phase| phase.group.is_some()).expect("it has one");
+    let mut phases = plan.phases.into_iter().rev();
+    let phase = phases.find(|phase| phase.group.is_some()).expect("it has one");
     let start = Timeline::new(Clock::system()).expect("a clock").now();
     let edges = [edge(start, Usage::NOTHING), edge(start, Usage::NOTHING)];
     PlayedPhase { phase, edges, back: None, measured: None, chapter: 0, ordering: None, ages }
@@ -107,4 +108,24 @@ fn hubs_tell_the_lanes_apart_and_what_is_mixed_or_partly_unknown_is_not_told() {
     assert_eq!(counts(&[alike]), [None, None], "both are urgent");
     let stalled = ordering("slow-consumers", &[], Some(ages(3, 7)));
     assert_eq!(counts(&[stalled]), [Some(3), None], "nobody is to read those");
+}
+
+/// Hubs have 100 MiB at the beginning of the phase, and a sample in it and one after it says how much more.
+#[test]
+fn what_devices_that_never_read_cost_is_the_most_of_their_phase_alone() {
+    let mut played = quiet_run([used_so_far(0, Some(102_400)); 3], false);
+    let phase = ordering("slow-consumers", &[], None);
+    let edges = played.phases[0].edges.clone();
+    played.phases = vec![PlayedPhase { edges, ..phase }];
+    let sample = |at_secs: f64, kib: u64, socket_kib: u64| Sample {
+        at_secs,
+        pss_kib: [("hub-1".to_owned(), kib), ("redis".to_owned(), 9_999_999)].into(),
+        kernel: Kernel { socket_kib, ..Kernel::default() },
+        ..Sample::default()
+    };
+    played.samples = vec![sample(1.0, 104_400, 300), sample(3.0, 103_000, 100), sample(9.0, 1, 1)];
+    let found = stalled(&played, 100).expect("they were sent orders");
+    assert_eq!((found.hub_kib_each, found.kernel_kib_each), (Some(20.0), Some(3.0)));
+    assert_eq!(found.others_p99_ms_more, None, "there was nothing before it");
+    assert_eq!(stalled(&played, 0), None, "there was nobody");
 }

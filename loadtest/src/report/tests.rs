@@ -41,13 +41,7 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
         started_at_ms: 1,
         secs: 20.0,
         interrupted: false,
-        machine: Machine {
-            processors: 2,
-            kernel: "6.1".to_owned(),
-            load_before: 0.5,
-            load_after: 1.5,
-            steal_ms: Some(3),
-        },
+        machine: machine(),
         plan: load("unicast", text, &[]).expect("it is a scenario"),
         latency_ms: Latencies { during: seen_from_outside(&latency_ms.unicast), ..latency_ms },
         counts: Counts { ordered: 100, received: 100, acked: 100, ..Counts::default() },
@@ -71,6 +65,7 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
             cpu_ms: Some(18),
         },
         kernel: None,
+        stalled: None,
         processes: BTreeMap::from([("hub-1".to_owned(), process())]),
         phases: vec![phase],
         series: (0..20).map(sample).collect(),
@@ -83,6 +78,16 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
 /// Without what only hubs know, of which it is not known when it was.
 fn seen_from_outside(stages: &Stages) -> Stages {
     Stages { routed: None, written: None, ..stages.clone() }
+}
+
+fn machine() -> Machine {
+    Machine {
+        processors: 2,
+        kernel: "6.1".to_owned(),
+        load_before: 0.5,
+        load_after: 1.5,
+        steal_ms: Some(3),
+    }
 }
 
 fn process() -> Process {
@@ -190,6 +195,14 @@ fn json_has_the_fields_of_its_schema() {
         socket_kib_max: 900,
     });
     report.redis = report.platform;
+    report.stalled = Some(Stalled {
+        devices: 50,
+        hub_kib_each: Some(20.0),
+        kernel_kib_each: Some(30.0),
+        others_p99_ms_more: Some(-0.5),
+    });
+    let text = report.to_string();
+    assert!(text.contains("20.0 KiB of the hubs at most for each"), "{text}");
     report.latency_ms.group = report.latency_ms.unicast.clone();
     report.latency_ms.reconnect = report.latency_ms.connect.clone();
     report.latency_ms.hub_broadcast = report.latency_ms.connect.clone();

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{During, Hub, Report, Stages};
+use super::{During, Hub, Report, Stages, Stalled};
 use crate::latency::Latency;
 
 /// What is to be known of the stages that hubs count.
@@ -110,6 +110,9 @@ impl Report {
                 writeln!(f, "{who:<13}{cost:.0} µs of processor time per command")?;
             }
         }
+        if let Some(stalled) = self.stalled {
+            stalled.write(f)?;
+        }
         if let Some(kernel) = self.kernel {
             let (buffers, slabs) =
                 (kernel.socket_kib_per_connection, kernel.slab_kib_per_connection);
@@ -134,6 +137,21 @@ impl Report {
             machine.processors, machine.load_before, machine.load_after
         )?;
         machine.steal_ms.map_or(Ok(()), |steal| writeln!(f, "             {steal} ms stolen"))
+    }
+}
+
+impl Stalled {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (value, what) in [
+            (self.hub_kib_each, "KiB of the hubs at most for each, beyond a quiet session"),
+            (self.kernel_kib_each, "KiB of socket buffers at most for each, both ends"),
+            (self.others_p99_ms_more, "ms more of the others' p99 than with all reading"),
+        ] {
+            if let Some(value) = value {
+                writeln!(f, "stalled      {value:.1} {what} ({} devices)", self.devices)?;
+            }
+        }
+        Ok(())
     }
 }
 
