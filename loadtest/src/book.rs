@@ -343,6 +343,16 @@ impl Book {
         all.latency()
     }
 
+    /// When so many devices had been told how to behave for the first time in that span; `None`: fewer were.
+    pub fn first_told(&self, from: Moment, until: Moment, devices: usize) -> Option<Moment> {
+        let pages = self.pages();
+        let within = pages.told.iter().filter(|told| from <= told.at && told.at <= until);
+        let first = within.clone().map(|told| told.before).min()?;
+        let mut wave: Vec<_> = within.filter(|told| told.before == first).collect();
+        wave.sort_unstable_by_key(|told| told.at);
+        devices.checked_sub(1).and_then(|last| Some(wave.get(last)?.at))
+    }
+
     /// The acks since this was asked last.
     pub fn take_window(&self) -> Latency {
         let mut pages = self.pages();

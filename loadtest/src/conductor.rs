@@ -23,7 +23,7 @@ use crate::live::Live;
 use crate::meters::{Meters, Readings};
 use crate::moment::{Moment, Timeline};
 use crate::operator::{Operator, OperatorError};
-use crate::plan::{Phase, Plan, secs};
+use crate::plan::{Audience, FaultKind, Phase, Plan, secs};
 use crate::probe::Kernel;
 use crate::report::Sample;
 use crate::run::say;
@@ -35,6 +35,8 @@ mod orders;
 
 /// How long an interrupted run still waits for what is out.
 const HURRY: Duration = Duration::from_secs(10);
+/// Between two looks at the hubs.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// From the beginning of a phase to its first order.
 const BREATH: Duration = Duration::from_millis(200);
 
@@ -99,6 +101,10 @@ pub(crate) struct PlayedPhase {
     pub(crate) edges: [Edge; 2],
     /// From the cut until everybody was back.
     pub(crate) back: Option<Duration>,
+    /// From when devices that never read were to be noticed until hubs had ended all of their sessions.
+    pub(crate) closed: Option<Duration>,
+    /// When Redis was there again after a fault.
+    pub(crate) returned: Vec<Moment>,
     /// From when it was measured, and over how many heartbeats, if it is quiet.
     pub(crate) measured: Option<(Edge, u32)>,
     /// Its chapter in the book.
@@ -183,10 +189,11 @@ impl Bench<'_> {
             let rate = Some(rate.share(self.crew.size()));
             self.crew.ask(|_| Ask::Churn { rate }).await?;
         }
-        let (measured, connected, back, ordering, grouped, faults) = tokio::join!(
+        let (measured, connected, back, closed, ordering, grouped, faults) = tokio::join!(
             self.rest(phase),
             self.connect(phase),
             self.cut(phase),
+            self.closed(phase),
             Box::pin(self.orders(phase, devices[0])),
             Box::pin(self.group(phase, devices)),
             Box::pin(self.faults(phase)),
@@ -195,8 +202,8 @@ impl Bench<'_> {
             self.crew.ask(|_| Ask::Churn { rate: None }).await?;
         }
         connected?;
-        faults?;
         grouped?;
+        let returned = faults?;
         let (back, ordering) = (back?, ordering?);
         if orders {
             self.settle().await;
@@ -206,7 +213,8 @@ impl Bench<'_> {
         let now = if orders { self.ages().await } else { None };
         let ages = then.zip(now).and_then(|(then, now)| ages::between(&then, &now));
         ages.iter().flat_map(Ages::lines).for_each(|line| say(self.live, line));
-        Ok(PlayedPhase { phase: phase.clone(), edges, back, measured, chapter, ordering, ages })
+        let phase = phase.clone();
+        Ok(PlayedPhase { phase, edges, back, closed, returned, measured, chapter, ordering, ages })
     }
 
     /// What the hubs have counted so far; `None`: none of them was started by the harness, or one says nothing.
@@ -326,21 +334,50 @@ impl Bench<'_> {
         Ok(Some(back))
     }
 
-    async fn faults(&self, phase: &Phase) -> Result<(), ConductError> {
+    /// Waits until hubs have ended every session of a device that never reads: counted from the first order for
+    /// them, or without any from the beginning of the phase.
+    async fn closed(&self, phase: &Phase) -> Option<Duration> {
+        if !phase.until_closed {
+            return None;
+        }
         let began = self.timeline.now();
+        let order = phase.group.as_ref().filter(|group| group.to == Audience::Stalled);
+        let from = order.map_or(began, |group| began.plus(BREATH + secs(group.at_secs)));
+        let (reading, limit) = (self.plan.population.connections, began.plus(self.patience));
+        while self.timeline.now() < limit && self.wait(LOOK_AGAIN).await {
+            let site = self.site.lock().await;
+            let sessions = site.as_ref()?.sessions().await;
+            drop(site);
+            if sessions.is_some_and(|sessions| sessions <= reading) {
+                let took = self.timeline.now().since(from);
+                say(self.live, format!("all are closed after {:.2} s", took.as_secs_f64()));
+                return Some(took);
+            }
+        }
+        None
+    }
+
+    /// Does to processes what is to be done. Answers when Redis was there again.
+    async fn faults(&self, phase: &Phase) -> Result<Vec<Moment>, ConductError> {
+        let (began, mut returned) = (self.timeline.now(), Vec::new());
         for fault in &phase.faults {
             let due = began.plus(secs(fault.at_secs));
             if !self.wait(due.since(self.timeline.now())).await {
-                return Ok(());
+                return Ok(returned);
             }
             say(self.live, format!("{} {}", fault.what.as_str(), fault.process));
             let mut site = self.site.lock().await;
             if let Some(site) = site.as_mut() {
                 site.fault(&fault.process, fault.what).await?;
                 self.meters.follow(site.pids());
+                if fault.process == "redis"
+                    && matches!(fault.what, FaultKind::Start | FaultKind::Continue)
+                {
+                    returned.push(self.timeline.now());
+                }
             }
         }
-        Ok(())
+        Ok(returned)
     }
 
     /// Waits for the receipts that are out.

@@ -67,12 +67,21 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
         interrupted,
         machine,
         plan: plan.clone(),
-        rates: rates(&played.phases, &latency_ms),
+        rates: Rates {
+            push_back_secs: push_back(&played, plan),
+            ..rates(&played.phases, &latency_ms)
+        },
         counts: book.counts(),
         sessions: Sessions { connected: last.connected, dropped: last.dropped, modes, check_ins },
         hub: hub(&played),
         platform: cost(&played.phases, |role| !is_harness(role)),
         redis: cost(&played.phases, |role| role == "redis"),
+        hub_and_redis: played
+            .began
+            .readings
+            .contains_key("redis")
+            .then(|| cost(&played.phases, |role| is_hub(role) || role == "redis"))
+            .flatten(),
         harness: Harness {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             workers: count(layout.shares.len()),
@@ -160,9 +169,26 @@ fn rates(phases: &[PlayedPhase], latencies: &Latencies) -> Rates {
     }
     let back = phases.iter().filter_map(|phase| phase.back);
     rates.back_secs = back.map(|back| back.as_secs_f64()).reduce(f64::max);
+    let closed = phases.iter().filter_map(|phase| phase.closed);
+    rates.closed_secs = closed.map(|closed| closed.as_secs_f64()).reduce(f64::max);
     let last_ack = &latencies.group.acked;
     rates.last_ack_ms = (last_ack.count > 0).then_some(last_ack.max);
     rates
+}
+
+/// From each return of Redis until the last device was told to push again: the longest. `None` when it never
+/// returned, or some were not told before the next fault or the end of the phase.
+fn push_back(played: &Played, plan: &Plan) -> Option<f64> {
+    let devices = usize::try_from(plan.population.connections).ok()?;
+    let mut longest = None;
+    for PlayedPhase { returned, edges, .. } in &played.phases {
+        for (at, from) in returned.iter().enumerate() {
+            let until = returned.get(at + 1).copied().unwrap_or(edges[1].at);
+            let told = played.book.first_told(*from, until, devices)?;
+            longest = longest.max(Some(told.since(*from)));
+        }
+    }
+    longest.map(|longest| longest.as_secs_f64())
 }
 
 fn hub(played: &Played) -> Option<Hub> {

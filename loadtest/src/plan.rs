@@ -191,6 +191,9 @@ pub struct Phase {
     /// All sockets are cut at once, at that second; the phase ends when all are back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_at_secs: Option<f64>,
+    /// It ends when hubs have ended every session of a device that never reads.
+    #[serde(default)]
+    pub until_closed: bool,
     /// What is done to processes that the harness started.
     #[serde(default, rename = "fault", skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
@@ -212,6 +215,7 @@ impl Phase {
             && self.group.is_none()
             && self.churn.is_none()
             && self.cut_at_secs.is_none()
+            && !self.until_closed
             && self.faults.is_empty()
     }
 }

@@ -56,6 +56,9 @@ pub struct Report {
     /// Redis, if its process is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Cost>,
+    /// Hubs and Redis together, if both are processes of their own: what carries a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_and_redis: Option<Cost>,
     /// The harness itself.
     pub harness: Harness,
     /// The kernel's memory for sockets, both ends of every connection on loopback.
@@ -217,6 +220,14 @@ pub struct Rates {
     /// From the cut of all sockets until all were back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back_secs: Option<f64>,
+    /// From the return of Redis until the last of the devices with a session was told that it need not poll any
+    /// more: the longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push_back_secs: Option<f64>,
+    /// Until hubs had ended the sessions of all devices that never read, from the first order for them or from the
+    /// beginning of the phase: the longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_secs: Option<f64>,
     /// From the moment at which a group order was meant to leave to its last ack: the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_ack_ms: Option<f64>,

@@ -5,6 +5,7 @@
 //! programs that people run, with files that people could have written. They end with the harness,
 //! however it ends.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ pub(crate) mod process;
 
 /// Name of the program of every role.
 const PROGRAM: &str = "tocsin";
+/// The sessions of a hub among its metrics.
+const SESSIONS: &str = "tocsin_push_hub_sessions{rung=\"push\"} ";
 /// How long a hub may take to be ready.
 const READY: Duration = Duration::from_secs(30);
 
@@ -115,13 +118,28 @@ impl Site {
 
     /// What its hubs have counted of commands; `None`: one of them does not say.
     pub(crate) async fn ages(&self) -> Option<ByHub> {
-        let mut ages = ByHub::new();
+        let pages = self.hub_pages().await?;
+        Some(pages.into_iter().map(|(hub, page)| (hub, Ages::read(&page))).collect())
+    }
+
+    /// Sessions over a WebSocket that its hubs have; `None`: one of them does not say.
+    pub(crate) async fn sessions(&self) -> Option<u64> {
+        let pages = self.hub_pages().await?;
+        let of = |page: &String| {
+            let line = page.lines().find_map(|line| line.strip_prefix(SESSIONS));
+            line.map_or(Some(0), |count| count.trim().parse::<u64>().ok())
+        };
+        pages.values().map(of).sum()
+    }
+
+    /// The metrics of its hubs that run, by role and process.
+    async fn hub_pages(&self) -> Option<BTreeMap<(String, u32), String>> {
+        let mut pages = BTreeMap::new();
         for process in self.processes.iter().filter(|process| is_hub(process.role())) {
             let Some(pid) = process.pid() else { continue };
-            let page = process.metrics().await.ok()?;
-            ages.insert((process.role().to_owned(), pid), Ages::read(&page));
+            pages.insert((process.role().to_owned(), pid), process.metrics().await.ok()?);
         }
-        Some(ages)
+        Some(pages)
     }
 
     /// Does that to one of its processes.

@@ -154,6 +154,20 @@ fn drained_hub_and_dead_redis_lose_nothing() {
     assert!(report.sessions.modes >= 20, "everybody was told to poll, and to stop");
     assert_eq!(report.latency_ms.hub_broadcast.count, report.sessions.modes);
     assert!(report.sessions.check_ins > 0);
+    assert!(report.rates.push_back_secs.is_some_and(|secs| secs > 0.0), "{:?}", report.rates);
+}
+
+#[test]
+fn killed_hub_loses_nothing_and_dead_peers_are_noticed_when_something_urgent_waits() {
+    let faults = "phase.killed.fault=[{at_secs=0.3,what=\"kill\",process=\"hub-1\"},\
+                  {at_secs=2.5,what=\"start\",process=\"hub-1\"}]";
+    let size = ["--connections", "10", "--secs", "4", "--rate", "20/s", "--set", faults];
+    let Some(report) = run("hub-killed", &size) else { return };
+    assert!(report.latency_ms.reconnect.count > 0, "its devices went to the other one");
+    assert!(report.latency_ms.unicast.routed.is_none(), "what it had counted is gone");
+    let size = ["--connections", "3", "--set", "population.stalled=3"];
+    let report = run("dead-peers-urgent", &size).expect("it ran before");
+    assert!(report.rates.closed_secs.is_some_and(|secs| secs > 0.0), "{:?}", report.rates);
 }
 
 #[test]

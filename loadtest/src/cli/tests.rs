@@ -71,3 +71,21 @@ fn sizes_and_fleet_are_lists_and_numbers() {
     assert_eq!((fleet.devices, fleet.per_hub), (5_000, None));
     assert!((fleet.back_secs - 60.0).abs() < 1e-9);
 }
+
+/// What `scripts/gates` plays is what docs/BENCHMARKS.md has.
+#[test]
+fn every_gate_of_the_benchmarks_is_a_command_of_this_program() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/BENCHMARKS.md");
+    let text = fs::read_to_string(path).expect("the document is there");
+    let (_, section) = text.split_once("\n## Gates\n").expect("it has gates");
+    let block = section.split("```").nth(1).expect("in one block");
+    let commands: Vec<_> = block.lines().filter(|line| !line.is_empty()).collect();
+    assert!(commands.len() > 10, "{commands:?}");
+    for command in commands {
+        let words = command.split_whitespace().map(|word| word.trim_matches('\''));
+        let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{command}: {error}"));
+        let gates = cli.run.requirements.len();
+        let plan = cli.run.plan().unwrap_or_else(|error| panic!("{command}: {error}"));
+        assert!(gates > 0 && plan.require.len() >= gates, "{command}: it requires nothing");
+    }
+}

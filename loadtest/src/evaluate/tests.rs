@@ -10,6 +10,7 @@ use crate::book::Counts;
 use crate::moment::{Moment, Timeline};
 use crate::plan::{load, shipped};
 use crate::probe::Kernel;
+use crate::tally::{Notes, Told};
 
 fn edge(at: Moment, hub: Usage) -> Edge {
     Edge {
@@ -33,6 +34,8 @@ fn quiet_run(usage: [Usage; 3], has_room: bool) -> Played {
         phase: plan.phases.into_iter().find(|phase| phase.is_quiet()).expect("it is quiet"),
         edges: [at(0, before), at(4, after)],
         back: None,
+        closed: None,
+        returned: Vec::new(),
         measured: has_room.then(|| (at(2, since), 2)),
         chapter: 0,
         ordering: None,
@@ -91,7 +94,8 @@ fn ordering(scenario: &str, changes: &[&str], ages: Option<Ages>) -> PlayedPhase
     let phase = phases.find(|phase| phase.group.is_some()).expect("it has one");
     let start = Timeline::new(Clock::system()).expect("a clock").now();
     let edges = [edge(start, Usage::NOTHING), edge(start, Usage::NOTHING)];
-    PlayedPhase { phase, edges, back: None, measured: None, chapter: 0, ordering: None, ages }
+    let played = quiet_run([Usage::NOTHING; 3], false).phases.remove(0);
+    PlayedPhase { phase, edges, ages, ..played }
 }
 
 #[test]
@@ -108,6 +112,28 @@ fn hubs_tell_the_lanes_apart_and_what_is_mixed_or_partly_unknown_is_not_told() {
     assert_eq!(counts(&[alike]), [None, None], "both are urgent");
     let stalled = ordering("slow-consumers", &[], Some(ages(3, 7)));
     assert_eq!(counts(&[stalled]), [Some(3), None], "nobody is to read those");
+}
+
+/// Two devices; the second is told half a second after the first. What was told while Redis was away is not meant.
+#[test]
+fn push_is_back_when_the_last_device_was_told_so() {
+    let plan = load("idle", shipped("idle").expect("it is shipped"), &[]).expect("a scenario");
+    let plan = |connections| {
+        let mut plan = plan.clone();
+        plan.population.connections = connections;
+        plan
+    };
+    let mut played = quiet_run([Usage::NOTHING; 3], false);
+    let began = played.began.at;
+    let at = |ms| began.plus(Duration::from_millis(ms));
+    played.phases[0].returned = vec![at(1_000)];
+    let told = [(0, 200), (0, 300), (1, 1_900), (1, 2_400)];
+    let told = told.map(|(before, ms)| Told { before, at: at(ms) });
+    played.book.take_in(Notes { told: told.into(), ..Notes::default() });
+    assert_eq!(push_back(&played, &plan(2)), Some(1.4));
+    assert_eq!(push_back(&played, &plan(3)), None, "one was never told");
+    played.phases[0].returned.clear();
+    assert_eq!(push_back(&played, &plan(2)), None, "it was not away");
 }
 
 /// Hubs have 100 MiB at the beginning of the phase, and a sample in it and one after it says how much more.

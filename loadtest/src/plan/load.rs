@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::{Plan, Start, Store};
 
 /// The scenarios that are shipped, in the order in which they are listed.
-pub const SHIPPED: [(&str, &str); 15] = [
+pub const SHIPPED: [(&str, &str); 19] = [
     ("idle", include_str!("../../scenarios/idle.toml")),
     ("connect", include_str!("../../scenarios/connect.toml")),
     ("storm", include_str!("../../scenarios/storm.toml")),
@@ -23,6 +23,10 @@ pub const SHIPPED: [(&str, &str); 15] = [
     ("churn", include_str!("../../scenarios/churn.toml")),
     ("drain", include_str!("../../scenarios/drain.toml")),
     ("redis-failover", include_str!("../../scenarios/redis-failover.toml")),
+    ("redis-gone", include_str!("../../scenarios/redis-gone.toml")),
+    ("hub-killed", include_str!("../../scenarios/hub-killed.toml")),
+    ("dead-peers", include_str!("../../scenarios/dead-peers.toml")),
+    ("dead-peers-urgent", include_str!("../../scenarios/dead-peers-urgent.toml")),
     ("poll-only", include_str!("../../scenarios/poll-only.toml")),
     ("many", include_str!("../../scenarios/many.toml")),
     ("soak", include_str!("../../scenarios/soak.toml")),
@@ -168,6 +172,8 @@ fn check_phase(plan: &Plan, phase: &super::Phase, is_connected: bool) -> Result<
     if let Some(group) = &phase.group {
         rule((1..=100_000).contains(&group.times), "group.times must be 1 to 100000")?;
     }
+    let has_hubs = plan.platform.start != Start::Given && plan.population.stalled > 0;
+    rule(has_hubs || !phase.until_closed, "until_closed needs stalled devices and hubs of ours")?;
     for fault in &phase.faults {
         let known = processes(plan);
         if !known.contains(&fault.process) {

@@ -56,6 +56,7 @@ pub(crate) fn made_up(label: &str, scale: u64) -> Report {
         }),
         platform: Some(Cost { cpu_us_per_command: Some(900.0) }),
         redis: None,
+        hub_and_redis: None,
         harness: Harness {
             version: "0".to_owned(),
             workers: 1,
@@ -195,6 +196,7 @@ fn json_has_the_fields_of_its_schema() {
         socket_kib_max: 900,
     });
     report.redis = report.platform;
+    report.hub_and_redis = report.platform;
     report.stalled = Some(Stalled {
         devices: 50,
         hub_kib_each: Some(20.0),
@@ -211,6 +213,8 @@ fn json_has_the_fields_of_its_schema() {
         stored_per_sec: Some(50.0),
         connects_per_sec: Some(50.0),
         back_secs: Some(1.0),
+        push_back_secs: Some(1.0),
+        closed_secs: Some(1.0),
         last_ack_ms: Some(9.0),
     };
     let hub = report.hub.as_mut().expect("it has hubs");

@@ -90,6 +90,8 @@ impl Report {
             ("orders answered", rates.stored_per_sec, "/s"),
             ("connected", rates.connects_per_sec, "/s"),
             ("all back after the cut", rates.back_secs, " s"),
+            ("all told to push after Redis was back", rates.push_back_secs, " s"),
+            ("all that never read were closed after", rates.closed_secs, " s"),
             ("last ack of a group", rates.last_ack_ms, " ms"),
         ] {
             if let Some(value) = value {
@@ -105,7 +107,8 @@ impl Report {
         }
         let platform = self.platform.and_then(|cost| cost.cpu_us_per_command);
         let redis = self.redis.and_then(|cost| cost.cpu_us_per_command);
-        for (who, cost) in [("platform", platform), ("redis", redis)] {
+        let carried = self.hub_and_redis.and_then(|cost| cost.cpu_us_per_command);
+        for (who, cost) in [("platform", platform), ("redis", redis), ("hub + redis", carried)] {
             if let Some(cost) = cost {
                 writeln!(f, "{who:<13}{cost:.0} µs of processor time per command")?;
             }
