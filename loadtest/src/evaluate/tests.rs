@@ -149,7 +149,8 @@ fn what_devices_that_never_read_cost_is_the_most_of_their_phase_alone() {
         kernel: Kernel { socket_kib, ..Kernel::default() },
         ..Sample::default()
     };
-    played.samples = vec![sample(1.0, 104_400, 300), sample(3.0, 103_000, 100), sample(9.0, 1, 1)];
+    played.samples =
+        vec![sample(1.0, 104_400, 300), sample(3.0, 103_000, 100), sample(9.0, 999_999, 9_999)];
     let found = stalled(&played, 100).expect("they were sent orders");
     assert_eq!((found.hub_kib_each, found.kernel_kib_each), (Some(20.0), Some(3.0)));
     assert_eq!(found.others_p99_ms_more, None, "there was nothing before it");
