@@ -16,6 +16,7 @@ mod doors;
 mod down;
 mod evidence;
 mod isolation;
+mod keys;
 #[path = "../support/luks.rs"]
 #[expect(dead_code, reason = "shared with the tests of executors, which use the rest")]
 mod luks;

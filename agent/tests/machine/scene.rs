@@ -8,16 +8,18 @@ use std::process::Command;
 
 use agent::config::Config;
 use protocol::action::{Action, RunScript};
+use protocol::escrow::{self, Credential};
 use protocol::frame::{AgentFrame, CommandFrame, HubFrame};
 use protocol::notice::{self, Notice};
 use protocol::offline::OfflineSecret;
 use protocol::proof::{self, Proof};
 use protocol::receipt::{Evidence, Failure, Outcome, Receipt};
+use protocol::sealed::CaseSecret;
 
 use crate::bench::{BRIDGE, Bench, confirmed};
 use crate::container::Machine;
 use crate::disk::Disk;
-use crate::server::{HubSide, Server};
+use crate::server::{Call, HubSide, Server, greeting};
 
 /// Everybody's password.
 pub(crate) const PASSWORD: &str = "open-sesame";
@@ -64,16 +66,22 @@ impl Scene {
 impl<M: Body> Scene<M> {
     /// The same on that machine.
     pub(crate) async fn on(machine: M, break_glass: &str) -> Self {
-        people(&machine);
-        let device = Bench::new();
-        let server = device.server_at(format!("{BRIDGE}:0").parse().unwrap()).await;
-        let scene = Self { machine, device, server, session: None, orders: 0 };
+        let scene = Self::without_agent(machine).await;
         scene.install();
+        scene.enroll();
         scene.configure(break_glass, "from_break_glass");
         scene
     }
 
-    /// Puts the agent, its units and its state where the package and the enrollment put them.
+    /// A machine that is off, with people and nothing of the agent.
+    pub(crate) async fn without_agent(machine: M) -> Self {
+        people(&machine);
+        let device = Bench::new();
+        let server = device.server_at(format!("{BRIDGE}:0").parse().unwrap()).await;
+        Self { machine, device, server, session: None, orders: 0 }
+    }
+
+    /// Puts the agent and its units where the package puts them.
     fn install(&self) {
         let machine = &self.machine;
         fs::copy(env!("CARGO_BIN_EXE_tocsin-agent"), machine.path("/usr/bin/tocsin-agent"))
@@ -85,14 +93,15 @@ impl<M: Body> Scene<M> {
         for unit in ENABLED {
             machine.offline(&["systemctl", "enable", unit]);
         }
-        let copied = Command::new("cp")
-            .arg("-a")
-            .arg(&self.device.config.state_dir)
-            .arg(machine.path("/var/lib/tocsin-agent"))
-            .status()
-            .unwrap();
+    }
+
+    /// Puts the agent's state where the enrollment puts it.
+    pub(crate) fn enroll(&self) {
+        let state = self.device.config.state_dir.join(".");
+        let place = self.machine.path("/var/lib/tocsin-agent");
+        let copied = Command::new("cp").arg("-a").arg(state).arg(place).status().unwrap();
         assert!(copied.success());
-        machine.offline(&["chmod", "0700", "/var/lib/tocsin-agent"]);
+        self.machine.offline(&["chmod", "0700", "/var/lib/tocsin-agent"]);
     }
 
     /// Writes the agent's configuration.
@@ -201,6 +210,31 @@ impl<M: Body> Scene<M> {
                 return proof::verify(jws, &self.device.key).unwrap();
             }
         }
+    }
+
+    /// Confirms, as the control plane itself, what the device brings into escrow for an order, and reads it as the
+    /// holder of nines. Not when the order ends without.
+    pub(crate) async fn escrow(&mut self, command: &CommandFrame) -> Vec<Credential> {
+        let mut brought = Vec::new();
+        while brought.is_empty() {
+            // Whatever session there is ends, so that the device says here how it went.
+            let Call::Exchange { frames, answer, .. } = self.server.call().await else { continue };
+            let mut said = vec![greeting()];
+            for frame in frames {
+                if let AgentFrame::Escrow { jws, .. } = &frame {
+                    said.push(HubFrame::Confirmed { receipts: vec![jws.sha256()] });
+                    let escrow = escrow::verify(jws, &self.device.key).unwrap();
+                    assert_eq!(escrow.command_id, command.command_id);
+                    brought = escrow::open(&escrow, &CaseSecret::new([9; 32])).unwrap();
+                }
+                if let AgentFrame::Receipt { command_id, .. } = &frame {
+                    let ended = *command_id == command.command_id;
+                    assert!(!ended, "nothing was escrowed: {:?}", self.device.receipt(&frame));
+                }
+            }
+            drop(answer.send(said));
+        }
+        brought
     }
 
     /// What the machine says unasked about the effect of an order, confirmed.

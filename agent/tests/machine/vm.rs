@@ -21,6 +21,7 @@ use crate::root;
 use crate::scene::{Body, Scene};
 
 mod company;
+mod keys;
 mod lock;
 mod monitor;
 mod quarantine;

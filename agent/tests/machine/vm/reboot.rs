@@ -5,6 +5,7 @@ use protocol::receipt::Outcome;
 
 use crate::on_a_machine;
 use crate::scene::Scene;
+use crate::vm::keys;
 
 const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
 
@@ -13,6 +14,7 @@ fn ordered_reboot_is_proven_by_the_next_boot_and_comes_once() {
     let test = "vm::reboot::ordered_reboot_is_proven_by_the_next_boot_and_comes_once";
     on_a_machine(test, || async {
         let mut scene = Scene::virtual_machine().await;
+        let volume = keys::attach(&mut scene.machine);
         scene.machine.boot();
         let before = scene.machine.sh(BOOT_ID);
         let command = scene.give(Action::Reboot(Reboot {})).await;
@@ -34,5 +36,7 @@ fn ordered_reboot_is_proven_by_the_next_boot_and_comes_once() {
         assert_eq!(again, Outcome::Succeeded { evidence });
         scene.proven(Action::Refresh(Refresh {})).await;
         assert_eq!(scene.machine.reboots(), 2);
+        // Its volume last, since the machine goes down with it.
+        volume.is_left_to_what_is_escrowed(&mut scene).await;
     });
 }
