@@ -33,6 +33,7 @@ mod traps;
 #[path = "../support/tree.rs"]
 mod tree;
 mod units;
+mod upgrade;
 mod vm;
 
 use crate::container::alone;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use tempfile::TempDir;
 
 use crate::container::Machine;
 use crate::doors::{assert_same, tree};
@@ -12,7 +13,7 @@ use crate::scene::{ENABLED, people, source};
 
 /// Records of a wipe, whose files have odd names.
 const UNFINISHED: &str = r#"{"finished":false,"files":["/etc/\"finished\":true"]}"#;
-const FINISHED: &str = r#"{"finished":true,"files":["/etc/\"finished\":false"]}"#;
+pub(crate) const FINISHED: &str = r#"{"finished":true,"files":["/etc/\"finished\":false"]}"#;
 
 #[test]
 fn package_arms_nothing_and_leaves_nothing() {
@@ -83,6 +84,7 @@ fn rpm_brings_the_same_with_the_same_modes() {
         .collect();
     found.sort_by_key(|(_, path)| *path);
     let expected = [
+        ("drwxr-xr-x", "/etc/tocsin"),
         ("-rw-------", "/etc/tocsin/agent.toml"),
         ("-rwxr-xr-x", "/usr/bin/tocsin-agent"),
         ("-rw-r--r--", "/usr/lib/systemd/system/tocsin-agent-watch.service"),
@@ -94,6 +96,10 @@ fn rpm_brings_the_same_with_the_same_modes() {
         ("drwx------", "/var/lib/tocsin-agent"),
     ];
     assert_eq!(found, expected);
+    let flags = ["-qp", "--queryformat", "[%{FILEFLAGS:fflags} %{FILENAMES}\n]", &package];
+    let flags = Command::new("rpm").args(flags).output().unwrap();
+    let kept = "\ncn /etc/tocsin/agent.toml\n";
+    assert!(String::from_utf8(flags.stdout).unwrap().contains(kept), "what somebody wrote stays");
 }
 
 #[test]
@@ -135,10 +141,16 @@ fn rpm_is_removed_after_a_wipe_and_not_in_the_middle_of_one() {
 }
 
 /// Builds a package of this build's agent: the folder that it goes away with, and its path.
-fn build(kind: &str) -> (tempfile::TempDir, String) {
+fn build(kind: &str) -> (TempDir, String) {
+    build_version(kind, env!("CARGO_PKG_VERSION"))
+}
+
+/// The same under that version.
+pub(crate) fn build_version(kind: &str, version: &str) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(source("scripts/package"))
         .args([kind, env!("CARGO_BIN_EXE_tocsin-agent"), folder.path().to_str().unwrap()])
+        .env("TOCSIN_PACKAGE_VERSION", version)
         .env("TOCSIN_PACKAGE_COMPRESSION", "none")
         .env("TOCSIN_PACKAGE_PAYLOAD", "w0.gzdio")
         .output()
