@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use protocol::action::{self, Action};
+use protocol::action::{self, Action, Plan, SelectiveWipe};
 use protocol::escrow::{Credential, Subject};
 use protocol::fixture::{crypto_lock, rotate};
-use protocol::receipt::{Evidence, Outcome};
+use protocol::receipt::{Evidence, FailureKind, Outcome};
 use serde_json::json;
 
 use crate::luks::{PASSPHRASES, cryptsetup, format, opens};
@@ -103,5 +103,61 @@ fn agent_under_its_unit_rotates_what_opens_the_machine_and_leaves_volumes_to_wha
         assert_eq!(scene.machine.wait_until_off(), 0, "and the power went");
         assert_eq!((opened(&next), opened(&last)), (vec![false, false], vec![true, true]));
         assert_eq!(volumes.each_ref().map(|volume| opened_by(volume)), [[false; 3]; 2]);
+    });
+}
+
+/// Gives a folder of the company's to the agent, as an administrator would.
+const GIVEN: &str = "[Service]\nReadWritePaths=/data\n";
+
+/// The steps of a plan that will fail.
+async fn hindrances(scene: &mut Scene) -> Vec<String> {
+    let of = Box::new(Action::SelectiveWipe(SelectiveWipe {}));
+    let evidence = scene.proven(Action::Plan(Plan { of })).await;
+    let steps = evidence.get("steps").unwrap().as_array().unwrap().clone();
+    let steps = steps.iter().map(|step| step.as_str().unwrap().to_owned());
+    steps.filter(|step| step.contains("will fail")).collect()
+}
+
+#[test]
+fn what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it() {
+    let test = "keys::what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it";
+    on_a_machine(test, || async {
+        let mut scene = Scene::new("rescue").await;
+        let (volume, config) = (scene.machine.path("/data/volume"), "/etc/tocsin/agent.toml");
+        std::fs::create_dir(volume.parent().unwrap()).unwrap();
+        make_volume(&volume, 20 << 20);
+        let known = "[host]\ncompany_volumes = [\"/data/volume\"]\n";
+        let text = scene.machine.read(config).replace("[host]\n", known);
+        scene.machine.write(config, &text, 0o600);
+        let listed = ["/data/keytab", "/usr/local/share/ca-certificates/company.crt"];
+        listed.iter().for_each(|path| scene.machine.write(path, "the company's", 0o600));
+        scene.machine.boot();
+        scene.machine.sh(&format!("tocsin-agent manage {}", listed.join(" ")));
+        scene.machine.sh(&manage("/data/volume"));
+
+        let said = hindrances(&mut scene).await;
+        let [first, second] = &said[..] else { panic!("{said:?}") };
+        assert!(first.starts_with("/data/volume (luks2 "), "{first}");
+        assert!(second.starts_with("remove /data/keytab: will fail, "), "{second}");
+        let before = std::fs::read(&volume).unwrap();
+        let command = scene.give(rotate(action::Credential::Volumes)).await;
+        let Outcome::Failed { failure, .. } = scene.outcome(&command).await.outcome else {
+            panic!("{}", scene.machine.journal());
+        };
+        assert_eq!((failure.kind, &*failure.stage), (FailureKind::Precondition, "plan"));
+        assert!(failure.detail.contains("ReadWritePaths="), "{failure:?}");
+        assert!(std::fs::read(&volume).unwrap() == before);
+
+        let drop_in = "/etc/systemd/system/tocsin-agent.service.d/data.conf";
+        scene.machine.write(drop_in, GIVEN, 0o644);
+        scene.machine.sh("systemctl daemon-reload && systemctl restart tocsin-agent.service");
+        assert_eq!(hindrances(&mut scene).await, Vec::<String>::new());
+        let (keys, _) = escrowed(&mut scene, rotate(action::Credential::Volumes)).await;
+        assert!(opens(&volume, key(&keys, "/data/volume")));
+        let command = scene.give(Action::SelectiveWipe(SelectiveWipe {})).await;
+        let receipt = scene.outcome(&command).await;
+        assert!(matches!(receipt.outcome, Outcome::Succeeded { .. }), "{receipt:?}");
+        assert!(!opens(&volume, key(&keys, "/data/volume")));
+        assert!(listed.iter().all(|path| !scene.machine.path(path).exists()));
     });
 }

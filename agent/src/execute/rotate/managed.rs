@@ -19,6 +19,7 @@ use super::keyslots::{Key, Keyslots, Mark};
 use super::secret::Secret;
 use crate::execute::failure;
 use crate::execute::state_file::StateFile;
+use crate::execute::wipe::volume::hindrance;
 use crate::host::Host;
 
 /// The folder of the keys in the state directory.
@@ -134,6 +135,9 @@ impl ManagedVolume {
     ) -> Result<(Keyslots, PathBuf, Mark), Failure> {
         let keyslots = Keyslots::of(host, &self.path, patience);
         let lacks = |detail: &str| Err(keyslots.failure(FailureKind::Precondition, stage, detail));
+        if let Some(why) = hindrance(&self.path) {
+            return lacks(&why);
+        }
         if keyslots.look(stage)?.uuid != uuid {
             return lacks("it is another volume than the one that is managed");
         }

@@ -14,7 +14,7 @@ use nix::fcntl::OFlag;
 use protocol::receipt::Failure;
 use serde::{Deserialize, Serialize};
 
-use super::network;
+use super::{network, volume};
 use crate::execute::state_file::StateFile;
 use crate::host::Host;
 
@@ -81,6 +81,11 @@ pub(super) fn remove(host: &Host, path: &Path) -> Result<(), ManagedError> {
     fs::remove_file(&place)?;
     let folder = place.parent().unwrap_or(&host.root);
     Ok(File::open(folder)?.sync_all()?)
+}
+
+/// Why a file of the list cannot be removed, where that is known before.
+pub(super) fn hindrance(host: &Host, path: &Path) -> Option<String> {
+    volume::hindrance(host.path(path).parent()?)
 }
 
 /// Where the file really is, with no link on the way that leads out; `None`: not even its folder.

@@ -78,7 +78,13 @@ impl Executor for SelectiveWipe {
         let survey = survey::named(&*self.disk, &host.company_volumes, &former, "plan")?;
         let files = Managed::load(host, "plan")?.unwrap_or_default().files;
         let mut steps = survey.steps(LEVEL);
-        steps.extend(files.iter().map(|path| format!("remove {}", path.display())));
+        steps.extend(files.iter().map(|path| {
+            let step = format!("remove {}", path.display());
+            match managed::hindrance(host, path) {
+                Some(why) => format!("{step}: will fail, {why}"),
+                None => step,
+            }
+        }));
         let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
         Ok(Plan { steps, facts: survey.facts(LEVEL).with("files", files) })
     }

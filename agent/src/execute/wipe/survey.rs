@@ -15,7 +15,7 @@ use super::destroy::{self, DestroyError};
 use super::drives::{self, Drive};
 use super::graph::{self, Found, Left, SwapKind, Why};
 use super::record::{Progress, Swap, Target, Wiping};
-use super::volume::Disk;
+use super::volume::{Disk, hindrance};
 use super::{particulars, swap};
 use crate::execute::failure;
 use crate::host::Host;
@@ -136,7 +136,9 @@ pub(super) fn named(
 pub(super) fn is_provable(disk: &Arc<dyn Disk>, host: &Host) -> bool {
     if !host.wipe_targets.is_empty() {
         let answers = ask::luks_uuids(disk, host, &host.wipe_targets);
-        return host.wipe_targets.iter().all(|path| answers.luks.contains_key(path));
+        let is_sound =
+            |path: &PathBuf| answers.luks.contains_key(path) && hindrance(path).is_none();
+        return host.wipe_targets.iter().all(is_sound);
     }
     let found = look(disk, host, &[]);
     let is_safe = |(_, kind): &(PathBuf, SwapKind)| *kind == SwapKind::RandomKey;
@@ -266,6 +268,9 @@ fn steps(target: &Target, level: WipeLevel) -> Vec<String> {
     let name = format!("{} ({format} {uuid})", target.path.display());
     let (keys, headers) = (&target.key_area, target.headers().end);
     let mut steps = Vec::new();
+    if let Some(why) = hindrance(&target.path) {
+        steps.push(format!("{name}: what follows will fail, {why}"));
+    }
     if target.progress < Progress::Headers {
         let slots = target.keyslots;
         steps.push(format!(

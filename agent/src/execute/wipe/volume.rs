@@ -17,7 +17,7 @@ use std::time::Duration;
 use drive::line::Line;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, posix_fadvise};
-use nix::unistd::{Whence, lseek};
+use nix::unistd::{AccessFlags, Whence, access, lseek};
 use serde::{Deserialize, Serialize};
 
 /// How data was taken away, the strongest first.
@@ -75,6 +75,15 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn drive(&self, _path: &Path) -> Option<Arc<dyn Line>> {
         None
     }
+}
+
+/// Why nothing at that path can be written by this process, if so: the file system is read-only for it, as what its
+/// unit does not list is. A device is not the file system's that its name is on.
+pub(in crate::execute) fn hindrance(path: &Path) -> Option<String> {
+    let is_read_only = access(path, AccessFlags::W_OK) == Err(Errno::EROFS);
+    is_read_only.then(|| {
+        "its file system is read-only for the agent (ReadWritePaths= of its unit)".to_owned()
+    })
 }
 
 /// One open volume.
