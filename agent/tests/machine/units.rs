@@ -13,6 +13,11 @@ use crate::scene::{Scene, UNITS};
 /// What `systemd-analyze security` may say at most, times ten; docs/OPERATIONS.md has the figure.
 const EXPOSURE: &str = "60";
 
+/// The watch, sooner than each minute.
+const SOON: &str = "[Timer]\nOnBootSec=\nOnBootSec=1s\nOnUnitInactiveSec=1s\nAccuracySec=10ms\n";
+/// A service manager that takes an agent for dead sooner than after a minute.
+const IMPATIENT: &str = "[Service]\nWatchdogSec=15s\n";
+
 #[test]
 fn agent_comes_back_whatever_ends_it() {
     on_a_machine("units::agent_comes_back_whatever_ends_it", || async {
@@ -35,11 +40,25 @@ fn agent_comes_back_whatever_ends_it() {
         scene.proven(Action::Refresh(Refresh {})).await;
         assert_ne!(scene.machine.sh("systemctl show -P MainPID tocsin-agent"), first);
 
-        // Somebody stops it: the watch starts it again.
-        assert!(scene.machine.succeeds("systemctl is-active --quiet tocsin-agent-watch.timer"));
-        scene.machine.sh("systemctl stop tocsin-agent.service");
-        scene.machine.sh("systemctl start tocsin-agent-watch.service");
+        // Somebody stops it, again and again: the watch starts it. Its minutes are not waited for.
+        let timer = "/run/systemd/system/tocsin-agent-watch.timer.d";
+        let service = "/run/systemd/system/tocsin-agent.service.d";
+        scene.machine.sh(&format!(
+            "mkdir {timer} {service} && printf '{SOON}' > {timer}/soon.conf && \
+             printf '{IMPATIENT}' > {service}/impatient.conf && systemctl daemon-reload"
+        ));
+        for _ in 0..2 {
+            scene.machine.sh("systemctl stop tocsin-agent.service");
+            scene.proven(Action::Refresh(Refresh {})).await;
+        }
+        scene.machine.sh(&format!("rm -r {timer} && systemctl daemon-reload"));
+
+        // One that hangs is killed, and comes back.
+        let hung = scene.machine.sh("systemctl show -P MainPID tocsin-agent");
+        scene.machine.sh(&format!("kill -STOP {hung}"));
         scene.proven(Action::Refresh(Refresh {})).await;
+        assert_ne!(scene.machine.sh("systemctl show -P MainPID tocsin-agent"), hung);
+        scene.machine.sh(&format!("rm -r {service} && systemctl daemon-reload"));
 
         // Nor does going to another target get rid of it, or of a lock.
         scene.proven(locking()).await;
