@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
+#[path = "lock/failures.rs"]
+mod failures;
 #[path = "lock/faults.rs"]
 mod faults;
 #[path = "lock/login1.rs"]

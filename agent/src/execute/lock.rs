@@ -105,19 +105,7 @@ impl UnlockExecutor {
 
 impl Executor for UnlockExecutor {
     fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
-        let undo = UndoJournal::new(host);
-        let files = undo.files().map_err(precheck)?;
-        let accounts = undo.expiries().map_err(precheck)?.len();
-        let lingerers = undo.lingerers().map_err(precheck)?.len();
-        let mut steps: Vec<String> =
-            files.iter().map(|entry| format!("restore {}", entry.path.display())).collect();
-        steps.push(format!("restore the expiry of {accounts} accounts"));
-        steps.push(format!("restore lingering of {lingerers} users"));
-        let facts = Evidence::new()
-            .with("files", files.len())
-            .with("accounts", accounts)
-            .with("lingerers", lingerers);
-        Ok(Plan { steps, facts })
+        Ok(UndoJournal::new(host).plan())
     }
 
     fn apply(&self, host: &Host, _task: &Task) -> Result<(), Failure> {

@@ -95,14 +95,14 @@ fn a_held_account_database_is_waited_for_and_then_said() {
 }
 
 /// Holds the lock of the account database until its input ends.
-const HOLD: &str = "import fcntl, sys
+pub(crate) const HOLD: &str = "import fcntl, sys
 lock = open(sys.argv[1], 'w')
 fcntl.lockf(lock, fcntl.LOCK_EX)
 print('x', end='', flush=True)
 sys.stdin.read()
 ";
 
-fn mount(args: &[&str]) {
+pub(crate) fn mount(args: &[&str]) {
     assert!(Command::new("mount").args(args).status().unwrap().success(), "{args:?}");
 }
 

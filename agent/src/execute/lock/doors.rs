@@ -242,7 +242,7 @@ fn write_texts(
             file::make_public_dir(&folder)?;
         }
     }
-    let known = known_nologins(Some(state), undo)?;
+    let known = known_nologins(Some(state), &undo.nologins()?);
     for (name, text) in texts(state) {
         let path = host.path(file::resolve(host, Path::new(name))?);
         let found = file::find(&path)?;
@@ -268,11 +268,10 @@ fn write_texts(
 }
 
 /// Digests of what locks and wipes wrote to `/run/nologin`; earlier versions wrote and kept none.
-fn known_nologins(state: Option<&LockState>, undo: &UndoJournal) -> Result<Vec<String>, FileError> {
-    let mut known = undo.nologins()?;
+fn known_nologins(state: Option<&LockState>, recorded: &[String]) -> Vec<String> {
     let messages = [Some(DEFAULT_MESSAGE), state.map(message)].into_iter().flatten();
-    known.extend(messages.map(|message| sha256_hex(nologin_text(message).as_bytes())));
-    Ok(known)
+    let digests = messages.map(|message| sha256_hex(nologin_text(message).as_bytes()));
+    recorded.iter().cloned().chain(digests).collect()
 }
 
 fn nologin_text(message: &str) -> String {
@@ -327,29 +326,26 @@ fn remove_texts(
         file::discard_leftover(&path)?;
         file::remove(&path)?;
     }
-    for folder in undo.folders()? {
-        file::remove_empty_dir(&host.path(file::resolve(host, Path::new(&folder))?))?;
+    // What the journal does not say any more keeps nobody out: it is told when the texts are gone.
+    let (folders, nologins) = (undo.folders(), undo.nologins());
+    for folder in folders.iter().flatten() {
+        file::remove_empty_dir(&host.path(file::resolve(host, Path::new(folder))?))?;
     }
     let nologin = host.path(file::resolve(host, Path::new(NOLOGIN))?);
     file::discard_leftover(&nologin)?;
-    let known = known_nologins(state, undo)?;
+    let known = known_nologins(state, nologins.as_deref().unwrap_or_default());
     if file::find(&nologin)?.is_some_and(|found| is_known(&known, &found)) {
         file::remove(&nologin)?;
     }
     refresh_login_screens(host);
-    Ok(())
+    folders.and(nologins).map(drop)
 }
 
 /// Opens every door again, from the undo journal.
 pub(super) fn open(host: &Host, state: Option<&LockState>, undo: &UndoJournal) -> Vec<Failure> {
     let mut failures = Vec::new();
-    match undo.files() {
-        Ok(entries) => {
-            for entry in entries {
-                collect(&mut failures, restore_file(host, &entry));
-            }
-        }
-        Err(error) => failures.push(error.at("doors")),
+    for entry in undo.files() {
+        collect(&mut failures, entry.and_then(|entry| restore_file(host, &entry)));
     }
     // A gate without an entry, as in a file that was copied while the device was locked.
     match pam::all_files(host) {

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use protocol::receipt::Evidence;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::FormerExpiry;
 use super::file::{self, Attributes, FileError, Found};
-use crate::execute::sha256_hex;
+use crate::execute::{Plan, sha256_hex};
 use crate::host::Host;
 
 /// The undo journal of one host.
@@ -92,9 +93,12 @@ impl UndoJournal {
         self.save(&self.file_path(&entry.path), entry)
     }
 
-    /// The entries about files, in a stable order.
-    pub(super) fn files(&self) -> Result<Vec<FileEntry>, FileError> {
-        let names = file::names(&self.folder)?;
+    /// The entries about files, in a stable order. One that cannot be read is no reason to leave the others.
+    pub(super) fn files(&self) -> Vec<Result<FileEntry, FileError>> {
+        let names = match file::names(&self.folder) {
+            Ok(names) => names,
+            Err(error) => return vec![Err(error)],
+        };
         let entries = names.iter().filter(|name| name.starts_with("file-"));
         entries.filter_map(|name| file::load(&self.folder.join(name)).transpose()).collect()
     }
@@ -177,6 +181,27 @@ impl UndoJournal {
     fn save<T: Serialize>(&self, path: &Path, document: &T) -> Result<(), FileError> {
         file::make_private_dir(&self.folder)?;
         file::save(path, document)
+    }
+
+    /// What is to be undone, as far as it can be read: what is damaged keeps nobody locked out for whom an unlock
+    /// was signed.
+    pub(super) fn plan(&self) -> Plan {
+        let mut damaged = Vec::new();
+        let mut told = |error: FileError| damaged.push(error.at("precheck").detail);
+        let files = self.files().into_iter();
+        let files: Vec<_> = files.filter_map(|entry| entry.map_err(&mut told).ok()).collect();
+        let accounts = self.expiries().map_err(&mut told).unwrap_or_default().len();
+        let lingerers = self.lingerers().map_err(&mut told).unwrap_or_default().len();
+        let mut steps: Vec<String> =
+            files.iter().map(|entry| format!("restore {}", entry.path.display())).collect();
+        steps.push(format!("restore the expiry of {accounts} accounts"));
+        steps.push(format!("restore lingering of {lingerers} users"));
+        steps.extend(damaged.iter().map(|detail| format!("leave what nobody knows: {detail}")));
+        let facts = Evidence::new()
+            .with("files", files.len())
+            .with("accounts", accounts)
+            .with("lingerers", lingerers);
+        Plan { steps, facts }
     }
 
     /// Removes the journal: everything is restored.
