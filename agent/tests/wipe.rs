@@ -34,6 +34,8 @@ mod order;
 mod scene;
 #[path = "wipe/selective.rs"]
 mod selective;
+#[path = "wipe/selective_failures.rs"]
+mod selective_failures;
 #[path = "wipe/silent.rs"]
 mod silent;
 #[path = "support/soft_tpm.rs"]

@@ -184,7 +184,9 @@ fn carry_out_with(scene: &mut Scene, injected: Injected) -> Result<Evidence, Fai
     }
 }
 
-fn in_mount_namespace<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn in_mount_namespace<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).expect("this test needs root (CAP_SYS_ADMIN)");
         run("mount", &["--make-rprivate".as_ref(), "/".as_ref()]);
@@ -194,13 +196,13 @@ fn in_mount_namespace<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 }
 
 /// Puts a disk of one page there, and fills it.
-fn fill(folder: &Path) {
+pub(crate) fn fill(folder: &Path) {
     let tmpfs = ["-t", "tmpfs", "-o", "size=4k", "tmpfs"].map(Path::new);
     run("mount", &[&tmpfs[..], &[folder]].concat());
     fs::write(folder.join("filler"), [0; 4096]).unwrap();
 }
 
-fn run(program: &str, args: &[&Path]) {
+pub(crate) fn run(program: &str, args: &[&Path]) {
     let output = Command::new(program).args(args).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
 }

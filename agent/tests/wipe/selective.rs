@@ -9,20 +9,30 @@ use std::path::{Path, PathBuf};
 use agent::execute::Executor as _;
 use agent::execute::wipe::managed::Managed;
 use agent::execute::wipe::selective::SelectiveWipe;
+use agent::host::Host;
 use protocol::receipt::FailureKind;
 use serde_json::json;
 
 use crate::scene::{Scene, carry_out};
 use crate::support::host::task;
 
-const WIFI: &str = "/etc/NetworkManager/system-connections/company.nmconnection";
+pub(crate) const WIFI: &str = "/etc/NetworkManager/system-connections/company.nmconnection";
 const CERTIFICATE: &str = "/etc/ssl/certs/company.pem";
 const LETTER: &str = "/home/kim/letter";
 
+/// What is on the list, of which one was never written.
+const LISTED: [&str; 4] = [WIFI, CERTIFICATE, "/etc/company-link", "/etc/never/written"];
+
 /// A scene whose volume is the company's, with files of both and a list.
-fn scene() -> Scene {
+pub(crate) fn scene() -> Scene {
     let mut scene = Scene::new();
     scene.host.company_volumes = std::mem::take(&mut scene.host.wipe_targets);
+    lay_out(&scene.host);
+    scene
+}
+
+/// Files of the company and of a person, and the list.
+pub(crate) fn lay_out(host: &Host) {
     for (path, text) in [
         (WIFI, "psk=secret"),
         (CERTIFICATE, "company"),
@@ -30,18 +40,43 @@ fn scene() -> Scene {
         ("/home/kim/photos/1", "a photo"),
         ("/etc/ssl/certs/public.pem", "everybody's"),
     ] {
-        let place = scene.host.path(path);
+        let place = host.path(path);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(place, text).unwrap();
     }
-    symlink(scene.host.path(LETTER), scene.host.path("/etc/company-link")).unwrap();
-    let listed = [WIFI, CERTIFICATE, "/etc/company-link", "/etc/never/written"];
-    Managed::add(&scene.host, listed.map(PathBuf::from)).unwrap();
-    scene
+    let _ = fs::remove_file(host.path("/etc/company-link"));
+    symlink(host.path(LETTER), host.path("/etc/company-link")).unwrap();
+    list(host);
+}
+
+/// The list alone.
+pub(crate) fn list(host: &Host) {
+    Managed::add(host, LISTED.map(PathBuf::from)).unwrap();
+}
+
+/// What is there that is not on the list.
+pub(crate) fn personal(host: &Host) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut personal = tree(&host.root);
+    personal.retain(|path, _| LISTED.iter().all(|listed| host.path(listed) != *path));
+    personal
+}
+
+/// Has the kernel show a mapping that has the volume open, until its folder `holders/dm-0` goes.
+pub(crate) fn open_mapping(scene: &mut Scene) {
+    let host = &mut scene.host;
+    fs::create_dir_all(host.path("/sys/block/loop9/holders/dm-0")).unwrap();
+    fs::create_dir_all(host.path("/sys/block/loop9/loop")).unwrap();
+    fs::create_dir_all(host.path("/sys/block/dm-0/dm")).unwrap();
+    // The volume is outside of this root: the file behind the loop device is named from there.
+    let inside = host.path("/company");
+    fs::rename(&scene.volume, &inside).unwrap();
+    host.company_volumes = vec![inside.canonicalize().unwrap()];
+    fs::write(host.path("/sys/block/loop9/loop/backing_file"), "/company\n").unwrap();
+    scene.volume = inside;
 }
 
 /// Every file below the root with its bytes, or where it leads to.
-fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![root.to_owned()];
     while let Some(folder) = open.pop() {
@@ -123,19 +158,11 @@ fn device_without_company_volumes_is_told_so_and_nothing_is_removed() {
 
 #[test]
 fn mapping_that_is_still_open_is_not_proven_closed() {
-    let scene = scene();
-    fs::create_dir_all(scene.host.path("/sys/block/loop9/holders/dm-0")).unwrap();
-    fs::create_dir_all(scene.host.path("/sys/block/loop9/loop")).unwrap();
-    fs::create_dir_all(scene.host.path("/sys/block/dm-0/dm")).unwrap();
-    // The volume is outside of this root: the file behind the loop device is named from there.
-    let inside = scene.host.path("/company");
-    fs::rename(&scene.volume, &inside).unwrap();
-    let mut host = scene.host.clone();
-    host.company_volumes = vec![inside.canonicalize().unwrap()];
-    fs::write(host.path("/sys/block/loop9/loop/backing_file"), "/company\n").unwrap();
-    let failure = carry_out(&SelectiveWipe::default(), &host, &task(1)).unwrap_err();
+    let mut scene = scene();
+    open_mapping(&mut scene);
+    let failure = carry_out(&SelectiveWipe::default(), &scene.host, &task(1)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::NotProven);
     assert!(failure.detail.contains("dm-0"), "{}", failure.detail);
-    fs::remove_dir(host.path("/sys/block/loop9/holders/dm-0")).unwrap();
-    carry_out(&SelectiveWipe::default(), &host, &task(1)).unwrap();
+    fs::remove_dir(scene.host.path("/sys/block/loop9/holders/dm-0")).unwrap();
+    carry_out(&SelectiveWipe::default(), &scene.host, &task(1)).unwrap();
 }

@@ -19,7 +19,7 @@ use crate::targets::laptop;
 
 /// Disks of which one hangs. They are given up as soon as it is the only one that says nothing.
 #[derive(Debug)]
-struct Hanging(PathBuf);
+pub(crate) struct Hanging(pub(crate) PathBuf);
 
 impl Disk for Hanging {
     fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Volume>> {

@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use protocol::receipt::Failure;
+use protocol::receipt::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
 use super::{network, volume};
@@ -57,6 +57,18 @@ pub(super) enum ManagedError {
     /// Only files are ever listed.
     #[error("is neither a file nor a link")]
     NoFile,
+}
+
+impl ManagedError {
+    /// What a receipt calls it.
+    pub(super) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
+                FailureKind::Permission
+            }
+            Self::Io(_) | Self::Outside | Self::Network | Self::NoFile => FailureKind::Io,
+        }
+    }
 }
 
 /// Whether anything is at that path.

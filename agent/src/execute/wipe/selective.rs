@@ -9,6 +9,7 @@
 //! there) and `files_left`, which is 0.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, Failure, FailureKind};
@@ -32,7 +33,7 @@ const LEVEL: WipeLevel = WipeLevel::Keys;
 /// The executor of `selective_wipe`.
 #[derive(Debug)]
 pub struct SelectiveWipe {
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
 }
 
 impl Default for SelectiveWipe {
@@ -44,7 +45,7 @@ impl Default for SelectiveWipe {
 impl SelectiveWipe {
     /// Destroys volumes of that disk instead of the machine's.
     pub fn on(disk: Box<dyn Disk>) -> Self {
-        Self { disk }
+        Self { disk: disk.into() }
     }
 
     fn begin<'a>(&'a self, host: &'a Host, task: &Task) -> Result<Course<'a>, Failure> {
@@ -52,7 +53,7 @@ impl SelectiveWipe {
             return Ok(course);
         }
         let former = survey::former(host, "apply")?;
-        let survey = survey::named(&*self.disk, &host.company_volumes, &former, "apply")?;
+        let survey = survey::answering(&self.disk, host, &host.company_volumes, &former, "apply")?;
         let files = Managed::load(host, "apply")?.unwrap_or_default().files;
         let wiping = Wiping {
             command_id: task.command_id,
@@ -75,7 +76,7 @@ impl SelectiveWipe {
 impl Executor for SelectiveWipe {
     fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
         let former = survey::former(host, "plan")?;
-        let survey = survey::named(&*self.disk, &host.company_volumes, &former, "plan")?;
+        let survey = survey::answering(&self.disk, host, &host.company_volumes, &former, "plan")?;
         let files = Managed::load(host, "plan")?.unwrap_or_default().files;
         let mut steps = survey.steps(LEVEL);
         steps.extend(files.iter().map(|path| {
@@ -98,13 +99,12 @@ impl Executor for SelectiveWipe {
         let mut wrong = Vec::new();
         for path in &course.wiping.files {
             if let Err(error) = managed::remove(host, path) {
-                wrong.push(format!("{} {error}", path.display()));
+                wrong.push((error.kind(), format!("{} {error}", path.display())));
             }
         }
-        if wrong.is_empty() {
-            return Managed::remove(host, "apply");
-        }
-        Err(failure(FailureKind::Io, "apply", wrong.join("; ")))
+        let Some((kind, _)) = wrong.first() else { return Managed::remove(host, "apply") };
+        let details: Vec<_> = wrong.iter().map(|(_, detail)| detail.as_str()).collect();
+        Err(failure(*kind, "apply", details.join("; ")))
     }
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {

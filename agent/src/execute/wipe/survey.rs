@@ -73,8 +73,7 @@ fn machine(
     let begun: Vec<_> = begun.collect();
     let mut found = look(disk, host, &begun);
     if !host.wipe_targets.is_empty() {
-        answering(disk, host, stage)?;
-        let survey = named(&**disk, &host.wipe_targets, former, stage)?;
+        let survey = answering(disk, host, &host.wipe_targets, former, stage)?;
         // Nobody asked for what lies beside them, so nothing is done about it.
         let swaps = found.swaps.into_iter().filter(|(_, kind)| *kind == SwapKind::Plain);
         let unencrypted = found.unencrypted.into_iter().chain(swaps.map(|(path, _)| path));
@@ -95,17 +94,25 @@ fn machine(
     if wrong.is_empty() { Ok(survey) } else { Err(precondition(stage, &wrong)) }
 }
 
-/// That each of the named targets answers: to be asked for its headers it is waited for without a limit.
-fn answering(disk: &Arc<dyn Disk>, host: &Host, stage: &str) -> Result<(), Failure> {
-    let silent = ask::luks_uuids(disk, host, &host.wipe_targets).silent;
+/// Exactly these volumes, if each of them answers: to be asked for its headers it is waited for without a limit.
+pub(super) fn answering(
+    disk: &Arc<dyn Disk>,
+    host: &Host,
+    paths: &[PathBuf],
+    former: &[Target],
+    stage: &str,
+) -> Result<Survey, Failure> {
+    let silent = ask::luks_uuids(disk, host, paths).silent;
     let silent: Vec<_> =
         silent.iter().map(|path| format!("{} does not answer", path.display())).collect();
-    let failed = || failure(FailureKind::Timeout, stage, silent.join("; "));
-    if silent.is_empty() { Ok(()) } else { Err(failed()) }
+    if !silent.is_empty() {
+        return Err(failure(FailureKind::Timeout, stage, silent.join("; ")));
+    }
+    named(&**disk, paths, former, stage)
 }
 
 /// Exactly these volumes.
-pub(super) fn named(
+fn named(
     disk: &dyn Disk,
     paths: &[PathBuf],
     former: &[Target],
