@@ -118,7 +118,8 @@ pub fn resume(host: &Host) -> Result<(), Failure> {
     let Some(wiping) = Wiping::load(host, "reassert")?.filter(|wiping| !wiping.finished) else {
         return Ok(());
     };
-    let mut course = Course::of(&SystemDisk, host, wiping);
+    let disk = system();
+    let mut course = Course::of(&disk, host, wiping);
     course.destroy_keys(&|_| {})?;
     let seen = course.observe();
     seen.map(|_| ()).map_err(|detail| failure(FailureKind::NotProven, "reassert", detail))
@@ -181,7 +182,7 @@ impl Wipe {
 
     /// The wipe of this command as recorded, or a new one.
     fn begin<'a>(&'a self, host: &'a Host, task: &Task) -> Result<Course<'a>, Failure> {
-        if let Some(course) = Course::load(&*self.disk, host, task.command_id, "apply")? {
+        if let Some(course) = Course::load(&self.disk, host, task.command_id, "apply")? {
             return Ok(course);
         }
         let survey = survey::wipe(&self.disk, host, self.params.level, "apply")?;
@@ -212,7 +213,7 @@ impl Wipe {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match ended.filter(|wiping| wiping.command_id == task.command_id) {
             Some(wiping) => Ok(Some(Course { disk: &*self.disk, host, wiping })),
-            None => Course::load(&*self.disk, host, task.command_id, stage),
+            None => Course::load(&self.disk, host, task.command_id, stage),
         }
     }
 
@@ -336,7 +337,7 @@ impl Executor for Wipe {
 
     fn finish(&self, host: &Host, task: &Task) -> Result<(), Failure> {
         self.endure(host);
-        match Course::load(&*self.disk, host, task.command_id, "finish")? {
+        match Course::load(&self.disk, host, task.command_id, "finish")? {
             // What fails here came after the proof of the keys: the power goes all the same.
             Some(mut course) => {
                 let erased = course.erase(&|advance| {
@@ -357,7 +358,7 @@ impl Executor for Wipe {
     }
 
     fn recover(&self, host: &Host, task: &Task) -> Recovery {
-        match Course::load(&*self.disk, host, task.command_id, "recover") {
+        match Course::load(&self.disk, host, task.command_id, "recover") {
             Ok(Some(course)) if course.wiping.finished => Recovery::Applied,
             // Without a record of its own a command has destroyed nothing yet.
             Ok(Some(_) | None) => Recovery::Apply,

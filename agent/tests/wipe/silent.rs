@@ -89,3 +89,18 @@ fn named_target_that_never_answers_stops_the_wipe_before_anything_is_touched() {
     assert!(failure.detail.ends_with("sda3 does not answer"), "{}", failure.detail);
     assert!(opens_with_any(&other));
 }
+
+#[test]
+fn volume_with_another_name_is_found_again_beside_a_device_that_never_answers() {
+    let machine = laptop();
+    let wipe = wipe_beside(machine.host.path("/dev/sdb"));
+    wipe.apply(&machine.host, &task(1)).unwrap();
+    // The next boot numbers them in another order.
+    machine.device("sdb", "8:16", &[]).file("/dev/sdb", [0; 4096]);
+    machine.device("sdc", "8:32", &[]);
+    let [was, is] = ["/dev/sda2", "/dev/sdc"].map(|path| machine.host.path(path));
+    std::fs::rename(was, &is).unwrap();
+    let evidence = wipe.prove(&machine.host, &task(1)).unwrap();
+    let targets = evidence.get("targets").unwrap().as_array().unwrap();
+    assert!(targets.iter().any(|target| target["path"] == json!(is)), "{targets:?}");
+}

@@ -4,6 +4,7 @@
 //! What the targets are is decided before; how one is destroyed is the part of `destroy`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use protocol::advance::Advance;
 use protocol::grade::{GRADE, Grade};
@@ -35,7 +36,7 @@ pub(super) struct Course<'a> {
 impl<'a> Course<'a> {
     /// The wipe of that command as recorded.
     pub(super) fn load(
-        disk: &'a dyn Disk,
+        disk: &'a Arc<dyn Disk>,
         host: &'a Host,
         command_id: CommandId,
         stage: &str,
@@ -45,9 +46,9 @@ impl<'a> Course<'a> {
     }
 
     /// A wipe that was recorded, be it in an earlier boot.
-    pub(super) fn of(disk: &'a dyn Disk, host: &'a Host, mut wiping: Wiping) -> Self {
+    pub(super) fn of(disk: &'a Arc<dyn Disk>, host: &'a Host, mut wiping: Wiping) -> Self {
         moved::find(disk, host, &mut wiping);
-        Self { disk, host, wiping }
+        Self { disk: &**disk, host, wiping }
     }
 
     /// Destroys the keys and the headers of every volume. One that fails does not protect the

@@ -5,8 +5,9 @@
 //! mark that its destruction left, swap by its place, a drive by model and serial number. What can be pulled out is
 //! never taken for one: it may be a copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use drive::said::Said;
 
@@ -14,30 +15,31 @@ use super::drives::Drive;
 use super::graph::SwapKind;
 use super::record::{Target, Wiping};
 use super::volume::Disk;
-use super::{destroy, graph, swap};
+use super::{ask, destroy, graph, swap};
 use crate::host::Host;
 
-/// Finds again what is not where the record says.
-pub(super) fn find(disk: &dyn Disk, host: &Host, wiping: &mut Wiping) {
+/// Finds again what is not where the record says. A device that never answers is none of it, and is waited for once.
+pub(super) fn find(disk: &Arc<dyn Disk>, host: &Host, wiping: &mut Wiping) {
+    let mut search = Search { disk, host, silent: BTreeSet::new() };
     let mut moves = BTreeMap::new();
     for target in &mut wiping.targets {
         let of = target.clone();
-        let is_at = |path: &Path| {
+        let is_at = move |disk: &dyn Disk, path: &Path| {
             let there = Target { path: path.to_owned(), ..of.clone() };
             destroy::is_same(disk, &there).unwrap_or(false)
         };
-        moves.extend(follow(&mut target.path, graph::devices, host, is_at));
+        moves.extend(search.follow(&mut target.path, graph::devices, is_at));
     }
     for swap in wiping.swaps.iter_mut().filter(|swap| swap.kind == SwapKind::Plain) {
-        let of = swap.clone();
-        let is_at = |path: &Path| swap::is_at(disk, host, &of, path);
-        moves.extend(follow(&mut swap.path, graph::devices, host, is_at));
+        let (of, host) = (swap.clone(), host.clone());
+        let is_at = move |disk: &dyn Disk, path: &Path| swap::is_at(disk, &host, &of, path);
+        moves.extend(search.follow(&mut swap.path, graph::devices, is_at));
     }
     for drive in &mut wiping.drives {
         let of = drive.clone();
         // One that says nothing is known by its name alone.
-        let is_at = |path: &Path| of.is_mute || is_drive(disk, &of, path);
-        let moved = follow(&mut drive.path, graph::disks, host, is_at);
+        let is_at = move |disk: &dyn Disk, path: &Path| of.is_mute || is_drive(disk, &of, path);
+        let moved = search.follow(&mut drive.path, graph::disks, is_at);
         for carried in &mut drive.carries {
             // Each name once: two drives may have changed theirs with each other.
             match (moves.get(carried), &moved) {
@@ -49,20 +51,45 @@ pub(super) fn find(disk: &dyn Disk, host: &Host, wiping: &mut Wiping) {
     }
 }
 
-/// Follows something to where it is now, if it is not at that path. Answers from where to where it went.
-fn follow(
-    path: &mut PathBuf,
-    places: fn(&Host) -> Vec<PathBuf>,
-    host: &Host,
-    is_at: impl Fn(&Path) -> bool,
-) -> Option<(PathBuf, PathBuf)> {
-    if is_at(path) {
-        return None;
+/// A look around for several things.
+#[derive(Debug)]
+struct Search<'a> {
+    disk: &'a Arc<dyn Disk>,
+    host: &'a Host,
+    /// Devices that have not answered.
+    silent: BTreeSet<PathBuf>,
+}
+
+impl Search<'_> {
+    /// Follows something to where it is now, if it is not at that path. Answers from where to where it went.
+    fn follow(
+        &mut self,
+        path: &mut PathBuf,
+        places: fn(&Host) -> Vec<PathBuf>,
+        is_at: impl Fn(&dyn Disk, &Path) -> bool + Send + Sync + 'static,
+    ) -> Option<(PathBuf, PathBuf)> {
+        let is_at = Arc::new(is_at);
+        if self.first(vec![path.clone()], is_at.clone()).is_some() {
+            return None;
+        }
+        let now = self.first(places(self.host), is_at)?;
+        tracing::warn!(from = %path.display(), to = %now.display(), "part of a wipe has another name now");
+        let former = std::mem::replace(path, now.clone());
+        Some((former, now))
     }
-    let now = places(host).into_iter().find(|path| is_at(path))?;
-    tracing::warn!(from = %path.display(), to = %now.display(), "part of a wipe has another name now");
-    let former = std::mem::replace(path, now.clone());
-    Some((former, now))
+
+    /// The first place of those where it is.
+    fn first(
+        &mut self,
+        mut places: Vec<PathBuf>,
+        is_at: Arc<impl Fn(&dyn Disk, &Path) -> bool + Send + Sync + 'static>,
+    ) -> Option<PathBuf> {
+        places.retain(|path| !self.silent.contains(path));
+        let is_at = move |disk: &dyn Disk, path: &Path| is_at(disk, path);
+        let (answers, silent) = ask::each(self.disk, self.host, &places, is_at);
+        self.silent.extend(silent);
+        places.into_iter().find(|path| answers.get(path) == Some(&true))
+    }
 }
 
 /// One without a serial number is like any other of its model, and is looked for nowhere else.

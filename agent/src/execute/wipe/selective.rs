@@ -49,7 +49,7 @@ impl SelectiveWipe {
     }
 
     fn begin<'a>(&'a self, host: &'a Host, task: &Task) -> Result<Course<'a>, Failure> {
-        if let Some(course) = Course::load(&*self.disk, host, task.command_id, "apply")? {
+        if let Some(course) = Course::load(&self.disk, host, task.command_id, "apply")? {
             return Ok(course);
         }
         let former = survey::former(host, "apply")?;
@@ -109,7 +109,7 @@ impl Executor for SelectiveWipe {
 
     fn prove(&self, host: &Host, task: &Task) -> Result<Evidence, Failure> {
         let not_proven = |detail: String| failure(FailureKind::NotProven, "prove", detail);
-        let course = Course::load(&*self.disk, host, task.command_id, "prove")?
+        let course = Course::load(&self.disk, host, task.command_id, "prove")?
             .ok_or_else(|| not_proven("no wipe of this command is recorded".to_owned()))?;
         let evidence = course.observe().map_err(not_proven)?;
         for target in &course.wiping.targets {
@@ -126,7 +126,7 @@ impl Executor for SelectiveWipe {
     }
 
     fn remains(&self, host: &Host, task: &Task) -> Evidence {
-        let known = Course::load(&*self.disk, host, task.command_id, "prove").ok().flatten();
+        let known = Course::load(&self.disk, host, task.command_id, "prove").ok().flatten();
         known.map(|course| course.remains()).unwrap_or_default()
     }
 
