@@ -29,7 +29,7 @@ pub mod patience {
     pub const TOOL: Duration = Duration::from_secs(30);
     /// A call on the system bus, or connecting to it.
     pub const BUS: Duration = Duration::from_secs(15);
-    /// Detaching a file system that may be on a network that is gone.
+    /// Detaching all file systems that may be on a network that is gone.
     pub const DETACH: Duration = Duration::from_secs(5);
     /// Pages of swap that come back into memory.
     pub const SWAP_OFF: Duration = Duration::from_secs(120);

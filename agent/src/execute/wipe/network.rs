@@ -4,16 +4,21 @@
 //! whatever else runs on a dying machine away from other people's files. Source: umount(2),
 //! proc_pid_mountinfo(5).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
-use crate::execute::course::patience;
+use crate::execute::course::{Course, patience};
 use crate::execute::tool::Tool;
 use crate::host::{Arming, Host};
 
+#[cfg(test)]
+mod tests;
+
 const STAGE: &str = "apply";
+/// Mounts that one call detaches; most machines have no more.
+const AT_ONCE: usize = 256;
 
 /// File systems whose files are somewhere else.
 const KINDS: [&str; 24] = [
@@ -59,34 +64,41 @@ pub(super) fn mounted(host: &Host) -> Vec<PathBuf> {
 
 /// Detaches them lazily: at once, whatever still uses them.
 pub(super) fn detach(host: &Host) {
-    for place in mounted(host) {
-        let_go(host, &place);
-    }
+    let_go(host, &mounted(host));
 }
 
-/// Detaches what is mounted there, for everybody.
+/// Detaches what is mounted there, for everybody. However many places there are, keys wait for all of them together
+/// no longer than [`patience::DETACH`].
 ///
 /// The unit of an armed agent has mounts of its own, in which detaching is nobody else's business,
 /// and may enter no others: the service manager does it where everybody sees it.
-pub(super) fn let_go(host: &Host, place: &Path) {
+pub(super) fn let_go(host: &Host, places: &[PathBuf]) {
     match host.arming {
-        Arming::Armed => {
-            let arguments = ["--quiet", "--collect", "--wait", "--", "umount", "--lazy"];
-            let detached = Tool::find("systemd-run", STAGE).and_then(|tool| {
-                let tool = tool.args(arguments).args([place]).budget(patience::DETACH);
-                tool.during(&host.course).run_ok(STAGE)
-            });
-            if let Err(error) = detached {
-                tracing::warn!(path = %place.display(), error = error.detail, "mount stays");
-            }
-        }
+        Arming::Armed => detach_for_all(host, places),
         Arming::Sandboxed | Arming::Simulated => {}
     }
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-    match umount2(&host.path(place), flags) {
-        // The service manager may have been there before.
-        Ok(()) | Err(Errno::EINVAL) => tracing::info!(path = %place.display(), "detached"),
-        Err(error) => tracing::warn!(path = %place.display(), %error, "mount stays"),
+    for place in places {
+        match umount2(&host.path(place), flags) {
+            // The service manager may have been there before.
+            Ok(()) | Err(Errno::EINVAL) => tracing::info!(path = %place.display(), "detached"),
+            Err(error) => tracing::warn!(path = %place.display(), %error, "mount stays"),
+        }
+    }
+}
+
+fn detach_for_all(host: &Host, places: &[PathBuf]) {
+    let course = Course::default();
+    course.allow(Some(host.course.within(patience::DETACH)));
+    let arguments = ["--quiet", "--collect", "--wait", "--", "umount", "--lazy", "--"];
+    for some in places.chunks(AT_ONCE) {
+        let detached = course
+            .check(STAGE)
+            .and_then(|()| Tool::find("systemd-run", STAGE))
+            .and_then(|tool| tool.args(arguments).args(some).during(&course).run_ok(STAGE));
+        if let Err(error) = detached {
+            tracing::warn!(error = error.detail, "mounts stay");
+        }
     }
 }
 

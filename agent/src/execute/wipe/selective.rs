@@ -144,9 +144,7 @@ impl Executor for SelectiveWipe {
 /// open there would keep one open, and readable: it is cut off.
 fn close(host: &Host, volume: &Path) {
     let standing = graph::standing_on(host, volume);
-    for place in &standing.places {
-        network::let_go(host, place);
-    }
+    network::let_go(host, &standing.places);
     match host.arming {
         Arming::Armed => {}
         Arming::Sandboxed | Arming::Simulated => return,

@@ -1,0 +1,22 @@
+//! Network file systems are let go in one go, and only by an armed agent where everybody sees it.
+
+use super::*;
+use crate::execute::fixtures::{Sandbox, calls};
+
+#[test]
+fn all_mounts_are_detached_by_one_call_and_nobody_waits_for_each() {
+    let sandbox = Sandbox::new();
+    let line = |n: usize| format!("{n} 36 0:{n} / /srv/{n} rw - nfs4 server:/{n} rw\n");
+    let mounts: String = (1..=40).map(line).collect();
+    sandbox.write("/proc/self/mountinfo", mounts);
+    let called = calls("/usr/bin/systemd-run", || {
+        for arming in [Arming::Sandboxed, Arming::Simulated, Arming::Armed] {
+            detach(&Host { arming, ..sandbox.host.clone() });
+        }
+    });
+    if let Some(called) = called {
+        let places: Vec<_> = (1..=40).rev().map(|n| format!("/srv/{n}")).collect();
+        let words = "--quiet --collect --wait -- umount --lazy --";
+        assert_eq!(called, [format!("{words} {}", places.join(" "))], "the innermost first");
+    }
+}
