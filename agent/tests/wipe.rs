@@ -49,6 +49,8 @@ mod support {
 mod targets;
 #[path = "wipe/tpm.rs"]
 mod tpm;
+#[path = "wipe/ways.rs"]
+mod ways;
 
 #[test]
 fn wiped_volume_does_not_open_even_with_its_old_headers() {

@@ -17,7 +17,7 @@
 //! nothing of the machine's own stays), `header_backup_opens` (whether a backup of the headers that somebody made
 //! earlier still opens what data there is), `targets`, a list of `{path, format, uuid, headers_before_sha256,
 //! headers_after_sha256, keyslots_before, keyslots_left, data_bytes, erasure}`, where `data_bytes`
-//! counts destroyed data and `erasure` says in which way; where there is any, `still_open`, the paths of targets that
+//! counts destroyed data and `erasure` says in which way, and `ways` are other paths to the same bytes, if any; where there is any, `still_open`, the paths of targets that
 //! a mapping still has open, `swaps`, a list of `{path, kind, grade, erasure}`, `unencrypted`, the paths of what stays
 //! readable, `left`, a list of `{path, uuid, why}` of other LUKS volumes, `left_unnamed`, how many more of either there
 //! are, `drives`, a list of `{path, model, serial, method, passed_over, places_changed}` with the method that erased

@@ -365,7 +365,7 @@ pub(super) fn is_recorded(host: &Host, command_id: CommandId) -> bool {
 /// `headers_after` is nothing where they went with the drive.
 fn observed(target: &Target, headers_after: Option<&str>) -> Value {
     let data = target.data.as_ref().filter(|_| target.progress == Progress::Data);
-    json!({
+    let mut seen = json!({
         "path": target.path,
         "format": target.format,
         "uuid": target.uuid,
@@ -375,7 +375,11 @@ fn observed(target: &Target, headers_after: Option<&str>) -> Value {
         "keyslots_left": 0,
         "data_bytes": data.map_or(0, |data| data.end - data.start),
         "erasure": data.and(target.erasure),
-    })
+    });
+    if !target.ways.is_empty() {
+        seen["ways"] = json!(target.ways);
+    }
+    seen
 }
 
 fn swapped(swap: &Swap) -> Value {

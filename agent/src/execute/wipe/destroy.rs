@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use protocol::receipt::FailureKind;
@@ -42,6 +42,9 @@ pub(super) enum DestroyError {
     /// The medium does not hold what was written to it.
     #[error("does not read back what was written over the {0}")]
     ReadBack(&'static str),
+    /// What was taken for another way to it is another volume.
+    #[error("is not what is seen at {}, which stays", .0.display())]
+    Way(PathBuf),
     /// Something of the volume is left.
     #[error("still shows {0}")]
     Left(&'static str),
@@ -55,7 +58,7 @@ impl DestroyError {
             Self::Layout(LayoutError::NotLuks | LayoutError::Impossible(_)) | Self::Stranger => {
                 FailureKind::Precondition
             }
-            Self::ReadBack(_) | Self::Left(_) => FailureKind::NotProven,
+            Self::ReadBack(_) | Self::Left(_) | Self::Way(_) => FailureKind::NotProven,
         }
     }
 }
@@ -80,6 +83,7 @@ pub(super) fn inspect(disk: &dyn Disk, path: &Path) -> Result<Target, DestroyErr
     let headers = layout.format.headers(layout.header_bytes);
     Ok(Target {
         path: path.to_owned(),
+        ways: Vec::new(),
         format: layout.format,
         uuid: layout.uuid,
         marker: hex(&Entropy::system().bytes::<32>()),
@@ -271,6 +275,14 @@ pub(super) fn verify(disk: &dyn Disk, target: &Target) -> Result<String, Destroy
     verify_keys(disk, target)?;
     if let (Some(area), Progress::Data) = (&target.data, target.progress) {
         verify_zero(&*volume, area)?;
+    }
+    for way in &target.ways {
+        let there = Target { path: way.clone(), ways: Vec::new(), ..target.clone() };
+        // What was read there before was kept.
+        disk.open(way, Access::Read)?.flush()?;
+        if verify(disk, &there).is_err() {
+            return Err(DestroyError::Way(way.clone()));
+        }
     }
     Ok(after)
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::Answers;
 use crate::host::Host;
 
-pub(super) use self::left::{Left, Why};
+pub(super) use self::left::{Left, Why, ways};
 
 mod left;
 mod removable;

@@ -77,6 +77,9 @@ impl StateFile for Wiping {
 pub(super) struct Target {
     /// Where it is.
     pub(super) path: PathBuf,
+    /// Other ways to the same bytes, which were named or found beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) ways: Vec<PathBuf>,
     /// Which LUKS it is.
     #[serde(default)]
     pub(super) format: Format,

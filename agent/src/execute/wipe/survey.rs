@@ -81,7 +81,7 @@ fn machine(
     }
     found.left.retain(|left| !begun.iter().any(|target| target.path == left.path));
     found.volumes.extend(begun.iter().map(|target| target.path.clone()));
-    let mut survey = named(&**disk, &found.volumes, former, stage)?;
+    let mut survey = named(&**disk, host, &found.volumes, former, stage)?;
     let mut wrong = Vec::new();
     for (path, kind) in &found.swaps {
         match swap::inspect(&**disk, host, path, *kind) {
@@ -108,12 +108,13 @@ pub(super) fn answering(
     if !silent.is_empty() {
         return Err(failure(FailureKind::Timeout, stage, silent.join("; ")));
     }
-    named(&**disk, paths, former, stage)
+    named(&**disk, host, paths, former, stage)
 }
 
 /// Exactly these volumes.
 fn named(
     disk: &dyn Disk,
+    host: &Host,
     paths: &[PathBuf],
     former: &[Target],
     stage: &str,
@@ -131,6 +132,7 @@ fn named(
             Err(error) => wrong.push(particulars(&path, &error)),
         }
     }
+    survey.join_ways(host);
     if survey.targets.is_empty() && wrong.is_empty() {
         wrong.push("there is no encrypted volume whose keys could be destroyed".to_owned());
     }
@@ -219,6 +221,22 @@ fn precondition(stage: &str, wrong: &[String]) -> Failure {
 }
 
 impl Survey {
+    /// Takes several ways to one volume for one target: a second wipe of the same bytes would undo the proof of the
+    /// first.
+    fn join_ways(&mut self, host: &Host) {
+        let shown = self.targets.iter().map(|target| (target.path.clone(), target.uuid.clone()));
+        let ways = graph::ways(host, &shown.collect::<Vec<_>>());
+        for (way, of) in &ways {
+            let target = self.targets.iter_mut().find(|target| target.path == *of);
+            target.into_iter().for_each(|target| {
+                if !target.ways.contains(way) {
+                    target.ways.push(way.clone());
+                }
+            });
+        }
+        self.targets.retain(|target| !ways.contains_key(&target.path));
+    }
+
     /// One line per intended change, for a person.
     pub(super) fn steps(&self, level: WipeLevel) -> Vec<String> {
         let mut lines: Vec<_> = self.targets.iter().flat_map(|t| steps(t, level)).collect();
@@ -296,7 +314,7 @@ fn steps(target: &Target, level: WipeLevel) -> Vec<String> {
 }
 
 fn facts(target: &Target, level: WipeLevel) -> Value {
-    json!({
+    let mut facts = json!({
         "path": target.path,
         "format": target.format,
         "uuid": target.uuid,
@@ -305,7 +323,11 @@ fn facts(target: &Target, level: WipeLevel) -> Value {
         "key_area": [target.key_area.start, target.key_area.end],
         "data": target.data.as_ref().map(|data| [data.start, data.end]),
         "level": level,
-    })
+    });
+    if !target.ways.is_empty() {
+        facts["ways"] = json!(target.ways);
+    }
+    facts
 }
 
 /// What an earlier wipe of this host began with.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Crypt, Graph};
+use super::{Crypt, Graph, line};
 use crate::execute::wipe::network;
 use crate::host::Host;
 
@@ -68,7 +68,45 @@ impl Why {
     }
 }
 
+/// Which of those volumes, each with its UUID, is another way to which: a device below it, or another path to the same
+/// drive. What only looks the same, as a leg of a mirror or a copy, is a volume of its own.
+pub(in crate::execute::wipe) fn ways(
+    host: &Host,
+    shown: &[(PathBuf, String)],
+) -> BTreeMap<PathBuf, PathBuf> {
+    let graph = Graph::read(host);
+    let name = |path: &Path| graph.nodes.keys().find(|name| graph.is_at(host, name, path)).cloned();
+    let names: Vec<_> = shown.iter().map(|(path, uuid)| (name(path), uuid, path)).collect();
+    let mut ways = BTreeMap::new();
+    for (at, (name, uuid, path)) in names.iter().enumerate() {
+        let Some(name) = name else { continue };
+        let same = names.iter().enumerate().filter(|(_, (_, other, _))| other == uuid);
+        let of = same.filter_map(|(other, (of, _, path))| Some((other, of.as_ref()?, path)));
+        let mut of = of.filter(|(other, of, path)| {
+            let is_below = *of != name && graph.below(of).contains(name);
+            let is_kept = !ways.contains_key(path.as_path());
+            is_kept && (is_below || (*other < at && graph.is_other_path(host, of, name)))
+        });
+        if let Some((_, _, of)) = of.next() {
+            ways.insert((*path).clone(), (*of).clone());
+        }
+    }
+    ways
+}
+
 impl Graph {
+    /// Whether both are the same part of one drive, to which two paths lead.
+    fn is_other_path(&self, host: &Host, one: &str, other: &str) -> bool {
+        let place = |name: &str| {
+            let node = self.nodes.get(name)?;
+            let folder = host.path("/sys/block").join(node.part_of.as_deref().unwrap_or(name));
+            let wwid =
+                ["device/wwid", "wwid"].into_iter().find_map(|file| line(&folder.join(file)));
+            Some((wwid.filter(|wwid| !wwid.is_empty())?, node.start))
+        };
+        place(one).is_some_and(|one| Some(one) == place(other))
+    }
+
     /// Which LUKS volumes go and which are left: those go that are `chosen`; where none are, those that
     /// crypttab names, and the machine's own that are open.
     pub(super) fn sort(

@@ -1,0 +1,77 @@
+//! One volume to which two names lead that were both named.
+
+use std::fs;
+
+use agent::execute::Executor as _;
+use protocol::action::WipeLevel;
+use protocol::receipt::FailureKind;
+use serde_json::json;
+
+use crate::scene::{carry_out, opens_with_any, wipe};
+use crate::support::host::task;
+use crate::targets::{Machine, laptop};
+
+/// A laptop with two more disks, both of them named, that say to be these drives.
+fn with_two_named(drives: [&str; 2]) -> Machine {
+    let mut machine = laptop();
+    machine.device("sdb", "8:16", &[]).device("sdc", "8:32", &[]);
+    for (name, drive) in ["sdb", "sdc"].into_iter().zip(drives) {
+        machine.file(&format!("/sys/block/{name}/device/wwid"), drive);
+        machine.host.wipe_targets.push(machine.host.path("/dev").join(name));
+    }
+    machine.luks("sdb", "luks2");
+    machine
+}
+
+#[test]
+fn two_paths_to_one_drive_that_are_both_named_are_wiped_once_and_told_as_one() {
+    let machine = with_two_named(["naa.1", "naa.1"]);
+    let [one, other] = ["/dev/sdb", "/dev/sdc"].map(|path| machine.host.path(path));
+    fs::hard_link(&one, &other).unwrap();
+    let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+    let evidence = carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    assert_eq!(evidence.get("grade"), Some(&json!("proven")));
+    for told in [plan.facts, evidence] {
+        let targets = told.get("targets").unwrap().as_array().unwrap();
+        let paths: Vec<_> = targets.iter().map(|told| (&told["path"], &told["ways"])).collect();
+        assert_eq!(paths, [(&json!(one), &json!([other]))]);
+    }
+    assert!(!opens_with_any(&other));
+}
+
+#[test]
+fn mirror_and_its_leg_that_are_both_named_are_wiped_once_through_the_mirror() {
+    let mut machine = with_two_named(["naa.1", "naa.2"]);
+    fs::create_dir_all(machine.host.path("/sys/block/sdb/holders/sdc")).unwrap();
+    let [leg, mirror] = ["/dev/sdb", "/dev/sdc"].map(|path| machine.host.path(path));
+    fs::hard_link(&leg, &mirror).unwrap();
+    machine.host.wipe_targets.reverse();
+    for _ in 0..2 {
+        machine.host.wipe_targets.reverse();
+        let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+        let targets = plan.facts.get("targets").unwrap();
+        assert_eq!(targets.as_array().unwrap().len(), 1);
+        assert_eq!((&targets[0]["path"], &targets[0]["ways"]), (&json!(mirror), &json!([leg])));
+    }
+    carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)).unwrap();
+    assert!(!opens_with_any(&leg));
+}
+
+#[test]
+fn copy_of_a_volume_is_one_of_its_own_and_a_drive_that_lies_about_itself_is_noticed() {
+    let copied = |drives| {
+        let machine = with_two_named(drives);
+        let [one, other] = ["/dev/sdb", "/dev/sdc"].map(|path| machine.host.path(path));
+        fs::copy(one, &other).unwrap();
+        (carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)), opens_with_any(&other))
+    };
+    let (evidence, opens) = copied(["naa.1", "naa.2"]);
+    assert_eq!(evidence.unwrap().get("targets").unwrap().as_array().unwrap().len(), 2);
+    assert!(!opens, "a leg of a mirror that does not run, or a backup");
+    // Nothing is called proven for what another drive of the same name still has.
+    let (failure, opens) = copied(["naa.1", "naa.1"]);
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotProven);
+    assert!(failure.detail.contains("/dev/sdc, which stays"), "{}", failure.detail);
+    assert!(opens);
+}
