@@ -3,19 +3,20 @@
 //! Changes nothing. Every text comes from files that a hostile user of the device may have
 //! written, so each one is bounded and stripped of what would not print as it reads.
 //!
-//! Evidence: `hostname`, `kernel`, `os`, `agent_version`, `uptime_secs`, and `volumes`, a list of
-//! `{path, encrypted}` for the configured wipe targets; what cannot be read is `null`.
+//! Evidence: `hostname`, `kernel`, `os`, `agent_version`, `uptime_secs`, and `volumes`, what a wipe would find: a list
+//! of `{path, encrypted, destroyable}`, where the last says whether a wipe destroys its keys, with `uuid` where there
+//! are keys, and `why` where they stay; what cannot be read, or does not answer, is `null`. `volumes_unnamed` is how
+//! many more there are, if any.
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
 
 use protocol::action::is_printable;
 use protocol::limits;
 use protocol::receipt::{Evidence, Failure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Executor, Plan, Recovery, Task};
+use super::{Executor, Plan, Recovery, Task, wipe};
 use crate::host::Host;
 
 #[cfg(test)]
@@ -25,8 +26,6 @@ mod tests;
 const FILE_BYTES: u64 = 8 * 1024;
 /// Characters kept of any one text.
 const TEXT_CHARS: usize = 128;
-/// What a LUKS volume of either version begins with.
-const LUKS_MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
 
 /// The executor of `refresh`.
 #[derive(Debug, Default)]
@@ -56,15 +55,17 @@ pub fn inventory(host: &Host) -> Evidence {
     let hostname = text(host, "/etc/hostname").or_else(|| text(host, "/proc/sys/kernel/hostname"));
     let os = text(host, "/etc/os-release").or_else(|| text(host, "/usr/lib/os-release"));
     let uptime = text(host, "/proc/uptime").as_deref().and_then(uptime_secs);
-    let volumes: Vec<Value> =
-        host.wipe_targets.iter().take(limits::LIST_ENTRIES).map(|path| volume(path)).collect();
-    Evidence::new()
+    let mut volumes: Vec<Value> = wipe::inventory(host).into_iter().map(shown).collect();
+    let unnamed = volumes.len().saturating_sub(limits::LIST_ENTRIES);
+    volumes.truncate(limits::LIST_ENTRIES);
+    let evidence = Evidence::new()
         .with("hostname", hostname.as_deref().map(printable))
         .with("kernel", text(host, "/proc/sys/kernel/osrelease").as_deref().map(printable))
         .with("os", os.as_deref().and_then(pretty_name))
         .with("agent_version", env!("CARGO_PKG_VERSION"))
         .with("uptime_secs", uptime)
-        .with("volumes", volumes)
+        .with("volumes", volumes);
+    if unnamed > 0 { evidence.with("volumes_unnamed", unnamed) } else { evidence }
 }
 
 /// The first bytes of a file of the endpoint, as text.
@@ -93,9 +94,11 @@ fn uptime_secs(uptime: &str) -> Option<u64> {
     uptime.split(['.', ' ']).next()?.parse().ok()
 }
 
-fn volume(path: &Path) -> Value {
-    let mut magic = [0; LUKS_MAGIC.len()];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    let encrypted = read.ok().map(|()| magic == LUKS_MAGIC);
-    json!({ "path": printable(&path.to_string_lossy()), "encrypted": encrypted })
+/// A volume whose texts may be shown.
+fn shown(mut volume: Value) -> Value {
+    for text in ["path", "uuid"] {
+        let printable = volume[text].as_str().map(printable);
+        printable.into_iter().for_each(|printable| volume[text] = printable.into());
+    }
+    volume
 }

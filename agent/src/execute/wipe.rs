@@ -131,6 +131,11 @@ pub fn owes_tpm(host: &Host) -> bool {
     recorded.is_some_and(|wiping| wiping.finished && wiping.tpm == Some(TpmFate::WithPower))
 }
 
+/// Every volume that a wipe of this host would find: see [`survey::inventory`].
+pub(super) fn inventory(host: &Host) -> Vec<Value> {
+    survey::inventory(&system(), host)
+}
+
 /// A volume that a wipe of this host would destroy, and whose UUID is not known so.
 pub(super) fn unmanaged(host: &Host, is_known: impl Fn(&str) -> bool) -> Option<PathBuf> {
     let volumes = survey::volumes(&system(), host).into_iter();

@@ -1,11 +1,12 @@
-//! One volume to which two names lead that were both named.
+//! One volume to which two names lead that were both named, and what the inventory says of volumes beforehand.
 
 use std::fs;
 
 use agent::execute::Executor as _;
+use agent::execute::refresh::Refresh;
 use protocol::action::WipeLevel;
 use protocol::receipt::FailureKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::scene::{carry_out, opens_with_any, wipe};
 use crate::support::host::task;
@@ -74,4 +75,38 @@ fn copy_of_a_volume_is_one_of_its_own_and_a_drive_that_lies_about_itself_is_noti
     assert_eq!(failure.kind, FailureKind::NotProven);
     assert!(failure.detail.contains("/dev/sdc, which stays"), "{}", failure.detail);
     assert!(opens);
+}
+
+#[test]
+fn inventory_lists_every_volume_that_a_wipe_would_find_and_whether_its_keys_can_go() {
+    let mut machine = laptop();
+    machine.device("sdb", "8:16", &[]).luks("sdb", "luks2");
+    machine.device("sdc", "8:32", &[]).file("/dev/sdc", [0; 8192]);
+    machine.mount("8:32", "/srv", "ext4 /dev/sdc");
+    let inventory = |machine: &Machine| -> Vec<Value> {
+        let evidence = Refresh.prove(&machine.host, &task(1)).unwrap();
+        let volumes = evidence.get("volumes").unwrap().as_array().unwrap().clone();
+        let told = |volume: &Value| {
+            let name = volume["path"].as_str().unwrap().rsplit_once('/').unwrap().1;
+            assert_eq!(volume["uuid"].is_string(), volume["encrypted"] == true, "{volume}");
+            json!([name, volume["encrypted"], volume["destroyable"], volume["why"]])
+        };
+        volumes.iter().map(told).collect()
+    };
+    let found = [
+        json!(["sda2", true, true, null]),
+        json!(["sda3", true, true, null]),
+        json!(["sdb", true, false, "locked"]),
+        json!(["sdc", false, false, null]),
+    ];
+    assert_eq!(inventory(&machine), found);
+    // Where targets are named, what lies beside them is told as well.
+    machine.host.wipe_targets = vec![machine.host.path("/dev/sda2")];
+    let beside = [
+        json!(["sda2", true, true, null]),
+        json!(["sda3", true, false, "not_named"]),
+        json!(["sdb", true, false, "locked"]),
+        json!(["sdc", false, false, null]),
+    ];
+    assert_eq!(inventory(&machine), beside);
 }

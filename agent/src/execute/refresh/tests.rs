@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Refresh, TEXT_CHARS};
+use super::{Refresh, TEXT_CHARS, limits};
 use crate::execute::{Executor, fixtures};
 
 #[test]
@@ -24,9 +24,9 @@ fn inventory_names_host_system_and_volumes() {
         "os": "Debian GNU/Linux 12",
         "uptime_secs": 3723,
         "volumes": [
-            { "path": super::printable(&luks.to_string_lossy()), "encrypted": true },
-            { "path": super::printable(&plain.to_string_lossy()), "encrypted": false },
-            { "path": "/nonexistent", "encrypted": null },
+            { "path": super::printable(&luks.to_string_lossy()), "encrypted": true, "destroyable": false },
+            { "path": super::printable(&plain.to_string_lossy()), "encrypted": false, "destroyable": false },
+            { "path": "/nonexistent", "encrypted": null, "destroyable": null },
         ],
     });
     assert_eq!(serde_json::to_value(evidence).unwrap(), expected);
@@ -48,4 +48,16 @@ fn empty_host_has_an_inventory_too() {
     let evidence = Refresh.prove(&sandbox.host, &fixtures::task(1)).unwrap();
     assert_eq!(evidence.get("hostname"), Some(&Value::Null));
     assert_eq!(evidence.get("uptime_secs"), Some(&Value::Null));
+}
+
+#[test]
+fn volumes_are_bounded_and_the_rest_is_counted() {
+    let mut sandbox = fixtures::Sandbox::new();
+    let path = |n: usize| sandbox.host.root.join(format!("a\u{202e}{n}"));
+    sandbox.host.wipe_targets = (0..limits::LIST_ENTRIES + 3).map(path).collect();
+    let evidence = Refresh.prove(&sandbox.host, &fixtures::task(1)).unwrap();
+    let volumes = evidence.get("volumes").unwrap().as_array().unwrap();
+    assert_eq!(volumes.len(), limits::LIST_ENTRIES);
+    assert!(volumes.iter().all(|volume| !volume["path"].as_str().unwrap().contains('\u{202e}')));
+    assert_eq!(evidence.get("volumes_unnamed"), Some(&3.into()));
 }

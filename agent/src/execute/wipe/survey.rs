@@ -15,8 +15,8 @@ use super::destroy::{self, DestroyError};
 use super::drives::{self, Drive};
 use super::graph::{self, Found, Left, SwapKind, Why};
 use super::record::{Progress, Swap, Target, Wiping};
-use super::volume::{Disk, hindrance};
-use super::{particulars, swap};
+use super::volume::{Access, Disk, hindrance};
+use super::{luks, particulars, swap};
 use crate::execute::failure;
 use crate::host::Host;
 
@@ -170,6 +170,37 @@ pub(super) fn volumes(disk: &Arc<dyn Disk>, host: &Host) -> Vec<(PathBuf, String
     let answers = ask::luks_uuids(disk, host, &paths);
     silent.extend(answers.silent);
     answers.luks.into_iter().chain(silent.into_iter().map(|path| (path, String::new()))).collect()
+}
+
+/// Every volume that a wipe of that host would find, for whoever asks before the incident: as `{path, encrypted,
+/// destroyable}`, of those with keys `uuid`, and of those that stay although they have some `why`.
+pub(super) fn inventory(disk: &Arc<dyn Disk>, host: &Host) -> Vec<Value> {
+    let found = look(disk, host, &[]);
+    let named = Some(host.wipe_targets.clone()).filter(|named| !named.is_empty());
+    let paths = named.unwrap_or(found.volumes);
+    let (answers, _) = ask::each(disk, host, &paths, |disk, path| {
+        let volume = disk.open(path, Access::Read).ok()?;
+        let uuid = luks::layout(&*volume).ok().map(|layout| layout.uuid);
+        Some((luks::shows_header(&*volume).ok()?, uuid))
+    });
+    let goes = paths.iter().map(|path| match answers.get(path).cloned().flatten() {
+        Some((encrypted, Some(uuid))) => {
+            json!({ "path": path, "encrypted": encrypted, "destroyable": true, "uuid": uuid })
+        }
+        Some((encrypted, None)) => {
+            json!({ "path": path, "encrypted": encrypted, "destroyable": false })
+        }
+        None => json!({ "path": path, "encrypted": null, "destroyable": null }),
+    });
+    let stays = found.left.iter().map(|Left { path, uuid, why }| match why {
+        Why::Silent => json!({ "path": path, "encrypted": null, "destroyable": null, "why": why }),
+        Why::Removable | Why::Remote | Why::Locked | Why::NotNamed => {
+            json!({ "path": path, "encrypted": true, "destroyable": false, "uuid": uuid, "why": why })
+        }
+    });
+    let bare = found.unencrypted.iter();
+    let bare = bare.map(|path| json!({ "path": path, "encrypted": false, "destroyable": false }));
+    goes.chain(stays).chain(bare).collect()
 }
 
 /// Looks around. `begun` are volumes that no longer show what they are.
