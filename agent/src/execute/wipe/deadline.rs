@@ -5,6 +5,8 @@
 //! service manager itself tells the kernel. Transient units end with the boot, and an agent that starts again renews
 //! them. Source: org.freedesktop.systemd1(5), systemd.unit(5) `SuccessAction=`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use protocol::receipt::{Failure, FailureKind};
@@ -18,6 +20,9 @@ use crate::execute::course::patience;
 use crate::execute::failure;
 use crate::host::{Arming, Host};
 
+#[cfg(test)]
+mod tests;
+
 /// The power goes when nobody renews for so long.
 pub(super) const WITHIN: Duration = Duration::from_secs(5 * 60);
 /// How often it is renewed.
@@ -27,11 +32,17 @@ const TIMER: &str = "tocsin-wipe.timer";
 const SERVICE: &str = "tocsin-wipe.service";
 const STAGE: &str = "power_off";
 
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// How often a timer was renewed: whoever calls one off late must not mean the next one.
+static RENEWALS: AtomicU64 = AtomicU64::new(0);
+
 type Properties<'a> = Vec<(&'a str, Variant<'a>)>;
 
 /// From now on the power goes in [`WITHIN`], unless it is renewed again. Without a service manager only the agent's
 /// own timer is left.
 pub(super) fn renew(host: &Host) {
+    RENEWALS.fetch_add(1, Ordering::SeqCst);
     let renewed = on_the_bus(host, async |bus| {
         // Most times it runs already; a unit that does not is none.
         match call(bus, "RestartUnit", &(TIMER, "replace")).await {
@@ -44,12 +55,46 @@ pub(super) fn renew(host: &Host) {
     }
 }
 
-/// The power is to stay.
+/// The power is to stay. A service manager that does not answer is asked again for as long as its timer may run, unless
+/// another wipe renews it meanwhile: nothing was destroyed, and the device would go down all the same.
 pub(super) fn disarm(host: &Host) {
-    let stopped = on_the_bus(host, async |bus| call(bus, "StopUnit", &(TIMER, "replace")).await);
-    if let Err(failure) = stopped {
-        tracing::debug!(detail = failure.detail, "no timer was there to be stopped");
+    if is_disarmed(host) {
+        return;
     }
+    let (host, renewals) = (host.clone(), RENEWALS.load(Ordering::SeqCst));
+    let again = move || {
+        let is_over = || RENEWALS.load(Ordering::SeqCst) != renewals || is_disarmed(&host);
+        if !again_and_again(is_over, || thread::sleep(EVERY)) {
+            tracing::error!("power-off of a wipe that failed could not be called off");
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("disarm".to_owned()).spawn(again) {
+        tracing::error!(%error, "power-off of a wipe that failed is not called off");
+    }
+}
+
+/// Tries as often as there is time until the power goes. Whether it came to an end.
+fn again_and_again(mut is_over: impl FnMut() -> bool, mut pause: impl FnMut()) -> bool {
+    (0..WITHIN.as_secs() / EVERY.as_secs()).any(|_| {
+        pause();
+        is_over()
+    })
+}
+
+/// Whether no timer runs any more, or never did.
+fn is_disarmed(host: &Host) -> bool {
+    if host.dbus_address.is_none() {
+        return true;
+    }
+    let stopped =
+        on_the_bus(host, async |bus| match call(bus, "StopUnit", &(TIMER, "replace")).await {
+            Err(zbus::Error::MethodError(name, _, _)) if name.as_str() == NO_SUCH_UNIT => Ok(()),
+            stopped => stopped,
+        });
+    if let Err(failure) = &stopped {
+        tracing::warn!(detail = failure.detail, "power-off of a wipe that failed not called off");
+    }
+    stopped.is_ok()
 }
 
 /// The timer and what it starts, neither of which stops for a shutdown that hangs or for another target.
