@@ -15,14 +15,22 @@ use protocol::state::Lane;
 use protocol::time::Timestamp;
 use protocol::trust::Role;
 
+use serde_json::Value;
+
 use super::Reconcile;
 use super::deliveries::claims;
 use crate::execute::wipe;
 use crate::host::Shutdown;
 use crate::worker::Job;
 
+#[cfg(test)]
+mod tests;
+
 /// How long after a power-off that did not work the next one is tried.
 const POWER_OFF_RETRY: Duration = Duration::from_secs(60);
+
+/// Bytes of a name or text that stays in a receipt which is too long.
+const SHORT_BYTES: usize = 128;
 
 /// A power-off that waits for its receipt to be confirmed, and then for the device to go down.
 #[derive(Debug)]
@@ -90,8 +98,8 @@ impl Reconcile {
         };
         let mut signed = self.core.key.sign(&receipt);
         if signed.as_ref().is_ok_and(|jws| jws.as_str().len() > limits::RECEIPT_BYTES) {
-            // The outcome must arrive, even if what was observed does not fit beside it.
-            receipt.outcome = without_evidence(receipt.outcome);
+            // The outcome must arrive, even if not all that was observed fits beside it.
+            receipt.outcome = without_lists(receipt.outcome);
             signed = self.core.key.sign(&receipt);
         }
         signed.inspect_err(|error| tracing::error!(%error, "receipt was not signed")).ok()
@@ -109,11 +117,11 @@ impl Reconcile {
         if persons.is_empty() { evidence } else { evidence.with("break_glass", persons) }
     }
 
-    /// The signed proof of what a command has come to so far; `None` when the key does not sign,
-    /// or what was observed does not fit.
+    /// The signed proof of what a command has come to so far; `None` when the key does not sign. Of what does not fit
+    /// only the short observations are told, as in a receipt.
     pub(super) fn sign_proof(&self, job: &Job, evidence: Evidence) -> Option<CompactJws> {
         let identity = self.core.identity.borrow().clone();
-        let proof = Proof {
+        let mut proof = Proof {
             iss: identity.device_id,
             generation: identity.generation,
             command_id: job.task.command_id,
@@ -125,12 +133,12 @@ impl Reconcile {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             envelope_sha256: job.envelope_sha256.clone(),
         };
-        self.core
-            .key
-            .sign_proof(&proof)
-            .inspect_err(|error| tracing::error!(%error, "proof was not signed"))
-            .ok()
-            .filter(|jws| jws.as_str().len() <= limits::RECEIPT_BYTES)
+        let mut signed = self.core.key.sign_proof(&proof);
+        if signed.as_ref().is_ok_and(|jws| jws.as_str().len() > limits::RECEIPT_BYTES) {
+            proof.evidence = shortened(&proof.evidence);
+            signed = self.core.key.sign_proof(&proof);
+        }
+        signed.inspect_err(|error| tracing::error!(%error, "proof was not signed")).ok()
     }
 
     /// From now on the power-off of that command waits for the confirmation of its receipt.
@@ -210,11 +218,26 @@ impl PowerOff {
     }
 }
 
-fn without_evidence(outcome: Outcome) -> Outcome {
-    let evidence = Evidence::new().with("too_long", true);
+/// What is short of what was observed: counts, grades and words. Whether a device goes down, and what a wipe is worth,
+/// is told by those, also to the agent that starts again.
+fn shortened(evidence: &Evidence) -> Evidence {
+    let is_short = |value: &Value| match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+        Value::String(text) => text.len() <= SHORT_BYTES,
+        Value::Array(_) | Value::Object(_) => false,
+    };
+    let short =
+        evidence.iter().filter(|(name, value)| name.len() <= SHORT_BYTES && is_short(value));
+    let short = short.take(limits::LIST_ENTRIES);
+    let short = short.fold(Evidence::new(), |short, (name, value)| short.with(name, value.clone()));
+    short.with("too_long", true)
+}
+
+fn without_lists(outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Succeeded { .. } => Outcome::Succeeded { evidence },
-        Outcome::Failed { mut failure, .. } => {
+        Outcome::Succeeded { evidence } => Outcome::Succeeded { evidence: shortened(&evidence) },
+        Outcome::Failed { mut failure, evidence } => {
+            let evidence = shortened(&evidence);
             failure.detail = failure.detail.chars().take(limits::TEXT_CHARS).collect();
             Outcome::Failed { failure, evidence }
         }
