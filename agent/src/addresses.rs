@@ -25,7 +25,11 @@ const FILE: &str = "addresses.json";
 
 /// What names were found at. Copies are one book.
 #[derive(Debug, Clone, Default)]
-pub struct AddressBook(Arc<Mutex<Book>>);
+pub struct AddressBook {
+    book: Arc<Mutex<Book>>,
+    /// Held by whoever writes the file, so that nobody waits for a disk to read the book.
+    writing: Arc<Mutex<()>>,
+}
 
 #[derive(Debug, Default)]
 struct Book {
@@ -62,7 +66,8 @@ impl AddressBook {
             tracing::warn!(error = &*error, "addresses that were kept cannot be read");
             Pages::default()
         });
-        Self(Arc::new(Mutex::new(Book { file: Some(file), pages, ..Book::default() })))
+        let book = Arc::new(Mutex::new(Book { file: Some(file), pages, ..Book::default() }));
+        Self { book, writing: Arc::default() }
     }
 
     /// Where to look for a name when nobody says where it is: where it was, then wherever a
@@ -77,10 +82,11 @@ impl AddressBook {
     }
 
     /// A server has proved at that address to be the one of this name, which was said to be `found`
-    /// at these. Written when it is news.
-    pub fn proven(&self, name: &str, at: SocketAddr, found: &[SocketAddr]) {
+    /// at these. Whether there is news to be [saved](Self::save).
+    #[must_use]
+    pub fn proven(&self, name: &str, at: SocketAddr, found: &[SocketAddr]) -> bool {
         if name.parse::<SocketAddr>().is_ok() {
-            return;
+            return false;
         }
         let mut book = self.book();
         let kept = book.page(name).map_or(&[][..], |page| &page.addresses);
@@ -91,7 +97,22 @@ impl AddressBook {
             let addresses = std::iter::once(&at).chain(others).take(ADDRESSES).copied().collect();
             book.replace(Page { name: name.to_owned(), addresses });
         }
-        book.save();
+        book.is_unsaved && book.file.is_some()
+    }
+
+    /// Writes the news down. Blocks until the disk has it. A full one must not stand in the way of a connection: it is
+    /// tried again at the next one.
+    pub fn save(&self) {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((file, written)) = self.book().take_news() else { return };
+        let written = written
+            .map_err(std::io::Error::from)
+            .map_err(|source| FileError::Write { path: file.clone(), source });
+        if let Err(error) = written.and_then(|bytes| write_atomic(&file, &bytes, PRIVATE)) {
+            self.book().is_unsaved = true;
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "addresses are kept in memory only");
+        }
     }
 
     /// A quarantine leaves these open, whichever name each of them has.
@@ -100,7 +121,7 @@ impl AddressBook {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,19 +138,11 @@ impl Book {
         self.is_unsaved = true;
     }
 
-    /// A full disk must not stand in the way of a connection: it is tried again at the next one.
-    fn save(&mut self) {
-        let Some(file) = self.file.as_ref().filter(|_| self.is_unsaved) else { return };
-        let saved = serde_json::to_vec(&self.pages)
-            .map_err(std::io::Error::from)
-            .map_err(|source| FileError::Write { path: file.clone(), source });
-        match saved.and_then(|bytes| write_atomic(file, &bytes, PRIVATE)) {
-            Ok(()) => self.is_unsaved = false,
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "addresses are kept in memory only");
-            }
-        }
+    /// What the file should say from now on, if it does not yet.
+    fn take_news(&mut self) -> Option<(PathBuf, serde_json::Result<Vec<u8>>)> {
+        let file = self.file.clone().filter(|_| self.is_unsaved)?;
+        self.is_unsaved = false;
+        Some((file, serde_json::to_vec(&self.pages)))
     }
 }
 

@@ -115,7 +115,7 @@ impl Agent {
         if standing.is_some() {
             host.book.left_open(&quarantine::left_open(&host));
         }
-        machine.dialer = machine.dialer.remembering(host.book.clone());
+        machine.dialer = machine.dialer.remembering(host.book.clone(), machine.blocking);
 
         let key = KeyPair::load(&state.key_path(), &config.key.tpm)?;
         host.tpm.holds_device_key = key.is_in_tpm();

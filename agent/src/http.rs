@@ -13,6 +13,7 @@ use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use protocol::limits;
+use runtime::Blocking;
 use runtime::tls::TlsConnector;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -65,6 +66,8 @@ pub type Connection = TlsStream<Box<dyn Stream>>;
 pub struct Dialer {
     network: Arc<dyn Network>,
     book: AddressBook,
+    /// Where the book is written.
+    blocking: Blocking,
 }
 
 impl Default for Dialer {
@@ -77,13 +80,15 @@ impl Default for Dialer {
 impl Dialer {
     /// Over that network.
     pub fn over(network: impl Network + 'static) -> Self {
-        Self { network: Arc::new(network), book: AddressBook::default() }
+        // A book without a file is written nowhere.
+        let (book, blocking) = (AddressBook::default(), Blocking::Threads);
+        Self { network: Arc::new(network), book, blocking }
     }
 
-    /// The same, remembering in that book where names were found.
+    /// The same, remembering in that book where names were found, and writing it there.
     #[must_use]
-    pub fn remembering(self, book: AddressBook) -> Self {
-        Self { book, ..self }
+    pub fn remembering(self, book: AddressBook, blocking: Blocking) -> Self {
+        Self { book, blocking, ..self }
     }
 
     /// A TLS connection within `timeout`.
@@ -123,8 +128,12 @@ impl Dialer {
             async move { tls.connect(name, self.network.connect(&at).await?).await }
         })
         .await?;
-        if let Ok(at) = at.parse() {
-            self.book.proven(address, at, candidates.found());
+        if let Ok(at) = at.parse()
+            && self.book.proven(address, at, candidates.found())
+        {
+            // Whoever waits for this disk is not the event loop.
+            let book = self.book.clone();
+            let _ = self.blocking.run(move || book.save()).await;
         }
         Ok(stream)
     }

@@ -8,6 +8,13 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+/// As whoever connects tells it.
+fn tell(book: &AddressBook, name: &str, proven: SocketAddr, found: &[SocketAddr]) {
+    if book.proven(name, proven, found) {
+        book.save();
+    }
+}
+
 #[test]
 fn address_that_was_proven_is_known_after_a_restart_and_written_only_when_it_is_news() {
     let folder = tempfile::tempdir().unwrap();
@@ -15,19 +22,19 @@ fn address_that_was_proven_is_known_after_a_restart_and_written_only_when_it_is_
     let file = || std::fs::metadata(folder.path().join(FILE)).unwrap();
     let book = AddressBook::open(folder.path());
     assert_eq!(book.known("hub.example:443"), []);
-    book.proven("hub.example:443", two, &[one, two]);
+    tell(&book, "hub.example:443", two, &[one, two]);
     let written = file();
     assert_eq!(written.mode() & 0o777, PRIVATE);
     // Listed in another order, fewer of them, or remembered: it is all the same.
-    book.proven("hub.example:443", one, &[two, one]);
-    book.proven("hub.example:443", one, &[one]);
-    book.proven("hub.example:443", two, &[]);
+    tell(&book, "hub.example:443", one, &[two, one]);
+    tell(&book, "hub.example:443", one, &[one]);
+    tell(&book, "hub.example:443", two, &[]);
     assert_eq!(file().ino(), written.ino());
     let again = AddressBook::open(folder.path());
     assert_eq!(again.known("hub.example:443"), [two, one]);
     assert_eq!(again.known("hub.example:444"), []);
 
-    again.proven("hub.example:443", three, &[three]);
+    tell(&again, "hub.example:443", three, &[three]);
     assert_ne!(file().ino(), written.ino());
     assert_eq!(AddressBook::open(folder.path()).known("hub.example:443"), [three]);
 }
@@ -36,7 +43,7 @@ fn address_that_was_proven_is_known_after_a_restart_and_written_only_when_it_is_
 fn what_a_quarantine_leaves_open_is_known_by_its_port_under_any_name() {
     let book = AddressBook::default();
     let (hub, api, other) = (at("192.0.2.1:443"), at("[2001:db8::1]:443"), at("192.0.2.1:8443"));
-    book.proven("hub.example:443", hub, &[hub]);
+    tell(&book, "hub.example:443", hub, &[hub]);
     book.left_open(&[api, hub, other]);
     assert_eq!(book.known("hub.example:443"), [hub, api]);
     assert_eq!(book.known("api.example:443"), [api, hub]);
@@ -49,7 +56,7 @@ fn book_is_bounded_and_forgets_the_oldest_name() {
     let book = AddressBook::open(folder.path());
     let many: Vec<_> = (1..100).map(|n| at(&format!("192.0.2.{n}:443"))).collect();
     for number in 0..NAMES + 2 {
-        book.proven(&format!("hub-{number}.example:443"), many[50], &many);
+        tell(&book, &format!("hub-{number}.example:443"), many[50], &many);
     }
     let book = AddressBook::open(folder.path());
     assert_eq!(book.known("hub-1.example:443"), []);
@@ -63,16 +70,16 @@ fn book_that_is_damaged_or_cannot_be_written_is_kept_in_memory() {
     let state = folder.path().join("state");
     let hub = at("192.0.2.1:443");
     let book = AddressBook::open(&state);
-    book.proven("hub.example:443", hub, &[hub]);
+    tell(&book, "hub.example:443", hub, &[hub]);
     assert_eq!(book.known("hub.example:443"), [hub]);
     // There is a disk again: what was not written then is written now.
     std::fs::create_dir(&state).unwrap();
-    book.proven("hub.example:443", hub, &[hub]);
+    tell(&book, "hub.example:443", hub, &[hub]);
     assert_eq!(AddressBook::open(&state).known("hub.example:443"), [hub]);
     std::fs::write(state.join(FILE), "{").unwrap();
     let book = AddressBook::open(&state);
     assert_eq!(book.known("hub.example:443"), []);
-    book.proven("hub.example:443", hub, &[hub]);
+    tell(&book, "hub.example:443", hub, &[hub]);
     assert_eq!(AddressBook::open(&state).known("hub.example:443"), [hub]);
 }
 
@@ -80,6 +87,6 @@ fn book_that_is_damaged_or_cannot_be_written_is_kept_in_memory() {
 fn address_that_is_no_name_is_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     let hub = at("192.0.2.1:443");
-    AddressBook::open(folder.path()).proven("192.0.2.1:443", hub, &[hub]);
+    tell(&AddressBook::open(folder.path()), "192.0.2.1:443", hub, &[hub]);
     assert!(!folder.path().join(FILE).exists());
 }
