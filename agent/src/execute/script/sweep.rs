@@ -23,6 +23,9 @@ const STOPS: u32 = 50;
 /// Rounds in which whoever is left, and what it forks, is killed.
 const ROUNDS: u32 = 250;
 
+/// Children that are asked how they ended in one round: whoever forks for ever has always one more.
+const REAPED: u32 = 4096;
+
 /// One process, as it was when it was looked at.
 #[derive(Debug, Clone, Copy)]
 struct Process {
@@ -51,7 +54,7 @@ pub(super) fn sweep() -> Option<u32> {
     for _ in 0..ROUNDS {
         let found = descendants(|state| state != State::Ended);
         killed.extend(found.iter().flat_map(|pids| signal(pids, Signal::SIGKILL)));
-        loop {
+        for _ in 0..REAPED {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Err(Errno::ECHILD) => return found.and(u32::try_from(killed.len()).ok()),
                 Ok(WaitStatus::StillAlive) => break,
