@@ -18,7 +18,7 @@
 //! and `v6`: `filtered` or `no_route`; `raw`: `filtered`, `untried` or, without egress hook,
 //! `passed`), `until` (milliseconds, where it ends by itself),
 //! `other_namespaces` (`namespace` and `devices`, name to kind: `physical`, which is not cut, or such as `macvlan`, on a device that
-//! is; null where nobody may look), `others_before_sha256`, `others_after_sha256`, `others_unchanged`. Evidence of
+//! is; null where nobody may look), `other_namespaces_unseen` (how many were not looked into, if any), `others_before_sha256`, `others_after_sha256`, `others_unchanged`. Evidence of
 //! `release`: `table_present` (false), `lifted` (command id) and the same three about other tables.
 
 use std::collections::BTreeMap;
@@ -150,7 +150,9 @@ impl Executor for Quarantine {
             format!("keep {} reachable for everybody", list(&allowed)),
             format!("go back if no control plane answers within {within:?}"),
         ];
-        steps.extend(elsewhere.iter().flatten().flat_map(Elsewhere::lines));
+        let namespaces = elsewhere.iter().flat_map(|told| &told.namespaces);
+        steps.extend(namespaces.flat_map(Elsewhere::lines));
+        steps.extend(elsewhere.and_then(|told| told.step()));
         // What an approval binds: neither what the name service says at this moment, nor who runs a container.
         let lasting = Peers { control_plane: &[], ..peers };
         let rules = format!("{:?}", ruleset::inet(lasting));
@@ -226,7 +228,9 @@ impl Executor for Quarantine {
         }
         sinks.insert("raw", raw.as_str());
         let (before, after) = (standing.others_before_sha256, standing.others_after_sha256);
-        Ok(Evidence::new()
+        let elsewhere = elsewhere::told(host);
+        let unseen = elsewhere.as_ref().map_or(0, |told| told.unseen);
+        let evidence = Evidence::new()
             .with("table_sha256", observed.sha256.clone())
             .with("policies", json(&policies)?)
             .with("owned", observed.is_owned())
@@ -235,8 +239,9 @@ impl Executor for Quarantine {
             .with("reachable", reachable.to_string())
             .with("sinks", json(&sinks)?)
             .with("until", standing.until.map(Timestamp::as_millis))
-            .with("other_namespaces", json(&elsewhere::told(host))?)
-            .merged(about_others(before, after)))
+            .with("other_namespaces", json(&elsewhere.map(|told| told.namespaces))?)
+            .merged(about_others(before, after));
+        Ok(if unseen > 0 { evidence.with("other_namespaces_unseen", unseen) } else { evidence })
     }
 
     fn recover(&self, _host: &Host, _task: &Task) -> Recovery {

@@ -16,6 +16,9 @@ use super::links::{self, Device};
 use super::netlink::{Attributes, NetlinkError, Notices, Socket, Subsystem, Value};
 use crate::host::Host;
 
+#[cfg(test)]
+mod tests;
+
 /// The kind of devices that nothing in software made.
 const PHYSICAL: &str = "physical";
 /// Where namespaces have names: those of `ip netns`, and of container engines.
@@ -48,29 +51,50 @@ impl Elsewhere {
     }
 }
 
+/// What there is to tell of other namespaces.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Those with such devices, by name.
+    pub(super) namespaces: Vec<Elsewhere>,
+    /// How many nobody looked into: too many, or not to be looked into.
+    pub(super) unseen: usize,
+}
+
+impl Told {
+    /// A line about those, for a person.
+    pub(super) fn step(&self) -> Option<String> {
+        (self.unseen > 0)
+            .then(|| format!("look into {} network namespaces no further", self.unseen))
+    }
+}
+
 /// What there is to tell; nothing is known where nobody may look.
-pub(super) fn told(host: &Host) -> Option<Vec<Elsewhere>> {
+pub(super) fn told(host: &Host) -> Option<Told> {
     look(host)
         .inspect_err(|error| tracing::warn!(%error, "other network namespaces not looked for"))
         .ok()
 }
 
-/// The same, by name. Namespaces that may not be looked into are left out.
-fn look(host: &Host) -> Result<Vec<Elsewhere>, NetlinkError> {
+fn look(host: &Host) -> Result<Told, NetlinkError> {
     let own = File::open("/proc/thread-self/ns/net").map_err(failed)?;
     let mut socket = Socket::open(Subsystem::Route, Notices::None)?;
-    let mut told = Vec::new();
-    for (name, file) in namespaces(host, inode(&own).map_err(failed)?) {
+    let (found, beyond) = namespaces(host, inode(&own).map_err(failed)?);
+    let mut told = Told { namespaces: Vec::new(), unseen: beyond };
+    for (name, file) in found {
+        if told.namespaces.len() == TOLD {
+            told.unseen += 1;
+            continue;
+        }
         match devices(&mut socket, &own, &file) {
             Ok(devices) if devices.is_empty() => {}
-            Ok(devices) => told.push(Elsewhere { namespace: name, devices }),
-            Err(error) => tracing::warn!(name, %error, "network namespace not looked into"),
-        }
-        if told.len() == TOLD {
-            break;
+            Ok(devices) => told.namespaces.push(Elsewhere { namespace: name, devices }),
+            Err(error) => {
+                told.unseen += 1;
+                tracing::warn!(name, %error, "network namespace not looked into");
+            }
         }
     }
-    told.sort_unstable_by(|one, other| one.namespace.cmp(&other.namespace));
+    told.namespaces.sort_unstable_by(|one, other| one.namespace.cmp(&other.namespace));
     Ok(told)
 }
 
@@ -82,18 +106,22 @@ fn inode(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.ino())
 }
 
-/// All others that have a name or a process, held open.
-fn namespaces(host: &Host, own: u64) -> Vec<(String, File)> {
+/// All others that have a name or a process, held open, and how many more there are than are looked into.
+fn namespaces(host: &Host, own: u64) -> (Vec<(String, File)>, usize) {
     let mut seen = BTreeSet::from([own]);
-    let mut found = Vec::new();
+    let (mut found, mut beyond) = (Vec::new(), 0);
     let mut take = |path: &Path, name: Option<String>| {
         // Processes end while they are looked at, and what is not a namespace has no place here.
         let Ok(inode) = fs::metadata(path).map(|metadata| metadata.ino()) else { return };
-        if found.len() < LOOKED_INTO
-            && seen.insert(inode)
-            && let Ok(file) = File::open(path)
-        {
-            found.push((name.unwrap_or_else(|| format!("net:[{inode}]")), file));
+        if !seen.insert(inode) {
+            return;
+        }
+        match File::open(path) {
+            Ok(file) if found.len() < LOOKED_INTO => {
+                found.push((name.unwrap_or_else(|| format!("net:[{inode}]")), file));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) | Err(_) => beyond += 1,
         }
     };
     for folder in NAMED {
@@ -106,7 +134,7 @@ fn namespaces(host: &Host, own: u64) -> Vec<(String, File)> {
             take(&entry.path().join("ns/net"), None);
         }
     }
-    found
+    (found, beyond)
 }
 
 /// Those with a way of their own, and those that lie on one of ours.
