@@ -5,7 +5,7 @@
 //! starts again finds the supervisor at work, or what it wrote at its end. When neither is there,
 //! nobody can say what the script did, and the command ends in doubt: a script is never begun twice.
 //! Where a service manager runs, the supervisor is a service with limits of its own; elsewhere it has a session
-//! and the limits of a process (`Confinement`).
+//! and the limits of a process (`Confinement`), and a control group of its own where one can be made.
 //!
 //! The script's words are data: the interpreter is started directly, and no shell reads them.
 //!
@@ -38,6 +38,7 @@ use super::{Executor, Plan, Recovery, Task, failure};
 use crate::host::{Arming, Host};
 
 mod account;
+mod cage;
 mod folder;
 mod order;
 mod report;

@@ -10,7 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::receipt::FailureKind;
 
-use crate::scene::{PLACE, Run, Scene, in_namespaces, lines, mount, processes, text, until};
+use crate::scene::{
+    GREEDY, PLACE, Run, Scene, in_namespaces, lines, mount, processes, text, until,
+};
 
 /// Counts itself, and then goes on until a file says that it may end.
 const PATIENT: &str =
@@ -231,4 +233,36 @@ fn hostile_processes_that_fork_faster_than_they_are_looked_for_are_killed_all_th
             assert_eq!(left, Vec::<i32>::new(), "{hostile}");
         }
     });
+}
+
+#[test]
+fn whoever_cannot_be_seen_is_killed_where_there_are_control_groups() {
+    in_namespaces(
+        "faults::whoever_cannot_be_seen_is_killed_where_there_are_control_groups",
+        || {
+            let script = "#!/bin/sh\nsetsid sleep 4714 >/dev/null 2>&1 &\necho started\n";
+            let scene = Scene::new();
+            let all = scene.host.path("/sys/fs/cgroup");
+            fs::create_dir_all(&all).unwrap();
+            mount(&["-t", "cgroup2", "cgroup2", all.to_str().unwrap()]);
+            // A group of this test's own, so that whatever else makes groups meanwhile makes them elsewhere.
+            let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
+            let former =
+                all.join(groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap());
+            let own = former.join(scene.host.root.parent().unwrap().file_name().unwrap());
+            let enter = |group: &Path| fs::write(group.join("cgroup.procs"), "0").unwrap();
+            fs::create_dir(&own).unwrap();
+            enter(&own);
+            // Nobody who looks sees a process there.
+            mount(&["-t", "tmpfs", "tmpfs", scene.host.path("/proc").to_str().unwrap()]);
+            let evidence = Run::of(script).carry_out(&scene);
+            enter(&former);
+            let evidence = evidence.unwrap();
+            assert_eq!(lines(&evidence, "stdout"), ["started"]);
+            assert_eq!(processes("4714"), Vec::<i32>::new());
+            assert_eq!(evidence.get("killed_processes"), Some(&serde_json::Value::Null));
+            // A group with another one in it does not go.
+            fs::remove_dir(own).unwrap();
+        },
+    );
 }

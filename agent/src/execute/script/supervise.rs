@@ -23,8 +23,9 @@ use nix::unistd::{Pid, chdir, chroot, close, setsid};
 use protocol::advance;
 use runtime::Clock;
 
+use super::cage::{Cage, own_group};
 use super::folder::Folder;
-use super::order::Order;
+use super::order::{Confinement, Order};
 use super::report::{End, Ended, Heard, Output};
 use super::score::Score;
 use super::sweep::{can_look, sweep};
@@ -54,7 +55,7 @@ pub fn run(folder: &Path, root: &Path) -> io::Result<()> {
     let _ = setsid();
     close_inherited();
     // As the system shows it: the script's own root may have no `/proc`.
-    let score = Score::open();
+    let (score, group) = (Score::open(), own_group());
     if root != Path::new("/") {
         chroot(root)?;
         chdir("/")?;
@@ -68,8 +69,21 @@ pub fn run(folder: &Path, root: &Path) -> io::Result<()> {
     let order = folder.order()?;
     let clock = Clock::system();
     let began = clock.now();
-    let mut ended = match start(&folder, &order, score) {
-        Ok(child) => attend(child, &folder, Duration::from_secs(order.budget_secs.into())),
+    let cage = match order.confinement {
+        Confinement::Session => group.and_then(Cage::below),
+        // The service manager has made one.
+        Confinement::Service => None,
+    };
+    let (started, cage) = match cage {
+        Some(cage) => {
+            let (started, is_outside) = cage.around(|| start(&folder, &order, score));
+            (started, Some(cage).filter(|_| is_outside))
+        }
+        None => (start(&folder, &order, score), None),
+    };
+    let budget = Duration::from_secs(order.budget_secs.into());
+    let mut ended = match started {
+        Ok(child) => attend(child, &folder, budget, cage.as_ref()),
         Err(error) => Ended {
             end: End::NotStarted { why: format!("{:?}: {error}", order.interpreter) },
             took_ms: 0,
@@ -133,7 +147,7 @@ fn start(folder: &Folder, order: &Order, score: Option<Score>) -> io::Result<Chi
 }
 
 /// Waits for its end, or ends it; and then for whoever is left.
-fn attend(mut child: Child, folder: &Folder, budget: Duration) -> Ended {
+fn attend(mut child: Child, folder: &Folder, budget: Duration, cage: Option<&Cage>) -> Ended {
     let (stdout, stderr) = (Heard::default(), Heard::default());
     let outputs = (
         child.stdout.take().map(|pipe| collect(pipe, &stdout)),
@@ -157,7 +171,9 @@ fn attend(mut child: Child, folder: &Folder, budget: Duration) -> Ended {
         Ok(status) => end_of(status),
         Err(error) => End::NotStarted { why: error.to_string() },
     };
-    let killed_processes = sweep();
+    let caged = cage.map_or(Some(0), Cage::empty);
+    // Also where the group is empty: what was root may have left it.
+    let killed_processes = sweep().zip(caged).map(|(swept, caged)| swept.saturating_add(caged));
     Ended {
         end,
         took_ms: 0,
