@@ -87,10 +87,13 @@ fn script_goes_before_others_when_memory_runs_short_and_its_supervisor_does_not(
     in_namespaces(test, || {
         let scene = Scene::new();
         let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
-        // Of the script, of what it starts, and of whoever watches over it.
-        let script =
-            "#!/bin/sh\nfor who in self self $PPID; do cat /proc/$who/oom_score_adj; done\n";
-        let seen = lines(&Run::of(script).succeed(&scene), "stdout");
+        // Of the script, of what it starts, and of whoever watches over it, as soon as that has its own again.
+        let script = format!(
+            "#!/bin/sh\nuntil [ \"$(cat /proc/$PPID/oom_score_adj)\" = {} ]; do :; done\n\
+             for who in self self $PPID; do cat /proc/$who/oom_score_adj; done\n",
+            own.trim()
+        );
+        let seen = lines(&Run::of(&script).succeed(&scene), "stdout");
         assert_eq!(seen, ["500", "500", own.trim()]);
     });
 }
