@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::addresses::AddressBook;
 use crate::execute::course::Course;
 use crate::execute::quarantine::Firewall;
-use crate::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
+use crate::host::{Arming, Ground, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 use crate::identity::{KeyPlace, Made};
 use crate::recognise::Nobody;
 
@@ -334,6 +334,7 @@ impl Config {
                     WipedTpm::default()
                 }
             },
+            ground: Ground::default(),
             break_glass: host.break_glass.clone(),
             superuser: host.superuser,
             scripts: host.scripts.clone(),

@@ -58,6 +58,8 @@ pub struct Host {
     pub psids: Psids,
     /// The TPM that a wipe clears.
     pub tpm: WipedTpm,
+    /// What the programs of this machine lie on.
+    pub ground: Ground,
     /// Accounts that a lock leaves open.
     pub break_glass: Vec<String>,
     /// Who becomes root on a locked device.
@@ -137,6 +139,22 @@ impl WipedTpm {
     /// From now on it goes with the power.
     pub fn goes_with_power(&self) {
         self.is_due.store(true, Ordering::SeqCst);
+    }
+}
+
+/// What the running system's programs lie on. Copies are about the same.
+#[derive(Debug, Clone, Default)]
+pub struct Ground(Arc<AtomicBool>);
+
+impl Ground {
+    /// From now on it is being erased: programs that are started may be anything.
+    pub fn goes(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is being erased, or is gone.
+    pub fn is_gone(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -230,7 +248,9 @@ impl Host {
     /// Powers the device off or starts it again, in the sense this host gives to it.
     ///
     /// The service manager is asked first, so that file systems are left clean; when it is not
-    /// there or declines, the kernel is told directly (reboot(2)).
+    /// there or declines, the kernel is told directly (reboot(2)). So it is where the programs are gone: a
+    /// service manager that has none to run at the end would stand still with the power on, and what is still in memory
+    /// would be written behind the eraser.
     ///
     /// # Errors
     /// `Internal` when only an armed host may do that and this one is not; `Io` or `Permission`
@@ -244,6 +264,7 @@ impl Host {
             (Power::Recorded(path), _) => {
                 record(path, how).map_err(|error| failure(FailureKind::Io, how.stage(), error))
             }
+            (Power::Real, Arming::Armed) if self.ground.is_gone() => by_kernel(how),
             (Power::Real, Arming::Armed) => really(how),
             (Power::Real, Arming::Sandboxed | Arming::Simulated) => {
                 let detail = "a host that is not armed would have shut this machine down";
@@ -260,7 +281,7 @@ fn record(path: &Path, how: Shutdown) -> std::io::Result<()> {
 }
 
 fn really(how: Shutdown) -> Result<(), Failure> {
-    let (stage, (word, mode)) = (how.stage(), how.words());
+    let (stage, (word, _)) = (how.stage(), how.words());
     let asked = Tool::find("systemctl", stage).and_then(|systemctl| {
         systemctl.args(["--no-block", "--no-wall", "-i", word]).run_ok(stage)
     });
@@ -269,10 +290,14 @@ fn really(how: Shutdown) -> Result<(), Failure> {
         Err(declined) => {
             tracing::warn!(error = declined.detail, word, "service manager declined");
             nix::unistd::sync();
-            match reboot(mode) {
-                Ok(never) => match never {},
-                Err(error) => Err(failure(FailureKind::Permission, stage, error)),
-            }
+            by_kernel(how)
         }
+    }
+}
+
+fn by_kernel(how: Shutdown) -> Result<(), Failure> {
+    match reboot(how.words().1) {
+        Ok(never) => match never {},
+        Err(error) => Err(failure(FailureKind::Permission, how.stage(), error)),
     }
 }

@@ -374,6 +374,7 @@ impl Reconcile {
         let told = self.notices.forget(&receipts);
         self.uses_told(told).await;
         self.proofs_confirmed(&receipts);
+        self.power_off_confirmed(&receipts);
         let waiting: Vec<String> = self.ledger.unconfirmed().map(|(_, r)| r.sha256()).collect();
         let known = receipts.into_iter().filter(|sha256| waiting.contains(sha256));
         let records: Vec<_> =

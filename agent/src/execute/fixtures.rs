@@ -14,7 +14,7 @@ use super::Task;
 use super::course::Course;
 use super::quarantine::Firewall;
 use crate::addresses::AddressBook;
-use crate::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
+use crate::host::{Arming, Ground, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 
 /// A host whose every path is below one temporary folder.
 pub(crate) struct Sandbox {
@@ -44,6 +44,7 @@ impl Sandbox {
             company_volumes: Vec::new(),
             psids: Psids::default(),
             tpm: WipedTpm::default(),
+            ground: Ground::default(),
             break_glass: Vec::new(),
             superuser: Superuser::default(),
             power: Power::Recorded(folder.path().join("power.log")),

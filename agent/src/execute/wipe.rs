@@ -350,7 +350,7 @@ impl Executor for Wipe {
                     self.uphold_doors(host);
                     task.course.tell(advance);
                 });
-                let ended = Some(course.wiping).filter(Wiping::has_erased_drives);
+                let ended = course.is_on_erased().then_some(course.wiping);
                 *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = ended;
                 erased
             }

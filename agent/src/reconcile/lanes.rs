@@ -75,6 +75,19 @@ impl Running {
         }
     }
 
+    /// The receipt of one that has ended.
+    pub(super) fn receipt(&self) -> Option<&CompactJws> {
+        match self {
+            Self::Ending(ending) => Some(&ending.receipt),
+            Self::Stepping(..)
+            | Self::AwaitingBoot(..)
+            | Self::Holding(..)
+            | Self::Intending(_)
+            | Self::Escrowing(_)
+            | Self::Proving(_) => None,
+        }
+    }
+
     /// When something is due by itself.
     pub(super) fn due(&self) -> Option<Instant> {
         match self {

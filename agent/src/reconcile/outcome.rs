@@ -38,6 +38,8 @@ pub(super) struct PowerOff {
     command_id: CommandId,
     /// The longest that it waits.
     deadline: Instant,
+    /// The store holds its receipt, though there may be no disk left to write that down.
+    is_confirmed: bool,
     /// It was tried and did not work: when to try again.
     retry_at: Option<Instant>,
     /// The device is going down, which takes as long as its services take to stop.
@@ -147,8 +149,23 @@ impl Reconcile {
             return;
         }
         let deadline = self.core.clock.now() + self.core.config.power_off_wait;
+        let (retry_at, is_confirmed, is_under_way) = (None, false, false);
         self.power_off =
-            Some(PowerOff { command_id, deadline, retry_at: None, is_under_way: false });
+            Some(PowerOff { command_id, deadline, is_confirmed, retry_at, is_under_way });
+    }
+
+    /// The store holds these. Where the journal went with the disk, that is all that is known of it.
+    pub(super) fn power_off_confirmed(&mut self, sha256s: &[String]) {
+        let Some(power_off) = &mut self.power_off else { return };
+        let command_id = power_off.command_id;
+        let ended = Lane::ALL.into_iter().filter_map(|lane| self.running.get(lane).as_ref());
+        let ended = ended.filter(|running| running.command_id() == command_id);
+        let written = self.ledger.unconfirmed().filter(|(id, _)| *id == command_id);
+        let mut receipts =
+            written.map(|(_, jws)| jws).chain(ended.filter_map(|running| running.receipt()));
+        if receipts.any(|jws| sha256s.contains(&jws.sha256())) {
+            (power_off.is_confirmed, power_off.deadline) = (true, self.core.clock.now());
+        }
     }
 
     /// Powers off once the receipt is confirmed, or has had its time.
@@ -160,7 +177,7 @@ impl Reconcile {
         let Some(power_off) = self.power_off.as_ref().filter(|its| !its.is_under_way) else {
             return;
         };
-        let is_unconfirmed = self.is_unconfirmed(power_off.command_id);
+        let is_unconfirmed = !power_off.is_confirmed && self.is_unconfirmed(power_off.command_id);
         let is_due = match power_off.retry_at {
             Some(retry_at) => retry_at <= now,
             None => !is_unconfirmed || power_off.deadline <= now,

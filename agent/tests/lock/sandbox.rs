@@ -13,7 +13,7 @@ use agent::addresses::AddressBook;
 use agent::execute::Task;
 use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
-use agent::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
+use agent::host::{Arming, Ground, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
 
@@ -217,6 +217,7 @@ pub(crate) fn host(base: &Path) -> Host {
         company_volumes: Vec::new(),
         psids: Psids::default(),
         tpm: WipedTpm::default(),
+        ground: Ground::default(),
         break_glass: vec!["rescue".to_owned(), "not-there".to_owned()],
         superuser: Superuser::default(),
         power: Power::Recorded(base.join("power")),

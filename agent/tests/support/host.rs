@@ -9,7 +9,7 @@ use agent::addresses::AddressBook;
 use agent::execute::Task;
 use agent::execute::course::Course;
 use agent::execute::quarantine::Firewall;
-use agent::host::{Arming, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
+use agent::host::{Arming, Ground, Host, Power, Psids, ScriptConfig, Superuser, WipedTpm};
 use agent::recognise::Recognise;
 use protocol::id::CommandId;
 use protocol::time::Timestamp;
@@ -49,6 +49,7 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         company_volumes: Vec::new(),
         psids: Psids::default(),
         tpm: WipedTpm::default(),
+        ground: Ground::default(),
         break_glass: Vec::new(),
         superuser: Superuser::default(),
         power: Power::Recorded(folder.path().join("power.log")),

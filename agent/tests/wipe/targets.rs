@@ -392,6 +392,21 @@ fn locked_volume_that_is_left_counts_against_the_grade_and_a_stick_does_not() {
 }
 
 #[test]
+fn programs_of_the_system_are_done_without_only_where_the_data_goes_that_they_lie_on() {
+    for (level, named, are_gone) in [
+        (WipeLevel::Keys, None, false),
+        (WipeLevel::Data, None, true),
+        (WipeLevel::Data, Some("/dev/sda3"), false),
+        (WipeLevel::Data, Some("/dev/sda2"), true),
+    ] {
+        let mut machine = laptop();
+        machine.host.wipe_targets = named.map(|path| machine.host.path(path)).into_iter().collect();
+        carry_out(&wipe(level), &machine.host, &task(1)).unwrap();
+        assert_eq!(machine.host.ground.is_gone(), are_gone, "{level:?} {named:?}");
+    }
+}
+
+#[test]
 fn volume_that_is_still_open_is_not_signed_as_free_of_data() {
     let machine = laptop();
     machine.file("/sys/block/dm-0/dm/uuid", "CRYPT-LUKS2-x\n");

@@ -68,6 +68,7 @@ impl<'a> Course<'a> {
         self.clear_tpm();
         let mut wrong = self.erase_swap(tell);
         if Progress::goal(self.wiping.level) == Progress::Data {
+            self.leave_ground();
             for target in &self.wiping.targets {
                 mapping::cut(self.host, &target.path);
             }
@@ -80,6 +81,19 @@ impl<'a> Course<'a> {
             wrong.extend(self.advance(Progress::Data, &later, tell));
         }
         self.end("finish", &wrong)
+    }
+
+    /// Where the running system goes as well, nothing of it may be needed from here on.
+    fn leave_ground(&self) {
+        let Wiping { targets, drives, .. } = &self.wiping;
+        let drives =
+            drives.iter().filter(|drive| drive.begun.is_some() || !drive.methods.is_empty());
+        let paths = targets.iter().map(|target| target.path.clone());
+        let going: Vec<_> = paths.chain(drives.map(|drive| drive.path.clone())).collect();
+        if graph::carry_system(self.host, &going) {
+            tracing::warn!("running system is erased: the kernel alone powers off");
+            self.host.ground.goes();
+        }
     }
 
     fn clear_tpm(&mut self) {
@@ -130,8 +144,12 @@ impl<'a> Course<'a> {
         }
         self.wiping.finished = true;
         let saved = self.wiping.save(self.host, stage);
-        // The disk of the record may be one of those that are erased now; the executor remembers.
-        if self.wiping.has_erased_drives() { Ok(()) } else { saved }
+        if self.is_on_erased() { Ok(()) } else { saved }
+    }
+
+    /// Whether the disk of the record may be one of those that are erased now: then the executor remembers.
+    pub(super) fn is_on_erased(&self) -> bool {
+        self.host.ground.is_gone() || self.wiping.has_erased_drives()
     }
 
     /// Takes those targets one step of the way.

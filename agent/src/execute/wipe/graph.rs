@@ -162,14 +162,26 @@ pub(super) fn spare_mappings(host: &Host, volume: &Path) -> Vec<String> {
     let mounts = graph.mounts(host);
     let carries_system = |mapping: &String| {
         let is_above = |name: &String| graph.below(name).contains(mapping);
-        mounts.iter().any(|(name, place)| {
-            let is_needed = NEEDED.contains(&place.as_str()) || host.state_dir.starts_with(place);
-            is_needed && is_above(name)
-        })
+        mounts.iter().any(|(name, place)| is_needed(host, place) && is_above(name))
     };
     let open = standing_on(host, volume).mappings.into_iter().filter(|name| graph.is_crypt(name));
     let spare = open.filter(|name| !carries_system(name));
     spare.filter_map(|name| line(&host.path("/sys/block").join(name).join("dm/name"))).collect()
+}
+
+/// Whether a part of what the system runs from lies on one of those devices, be it a volume or a whole drive.
+pub(super) fn carry_system(host: &Host, devices: &[PathBuf]) -> bool {
+    let graph = Graph::read(host);
+    let is_one = |name: &String| devices.iter().any(|path| graph.is_at(host, name, path));
+    let mut needed = graph.mounts(host).into_iter().filter(|(_, place)| is_needed(host, place));
+    needed.any(|(name, _)| {
+        let drives = graph.drives(&name).unwrap_or_default();
+        graph.below(&name).union(&drives).any(is_one)
+    })
+}
+
+fn is_needed(host: &Host, place: &str) -> bool {
+    NEEDED.contains(&place) || host.state_dir.starts_with(place)
 }
 
 /// Whether a mapping has that LUKS volume open.
