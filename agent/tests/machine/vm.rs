@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,14 @@ use crate::root;
 use crate::scene::{Body, Scene};
 
 mod company;
+mod encrypted;
 mod keys;
 mod lock;
 mod monitor;
 mod quarantine;
 mod reboot;
 mod shell;
+mod system_wipe;
 mod wipe;
 
 /// Finds the network card, whatever the kernel calls it, and gives it the name that `bench-network` expects.
@@ -51,6 +53,8 @@ const ARGUMENTS: &str = "root=PARTUUID=6e636f74-01 rootwait rw console=tty0 cons
 pub(crate) enum Bus {
     Nvme,
     Ata,
+    /// A drive of a virtual machine, which neither erases itself nor gives space back.
+    Virtio,
 }
 
 /// A drive beside the system's: a file.
@@ -68,6 +72,10 @@ pub(crate) struct Vm {
     pub(crate) drives: Vec<Drive>,
     /// Whether the system's drive is attached after them.
     pub(crate) system_is_last: bool,
+    /// How the system's drive is attached.
+    pub(crate) system_bus: Bus,
+    /// Whether its root lies on an encrypted volume.
+    pub(crate) is_encrypted: bool,
     running: Option<Running>,
 }
 
@@ -103,7 +111,14 @@ impl Vm {
         disk.offline(&["systemctl", "mask", "e2scrub_reap.service"]);
         run("ip", &["tuntap", "add", "dev", "cable", "mode", "tap"]);
         run("ip", &["link", "set", "cable", "master", "bench", "up"]);
-        Self { disk, drives: Vec::new(), system_is_last: false, running: None }
+        Self {
+            disk,
+            drives: Vec::new(),
+            system_is_last: false,
+            system_bus: Bus::Nvme,
+            is_encrypted: false,
+            running: None,
+        }
     }
 
     /// Adds a drive, whose content is that file beside the machine.
@@ -123,11 +138,25 @@ impl Vm {
     /// It has one processor: of two, each would wait for locks that the other holds while this machine runs something
     /// else.
     pub(crate) fn switch_on(&mut self) {
+        self.power_up();
+        self.wait_until_started();
+    }
+
+    /// The file of the system's drive.
+    pub(crate) fn system(&self) -> PathBuf {
+        self.base.join("system")
+    }
+
+    /// Switches it on, whatever becomes of that.
+    pub(crate) fn power_up(&mut self) {
         assert!(self.running.is_none(), "the machine runs");
-        let system = self.base.join("system");
-        if !system.exists() {
+        let (system, initial) = (self.system(), self.base.join("initramfs"));
+        if !system.exists() && self.is_encrypted {
+            encrypted::make_system(&self.disk, &system, &initial);
+        } else if !system.exists() {
             make_system(&self.root, &system);
         }
+        let initial: &[&str] = if self.is_encrypted { &["-initrd", text(&initial)] } else { &[] };
         let (ours, line) = UnixStream::pair().unwrap();
         let (watch, monitor) = UnixStream::pair().unwrap();
         let said = fs::File::create(self.base.join("qemu")).unwrap();
@@ -135,6 +164,7 @@ impl Vm {
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "768"])
             .args(["-nodefaults", "-no-user-config", "-machine", "pc", "-display", "none"])
             .args(["-vga", "std", "-kernel", text(&root::kernel()), "-append", ARGUMENTS])
+            .args(initial)
             .args(["-chardev", &format!("file,id=console,path={}", text(&self.console()))])
             .args(["-serial", "chardev:console", "-chardev", "socket,id=line,fd=0"])
             .args(["-serial", "chardev:line", "-chardev", "socket,id=monitor,fd=1"])
@@ -157,12 +187,11 @@ impl Vm {
             .expect("the bench needs qemu-system-x86_64 (Debian package qemu-system-x86)");
         let (shell, monitor) = (Mutex::new(Shell::new(ours)), Mutex::new(Monitor::new(watch)));
         self.running = Some(Running { qemu, shell, monitor });
-        self.wait_until_started();
     }
 
     /// The drives, as the emulator is told.
     fn attached(&self, system: &Path) -> Vec<String> {
-        let own = [(Bus::Nvme, "system", system)];
+        let own = [(self.system_bus, "system", system)];
         let others = self.drives.iter().map(|drive| (drive.bus, drive.serial, &*drive.file));
         let mut all: Vec<_> = own.into_iter().chain(others).collect();
         if self.system_is_last {
@@ -177,6 +206,10 @@ impl Vm {
             args.push(match bus {
                 Bus::Nvme => format!("nvme,mdts=5,serial={serial},drive={serial}"),
                 Bus::Ata => format!("ide-hd,serial={serial},drive={serial}"),
+                Bus::Virtio => {
+                    let lacks = "discard=off,write-zeroes=off";
+                    format!("virtio-blk-pci,serial={serial},drive={serial},{lacks}")
+                }
             });
         }
         args
@@ -280,27 +313,35 @@ impl Drop for Vm {
 /// Makes the system's drive from a folder, without mounting anything: a partition table with one entry, and a file
 /// system in it.
 fn make_system(root: &Path, image: &Path) {
-    const SECTOR: u64 = 512;
     let file = fs::File::create(image).unwrap();
     file.set_len(SYSTEM_BYTES).unwrap();
-    let blocks = (SYSTEM_BYTES - PARTITION_START) / 1024;
-    run(
-        "mke2fs",
-        &[
-            &["-q", "-t", "ext4", "-E", &format!("offset={PARTITION_START}")],
-            &["-d", text(root), text(image), &format!("{blocks}k")][..],
-        ]
-        .concat(),
-    );
-    // The table's signature, which names the partition; then its type, its beginning and its length.
+    let partition = PARTITION_START..SYSTEM_BYTES;
+    make_file_system(root, image, &partition);
+    write_table(&file, &[partition]);
+}
+
+/// Makes a file system of a folder's content in that part of a file.
+fn make_file_system(root: &Path, image: &Path, part: &Range<u64>) {
+    let offset = format!("offset={}", part.start);
+    let blocks = format!("{}k", (part.end - part.start) / 1024);
+    let args = ["-q", "-F", "-t", "ext4", "-b", "4096", "-E", &offset, "-d"];
+    run("mke2fs", &[&args[..], &[text(root), text(image), &blocks]].concat());
+}
+
+/// Writes a partition table with those entries.
+fn write_table(file: &fs::File, partitions: &[Range<u64>]) {
+    const SECTOR: u64 = 512;
+    // The table's signature, which names the partitions; then of each its type, its beginning and its length.
     let mut table = [0; 72];
     table[..4].copy_from_slice(b"tocn");
-    table[10] = 0x83;
     let sectors = |bytes: u64| u32::try_from(bytes / SECTOR).unwrap().to_le_bytes();
-    table[14..18].copy_from_slice(&sectors(PARTITION_START));
-    table[18..22].copy_from_slice(&sectors(SYSTEM_BYTES - PARTITION_START));
+    for (entry, part) in table[6..70].chunks_mut(16).zip(partitions) {
+        entry[4] = 0x83;
+        entry[8..12].copy_from_slice(&sectors(part.start));
+        entry[12..].copy_from_slice(&sectors(part.end - part.start));
+    }
     table[70..].copy_from_slice(&[0x55, 0xaa]);
-    std::os::unix::fs::FileExt::write_all_at(&file, &table, 440).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(file, &table, 440).unwrap();
 }
 
 impl Scene<Vm> {

@@ -55,24 +55,25 @@ impl Company {
         assert!(!scene.machine.succeeds("grep /srv/company /proc/mounts"));
         assert!(scene.machine.succeeds("test -s /srv/flash/files"), "a person's stay");
         assert_eq!(opened_by(personal), [true, true]);
-        self.assert_destroyed();
+        assert_destroyed(&self.drive, &self.before);
     }
+}
 
-    /// No passphrase opens it, not even with its headers from before, and no sector of its keys is left.
-    fn assert_destroyed(&self) {
-        assert_eq!(opened_by(&self.drive), [false, false]);
-        let mut left = fs::read(&self.drive).unwrap();
-        let headers = ..usize::try_from(FIRST_KEYSLOT).unwrap();
-        let keys = self.before[headers.end..DATA].chunks(SECTOR);
-        let keys: HashSet<_> = keys.filter(|part| part.iter().any(|byte| *byte != 0)).collect();
-        assert!(keys.len() > 500, "two keyslots fill many sectors");
-        assert!(!left.chunks(SECTOR).any(|part| keys.contains(part)), "a part of a key is left");
-        left[headers].copy_from_slice(&self.before[headers]);
-        let revived = self.drive.with_extension("revived");
-        fs::write(&revived, left).unwrap();
-        assert_eq!(opened_by(&revived), [false, false]);
-        fs::remove_file(revived).unwrap();
-    }
+/// No passphrase opens a volume that was so before, not even with its headers from then, and no sector of its keys is
+/// left.
+pub(super) fn assert_destroyed(volume: &Path, before: &[u8]) {
+    assert_eq!(opened_by(volume), [false, false]);
+    let mut left = fs::read(volume).unwrap();
+    let headers = ..usize::try_from(FIRST_KEYSLOT).unwrap();
+    let keys = before[headers.end..DATA].chunks(SECTOR);
+    let keys: HashSet<_> = keys.filter(|part| part.iter().any(|byte| *byte != 0)).collect();
+    assert!(keys.len() >= 500, "two keyslots fill many sectors");
+    assert!(!left.chunks(SECTOR).any(|part| keys.contains(part)), "a part of a key is left");
+    left[headers].copy_from_slice(&before[headers]);
+    let revived = volume.with_extension("revived");
+    fs::write(&revived, left).unwrap();
+    assert_eq!(opened_by(&revived), [false, false]);
+    fs::remove_file(revived).unwrap();
 }
 
 /// The agent is spared when memory runs short; a script that it starts goes before others, and its supervisor is
