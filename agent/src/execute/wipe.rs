@@ -10,6 +10,9 @@
 //! Before that the doors are closed as a lock closes them, and sessions end: best effort, see [`wiping`]. They open again
 //! when the wipe is over and the power stays on, which the agent sees to.
 //!
+//! The order is: the record, what makes it hard to kill, the doors, the keys. Whoever kills the agent before the record
+//! leaves the device as it was; after it the wipe goes on, in this boot or the next.
+//!
 //! What lies on drives that erase themselves is erased so, the whole drive and everything on it; what does not,
 //! or would not, is erased range by range. The TPM is cleared after the proof of the keys.
 //!
