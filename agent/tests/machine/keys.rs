@@ -126,7 +126,8 @@ fn what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it() {
         let (volume, config) = (scene.machine.path("/data/volume"), "/etc/tocsin/agent.toml");
         std::fs::create_dir(volume.parent().unwrap()).unwrap();
         make_volume(&volume, 20 << 20);
-        let known = "[host]\ncompany_volumes = [\"/data/volume\"]\n";
+        let known = "[host]\ncompany_volumes = [\"/data/volume\"]\n\
+                     wipe_targets = [\"/data/volume\"]\n";
         let text = scene.machine.read(config).replace("[host]\n", known);
         scene.machine.write(config, &text, 0o600);
         let listed = ["/data/keytab", "/usr/local/share/ca-certificates/company.crt"];
@@ -135,6 +136,7 @@ fn what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it() {
         scene.machine.sh(&format!("tocsin-agent manage {}", listed.join(" ")));
         scene.machine.sh(&manage("/data/volume"));
 
+        assert!(!scene.is_provable().await);
         let said = hindrances(&mut scene).await;
         let [first, second] = &said[..] else { panic!("{said:?}") };
         assert!(first.starts_with("/data/volume (luks2 "), "{first}");
@@ -151,6 +153,7 @@ fn what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it() {
         let drop_in = "/etc/systemd/system/tocsin-agent.service.d/data.conf";
         scene.machine.write(drop_in, GIVEN, 0o644);
         scene.machine.sh("systemctl daemon-reload && systemctl restart tocsin-agent.service");
+        assert!(scene.is_provable().await);
         assert_eq!(hindrances(&mut scene).await, Vec::<String>::new());
         let (keys, _) = escrowed(&mut scene, rotate(action::Credential::Volumes)).await;
         assert!(opens(&volume, key(&keys, "/data/volume")));

@@ -182,6 +182,15 @@ impl<M: Body> Scene<M> {
         }
     }
 
+    /// Whether the device says, in a session of its own for that, that a wipe of it is provable.
+    pub(crate) async fn is_provable(&mut self) -> bool {
+        drop(self.session.take());
+        let hub = self.hub().await;
+        let is_provable = hub.hello.capabilities.iter().any(|word| word == "encrypted_volume");
+        self.session = Some(hub);
+        is_provable
+    }
+
     /// The signed outcome of an order that was given, confirmed.
     pub(crate) async fn outcome(&mut self, command: &CommandFrame) -> Receipt {
         self.deliver(command).await
