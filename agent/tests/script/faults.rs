@@ -10,9 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::receipt::FailureKind;
 
-use crate::scene::{
-    GREEDY, PLACE, Run, Scene, in_namespaces, lines, mount, processes, text, until,
-};
+use crate::scene::{PLACE, Run, Scene, in_namespaces, lines, mount, processes, text, until};
 
 /// Counts itself, and then goes on until a file says that it may end.
 const PATIENT: &str =
