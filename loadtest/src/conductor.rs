@@ -113,6 +113,8 @@ pub(crate) struct PlayedPhase {
     pub(crate) ordering: Option<(Duration, u64)>,
     /// What hubs counted of its commands, if all of them were there all the time.
     pub(crate) ages: Option<Ages>,
+    /// Sessions that the hubs counted at its beginning, if it has orders for devices that never read.
+    pub(crate) sessions: Option<u64>,
 }
 
 /// A run that was played.
@@ -183,6 +185,9 @@ impl Bench<'_> {
     ) -> Result<PlayedPhase, ConductError> {
         let orders = phase.orders.is_some() || phase.group.is_some();
         let then = if orders { self.ages().await } else { None };
+        let is_for_stalled =
+            phase.group.as_ref().is_some_and(|group| group.to == Audience::Stalled);
+        let sessions = if is_for_stalled { self.sessions().await } else { None };
         let before = self.edge();
         let chapter = self.book.begin();
         if let Some(rate) = phase.churn {
@@ -214,7 +219,24 @@ impl Bench<'_> {
         let ages = then.zip(now).and_then(|(then, now)| ages::between(&then, &now));
         ages.iter().flat_map(Ages::lines).for_each(|line| say(self.live, line));
         let phase = phase.clone();
-        Ok(PlayedPhase { phase, edges, back, closed, returned, measured, chapter, ordering, ages })
+        Ok(PlayedPhase {
+            phase,
+            edges,
+            back,
+            closed,
+            returned,
+            measured,
+            chapter,
+            ordering,
+            ages,
+            sessions,
+        })
+    }
+
+    /// The sessions that the hubs count; `None`: none of them was started by the harness, or one says nothing.
+    async fn sessions(&self) -> Option<u64> {
+        let site = self.site.lock().await;
+        site.as_ref()?.sessions().await
     }
 
     /// What the hubs have counted so far; `None`: none of them was started by the harness, or one says nothing.

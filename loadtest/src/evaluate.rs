@@ -12,7 +12,7 @@ use crate::book::{Book, Part, Stream};
 use crate::conductor::{Edge, Played, PlayedPhase};
 use crate::layout::Layout;
 use crate::meters::{self, is_harness, is_hub};
-use crate::plan::{Audience, Phase, Plan};
+use crate::plan::{Audience, Phase, Plan, Population};
 use crate::probe::{self, Usage};
 use crate::report::{
     Cost, During, Harness, Hub, KernelCost, Latencies, Machine, PhaseLatencies, PhaseReport,
@@ -92,7 +92,7 @@ pub(crate) fn report(about: About<'_>, played: Played, interrupted: bool) -> Rep
         },
         latency_ms,
         kernel: kernel(&played),
-        stalled: stalled(&played, plan.population.stalled),
+        stalled: stalled(&played, &plan.population),
         processes: processes(&played, last),
         phases: played.phases.iter().map(|phase| phase_report(&played, phase)).collect(),
         series: played.samples,
@@ -295,14 +295,19 @@ fn kernel(played: &Played) -> Option<KernelCost> {
     })
 }
 
-/// What those cost that never read, from the end of the phase before the one in which they are sent orders.
-fn stalled(played: &Played, devices: u64) -> Option<Stalled> {
+/// What those cost that never read, beyond what everybody took before the first order. `None` unless hubs had all of
+/// their sessions when the phase with orders for them began: of sessions that are gone nothing can be measured.
+fn stalled(played: &Played, population: &Population) -> Option<Stalled> {
+    let devices = population.stalled;
     let is_meant = |own: &PlayedPhase| {
         own.phase.group.as_ref().is_some_and(|group| group.to == Audience::Stalled)
     };
     let at = played.phases.iter().position(is_meant).filter(|_| devices > 0)?;
     let (earlier, under) = (&played.phases[..at], &played.phases[at]);
+    let expected = population.connections + devices;
+    under.sessions.filter(|sessions| *sessions >= expected)?;
     let [before, after] = &under.edges;
+    let calm = settled(played).unwrap_or(before);
     let secs = |edge: &Edge| edge.at.since(played.began.at).as_secs_f64();
     let within = secs(before)..=secs(after);
     let samples = || played.samples.iter().filter(|sample| within.contains(&sample.at_secs));
@@ -311,21 +316,24 @@ fn stalled(played: &Played, devices: u64) -> Option<Stalled> {
         float(of_hubs.map(|(_, kib)| kib).sum())
     };
     let each = |most: f64, before: f64| (most - before).max(0.0) / float(devices);
-    let hub_kib_each = meters::sum(&before.readings, is_hub).pss_kib.and_then(|before| {
-        let most = samples().map(hub_kib).reduce(f64::max)?;
-        Some(each(most, float(before)))
+    let at_edge = |edge: &Edge| meters::sum(&edge.readings, is_hub).pss_kib.map(float);
+    // A short phase may have no sample of its own.
+    let hub_kib_each = at_edge(calm).zip(at_edge(after)).map(|(before, at_end)| {
+        let most = samples().map(hub_kib).fold(at_end, f64::max);
+        each(most, before)
     });
-    let kernel_kib = samples().map(|sample| float(sample.kernel.socket_kib)).reduce(f64::max);
+    let kernel_kib = samples().map(|sample| float(sample.kernel.socket_kib));
+    let kernel_kib = kernel_kib.fold(float(after.kernel.socket_kib), f64::max);
     let p99 = |own: &PlayedPhase| {
         let acked = played.book.latency(Part::Chapter(own.chapter, Stream::Unicast), Stage::Acked);
         (acked.count > 0).then_some(acked.p99)
     };
-    let calm = earlier.iter().rev().find(|own| own.phase.orders.is_some());
+    let without = earlier.iter().rev().find(|own| own.phase.orders.is_some());
     Some(Stalled {
         devices,
         hub_kib_each,
-        kernel_kib_each: kernel_kib.map(|most| each(most, float(before.kernel.socket_kib))),
-        others_p99_ms_more: calm.and_then(|calm| Some(p99(under)? - p99(calm)?)),
+        kernel_kib_each: Some(each(kernel_kib, float(calm.kernel.socket_kib))),
+        others_p99_ms_more: without.and_then(|without| Some(p99(under)? - p99(without)?)),
     })
 }
 

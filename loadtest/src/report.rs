@@ -293,15 +293,16 @@ pub struct KernelCost {
     pub socket_kib_max: u64,
 }
 
-/// What devices that never read cost while they are sent orders.
+/// What devices that never read cost while they are sent orders. Nothing is said unless the hubs had all of their
+/// sessions when that began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stalled {
     /// How many there were.
     pub devices: u64,
-    /// Memory of the hubs for each at its highest, beyond that of a quiet session, in KiB.
+    /// Memory of the hubs for each at its highest, beyond what everybody took before the first order, in KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub_kib_each: Option<f64>,
-    /// Socket buffers of the kernel for each at their highest, beyond those before, both ends, in KiB.
+    /// Socket buffers of the kernel for each at their highest, beyond those before the first order, both ends, in KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_kib_each: Option<f64>,
     /// How much longer the 99th percentile of the others was, from order to ack, than in the phase with orders before

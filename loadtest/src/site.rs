@@ -127,7 +127,7 @@ impl Site {
         let pages = self.hub_pages().await?;
         let of = |page: &String| {
             let line = page.lines().find_map(|line| line.strip_prefix(SESSIONS));
-            line.map_or(Some(0), |count| count.trim().parse::<u64>().ok())
+            line?.trim().parse::<u64>().ok()
         };
         pages.values().map(of).sum()
     }

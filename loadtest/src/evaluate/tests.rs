@@ -40,6 +40,7 @@ fn quiet_run(usage: [Usage; 3], has_room: bool) -> Played {
         chapter: 0,
         ordering: None,
         ages: None,
+        sessions: None,
     };
     let began = at(0, before);
     Played { began, phases: vec![phase], samples: Vec::new(), book: Arc::default() }
@@ -142,7 +143,10 @@ fn what_devices_that_never_read_cost_is_the_most_of_their_phase_alone() {
     let mut played = quiet_run([used_so_far(0, Some(102_400)); 3], false);
     let phase = ordering("slow-consumers", &[], None);
     let edges = played.phases[0].edges.clone();
-    played.phases = vec![PlayedPhase { edges, ..phase }];
+    played.phases = vec![PlayedPhase { edges, sessions: Some(101), ..phase }];
+    let text = shipped("slow-consumers").expect("it is shipped");
+    let plan = load("slow-consumers", text, &[]).expect("a scenario");
+    let of = |stalled| Population { connections: 1, stalled, ..plan.population.clone() };
     let sample = |at_secs: f64, kib: u64, socket_kib: u64| Sample {
         at_secs,
         pss_kib: [("hub-1".to_owned(), kib), ("redis".to_owned(), 9_999_999)].into(),
@@ -151,8 +155,15 @@ fn what_devices_that_never_read_cost_is_the_most_of_their_phase_alone() {
     };
     played.samples =
         vec![sample(1.0, 104_400, 300), sample(3.0, 103_000, 100), sample(9.0, 999_999, 9_999)];
-    let found = stalled(&played, 100).expect("they were sent orders");
+    let found = stalled(&played, &of(100)).expect("they were sent orders");
     assert_eq!((found.hub_kib_each, found.kernel_kib_each), (Some(20.0), Some(3.0)));
     assert_eq!(found.others_p99_ms_more, None, "there was nothing before it");
-    assert_eq!(stalled(&played, 0), None, "there was nobody");
+    assert_eq!(stalled(&played, &of(0)), None, "there was nobody");
+    played.samples.clear();
+    let found = stalled(&played, &of(100)).expect("they were sent orders");
+    assert_eq!(found.hub_kib_each, Some(0.0), "without a sample, what the end of the phase says");
+    played.phases[0].sessions = Some(100);
+    assert_eq!(stalled(&played, &of(100)), None, "a hub had closed one before");
+    played.phases[0].sessions = None;
+    assert_eq!(stalled(&played, &of(100)), None, "the hubs did not say");
 }
