@@ -134,6 +134,34 @@ async fn order_for_an_offline_device_is_queued_and_can_be_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn script_for_a_device_that_is_away_is_cancelled_without_waiting_for_it() {
+    let bench = Bench::logged_in().await;
+    bench.enroll("web-17").await;
+    let root_key = bench.path("data/root.key");
+    let key_file = bench.path("alice.key");
+    let made = bench.json(&["key", "new", "--out", &key_file, "--json"]).await;
+    let add = ["trust", "add-approver", made["public_key"].as_str().unwrap(), "--person", "alice"];
+    bench.run(&[&add[..], &["--root-key", &root_key, "--yes"]].concat()).await.expect(0);
+    let script = bench.path("script");
+    std::fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
+    let given = ["run-script", &script, "web-17", "--reason", "a test", "--yes", "--json"];
+    for by_order in [false, true] {
+        let made = bench.run(&given).await;
+        made.expect(7);
+        let made: Value = serde_json::from_str(&made.stdout).unwrap();
+        let (order, command) = (&made["order"]["id"], &made["commands"][0]["id"]);
+        let order = order.as_str().unwrap();
+        bench.run(&["approve", order, "--key", &key_file, "--yes", "--no-wait"]).await.expect(0);
+        let id = if by_order { order } else { command.as_str().unwrap() };
+        let run = bench.run(&["cancel", id, "--json"]).await;
+        run.expect(0);
+        let cancelled: Value = serde_json::from_str(&run.stdout).unwrap();
+        assert_eq!(cancelled["id"], id, "what was cancelled is shown: {run:?}");
+        assert_eq!(cancelled["cancel"]["commands"][0]["state"], "queued");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_in_json_has_the_objects_of_the_api() {
     let bench = Bench::logged_in().await;
     bench.enroll("web-17").await;

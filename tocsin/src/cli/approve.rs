@@ -256,7 +256,8 @@ async fn after(
         return Ok(Exit::Success);
     }
     let online = presence(client, order.id).await?;
-    let waiting = Waiting { order: order.id, online, timeout: wait.timeout };
+    let waiting =
+        Waiting { order: order.id, online, spared: BTreeSet::new(), timeout: wait.timeout };
     follow::to_the_end(context, client, waiting).await
 }
 

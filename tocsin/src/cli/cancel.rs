@@ -1,12 +1,16 @@
 //! `tocsin cancel`: an order is withdrawn where no device has it, and called back where one does.
 //!
 //! Owns the two ways and what they come to. What a device has on disk only that device ends: what
-//! calls it back is an order of its own, and its receipt says whether it came in time.
+//! calls it back is an order of its own, and its receipt says whether it came in time. What is withdrawn has
+//! ended, and a device that is away needs not confirm that.
 
-use api::commands::wire::{CancelledCommand, CancelledOrder, CreatedOrder, Withdraw};
+use std::collections::BTreeSet;
+
+use api::commands::wire::{CancelledCommand, CancelledOrder, CommandView, CreatedOrder, Withdraw};
 use clap::Args;
-use protocol::id::CommandId;
+use protocol::id::{CommandId, DeviceId};
 use protocol::state::CommandState;
+use serde::Serialize;
 
 use super::follow::{self, Waiting};
 use super::order::WaitArgs;
@@ -49,7 +53,9 @@ pub async fn run(context: &Context, args: CancelArgs) -> Result<Exit, Failure> {
                 command.id
             ));
         }
-        return called_back(context, &client, cancel, &args.wait).await;
+        let withdrawn = withdrawn(std::slice::from_ref(command));
+        let called = Called { whole: &cancelled, cancel, withdrawn, wait: &args.wait };
+        return called_back(context, &client, called).await;
     }
     out.object(&cancelled);
     out.line(&format!("command {} on {name} cancelled", command.id));
@@ -82,19 +88,36 @@ async fn whole_order(
         format!("order {} cancelled as far as it could be: {}", order.id, states.join(", "));
     if let Some(cancel) = &cancelled.cancel {
         out.note(&stands);
-        return called_back(context, client, cancel, &args.wait).await;
+        let query = [("order", id.to_string())];
+        let views: Vec<CommandView> = client.all("/v1/commands", &query, None).await?;
+        let withdrawn = withdrawn(&views);
+        let called = Called { whole: &cancelled, cancel, withdrawn, wait: &args.wait };
+        return called_back(context, client, called).await;
     }
     out.object(&cancelled);
     out.line(&stands);
     Ok(Exit::Success)
 }
 
-/// Waits for what the devices say that had it already.
-async fn called_back(
+/// The devices whose commands have ended without them.
+fn withdrawn(commands: &[CommandView]) -> BTreeSet<DeviceId> {
+    let ended = commands.iter().filter(|command| command.state == CommandState::Cancelled);
+    ended.map(|command| command.device_id).collect()
+}
+
+/// What was cancelled, and the order that calls it back.
+struct Called<'a, T> {
+    whole: &'a T,
+    cancel: &'a CreatedOrder,
+    withdrawn: BTreeSet<DeviceId>,
+    wait: &'a WaitArgs,
+}
+
+/// Waits for what the devices say that had it already, and those that are there.
+async fn called_back<T: Serialize>(
     context: &Context,
     client: &Client,
-    cancel: &CreatedOrder,
-    wait: &WaitArgs,
+    Called { whole, cancel, withdrawn, wait }: Called<'_, T>,
 ) -> Result<Exit, Failure> {
     let (out, order) = (context.out, &cancel.order);
     let devices = text::count(cancel.commands.len(), "device");
@@ -111,6 +134,15 @@ async fn called_back(
         return Ok(Exit::Success);
     }
     let online = approve::presence(client, order.id).await?;
-    let waiting = Waiting { order: order.id, online, timeout: wait.timeout };
+    let is_away =
+        |device: &DeviceId| withdrawn.contains(device) && online.get(device) == Some(&false);
+    let spared: BTreeSet<_> =
+        cancel.commands.iter().map(|command| command.device_id).filter(is_away).collect();
+    if cancel.commands.iter().all(|command| spared.contains(&command.device_id)) {
+        out.object(whole);
+        out.line("cancelled; should it have left before, it is called back at the next contact");
+        return Ok(Exit::Success);
+    }
+    let waiting = Waiting { order: order.id, online, spared, timeout: wait.timeout };
     follow::to_the_end(context, client, waiting).await
 }

@@ -3,7 +3,7 @@
 //! Owns the way from arguments to an order: dry run, confirmation, order, progress. What was
 //! shown is what is ordered: the order names the devices of the dry run by their ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::commands::wire::{CreateOrder, CreatedOrder, DryRun, Targets};
@@ -439,6 +439,7 @@ async fn after(
     }
     let online: BTreeMap<DeviceId, bool> =
         plan.devices.iter().filter_map(|d| Some((d.id, d.online?))).collect();
-    let waiting = Waiting { order: order.id, online, timeout: wait.timeout };
+    let waiting =
+        Waiting { order: order.id, online, spared: BTreeSet::new(), timeout: wait.timeout };
     follow::to_the_end(context, client, waiting).await
 }

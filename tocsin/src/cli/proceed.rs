@@ -1,5 +1,7 @@
 //! `tocsin continue`: the devices behind a first wave follow, whatever became of that.
 
+use std::collections::BTreeSet;
+
 use api::commands::wire::{OrderView, Withdraw};
 use clap::Args;
 use protocol::id::OrderId;
@@ -35,6 +37,7 @@ pub async fn run(context: &Context, args: ContinueArgs) -> Result<Exit, Failure>
         return Ok(Exit::Success);
     }
     let online = approve::presence(&client, order.id).await?;
-    let waiting = Waiting { order: order.id, online, timeout: args.wait.timeout };
+    let waiting =
+        Waiting { order: order.id, online, spared: BTreeSet::new(), timeout: args.wait.timeout };
     follow::to_the_end(context, &client, waiting).await
 }
