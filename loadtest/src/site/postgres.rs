@@ -25,6 +25,8 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 const ACCOUNT: &str = "postgres";
 /// The user that owns everything in it.
 const USER: &str = "tocsin";
+/// What it is started by.
+const ENV: &str = "env";
 /// Its role among the processes.
 pub(super) const ROLE: &str = "postgres";
 /// How long it may take to answer once its port is open.
@@ -53,7 +55,7 @@ pub(super) async fn start() -> Result<Postgres, SiteError> {
     let data = prepared(folder.path(), &password, account.as_ref())
         .map_err(|error| SiteError::File(folder.path().to_owned(), error))?;
     let failed = |error| SiteError::Process(ROLE.to_owned(), error);
-    let own = setpriv(account.as_ref());
+    let own = before(account.as_ref());
     initialise(&own, &programs, folder.path(), &data).await.map_err(failed)?;
     let mut args = own;
     args.push(text(&programs.join("postgres")));
@@ -62,7 +64,7 @@ pub(super) async fn start() -> Result<Postgres, SiteError> {
     args.push(text(&data));
     args.push("-p".to_owned());
     let args = args.into_iter().map(Into::into).collect();
-    let process = Process::server(ROLE, "setpriv", args, folder.path()).that_quits();
+    let process = Process::server(ROLE, ENV, args, folder.path()).that_quits();
     let process = started(process).await?;
     let address = process.said("address").unwrap_or_default();
     let answers = timeout(READY, answering(&programs, &address)).await;
@@ -105,10 +107,12 @@ fn prepared(folder: &Path, password: &str, account: Option<&User>) -> io::Result
     Ok(data)
 }
 
-/// What is said to `setpriv` before the program: its account, and to quit when the harness is gone. The kernel forgets that
-/// promise with a change of the account, so that it is made after it.
-fn setpriv(account: Option<&User>) -> Vec<String> {
-    let mut args = vec!["--pdeathsig=QUIT".to_owned()];
+/// What is said to `env` before the program: nothing of our environment (`PGDATA`, `PGOPTIONS`), and a folder that the account may
+/// enter. Then to `setpriv`: its account, and to quit when the harness is gone. The kernel forgets
+/// that promise with a change of the account, so that it is made after it.
+fn before(account: Option<&User>) -> Vec<String> {
+    let words = ["-i", "-C", "/", "PATH=/usr/bin:/bin", "LC_ALL=C", "setpriv", "--pdeathsig=QUIT"];
+    let mut args: Vec<_> = words.map(str::to_owned).into();
     if let Some(account) = account {
         let (uid, gid) = (format!("--reuid={}", account.uid), format!("--regid={}", account.gid));
         args.extend([uid, gid, "--clear-groups".to_owned()]);
@@ -123,8 +127,8 @@ async fn initialise(
     folder: &Path,
     data: &Path,
 ) -> Result<(), ProcessError> {
-    let mut command = Command::new("setpriv");
-    command.args(own).arg(programs.join("initdb")).current_dir("/");
+    let mut command = Command::new(ENV);
+    command.args(own).arg(programs.join("initdb"));
     command.args(["--no-instructions", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
     command.args(["--username", USER, "--pwfile"]).arg(folder.join("password"));
     let output = command.arg("--pgdata").arg(data).kill_on_drop(true).output().await;
@@ -140,7 +144,7 @@ async fn answering(programs: &Path, address: &str) {
     let (host, port) = address.split_once(':').unwrap_or((address, ""));
     loop {
         let mut asked = Command::new(programs.join("pg_isready"));
-        asked.args(["--quiet", "--host", host, "--port", port]);
+        asked.env_clear().args(["--quiet", "--host", host, "--port", port]);
         if asked.status().await.is_ok_and(|status| status.success()) {
             return;
         }

@@ -217,6 +217,8 @@ impl Process {
         let command = command.stdin(Stdio::null()).stderr(log);
         // Ctrl-C is for whoever tidies up.
         let command = command.kill_on_drop(true).process_group(0);
+        // A client of PostgreSQL would send them along.
+        let command = command.env_remove("PGOPTIONS");
         let command = match self.sign {
             Sign::Line => command.stdout(Stdio::piped()),
             Sign::Port => command.stdout(Stdio::null()),
@@ -246,9 +248,10 @@ impl Process {
         if self.quits { self.end_by(Signal::SIGQUIT).await } else { self.kill().await }
     }
 
-    /// SIGTERM, and waits until it has drained.
+    /// SIGTERM, and waits until it has drained. A server with processes of its own would wait for its clients then, and
+    /// those of a pool stay: SIGINT.
     pub(crate) async fn drain(&mut self) -> Result<(), ProcessError> {
-        self.end_by(Signal::SIGTERM).await
+        self.end_by(if self.quits { Signal::SIGINT } else { Signal::SIGTERM }).await
     }
 
     async fn end_by(&mut self, signal: Signal) -> Result<(), ProcessError> {
