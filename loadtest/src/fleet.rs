@@ -184,7 +184,7 @@ impl Patience {
     /// Waits until that time is over and a moment longer, so that those who were told the same do not come at once;
     /// whether there is another try.
     async fn wait(&mut self, told: Duration) -> bool {
-        let wait = told + Duration::from_millis(self.entropy.below(SPREAD_MS));
+        let wait = told.saturating_add(Duration::from_millis(self.entropy.below(SPREAD_MS)));
         let Some(left) = self.left.checked_sub(wait) else { return false };
         self.left = left;
         tracing::info!(wait_ms = wait.as_millis(), "told to come again later");
