@@ -8,6 +8,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::time::Duration;
 
 use protocol::enrollment::DeviceIdentity;
@@ -141,7 +142,11 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
     };
     // Signatures are checked before the transaction: it must not be held for arithmetic.
     let reports = judge::judge_all(said, keys).await;
-    Ok((asks, reports.map_err(|_| DbError::Unreadable("word of a device"))?))
+    let reports = reports.map_err(|error| {
+        tracing::error!(error = &error as &dyn Error, "what devices said could not be judged");
+        DbError::Unreadable("word of a device")
+    })?;
+    Ok((asks, reports))
 }
 
 /// Reads what waits for those who ask, with one statement, and writes what they say of
