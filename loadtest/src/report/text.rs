@@ -146,7 +146,7 @@ impl Report {
 impl Stalled {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (value, what) in [
-            (self.hub_kib_each, "KiB of the hubs at most for each, beyond a quiet session"),
+            (self.hub_kib_each, "KiB of the hubs at most for each, beyond before the first order"),
             (self.kernel_kib_each, "KiB of socket buffers at most for each, both ends"),
             (self.others_p99_ms_more, "ms more of the others' p99 than with all reading"),
         ] {
