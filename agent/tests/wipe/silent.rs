@@ -104,3 +104,37 @@ fn volume_with_another_name_is_found_again_beside_a_device_that_never_answers() 
     let targets = evidence.get("targets").unwrap().as_array().unwrap();
     assert!(targets.iter().any(|target| target["path"] == json!(is)), "{targets:?}");
 }
+
+/// Disks of which one answers nobody who would not wait for it.
+#[derive(Debug)]
+struct Slow(PathBuf);
+
+impl Disk for Slow {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn Volume>> {
+        // Whoever asks for so long only has a thread of that name do it.
+        if path == self.0 && thread::current().name() == Some("device") {
+            loop {
+                thread::park();
+            }
+        }
+        SystemDisk.open(path, access)
+    }
+
+    fn patience(&self, silent: &BTreeSet<PathBuf>) -> Duration {
+        Hanging(self.0.clone()).patience(silent)
+    }
+}
+
+#[test]
+fn volume_that_is_slow_is_where_it_was_and_not_where_a_copy_of_it_is() {
+    let machine = laptop();
+    let slow = machine.host.path("/dev/sda2");
+    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
+    crate::scene::wipe(WipeLevel::Keys).apply(&machine.host, &task(1)).unwrap();
+    let wipe = Wipe::on(params, Box::new(Slow(slow.clone())));
+    machine.device("sdb", "8:16", &[]);
+    std::fs::copy(&slow, machine.host.path("/dev/sdb")).unwrap();
+    let evidence = wipe.prove(&machine.host, &task(1)).unwrap();
+    let targets = evidence.get("targets").unwrap().as_array().unwrap();
+    assert!(targets.iter().any(|target| target["path"] == json!(slow)), "{targets:?}");
+}

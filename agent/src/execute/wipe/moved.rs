@@ -69,7 +69,9 @@ impl Search<'_> {
         is_at: impl Fn(&dyn Disk, &Path) -> bool + Send + Sync + 'static,
     ) -> Option<(PathBuf, PathBuf)> {
         let is_at = Arc::new(is_at);
-        if self.first(vec![path.clone()], is_at.clone()).is_some() {
+        let is_there = self.first(vec![path.clone()], is_at.clone()).is_some();
+        // What is slow is not gone, and a copy of it answers faster.
+        if is_there || self.silent.contains(path.as_path()) {
             return None;
         }
         let now = self.first(places(self.host), is_at)?;
