@@ -5,6 +5,7 @@
 //! proc_pid_mountinfo(5).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -73,8 +74,12 @@ pub(super) fn detach(host: &Host) {
 /// The unit of an armed agent has mounts of its own, in which detaching is nobody else's business,
 /// and may enter no others: the service manager does it where everybody sees it.
 pub(super) fn let_go(host: &Host, places: &[PathBuf]) {
+    let_go_within(host, places, patience::DETACH);
+}
+
+fn let_go_within(host: &Host, places: &[PathBuf], at_most: Duration) {
     match host.arming {
-        Arming::Armed => detach_for_all(host, places),
+        Arming::Armed => detach_for_all(host, places, at_most),
         Arming::Sandboxed | Arming::Simulated => {}
     }
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
@@ -87,9 +92,9 @@ pub(super) fn let_go(host: &Host, places: &[PathBuf]) {
     }
 }
 
-fn detach_for_all(host: &Host, places: &[PathBuf]) {
+fn detach_for_all(host: &Host, places: &[PathBuf], at_most: Duration) {
     let course = Course::default();
-    course.allow(Some(host.course.within(patience::DETACH)));
+    course.allow(Some(host.course.within(at_most)));
     let arguments = ["--quiet", "--collect", "--wait", "--", "umount", "--lazy", "--"];
     for some in places.chunks(AT_ONCE) {
         let detached = course
