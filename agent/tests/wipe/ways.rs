@@ -38,6 +38,11 @@ fn two_paths_to_one_drive_that_are_both_named_are_wiped_once_and_told_as_one() {
         assert_eq!(paths, [(&json!(one), &json!([other]))]);
     }
     assert!(!opens_with_any(&other));
+    // A second order finds no header any more, by neither name.
+    let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(2)).unwrap();
+    let target = &evidence.get("targets").unwrap()[0];
+    assert_eq!((&target["path"], &target["ways"]), (&json!(one), &json!([other])));
+    assert_eq!(evidence.get("targets").unwrap().as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -227,18 +227,25 @@ fn look(disk: &Arc<dyn Disk>, host: &Host, begun: &[&Target]) -> Found {
 /// The target at that path: as its headers say, or, where an earlier wipe began with it, as the
 /// record of that wipe says.
 fn inspect(disk: &dyn Disk, path: &Path, former: &[Target]) -> Result<Target, DestroyError> {
-    let former = former.iter().find(|target| target.path == path);
+    let is_way = |target: &&Target| target.ways.iter().any(|way| way == path);
+    let of_it = former.iter().find(|target| target.path == path);
+    // Which of them lead to the same volume is looked at anew.
+    let former = of_it.or_else(|| former.iter().find(is_way)).map(|former| Target {
+        path: path.to_owned(),
+        ways: Vec::new(),
+        ..former.clone()
+    });
     match (destroy::inspect(disk, path), former) {
         // Headers came back over a wipe that was under way: their keys may have as well.
         (Ok(found), Some(former))
             if found.uuid == former.uuid && former.progress < Progress::Headers =>
         {
-            Ok(Target { progress: Progress::Pending, ..former.clone() })
+            Ok(Target { progress: Progress::Pending, ..former })
         }
         (Ok(found), _) => Ok(found),
         (Err(error), Some(former)) => {
-            if destroy::is_same(disk, former)? {
-                Ok(former.clone())
+            if destroy::is_same(disk, &former)? {
+                Ok(former)
             } else {
                 Err(error)
             }
