@@ -149,6 +149,23 @@ fn every_injected_failure_of_an_unlock_has_its_receipt_and_the_next_one_leaves_n
     });
 }
 
+#[test]
+fn lock_closes_a_door_of_which_the_undo_journal_is_damaged_and_says_so() {
+    let test = "failures::lock_closes_a_door_of_which_the_undo_journal_is_damaged_and_says_so";
+    in_namespaces(test, || {
+        let sandbox = Sandbox::new();
+        lock(&sandbox);
+        drop(damaged(&sandbox, "file-"));
+        let says = Err((FailureKind::Internal, "doors"));
+        for _ in 0..2 {
+            assert_eq!(carried_out(&sandbox, "unlock", Injected::DamagedFile), says);
+            assert!(sandbox.permits("sshd", "alice"));
+            assert_eq!(carried_out(&sandbox, "lock", Injected::DamagedFile), says);
+            assert_locked(&sandbox);
+        }
+    });
+}
+
 fn check(sandbox: &Sandbox, injected: Injected, left: Left) {
     let phase = |sandbox: &Sandbox| lock::current(&sandbox.host).unwrap().map(|state| state.phase);
     let expected = match left {

@@ -97,27 +97,33 @@ fn put_gate(
     let Some(base) = base else { return Ok(()) };
     let bare = pam::without_gate(&base.bytes);
     let desired = pam::with_gate(&base.bytes, &gate.block(gate_file.stacks));
-    let known = undo.file(&gate_file.path)?;
-    if current.as_ref().is_some_and(|found| found.bytes == desired) && known.is_some() {
-        return file::discard_leftover(&path);
+    let known = undo.file(&gate_file.path);
+    let stands = current.as_ref().is_some_and(|found| found.bytes == desired);
+    if stands && !matches!(known, Ok(None)) {
+        file::discard_leftover(&path)?;
+        return known.map(drop);
     }
     let written_sha256 = sha256_hex(&desired);
-    match known {
-        None => {
+    let damaged = match known {
+        Ok(None) => {
             let former = current.as_ref().map(|found| Found { bytes: bare, ..found.clone() });
             let former = former.as_ref().map(FormerFile::new);
             let path = gate_file.path.clone();
             undo.save_file(&FileEntry { path, former, written_sha256 })?;
+            Ok(())
         }
         // Only what is still the former file under the gate may be put back whole.
-        Some(entry) if is_former(&entry, &bare) => {
+        Ok(Some(entry)) if is_former(&entry, &bare) => {
             undo.save_file(&FileEntry { written_sha256, ..entry })?;
+            Ok(())
         }
-        Some(_) => {}
-    }
+        Ok(Some(_)) => Ok(()),
+        // A gate comes off again without its entry. One that nobody can read leaves no door open.
+        Err(error) => Err(error),
+    };
     file::replace(&path, &desired, base.attributes)?;
     relabel(host, &path);
-    Ok(())
+    damaged
 }
 
 fn is_former(entry: &FileEntry, bare: &[u8]) -> bool {
