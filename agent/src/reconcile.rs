@@ -302,7 +302,8 @@ impl Reconcile {
             self.sync = Sync { is_due: false, not_before: Some(now + SYNC_PAUSE) };
             self.link.send(AgentFrame::Sync { last_seq: self.ledger.last_seq() });
         }
-        if self.ledger.unconfirmed().next().is_none() && self.notices.is_empty() {
+        let is_confirmed = self.ledger.unconfirmed().chain(self.unwritten()).next().is_none();
+        if is_confirmed && self.notices.is_empty() {
             self.resend.at = None;
             self.resend.backoff.reset();
         } else if self.resend.at.is_none_or(|at| at <= now) {
@@ -312,7 +313,8 @@ impl Reconcile {
     }
 
     fn send_receipts(&mut self, now: Instant) {
-        for (command_id, jws) in self.ledger.unconfirmed().take(limits::EXCHANGE_FRAMES / 2) {
+        let receipts = self.unwritten().into_iter().chain(self.ledger.unconfirmed());
+        for (command_id, jws) in receipts.take(limits::EXCHANGE_FRAMES / 2) {
             let frame = AgentFrame::Receipt { command_id, jws: jws.clone() };
             if !self.link.send(frame) {
                 break;

@@ -217,6 +217,14 @@ impl Reconcile {
         self.ledger.open_commands().chain(ending).collect()
     }
 
+    /// The receipt for which the power-off waits, where no disk took it.
+    pub(super) fn unwritten(&self) -> Option<(CommandId, &CompactJws)> {
+        let power_off = self.power_off.as_ref().filter(|its| !its.is_confirmed)?;
+        let running = Lane::ALL.into_iter().filter_map(|lane| self.running.get(lane).as_ref());
+        let mut its = running.filter(|running| running.command_id() == power_off.command_id);
+        its.find_map(|running| Some((power_off.command_id, running.receipt()?)))
+    }
+
     /// Whether the store may not hold the outcome of that command: it waits to be written here,
     /// or to be confirmed from there.
     fn is_unconfirmed(&self, command_id: CommandId) -> bool {

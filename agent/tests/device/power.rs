@@ -144,6 +144,11 @@ fn wipe_that_took_the_disk_of_the_journal_is_still_proven_and_ends_in_the_power_
         succeeded(&bench, &receipt);
         let AgentFrame::Receipt { jws, .. } = &receipt else { unreachable!("it is a receipt") };
         assert!(!bench.journal().contains(jws.as_str()), "the disk was not full");
+        // Nobody heard it: it is sent again, on this session and the next one.
+        assert_eq!(hub.receipt().await, receipt);
+        drop(hub);
+        let mut hub = server.session().await;
+        assert_eq!(hub.receipt().await, receipt);
         // That nobody can write down that the store has it holds nothing up.
         hub.send(confirmed(&receipt)).await;
         until(|| pressed(&bench) == 1).await;
