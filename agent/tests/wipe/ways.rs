@@ -46,6 +46,24 @@ fn two_paths_to_one_drive_that_are_both_named_are_wiped_once_and_told_as_one() {
 }
 
 #[test]
+fn other_way_to_a_volume_is_looked_at_where_it_is_after_a_boot() {
+    let machine = with_two_named(["naa.1", "naa.1"]);
+    let [one, other, now] =
+        ["/dev/sdb", "/dev/sdc", "/dev/sdd"].map(|path| machine.host.path(path));
+    fs::hard_link(&one, &other).unwrap();
+    let wipe = wipe(WipeLevel::Keys);
+    wipe.apply(&machine.host, &task(1)).unwrap();
+    machine.device("sdd", "8:48", &[]);
+    fs::rename(&other, &now).unwrap();
+    machine.file("/dev/sdc", [0; 8192]);
+    let ways =
+        || wipe.prove(&machine.host, &task(1)).unwrap().get("targets").unwrap()[0]["ways"].clone();
+    assert_eq!(ways(), json!([now]));
+    fs::remove_file(&now).unwrap();
+    assert_eq!(ways(), Value::Null);
+}
+
+#[test]
 fn mirror_and_its_leg_that_are_both_named_are_wiped_once_through_the_mirror() {
     let mut machine = with_two_named(["naa.1", "naa.2"]);
     fs::create_dir_all(machine.host.path("/sys/block/sdb/holders/sdc")).unwrap();

@@ -28,7 +28,8 @@ pub(super) fn find(disk: &Arc<dyn Disk>, host: &Host, wiping: &mut Wiping) {
             let there = Target { path: path.to_owned(), ..of.clone() };
             destroy::is_same(disk, &there).unwrap_or(false)
         };
-        moves.extend(search.follow(&mut target.path, graph::devices, is_at));
+        moves.extend(search.follow(&mut target.path, graph::devices, is_at.clone()));
+        search.follow_ways(target, is_at);
     }
     for swap in wiping.swaps.iter_mut().filter(|swap| swap.kind == SwapKind::Plain) {
         let (of, host) = (swap.clone(), host.clone());
@@ -78,6 +79,28 @@ impl Search<'_> {
         tracing::warn!(from = %path.display(), to = %now.display(), "part of a wipe has another name now");
         let former = std::mem::replace(path, now.clone());
         Some((former, now))
+    }
+
+    /// Follows the other ways to a volume, each to a place of its own. One that leads nowhere any more is none.
+    fn follow_ways(
+        &mut self,
+        target: &mut Target,
+        is_at: impl Fn(&dyn Disk, &Path) -> bool + Send + Sync + 'static,
+    ) {
+        let is_at = Arc::new(is_at);
+        for way in std::mem::take(&mut target.ways) {
+            let is_free = |path: &PathBuf| *path != target.path && !target.ways.contains(path);
+            let own = Some(way.clone()).filter(is_free).into_iter().collect();
+            let mut now = self.first(own, is_at.clone());
+            if now.is_none() && self.silent.contains(&way) {
+                now = Some(way);
+            } else if now.is_none() {
+                let others = graph::devices(self.host).into_iter().filter(is_free).collect();
+                now = self.first(others, is_at.clone());
+                tracing::warn!(from = %way.display(), to = ?now, "way to a volume has another name now");
+            }
+            target.ways.extend(now);
+        }
     }
 
     /// The first place of those where it is.
