@@ -83,17 +83,21 @@ fn mirror_and_its_leg_that_are_both_named_are_wiped_once_through_the_mirror() {
 
 #[test]
 fn copy_of_a_volume_is_one_of_its_own_and_a_drive_that_lies_about_itself_is_noticed() {
-    let copied = |drives| {
+    let copied = |drives, removable| {
         let machine = with_two_named(drives);
+        machine.file("/sys/block/sdb/removable", removable);
         let [one, other] = ["/dev/sdb", "/dev/sdc"].map(|path| machine.host.path(path));
         fs::copy(one, &other).unwrap();
         (carry_out(&wipe(WipeLevel::Keys), &machine.host, &task(1)), opens_with_any(&other))
     };
-    let (evidence, opens) = copied(["naa.1", "naa.2"]);
+    let (evidence, opens) = copied(["naa.1", "naa.2"], "0\n");
     assert_eq!(evidence.unwrap().get("targets").unwrap().as_array().unwrap().len(), 2);
     assert!(!opens, "a leg of a mirror that does not run, or a backup");
+    let (evidence, opens) = copied(["naa.1", "naa.1"], "1\n");
+    assert_eq!(evidence.unwrap().get("targets").unwrap().as_array().unwrap().len(), 2);
+    assert!(!opens, "a stick may say that it is the machine's own disk");
     // Nothing is called proven for what another drive of the same name still has.
-    let (failure, opens) = copied(["naa.1", "naa.1"]);
+    let (failure, opens) = copied(["naa.1", "naa.1"], "0\n");
     let failure = failure.unwrap_err();
     assert_eq!(failure.kind, FailureKind::NotProven);
     assert!(failure.detail.contains("/dev/sdc, which stays"), "{}", failure.detail);

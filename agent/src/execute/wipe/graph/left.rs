@@ -104,7 +104,9 @@ impl Graph {
                 ["device/wwid", "wwid"].into_iter().find_map(|file| line(&folder.join(file)));
             Some((wwid.filter(|wwid| !wwid.is_empty())?, node.start))
         };
-        place(one).is_some_and(|one| Some(one) == place(other))
+        // What can be pulled out may say anything of itself.
+        let is_fixed = !self.is_on_removable(one) && !self.is_on_removable(other);
+        is_fixed && place(one).is_some_and(|one| Some(one) == place(other))
     }
 
     /// Which LUKS volumes go and which are left: those go that are `chosen`; where none are, those that
