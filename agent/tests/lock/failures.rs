@@ -155,13 +155,19 @@ fn lock_closes_a_door_of_which_the_undo_journal_is_damaged_and_says_so() {
     in_namespaces(test, || {
         let sandbox = Sandbox::new();
         lock(&sandbox);
-        drop(damaged(&sandbox, "file-"));
+        let entries = fs::read_dir(sandbox.host.state_dir.join("lock-undo")).unwrap();
+        let entries = entries.map(|entry| entry.unwrap().path());
+        let is_file = |path: &PathBuf| path.to_str().unwrap().contains("/file-");
+        entries.filter(is_file).for_each(|entry| fs::write(entry, "{").unwrap());
+        let gate = || fs::read(sandbox.host.path(GATE)).unwrap();
+        let gated = gate();
         let says = Err((FailureKind::Internal, "doors"));
         for _ in 0..2 {
             assert_eq!(carried_out(&sandbox, "unlock", Injected::DamagedFile), says);
-            assert!(sandbox.permits("sshd", "alice"));
+            assert!(sandbox.permits("sshd", "alice") && gate() != gated);
             assert_eq!(carried_out(&sandbox, "lock", Injected::DamagedFile), says);
             assert_locked(&sandbox);
+            assert_eq!(gate(), gated);
         }
     });
 }
