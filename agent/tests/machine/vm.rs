@@ -248,6 +248,12 @@ impl Vm {
         running.qemu.wait().unwrap().code().expect("the emulator ends by itself")
     }
 
+    /// Whether it went down by itself.
+    pub(crate) fn is_off(&mut self) -> bool {
+        let running = self.running.as_mut().expect("the machine runs");
+        running.qemu.try_wait().unwrap().is_some()
+    }
+
     /// Takes its power away: nothing in it gets to do anything more.
     pub(crate) fn cut_power(&mut self) {
         let mut running = self.running.take().expect("the machine runs");
