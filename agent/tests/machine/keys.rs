@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use protocol::action::{self, Action, Plan, SelectiveWipe};
+use protocol::action::{self, Action, Plan, Refresh, SelectiveWipe};
 use protocol::escrow::{Credential, Subject};
 use protocol::fixture::{crypto_lock, rotate};
 use protocol::receipt::{Evidence, FailureKind, Outcome};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::luks::{PASSPHRASES, cryptsetup, format, opens};
 use crate::on_a_machine;
@@ -118,6 +118,14 @@ async fn hindrances(scene: &mut Scene) -> Vec<String> {
     steps.filter(|step| step.contains("will fail")).collect()
 }
 
+/// What the inventory says of the volume that is named: whether its keys can go, and why not.
+async fn listed_volume(scene: &mut Scene) -> [Value; 2] {
+    let evidence = scene.proven(Action::Refresh(Refresh {})).await;
+    let volume = &evidence.get("volumes").unwrap()[0];
+    assert_eq!(volume["path"], "/data/volume");
+    [volume["destroyable"].clone(), volume["why"].clone()]
+}
+
 #[test]
 fn what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it() {
     let test = "keys::what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it";
@@ -137,6 +145,7 @@ fn what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it() {
         scene.machine.sh(&manage("/data/volume"));
 
         assert!(!scene.is_provable().await);
+        assert_eq!(listed_volume(&mut scene).await, [json!(false), json!("read_only")]);
         let said = hindrances(&mut scene).await;
         let [first, second] = &said[..] else { panic!("{said:?}") };
         assert!(first.starts_with("/data/volume (luks2 "), "{first}");
@@ -154,6 +163,7 @@ fn what_the_unit_keeps_from_the_agent_is_said_before_anything_depends_on_it() {
         scene.machine.write(drop_in, GIVEN, 0o644);
         scene.machine.sh("systemctl daemon-reload && systemctl restart tocsin-agent.service");
         assert!(scene.is_provable().await);
+        assert_eq!(listed_volume(&mut scene).await, [json!(true), Value::Null]);
         assert_eq!(hindrances(&mut scene).await, Vec::<String>::new());
         let (keys, _) = escrowed(&mut scene, rotate(action::Credential::Volumes)).await;
         assert!(opens(&volume, key(&keys, "/data/volume")));

@@ -184,6 +184,9 @@ pub(super) fn inventory(disk: &Arc<dyn Disk>, host: &Host) -> Vec<Value> {
         Some((luks::shows_header(&*volume).ok()?, uuid))
     });
     let goes = paths.iter().map(|path| match answers.get(path).cloned().flatten() {
+        Some((encrypted, Some(uuid))) if hindrance(path).is_some() => json!({
+            "path": path, "encrypted": encrypted, "destroyable": false, "uuid": uuid, "why": "read_only"
+        }),
         Some((encrypted, Some(uuid))) => {
             json!({ "path": path, "encrypted": encrypted, "destroyable": true, "uuid": uuid })
         }
