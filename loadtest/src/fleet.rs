@@ -31,6 +31,8 @@ const AT_ONCE: usize = 8;
 
 /// For how long whoever is told to come again later does so, for one device.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// Whoever is told to come again after more than that is beyond a budget, not a rate, and so is everybody behind.
+const LONGEST: Duration = Duration::from_secs(60);
 /// How much longer each one waits than it was told, at most, in milliseconds.
 const SPREAD_MS: u64 = 500;
 
@@ -184,6 +186,9 @@ impl Patience {
     /// Waits until that time is over and a moment longer, so that those who were told the same do not come at once;
     /// whether there is another try.
     async fn wait(&mut self, told: Duration) -> bool {
+        if told > LONGEST {
+            return false;
+        }
         let wait = told.saturating_add(Duration::from_millis(self.entropy.below(SPREAD_MS)));
         let Some(left) = self.left.checked_sub(wait) else { return false };
         self.left = left;

@@ -113,6 +113,22 @@ async fn group_of_the_other_kind_alone_is_no_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn revocations_of_simulated_devices_spend_no_budget() {
+    let bench = Bench::start().await.restart_with(|config| {
+        config.budgets.revocations_per_operator = 1;
+    });
+    let bench = bench.await;
+    for name in ["sim-1", "sim-2", "sim-3"] {
+        let sim = simulated(&bench, name, "swarm").await;
+        let path = format!("/v1/devices/{}/revoke", sim.id);
+        bench.post(&path, &json!({}), StatusCode::NO_CONTENT).await;
+    }
+    let acts = bench.agent("a", None).await;
+    let path = format!("/v1/devices/{}/revoke", acts.id);
+    bench.post(&path, &json!({}), StatusCode::NO_CONTENT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hostile_token_makes_no_simulated_device_of_one_that_acts_and_none_the_other_way() {
     let bench = Bench::start().await;
     let key = rcgen::KeyPair::generate().unwrap();
