@@ -172,6 +172,24 @@ fn lock_closes_a_door_of_which_the_undo_journal_is_damaged_and_says_so() {
     });
 }
 
+/// What nobody can know any more stays as it is, and root is not locked out for it.
+#[test]
+fn root_is_let_in_again_although_nobody_knows_the_former_expiries() {
+    let test = "failures::root_is_let_in_again_although_nobody_knows_the_former_expiries";
+    in_namespaces(test, || {
+        let sandbox = Sandbox::new();
+        let shadow = || fs::read_to_string(sandbox.host.path("/etc/shadow")).unwrap();
+        let with_password = shadow().replacen("root:*:", "root:$6$r$r:", 1);
+        sandbox.write("/etc/shadow", &with_password, 0o640);
+        lock(&sandbox);
+        assert!(shadow().contains("root:!tocsin!"), "{}", shadow());
+        fs::write(sandbox.host.state_dir.join("lock-undo/shadow.json"), "{").unwrap();
+        let (kind, _) = carry_out(&sandbox.host, "unlock", Injected::DamagedFile).unwrap_err();
+        assert_eq!(kind, FailureKind::Internal);
+        assert!(!shadow().contains("!tocsin!"), "{}", shadow());
+    });
+}
+
 fn check(sandbox: &Sandbox, injected: Injected, left: Left) {
     let phase = |sandbox: &Sandbox| lock::current(&sandbox.host).unwrap().map(|state| state.phase);
     let expected = match left {

@@ -153,17 +153,22 @@ fn expire_accounts(host: &Host, state: &LockState, undo: &UndoJournal) -> Result
 
 fn restore_accounts(host: &Host, undo: &UndoJournal) -> Result<(), Failure> {
     let at = |error: FileError| error.at("shadow");
-    let former = undo.expiries().map_err(at)?;
+    // Without their former expiries accounts stay expired. Root is let in all the same.
+    let (former, damaged) = match undo.expiries() {
+        Ok(former) => (former, Ok(())),
+        Err(error) => (Default::default(), Err(at(error))),
+    };
     let path = host.path(file::resolve(host, Path::new(SHADOW)).map_err(at)?);
     file::discard_leftover(&path).map_err(at)?;
     let restored = |shadow: &[u8]| accounts::unbar_root(&accounts::restore(shadow, &former));
     // A device that is not locked is not even touched.
     match read_shadow(host).map_err(at)? {
         Some(shadow) if restored(&shadow) != shadow => {
-            change_shadow(host, |shadow| Ok(restored(shadow)))
+            change_shadow(host, |shadow| Ok(restored(shadow)))?;
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => {}
     }
+    damaged
 }
 
 /// Changes `shadow(5)` under the lock of the account database; a host without the file has no

@@ -113,16 +113,18 @@ fn namespaces(host: &Host, own: u64) -> (Vec<(String, File)>, usize) {
     let mut take = |path: &Path, name: Option<String>| {
         // Processes end while they are looked at, and what is not a namespace has no place here.
         let Ok(inode) = fs::metadata(path).map(|metadata| metadata.ino()) else { return };
-        if !seen.insert(inode) {
+        if seen.contains(&inode) {
             return;
         }
         match File::open(path) {
+            // Another process may be of the same one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Ok(file) if found.len() < LOOKED_INTO => {
                 found.push((name.unwrap_or_else(|| format!("net:[{inode}]")), file));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(_) | Err(_) => beyond += 1,
         }
+        seen.insert(inode);
     };
     for folder in NAMED {
         for entry in fs::read_dir(host.path(folder)).into_iter().flatten().flatten() {
