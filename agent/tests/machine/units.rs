@@ -48,7 +48,13 @@ fn agent_comes_back_whatever_ends_it() {
              printf '{IMPATIENT}' > {service}/impatient.conf && systemctl daemon-reload"
         ));
         for _ in 0..2 {
-            scene.machine.sh("systemctl stop tocsin-agent.service");
+            let stopped = scene.machine.sh("systemctl show -P MainPID tocsin-agent");
+            // The watch may come by while it stops: its start then cancels the job of the stop.
+            scene.machine.enter(&["systemctl", "stop", "tocsin-agent.service"]);
+            scene.machine.sh(&format!(
+                "while pid=$(systemctl show -P MainPID tocsin-agent); \
+                 [ $pid = 0 ] || [ $pid = {stopped} ]; do sleep 0.1; done"
+            ));
             scene.proven(Action::Refresh(Refresh {})).await;
         }
         scene.machine.sh(&format!("rm -r {timer} && systemctl daemon-reload"));
