@@ -3,6 +3,8 @@
 //! Owns two queues. A full queue drops: the redelivery job finds what was not sent, so nothing
 //! here has to wait.
 
+use std::time::Duration;
+
 use protocol::frame::CommandFrame;
 use protocol::id::DeviceId;
 use protocol::state::{Lane, PerLane};
@@ -12,6 +14,11 @@ use crate::metrics;
 
 /// Batches that may wait in each lane.
 const BATCHES: usize = 1024;
+/// Deliveries in one batch from which on there is much to deliver.
+const MUCH: usize = 4;
+/// How long what comes next in that lane is gathered then: each batch wakes the broker and a hub, whatever it
+/// holds. Who orders one thing at a time does not wait for it.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// One command on its way to its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +34,21 @@ pub struct Delivery {
 pub struct Outbox {
     urgent: mpsc::Sender<Vec<Delivery>>,
     bulk: mpsc::Sender<Vec<Delivery>>,
-    inboxes: PerLane<Mutex<mpsc::Receiver<Vec<Delivery>>>>,
+    inboxes: PerLane<Mutex<Inbox>>,
+}
+
+/// The end of a queue.
+#[derive(Debug)]
+struct Inbox {
+    queue: mpsc::Receiver<Vec<Delivery>>,
+    /// How long the next batch is gathered.
+    rest: Duration,
+}
+
+impl Inbox {
+    const fn of(queue: mpsc::Receiver<Vec<Delivery>>) -> Mutex<Self> {
+        Mutex::const_new(Self { queue, rest: Duration::ZERO })
+    }
 }
 
 impl Outbox {
@@ -35,7 +56,7 @@ impl Outbox {
     pub fn new() -> Self {
         let (urgent, urgent_inbox) = mpsc::channel(BATCHES);
         let (bulk, bulk_inbox) = mpsc::channel(BATCHES);
-        let inboxes = PerLane { urgent: Mutex::new(urgent_inbox), bulk: Mutex::new(bulk_inbox) };
+        let inboxes = PerLane { urgent: Inbox::of(urgent_inbox), bulk: Inbox::of(bulk_inbox) };
         Self { urgent, bulk, inboxes }
     }
 
@@ -55,14 +76,18 @@ impl Outbox {
         }
     }
 
-    /// Waits for deliveries of a lane: those that wait already together, up to about one batch.
+    /// Waits for deliveries of a lane: those that wait already together, up to about one batch. Cancel safe.
     pub async fn next(&self, lane: Lane) -> Option<Vec<Delivery>> {
         let mut inbox = self.inboxes.get(lane).lock().await;
-        let mut batch = inbox.recv().await?;
+        if !inbox.rest.is_zero() {
+            tokio::time::sleep(inbox.rest).await;
+        }
+        let mut batch = inbox.queue.recv().await?;
         while batch.len() < broker::BATCH {
-            let Ok(more) = inbox.try_recv() else { break };
+            let Ok(more) = inbox.queue.try_recv() else { break };
             batch.extend(more);
         }
+        inbox.rest = if batch.len() < MUCH { Duration::ZERO } else { GATHER };
         Some(batch)
     }
 }

@@ -95,7 +95,7 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// when the first drops it unacknowledged.
     async fn read_upstream(&self) -> Result<Box<dyn UpstreamReader>, BrokerError>;
 
-    /// Messages of hubs that nobody has acknowledged yet.
+    /// How much of hubs nobody has acknowledged yet, in batches or parts of them; zero when there is nothing.
     async fn upstream_waiting(&self) -> Result<u64, BrokerError>;
 
     /// Writes that a device has opened a session, unless a live one has a later epoch.

@@ -240,8 +240,7 @@ impl Broker for RedisBroker {
 
     async fn send_upstream(&self, batch: Vec<Upstream>) -> Result<(), BrokerError> {
         check_batch(batch.len())?;
-        let entries: Option<Vec<_>> = batch.iter().map(wire::encode_upstream).collect();
-        let entries = entries.ok_or(BrokerError::BatchTooBig)?;
+        let entries = wire::encode_upstream(&batch).ok_or(BrokerError::BatchTooBig)?;
         let key = self.shared.names.upstream();
         let answer = self
             .with(async |nodes| {

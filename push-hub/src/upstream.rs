@@ -20,7 +20,7 @@ use crate::link::CALL_TIMEOUT;
 pub(crate) const CAPACITY: usize = 16 * 1024;
 /// Batches begin this far apart: what agents say meanwhile goes with the next one, for one question to the
 /// broker and one answer. Nobody waits for it who acts.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(10);
 /// How long a refused batch rests.
 const RETRY: Duration = Duration::from_millis(250);
 

@@ -21,7 +21,7 @@ use crate::deliver;
 
 /// Batches begin this far apart: what comes meanwhile is in the next one. Nobody waits for it but
 /// the device that has acted already.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 enum UpstreamError {

@@ -38,3 +38,26 @@ async fn order_for_many_devices_is_cut_to_batches() {
     assert_eq!(outbox.next(Lane::Bulk).await.map(|batch| batch.len()), Some(broker::BATCH));
     assert_eq!(outbox.next(Lane::Bulk).await.map(|batch| batch.len()), Some(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_much_is_ordered_what_comes_next_is_gathered() {
+    let outbox = Outbox::new();
+    let push = |lane, count: usize| {
+        (0..count).for_each(|number| outbox.push(vec![delivery(lane, number as u128)]));
+    };
+    let take = async |lane, count| {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(outbox.next(lane).await.map(|batch| batch.len()), Some(count));
+        begun.elapsed()
+    };
+    for (lane, other) in [(Lane::Bulk, Lane::Urgent), (Lane::Urgent, Lane::Bulk)] {
+        push(lane, MUCH);
+        assert_eq!(take(lane, MUCH).await, Duration::ZERO);
+        push(other, 1);
+        assert_eq!(take(other, 1).await, Duration::ZERO, "the other lane does not wait for it");
+        push(lane, 2);
+        assert!(take(lane, 2).await >= GATHER);
+        push(lane, 1);
+        assert_eq!(take(lane, 1).await, Duration::ZERO, "little is not followed by a rest");
+    }
+}

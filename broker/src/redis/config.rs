@@ -40,7 +40,8 @@ pub struct RedisConfig {
     pub tls: Option<RedisTls>,
     /// What every key and channel begins with; `tocsin` by default.
     pub prefix: String,
-    /// Messages of hubs that wait in Redis before further ones are refused; 50,000 by default.
+    /// Entries of hubs that wait in Redis before further ones are refused, of at most 16 KiB where they hold
+    /// several messages; 20,000 by default.
     pub upstream: u32,
     /// Bytes that wait for one hub in its own process before its subscription is ended; 16 MiB
     /// by default.
@@ -107,7 +108,7 @@ impl Default for RedisConfig {
             sentinel_password: None,
             tls: None,
             prefix: "tocsin".to_owned(),
-            upstream: 50_000,
+            upstream: 20_000,
             subscription_bytes: 16 * 1024 * 1024,
             connect_timeout: Duration::from_secs(1),
             command_timeout: Duration::from_secs(1),

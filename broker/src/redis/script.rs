@@ -21,7 +21,7 @@ pub(super) enum Script {
     Place,
     /// `bucket, device, session` → whether the entry was of that session, and is gone.
     Depart,
-    /// `stream, bound, message…` → whether all of them found room.
+    /// `stream, bound, entry…` → whether all of them found room.
     Append,
 }
 

@@ -5,6 +5,7 @@
 //! or claimed: it goes on in a task while nobody waits for it. What a dead reader took, and what
 //! nobody acknowledged for long, is claimed by whoever reads.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,12 @@ const GONE_AFTER: Duration = Duration::from_secs(10 * 60);
 /// The most readers that are looked at.
 const MAX_READERS: usize = 1024;
 
-/// What a read brought.
-type Taken = Result<Vec<(Vec<u8>, Upstream)>, Failure>;
+/// Entries that are taken at once. Each holds several messages while there is much to say, and one while there is
+/// little.
+const ENTRIES: usize = BATCH / 4;
+
+/// What a read brought: entries, each with its messages.
+type Taken = Result<Vec<(Vec<u8>, Vec<Upstream>)>, Failure>;
 
 /// One reader.
 #[derive(Debug)]
@@ -48,6 +53,8 @@ pub(super) struct Reader {
     taken: mpsc::Receiver<Taken>,
     /// A wish was told and not yet answered.
     is_waiting: bool,
+    /// Entries that were taken and are still to be handed out, each as a whole.
+    rest: VecDeque<(Vec<u8>, Vec<Upstream>)>,
     unacknowledged: Vec<Vec<u8>>,
     _task: JoinSet<()>,
 }
@@ -79,9 +86,23 @@ impl Reader {
             wishes,
             taken,
             is_waiting: false,
+            rest: VecDeque::new(),
             unacknowledged: Vec::new(),
             _task: task,
         })
+    }
+
+    /// As many whole entries as a batch has room for.
+    fn hand_out(&mut self) -> Vec<Upstream> {
+        let mut batch = Vec::new();
+        while let Some((id, messages)) = self
+            .rest
+            .pop_front_if(|(_, more)| batch.is_empty() || batch.len() + more.len() <= BATCH)
+        {
+            self.unacknowledged.push(id);
+            batch.extend(messages);
+        }
+        batch
     }
 
     fn fails(&self, failure: &Failure) -> BrokerError {
@@ -93,16 +114,16 @@ impl Reader {
 impl UpstreamReader for Reader {
     async fn next(&mut self) -> Result<Vec<Upstream>, BrokerError> {
         const OVER: Failure = Failure::Role("the reader is over");
-        if !self.is_waiting {
-            self.wishes.send(()).await.map_err(|_| self.fails(&OVER))?;
-            self.is_waiting = true;
+        if self.rest.is_empty() {
+            if !self.is_waiting {
+                self.wishes.send(()).await.map_err(|_| self.fails(&OVER))?;
+                self.is_waiting = true;
+            }
+            let taken = self.taken.recv().await.ok_or(OVER);
+            self.is_waiting = false;
+            self.rest = taken.flatten().map_err(|failure| self.fails(&failure))?.into();
         }
-        let taken = self.taken.recv().await.ok_or(OVER);
-        self.is_waiting = false;
-        let taken = taken.flatten().map_err(|failure| self.fails(&failure))?;
-        let (ids, messages): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-        self.unacknowledged.extend(ids);
-        Ok(messages)
+        Ok(self.hand_out())
     }
 
     async fn acknowledge(&mut self) -> Result<(), BrokerError> {
@@ -182,7 +203,7 @@ impl Reading {
 
     async fn read(&self) -> Taken {
         let mut read = redis::cmd("XREADGROUP");
-        read.arg("GROUP").arg(GROUP).arg(&self.name).arg("COUNT").arg(BATCH);
+        read.arg("GROUP").arg(GROUP).arg(&self.name).arg("COUNT").arg(ENTRIES);
         read.arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS").arg(&self.key).arg(">");
         let answer = self.ask(&read).await?;
         // RESP3: a map from stream to entries; nothing when there are none.
@@ -199,7 +220,7 @@ impl Reading {
         }
         let mut claim = redis::cmd("XAUTOCLAIM");
         claim.arg(&self.key).arg(GROUP).arg(&self.name).arg(millis(self.shared.config.claim_after));
-        claim.arg("0-0").arg("COUNT").arg(BATCH);
+        claim.arg("0-0").arg("COUNT").arg(ENTRIES);
         let answer = self.ask(&claim).await?;
         let entries = list(&answer).and_then(|parts| parts.get(1));
         let taken = self.sound(entries.ok_or(Failure::Answer("XAUTOCLAIM"))?).await?;
@@ -207,26 +228,32 @@ impl Reading {
             // As long as there is something to take over, the next look comes at once.
             self.claimed_at = Some(self.shared.clock.now());
         } else {
-            self.shared.metrics.claimed.increment(taken.len() as u64);
-            tracing::info!(count = taken.len(), "messages of a lost reader are taken over");
+            let count: usize = taken.iter().map(|(_, messages)| messages.len()).sum();
+            self.shared.metrics.claimed.increment(count as u64);
+            tracing::info!(count, "messages of a lost reader are taken over");
         }
         Ok(taken)
     }
 
-    /// The messages of entries. What is none is counted and forgotten.
+    /// The messages of entries. What is none is counted, and an entry without any forgotten.
     async fn sound(&self, entries: &Value) -> Taken {
-        let (mut taken, mut refused) = (Vec::new(), Vec::new());
-        for entry in list(entries).unwrap_or_default().iter().take(BATCH) {
+        let (mut taken, mut empty) = (Vec::new(), Vec::new());
+        for entry in list(entries).unwrap_or_default().iter().take(ENTRIES) {
             let [id, content] = list(entry).unwrap_or_default() else { continue };
             let Some(id) = bytes(id).map(<[u8]>::to_vec) else { continue };
-            match field(content, "m").and_then(bytes).and_then(wire::decode_upstream) {
-                Some(message) => taken.push((id, message)),
-                None => refused.push(id),
+            let lines = field(content, "m").and_then(bytes).and_then(wire::decode_upstream);
+            let lines = lines.unwrap_or_else(|| vec![None]);
+            let all = lines.len();
+            let messages: Vec<_> = lines.into_iter().flatten().collect();
+            (messages.len()..all).for_each(|_| self.shared.metrics.refused(Refused::Upstream));
+            if messages.is_empty() {
+                empty.push(id);
+            } else {
+                taken.push((id, messages));
             }
         }
-        if !refused.is_empty() {
-            refused.iter().for_each(|_| self.shared.metrics.refused(Refused::Upstream));
-            forget(&self.connection, &self.key, &refused).await?;
+        if !empty.is_empty() {
+            forget(&self.connection, &self.key, &empty).await?;
         }
         Ok(taken)
     }

@@ -13,8 +13,12 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes of one message. The largest is an answer of everything pending, which is bounded as the
 /// body of an exchange is.
 const MESSAGE_BYTES: usize = 2 * limits::EXCHANGE_BYTES;
-/// Bytes of one entry of the upstream: a frame with its return address.
-const ENTRY_BYTES: usize = limits::FRAME_BYTES + 1024;
+/// Bytes of one message to the control plane: a frame with its return address.
+const UPSTREAM_BYTES: usize = limits::FRAME_BYTES + 1024;
+/// Bytes after which a batch to the control plane goes on in a further entry.
+const ENTRY_BYTES: usize = 16 * 1024;
+/// Messages of one entry.
+const ENTRY: usize = 64;
 /// The first byte of a message that carries deliveries.
 const DELIVERIES: u8 = b'd';
 /// The first byte of the word of a subscriber that it is the newest.
@@ -72,20 +76,38 @@ pub(super) fn decode(json: &[u8]) -> Option<Vec<Downstream>> {
     serde_json::from_slice::<Vec<Downstream>>(json).ok().filter(|batch| batch.len() <= BATCH)
 }
 
-/// A message to the control plane as an entry; `None` when it can never be sent.
-pub(super) fn encode_upstream(message: &Upstream) -> Option<Vec<u8>> {
-    serde_json::to_vec(message).ok().filter(|json| json.len() <= ENTRY_BYTES)
+/// A batch to the control plane as entries, one message to the line; `None` when a part of it can never be sent.
+/// What Redis does for an entry costs it more than what it does for a line.
+pub(super) fn encode_upstream(batch: &[Upstream]) -> Option<Vec<Vec<u8>>> {
+    let (mut entries, mut lines): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
+    for message in batch {
+        let json = serde_json::to_vec(message).ok().filter(|json| json.len() <= UPSTREAM_BYTES)?;
+        match entries.last_mut() {
+            Some(entry) if lines < ENTRY && entry.len() + json.len() < ENTRY_BYTES => {
+                entry.push(b'\n');
+                entry.extend(json);
+                lines += 1;
+            }
+            Some(_) | None => {
+                entries.push(json);
+                lines = 1;
+            }
+        }
+    }
+    Some(entries)
 }
 
-/// The message of an entry.
-pub(super) fn decode_upstream(json: &[u8]) -> Option<Upstream> {
-    (json.len() <= ENTRY_BYTES).then(|| serde_json::from_slice(json).ok())?
+/// The messages of an entry, each of which may be none; nothing when it is no entry.
+pub(super) fn decode_upstream(entry: &[u8]) -> Option<Vec<Option<Upstream>>> {
+    let lines = || entry.split(|byte| *byte == b'\n');
+    let fits = entry.len() <= UPSTREAM_BYTES && lines().take(ENTRY + 1).count() <= ENTRY;
+    fits.then(|| lines().map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use protocol::fixture;
-    use protocol::frame::{HubFrame, Mode};
+    use protocol::frame::{AgentFrame, HubFrame, Mode};
 
     use super::*;
 
@@ -114,6 +136,51 @@ mod tests {
         assert_eq!(encode(&[]), Some(Vec::new()));
     }
 
+    fn said(bytes: usize) -> Upstream {
+        Upstream {
+            device: fixture::device(1),
+            generation: 1,
+            hub: "hub-a".parse().expect("a name"),
+            session: fixture::session(1),
+            frame: AgentFrame::Progress {
+                command_id: fixture::command(1),
+                stage: "\n".repeat(bytes),
+                advance: None,
+            },
+        }
+    }
+
+    #[test]
+    fn messages_to_the_control_plane_share_entries_of_bounded_size() {
+        let read = |entries: &[Vec<u8>]| {
+            let lines = entries.iter().flat_map(|entry| decode_upstream(entry).expect("an entry"));
+            lines.map(|message| message.expect("a message")).collect::<Vec<_>>()
+        };
+        for (batch, count) in [
+            (Vec::new(), 0),
+            (vec![said(1); ENTRY], 1),
+            (vec![said(1); ENTRY + 1], 2),
+            (vec![said(3000); 6], 3),
+            (vec![said(1), said(ENTRY_BYTES), said(1), said(1)], 3),
+        ] {
+            let entries = encode_upstream(&batch).expect("each part fits");
+            assert_eq!(entries.len(), count);
+            assert_eq!(read(&entries), batch);
+        }
+        assert_eq!(encode_upstream(&[said(1), said(UPSTREAM_BYTES)]), None);
+    }
+
+    #[test]
+    fn message_of_an_entry_that_is_none_leaves_the_others() {
+        let [entry] = &encode_upstream(&[said(1), said(2)]).expect("each part fits")[..] else {
+            panic!("one entry")
+        };
+        let wrong = [&entry[..], b"\n[1]\n"].concat();
+        assert_eq!(decode_upstream(&wrong), Some(vec![Some(said(1)), Some(said(2)), None, None]));
+        assert_eq!(decode_upstream(&[b'\n'; ENTRY]), None, "more messages than an entry has");
+        assert_eq!(decode_upstream(&vec![b' '; UPSTREAM_BYTES + 1]), None);
+    }
+
     #[test]
     fn what_is_no_message_is_nothing() {
         for wrong in [&b""[..], b"x", b"n", b"nshort", b"n01234567890123456"] {
@@ -121,7 +188,8 @@ mod tests {
         }
         for wrong in [&b""[..], b"{}", b"[1]", b"[{\"deliver\":{}}]", &[b'['; 100_000]] {
             assert_eq!(decode(wrong), None);
-            assert_eq!(decode_upstream(wrong), None);
+            let lines = decode_upstream(wrong);
+            assert!(lines.is_none_or(|lines| lines == [None]), "{wrong:?}");
         }
         let many = format!("[{}]", vec!["1"; BATCH + 1].join(","));
         assert_eq!(decode(many.as_bytes()), None);

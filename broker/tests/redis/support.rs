@@ -134,7 +134,8 @@ pub(crate) struct OnRedis {
 impl Harness for OnRedis {
     async fn broker(&self) -> Arc<dyn Broker> {
         let urls = self.servers.iter().map(RedisServer::url).collect();
-        connected(RedisConfig { mode: self.mode, ..config(urls) }).await
+        // The smallest upstream there may be: filling it is a part of the contract.
+        connected(RedisConfig { mode: self.mode, upstream: 1000, ..config(urls) }).await
     }
 
     async fn advance(&self, by: Duration) {
