@@ -98,9 +98,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(25);
 /// Silence after which the peer is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(45);
 /// An urgent command without ack for this long makes the hub probe the connection.
-pub const URGENT_ACK: Duration = Duration::from_secs(2);
-/// Silence after that probe (counted from the urgent command) after which the peer is dead.
-pub const URGENT_DEAD_AFTER: Duration = Duration::from_secs(5);
+pub const URGENT_ACK: Duration = Duration::from_millis(1500);
+/// Silence after that probe (counted from the urgent command) after which the peer is dead. With the time that it has
+/// for an orderly close it is gone within five seconds.
+pub const URGENT_DEAD_AFTER: Duration = Duration::from_millis(3500);
 /// Bytes per second of the slowest link on which a session lives: 32 kbit/s. What was sent takes so
 /// long to arrive, and its answer cannot come earlier.
 pub const SLOWEST_LINK: u64 = 4096;

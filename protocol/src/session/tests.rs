@@ -201,18 +201,18 @@ fn probe_has_the_time_that_what_was_sent_before_it_takes_on_a_slow_link() {
     assert_eq!(outputs(&mut session).len(), 2);
     session.handle_timeout(now + secs(2));
     assert_eq!(outputs(&mut session), [Output::Ping]);
-    session.handle_timeout(now + secs(12));
+    session.handle_timeout(now + secs(11));
     assert_eq!(outputs(&mut session), [], "ten seconds for the big one");
     // Its ack says that it is through; what follows it is small.
     let ack = AgentFrame::Ack { command_id: bulk(1).command_id }.encode().expect("encodes");
-    session.handle_text(&ack, now + secs(12));
-    session.handle_timeout(now + secs(12));
+    session.handle_text(&ack, now + secs(11));
+    session.handle_timeout(now + secs(11));
     session.deliver(&HubFrame::Command(urgent(3)), now + secs(13));
     session.handle_timeout(now + secs(15));
     assert!(outputs(&mut session).contains(&Output::Ping));
-    session.handle_timeout(now + secs(17));
+    session.handle_timeout(now + secs(16));
     assert!(!outputs(&mut session).contains(&Output::Close(CloseCode::Dead)));
-    session.handle_timeout(now + secs(19));
+    session.handle_timeout(now + secs(18));
     assert_eq!(outputs(&mut session).last(), Some(&Output::Close(CloseCode::Dead)));
 }
 
@@ -240,8 +240,8 @@ fn probe_that_leaves_late_has_its_time_all_the_same() {
     assert_eq!(outputs(&mut session), [Output::Ping]);
     session.handle_timeout(now + secs(20));
     assert_eq!(outputs(&mut session), []);
-    assert_eq!(session.poll_timeout(), (now + secs(23), Wake::Silence));
-    session.handle_timeout(now + secs(23));
+    assert_eq!(session.poll_timeout(), (now + secs(22), Wake::Silence));
+    session.handle_timeout(now + secs(22));
     assert_eq!(outputs(&mut session), [Output::Close(CloseCode::Dead)]);
 }
 
