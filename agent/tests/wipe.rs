@@ -30,6 +30,8 @@ mod interrupted;
 mod moved;
 #[path = "wipe/order.rs"]
 mod order;
+#[path = "wipe/plain.rs"]
+mod plain;
 #[path = "wipe/scene.rs"]
 mod scene;
 #[path = "wipe/selective.rs"]

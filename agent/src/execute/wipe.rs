@@ -21,7 +21,8 @@
 //! earlier still opens what data there is), `targets`, a list of `{path, format, uuid, headers_before_sha256,
 //! headers_after_sha256, keyslots_before, keyslots_left, data_bytes, erasure}`, where `data_bytes`
 //! counts destroyed data and `erasure` says in which way, and `ways` are other paths to the same bytes, if any; where there is any, `still_open`, the paths of targets that
-//! a mapping still has open, `swaps`, a list of `{path, kind, grade, erasure}`, `unencrypted`, the paths of what stays
+//! a mapping still has open, and of file systems that are mounted, `swaps`, a list of `{path, kind, grade, erasure}`, `file_systems`, the same
+//! with `uuid` of those that are not encrypted and are erased with the data, `unencrypted`, the paths of what stays
 //! readable, `left`, a list of `{path, uuid, why}` of other LUKS volumes, `left_unnamed`, how many more of either there
 //! are, `drives`, a list of `{path, model, serial, method, passed_over, places_changed}` with the method that erased
 //! the drive and the obstacles of better ones, and `tpm` (`pending`, `cleared`, `not_authorized`, `failed`,
@@ -50,11 +51,13 @@ use super::{Afterwards, Executor, Plan, Recovery, Task, failure};
 use crate::host::Host;
 
 mod ask;
+mod bare;
 mod course;
 mod deadline;
 mod destroy;
 mod drives;
 mod endurance;
+mod file_system;
 mod graph;
 pub(in crate::execute) mod luks;
 pub mod managed;
@@ -65,7 +68,6 @@ mod place;
 mod record;
 pub mod selective;
 mod survey;
-mod swap;
 mod tpm;
 pub mod volume;
 
@@ -200,7 +202,7 @@ impl Wipe {
             level: self.params.level,
             finished: false,
             targets: survey.targets,
-            swaps: survey.swaps,
+            bare: survey.bare,
             unencrypted: survey.unencrypted,
             left: survey.left,
             files: Vec::new(),

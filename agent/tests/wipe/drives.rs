@@ -19,6 +19,7 @@ use protocol::action::{self, WipeLevel};
 use protocol::receipt::Evidence;
 use serde_json::{Value, json};
 
+use crate::plain::xfs;
 use crate::scene::{DATA, carry_out, opens_with_any};
 use crate::support::host::task;
 use crate::targets::{Machine, laptop};
@@ -97,7 +98,9 @@ impl Scene {
             bytes[DATA..].fill(0x5a);
             fs::write(path(name), bytes).unwrap();
         }
-        let mut model = Model::new(tongue, ["sda", "sda1", "sda2", "sda3"].map(path).to_vec());
+        xfs(&machine, "sda4", 0x77);
+        let parts = ["sda", "sda1", "sda2", "sda3", "sda4"];
+        let mut model = Model::new(tongue, parts.map(path).to_vec());
         model.takes_looks = 0;
         change(&mut model);
         let disk = DriveDisk { drive: path("sda"), model: Arc::new(model), loses_power: false };
@@ -170,6 +173,21 @@ fn drive_erases_itself_after_the_keys_are_proven_and_everything_on_it_goes() {
         );
     }
     scene.assert_data_gone();
+}
+
+#[test]
+fn plain_file_system_goes_with_its_drive_and_is_overwritten_where_that_would_not() {
+    for (lies, erasure) in [(false, "drive"), (true, "overwritten")] {
+        let mut scene = Scene::nvme(|model| model.lies = lies);
+        scene.machine.device("sda/sda4", "8:4", &[]);
+        scene.machine.mount("8:4", "/srv", "xfs /dev/sda4");
+        assert!(!scene.steps().join("\n").contains("not encrypted"), "it is the drive's");
+        let evidence = scene.carry_out();
+        let file_system = &evidence.get("file_systems").unwrap()[0];
+        assert_eq!(file_system["erasure"], json!(erasure));
+        let left = fs::read(scene.machine.host.path("/dev/sda4")).unwrap();
+        assert!(!left.contains(&0x5a), "{erasure}");
+    }
 }
 
 #[test]

@@ -71,6 +71,17 @@ impl Machine {
         fs::write(self.host.path("/proc/swaps"), &self.swaps).unwrap();
     }
 
+    /// Everything is unmounted that is not mounted there.
+    pub(crate) fn keep_mounted(&mut self, place: &str) {
+        let kept = format!(" / {place} ");
+        self.mounts = self
+            .mounts
+            .lines()
+            .filter(|l| l.contains(&kept))
+            .fold(String::new(), |all, line| all + line + "\n");
+        fs::write(self.host.path("/proc/self/mountinfo"), &self.mounts).unwrap();
+    }
+
     /// What a wipe says that it left, and why.
     fn left(&self) -> Vec<Value> {
         let _ = fs::remove_file(self.host.state_dir.join("wipe.json"));

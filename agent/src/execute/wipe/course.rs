@@ -12,12 +12,13 @@ use protocol::id::CommandId;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::{Value, json};
 
+use super::bare::{self, Bare, BareKind};
 use super::destroy::{self, DestroyError, Reached};
 use super::drives;
-use super::graph::{self, Left, SwapKind};
-use super::record::{Progress, Swap, Target, TpmFate, Wiping};
+use super::graph::{self, Left};
+use super::record::{Progress, Target, TpmFate, Wiping};
 use super::volume::{Disk, Erasure};
-use super::{DESTROYED, RECORDED, mapping, moved, particulars, swap, tpm};
+use super::{DESTROYED, RECORDED, mapping, moved, particulars, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
 use crate::host::Host;
@@ -66,8 +67,10 @@ impl<'a> Course<'a> {
     /// drives, and in the end what lies on those that would not.
     pub(super) fn erase(&mut self, tell: &dyn Fn(Advance)) -> Result<(), Failure> {
         self.clear_tpm();
-        let mut wrong = self.erase_swap(tell);
+        let mut wrong = self.erase_bare(|_, bare| !bare.is_file_system(), tell);
         if Progress::goal(self.wiping.level) == Progress::Data {
+            // While programs can still be started.
+            self.wiping.bare.iter().for_each(|bare| bare::let_go(self.host, bare));
             self.leave_ground();
             for target in &self.wiping.targets {
                 mapping::cut(self.host, &target.path);
@@ -76,9 +79,11 @@ impl<'a> Course<'a> {
             let is_for_drives =
                 |at: &usize| self.wiping.is_for_drives(&self.wiping.targets[*at].path);
             let (later, now): (Vec<_>, Vec<_>) = all.partition(is_for_drives);
+            wrong.extend(self.erase_bare(|wiping, bare| !wiping.is_for_drives(&bare.path), tell));
             wrong.extend(self.advance(Progress::Data, &now, tell));
             self.erase_drives(tell);
             wrong.extend(self.advance(Progress::Data, &later, tell));
+            wrong.extend(self.erase_bare(|_, _| true, tell));
         }
         self.end("finish", &wrong)
     }
@@ -89,7 +94,8 @@ impl<'a> Course<'a> {
         let drives =
             drives.iter().filter(|drive| drive.begun.is_some() || !drive.methods.is_empty());
         let paths = targets.iter().map(|target| target.path.clone());
-        let going: Vec<_> = paths.chain(drives.map(|drive| drive.path.clone())).collect();
+        let bare = self.wiping.bare.iter().map(|bare| bare.path.clone());
+        let going: Vec<_> = paths.chain(bare).chain(drives.map(|d| d.path.clone())).collect();
         if graph::carry_system(self.host, &going) {
             tracing::warn!("running system is erased: the kernel alone powers off");
             self.host.ground.goes();
@@ -124,10 +130,10 @@ impl<'a> Course<'a> {
                 (target.progress, target.erasure) = (Progress::Data, Some(Erasure::Drive));
             }
         }
-        for at in 0..self.wiping.swaps.len() {
-            if self.wiping.went_with_drives(&self.wiping.swaps[at].path) {
-                let swap = &mut self.wiping.swaps[at];
-                (swap.done, swap.erasure) = (swap.bytes, Some(Erasure::Drive));
+        for at in 0..self.wiping.bare.len() {
+            if self.wiping.went_with_drives(&self.wiping.bare[at].path) {
+                let bare = &mut self.wiping.bare[at];
+                (bare.done, bare.erasure) = (bare.bytes, Some(Erasure::Drive));
             }
         }
         self.note(Reached::Flushed);
@@ -200,23 +206,30 @@ impl<'a> Course<'a> {
         done
     }
 
-    fn erase_swap(&mut self, tell: &dyn Fn(Advance)) -> Vec<(FailureKind, String)> {
+    /// Erases of what has no keys that which is meant.
+    fn erase_bare(
+        &mut self,
+        is_meant: impl Fn(&Wiping, &Bare) -> bool,
+        tell: &dyn Fn(Advance),
+    ) -> Vec<(FailureKind, String)> {
         let mut wrong = Vec::new();
-        for at in 0..self.wiping.swaps.len() {
-            let mut swap = self.wiping.swaps[at].clone();
-            if swap.is_done() {
+        for at in 0..self.wiping.bare.len() {
+            let mut bare = self.wiping.bare[at].clone();
+            if bare.is_done() || !is_meant(&self.wiping, &bare) {
                 continue;
             }
-            swap::switch_off(self.host, &swap);
+            if !self.host.ground.is_gone() {
+                bare::let_go(self.host, &bare);
+            }
             let (before, all) = amount(&self.wiping);
-            let erased = swap::erase(self.disk, self.host, &mut swap, |swap, done, reached| {
-                self.wiping.swaps[at] = swap.clone();
-                let path = swap.path.display().to_string();
+            let erased = bare::erase(self.disk, self.host, &mut bare, |bare, done, reached| {
+                self.wiping.bare[at] = bare.clone();
+                let path = bare.path.display().to_string();
                 tell(Advance::at(&path).bytes(before + done, all));
                 self.note(reached);
             });
-            wrong.extend(erased.err().map(|e| (e.kind(), particulars(&swap.path, &e))));
-            self.wiping.swaps[at] = swap;
+            wrong.extend(erased.err().map(|e| (e.kind(), particulars(&bare.path, &e))));
+            self.wiping.bare[at] = bare;
             self.note(Reached::Flushed);
         }
         wrong
@@ -249,7 +262,7 @@ impl<'a> Course<'a> {
 
     /// Looks at everything as far as the record says, or says what is not as it should be.
     pub(super) fn observe(&self) -> Result<Evidence, String> {
-        let Wiping { targets, swaps, tpm, .. } = &self.wiping;
+        let Wiping { targets, bare, tpm, .. } = &self.wiping;
         if !self.wiping.has_reached(Progress::Headers) {
             return Err("the keys of this wipe are not recorded as destroyed".to_owned());
         }
@@ -264,30 +277,46 @@ impl<'a> Course<'a> {
             let after = self.verify(&known).map_err(|error| particulars(&target.path, &error))?;
             seen.push(observed(target, after.as_deref()));
         }
-        for swap in swaps.iter().filter(|swap| !self.wiping.is_on_begun_drive(&swap.path)) {
-            swap::verify(self.disk, swap).map_err(|error| particulars(&swap.path, &error))?;
+        let mounted: Vec<_> = bare.iter().filter(|bare| self.is_mounted(bare)).collect();
+        for bare in bare.iter().filter(|bare| !mounted.contains(bare)) {
+            if !self.wiping.is_on_begun_drive(&bare.path) {
+                bare::verify(self.disk, bare).map_err(|error| particulars(&bare.path, &error))?;
+            }
         }
         // Data on another device than its keys is not this wipe's to erase.
         let no_data_left = self.wiping.has_reached(Progress::Data)
             && open.is_empty()
             && targets.iter().all(|target| target.data.is_some());
         // Where targets are named, nobody asked for more than those.
-        let is_all = !self.host.wipe_targets.is_empty() || !self.wiping.leaves_some();
+        let is_all = !self.host.wipe_targets.is_empty()
+            || (!self.wiping.leaves_some() && mounted.is_empty());
         let grade = if no_data_left && is_all { Grade::ProvenMedia } else { Grade::Proven };
         let mut evidence = Evidence::new()
             .with(GRADE, grade.as_str())
             .with("header_backup_opens", !no_data_left)
             .with("targets", seen);
+        open.extend(mounted.iter().map(|bare| bare.path.as_path()));
         if !open.is_empty() {
             evidence = evidence.with("still_open", json!(open));
         }
-        if !swaps.is_empty() {
-            evidence = evidence.with("swaps", swaps.iter().map(swapped).collect::<Vec<_>>());
+        let (file_systems, swaps): (Vec<_>, Vec<_>) =
+            bare.iter().partition(|bare| bare.is_file_system());
+        for (name, bare) in [("file_systems", file_systems), ("swaps", swaps)] {
+            let observed = bare.iter().map(|bare| bare.observed(mounted.contains(bare)));
+            let observed: Vec<_> = observed.collect();
+            if !observed.is_empty() {
+                evidence = evidence.with(name, observed);
+            }
         }
         if let Some(tpm) = tpm {
             evidence = evidence.with("tpm", json!(tpm));
         }
         self.wiping.observe_drives(self.disk, self.wiping.observe_rest(evidence))
+    }
+
+    /// Whether that is a file system which somebody can still write to.
+    fn is_mounted(&self, bare: &Bare) -> bool {
+        bare.is_file_system() && !graph::places(self.host, &bare.path).is_empty()
     }
 
     /// What there is to say of a wipe that failed: of every volume how far it is, by what is on it now.
@@ -346,7 +375,9 @@ impl Wiping {
 
     /// What stays readable, because nothing of it is encrypted.
     fn readable(&self) -> impl Iterator<Item = &PathBuf> {
-        self.unencrypted.iter().filter(|path| !self.went_with_drives(path))
+        let bare = self.bare.iter().filter(|bare| bare.is_file_system() && !bare.is_done());
+        let all = self.unencrypted.iter().chain(bare.map(|bare| &bare.path));
+        all.filter(|path| !self.went_with_drives(path))
     }
 
     /// Other LUKS volumes that stay as they are.
@@ -400,17 +431,7 @@ fn observed(target: &Target, headers_after: Option<&str>) -> Value {
     seen
 }
 
-fn swapped(swap: &Swap) -> Value {
-    let grade = match swap.kind {
-        // Nobody can look into the kernel's memory after the power is gone.
-        SwapKind::RandomKey => Grade::Presumed,
-        SwapKind::Plain if swap.is_done() => Grade::ProvenMedia,
-        SwapKind::Plain => Grade::Unproven,
-    };
-    json!({ "path": swap.path, "kind": swap.kind, "grade": grade, "erasure": swap.erasure })
-}
-
-/// How many bytes of data and swap are erased, and of how many that the level asks for. An area counts
+/// How many bytes of data, swap and plain file systems are erased, and of how many that the level asks for. An area counts
 /// as erased as far as it is written.
 fn amount(wiping: &Wiping) -> (u64, u64) {
     let has_data = Progress::goal(wiping.level) == Progress::Data;
@@ -422,7 +443,7 @@ fn amount(wiping: &Wiping) -> (u64, u64) {
         let done = if is_done { length } else { target.data_done.saturating_sub(area.start) };
         Some((done, length))
     });
-    let swaps = wiping.swaps.iter().filter(|swap| swap.kind == SwapKind::Plain);
-    let swaps = swaps.map(|swap| (if swap.is_done() { swap.bytes } else { 0 }, swap.bytes));
-    areas.chain(swaps).fold((0, 0), |(done, all), (more, of)| (done + more, all + of))
+    let bare = wiping.bare.iter().filter(|bare| bare.kind != BareKind::RandomKey);
+    let bare = bare.map(|bare| (if bare.is_done() { bare.bytes } else { 0 }, bare.bytes));
+    areas.chain(bare).fold((0, 0), |(done, all), (more, of)| (done + more, all + of))
 }

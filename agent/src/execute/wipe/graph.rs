@@ -8,14 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::ask::Answers;
+use super::bare::BareKind;
 use crate::host::Host;
 
 pub(super) use self::left::{Left, Why, ways};
+pub(super) use self::own::own;
 
 mod left;
+mod own;
 mod removable;
 
 /// File systems that are made of files which somebody else delivers: nothing of a person's.
@@ -35,22 +36,12 @@ pub(super) struct Found {
     /// LUKS volumes, by the names of their devices.
     pub(super) volumes: Vec<PathBuf>,
     /// Swap that lies on none of them.
-    pub(super) swaps: Vec<(PathBuf, SwapKind)>,
+    pub(super) swaps: Vec<(PathBuf, BareKind)>,
     /// LUKS volumes that are left alone.
     pub(super) left: Vec<Left>,
     /// Devices with file systems that lie on no volume, those that a machine starts from aside:
     /// what they hold stays readable.
     pub(super) unencrypted: Vec<PathBuf>,
-}
-
-/// How swap that lies on no LUKS volume is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum SwapKind {
-    /// Encrypted with a key that only the kernel's memory holds: it goes with the power.
-    RandomKey,
-    /// Not encrypted.
-    Plain,
 }
 
 /// One block device.
@@ -107,9 +98,9 @@ pub(super) fn discover(
     let is_kept = |name: &str| graph.below(name).iter().any(|name| left.contains_key(name));
     for name in swapped.iter().filter(|name| !on_volume(name) && !is_kept(name)) {
         let kind = if graph.has_random_key(host, name, &crypts) {
-            SwapKind::RandomKey
+            BareKind::RandomKey
         } else {
-            SwapKind::Plain
+            BareKind::Plain
         };
         found.swaps.push((device(host, name), kind));
     }
@@ -178,6 +169,17 @@ pub(super) fn carry_system(host: &Host, devices: &[PathBuf]) -> bool {
         let drives = graph.drives(&name).unwrap_or_default();
         graph.below(&name).union(&drives).any(is_one)
     })
+}
+
+/// Where the file system of that device, or of what stands on it, is mounted, the innermost first.
+pub(super) fn places(host: &Host, path: &Path) -> Vec<PathBuf> {
+    let graph = Graph::read(host);
+    let Some(device) = graph.nodes.keys().find(|name| graph.is_at(host, name, path)) else {
+        return Vec::new();
+    };
+    let is_on = |name: &String| graph.below(name).contains(device);
+    let mounts = graph.mounts(host).into_iter().rev();
+    mounts.filter(|(name, _)| is_on(name)).map(|(_, place)| place.into()).collect()
 }
 
 fn is_needed(host: &Host, place: &str) -> bool {
@@ -361,14 +363,23 @@ impl Graph {
     /// Every mounted file system of a device, in the order of mounting. One without a number of
     /// its own names its source.
     fn mounts(&self, host: &Host) -> Vec<(String, String)> {
-        let mounts = text(&host.path("/proc/self/mountinfo"));
+        self.mounted_as(host, &text(&host.path("/proc/self/mountinfo")), |_, _| true)
+    }
+
+    /// The same of those that are mounted so: which folder of it, and what kind it is.
+    fn mounted_as(
+        &self,
+        host: &Host,
+        mounts: &str,
+        is_so: impl Fn(&str, &str) -> bool,
+    ) -> Vec<(String, String)> {
         let mounted = mounts.lines().filter_map(|line| {
             let (mount, file_system) = line.split_once(" - ")?;
             let mut words = mount.split(' ').skip(2);
-            let (number, place) = (words.next()?, words.nth(1)?);
+            let (number, root, place) = (words.next()?, words.next()?, words.next()?);
             let mut words = file_system.split(' ');
             let (kind, source) = (words.next()?, words.next()?);
-            if IMAGES.contains(&kind) {
+            if IMAGES.contains(&kind) || !is_so(root, kind) {
                 return None;
             }
             let by_number = self.nodes.iter().find(|(_, node)| node.number == number);

@@ -2,7 +2,7 @@
 //!
 //! A record names what it destroys by path, and a wipe that was cut off goes on in the next boot. Whatever is there
 //! is compared before it is touched; this looks elsewhere for what is not. A volume is known by its UUID or by the
-//! mark that its destruction left, swap by its place, a drive by model and serial number. What can be pulled out is
+//! mark that its destruction left, what has no keys by its place, a drive by model and serial number. What can be pulled out is
 //! never taken for one: it may be a copy.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use drive::said::Said;
 
+use super::bare::BareKind;
 use super::drives::Drive;
-use super::graph::SwapKind;
 use super::record::{Target, Wiping};
 use super::volume::Disk;
-use super::{ask, destroy, graph, swap};
+use super::{ask, bare, destroy, graph};
 use crate::host::Host;
 
 /// Finds again what is not where the record says. A device that never answers is none of it, and is waited for once.
@@ -31,10 +31,10 @@ pub(super) fn find(disk: &Arc<dyn Disk>, host: &Host, wiping: &mut Wiping) {
         moves.extend(search.follow(&mut target.path, graph::devices, is_at.clone()));
         search.follow_ways(target, is_at);
     }
-    for swap in wiping.swaps.iter_mut().filter(|swap| swap.kind == SwapKind::Plain) {
-        let (of, host) = (swap.clone(), host.clone());
-        let is_at = move |disk: &dyn Disk, path: &Path| swap::is_at(disk, &host, &of, path);
-        moves.extend(search.follow(&mut swap.path, graph::devices, is_at));
+    for bare in wiping.bare.iter_mut().filter(|bare| bare.kind != BareKind::RandomKey) {
+        let (of, host) = (bare.clone(), host.clone());
+        let is_at = move |disk: &dyn Disk, path: &Path| bare::is_at(disk, &host, &of, path);
+        moves.extend(search.follow(&mut bare.path, graph::devices, is_at));
     }
     for drive in &mut wiping.drives {
         let of = drive.clone();

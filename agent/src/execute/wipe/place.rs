@@ -1,6 +1,6 @@
-//! Where swap lies, by what is the same in every boot.
+//! Where something without keys lies, by what is the same in every boot.
 //!
-//! Volumes are known by what stands in them. Swap is not: it is nobody's from the first byte on that is erased, and
+//! Volumes are known by what stands in them. Swap is not, nor a plain file system: it is nobody's from the first byte on that is erased, and
 //! whoever finds something of its size under its name must not take that for it. So it is known by the drive that it
 //! lies on and where it begins there, or by the UUID of its mapping.
 

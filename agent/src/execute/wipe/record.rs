@@ -11,10 +11,10 @@ use protocol::id::CommandId;
 use serde::{Deserialize, Serialize};
 
 use super::super::state_file::StateFile;
+use super::bare::Bare;
 use super::drives::Drive;
-use super::graph::{Left, SwapKind};
+use super::graph::Left;
 use super::luks::Format;
-use super::place::Place;
 use super::volume::Erasure;
 
 /// One wipe.
@@ -30,9 +30,9 @@ pub(super) struct Wiping {
     pub(super) finished: bool,
     /// The volumes, in the order of their destruction.
     pub(super) targets: Vec<Target>,
-    /// Swap that lies on none of them.
-    #[serde(default)]
-    pub(super) swaps: Vec<Swap>,
+    /// What has no keys and is erased as a whole.
+    #[serde(default, rename = "swaps")]
+    pub(super) bare: Vec<Bare>,
     /// What lies on none of them either and stays readable.
     #[serde(default)]
     pub(super) unencrypted: Vec<PathBuf>,
@@ -122,41 +122,13 @@ impl Wiping {
     /// Whether everything came as far as the level says.
     pub(super) fn is_complete(&self) -> bool {
         self.has_reached(Progress::goal(self.level))
-            && self.swaps.iter().all(Swap::is_done)
+            && self.bare.iter().all(Bare::is_done)
             && self.tpm != Some(TpmFate::Pending)
     }
 
     /// Whether every volume came at least that far.
     pub(super) fn has_reached(&self, progress: Progress) -> bool {
         self.targets.iter().all(|target| target.progress >= progress)
-    }
-}
-
-/// Swap that lies on no LUKS volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Swap {
-    /// Where it is.
-    pub(super) path: PathBuf,
-    /// What tells it from others that may have its name in another boot; `None`: its name alone.
-    #[serde(default)]
-    pub(super) place: Option<Place>,
-    /// How it is kept.
-    pub(super) kind: SwapKind,
-    /// Its size.
-    pub(super) bytes: u64,
-    /// Up to where it is erased; nothing of it is while it still names itself.
-    pub(super) done: u64,
-    /// In which way, the weakest of several.
-    pub(super) erasure: Option<Erasure>,
-}
-
-impl Swap {
-    /// Whether nothing is left to be done: a key in memory goes with the power.
-    pub(super) fn is_done(&self) -> bool {
-        match self.kind {
-            SwapKind::RandomKey => true,
-            SwapKind::Plain => self.done >= self.bytes,
-        }
     }
 }
 

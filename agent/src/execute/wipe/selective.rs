@@ -61,7 +61,7 @@ impl SelectiveWipe {
             level: LEVEL,
             finished: false,
             targets: survey.targets,
-            swaps: Vec::new(),
+            bare: Vec::new(),
             unencrypted: Vec::new(),
             left: Vec::new(),
             files: files.into_iter().filter(|path| managed::is_there(host, path)).collect(),

@@ -11,12 +11,13 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::{Value, json};
 
 use super::ask::{self, Answers};
+use super::bare::{self, Bare, BareKind};
 use super::destroy::{self, DestroyError};
 use super::drives::{self, Drive};
-use super::graph::{self, Found, Left, SwapKind, Why};
-use super::record::{Progress, Swap, Target, Wiping};
+use super::graph::{self, Found, Left, Why};
+use super::record::{Progress, Target, Wiping};
 use super::volume::{Access, Disk, hindrance};
-use super::{luks, particulars, swap};
+use super::{luks, particulars};
 use crate::execute::failure;
 use crate::host::Host;
 
@@ -25,8 +26,8 @@ use crate::host::Host;
 pub(super) struct Survey {
     /// The volumes.
     pub(super) targets: Vec<Target>,
-    /// Swap that lies on none of them.
-    pub(super) swaps: Vec<Swap>,
+    /// What lies on none of them, has no keys, and is erased as a whole.
+    pub(super) bare: Vec<Bare>,
     /// What stays readable, because nothing of it is encrypted.
     pub(super) unencrypted: Vec<PathBuf>,
     /// Other LUKS volumes, which are left alone.
@@ -48,9 +49,12 @@ pub(super) fn wipe(
     match level {
         WipeLevel::Keys => {}
         WipeLevel::Data => {
-            let swaps = survey.swaps.iter().map(|swap| swap.path.clone());
+            if host.wipe_targets.is_empty() {
+                survey.take_file_systems(&**disk, host);
+            }
+            let bare = survey.bare.iter().map(|bare| bare.path.clone());
             let left = survey.left.iter().map(|left| left.path.clone());
-            let others = survey.unencrypted.iter().cloned().chain(swaps).chain(left);
+            let others = survey.unencrypted.iter().cloned().chain(bare).chain(left);
             let others: Vec<_> = others.collect();
             survey.drives = drives::look(&**disk, host, &survey.targets, &others);
         }
@@ -75,7 +79,7 @@ fn machine(
     if !host.wipe_targets.is_empty() {
         let survey = answering(disk, host, &host.wipe_targets, former, stage)?;
         // Nobody asked for what lies beside them, so nothing is done about it.
-        let swaps = found.swaps.into_iter().filter(|(_, kind)| *kind == SwapKind::Plain);
+        let swaps = found.swaps.into_iter().filter(|(_, kind)| *kind == BareKind::Plain);
         let unencrypted = found.unencrypted.into_iter().chain(swaps.map(|(path, _)| path));
         return Ok(Survey { unencrypted: unencrypted.collect(), left: found.left, ..survey });
     }
@@ -84,8 +88,8 @@ fn machine(
     let mut survey = named(&**disk, host, &found.volumes, former, stage)?;
     let mut wrong = Vec::new();
     for (path, kind) in &found.swaps {
-        match swap::inspect(&**disk, host, path, *kind) {
-            Ok(swap) => survey.swaps.push(swap),
+        match bare::inspect(&**disk, host, path, *kind) {
+            Ok(swap) => survey.bare.push(swap),
             Err(error) => wrong.push(particulars(path, &error)),
         }
     }
@@ -150,7 +154,7 @@ pub(super) fn is_provable(disk: &Arc<dyn Disk>, host: &Host) -> bool {
         return host.wipe_targets.iter().all(is_sound);
     }
     let found = look(disk, host, &[]);
-    let is_safe = |(_, kind): &(PathBuf, SwapKind)| *kind == SwapKind::RandomKey;
+    let is_safe = |(_, kind): &(PathBuf, BareKind)| *kind == BareKind::RandomKey;
     let leaves_some = found.left.iter().any(|left| left.why.is_gap());
     !found.volumes.is_empty()
         && !leaves_some
@@ -262,6 +266,25 @@ fn precondition(stage: &str, wrong: &[String]) -> Failure {
 }
 
 impl Survey {
+    /// Takes file systems that are not encrypted for something to erase: those on the machine's own drives which say
+    /// who they are. The others stay, and are named.
+    fn take_file_systems(&mut self, disk: &dyn Disk, host: &Host) {
+        let own = graph::own(host, &self.unencrypted);
+        let bare = &mut self.bare;
+        self.unencrypted.retain(|path| {
+            let found = own.get(path).map(|p| bare::inspect(disk, host, p, BareKind::FileSystem));
+            match found {
+                Some(Ok(file_system)) => bare.push(file_system),
+                Some(Err(error)) => {
+                    tracing::warn!(path = %path.display(), %error, "unencrypted file system stays");
+                    return true;
+                }
+                None => return true,
+            }
+            false
+        });
+    }
+
     /// Takes several ways to one volume for one target: a second wipe of the same bytes would undo the proof of the
     /// first.
     fn join_ways(&mut self, host: &Host) {
@@ -280,25 +303,18 @@ impl Survey {
 
     /// One line per intended change, for a person.
     pub(super) fn steps(&self, level: WipeLevel) -> Vec<String> {
-        let mut lines: Vec<_> = self.targets.iter().flat_map(|t| steps(t, level)).collect();
-        lines.extend(self.swaps.iter().map(|swap| {
-            let path = swap.path.display();
-            match swap.kind {
-                SwapKind::RandomKey => {
-                    format!("{path}: nothing, its key is in memory only and goes with the power")
-                }
-                SwapKind::Plain => format!("{path}: swap off, erase {} bytes", swap.bytes),
-            }
-        }));
-        lines.extend(self.drives.iter().filter(|drive| !drive.is_mute).map(Drive::step));
-        let goes = |path: &&PathBuf| {
+        let goes = |path: &PathBuf| {
             let is_on = |drive: &&Drive| drive.carries.contains(path);
             self.drives.iter().any(|drive| is_on(&drive) && !drive.methods.is_empty())
         };
+        let mut lines: Vec<_> = self.targets.iter().flat_map(|t| steps(t, level)).collect();
+        let erased = self.bare.iter().filter(|bare| !bare.is_file_system() || !goes(&bare.path));
+        lines.extend(erased.map(Bare::step));
+        lines.extend(self.drives.iter().filter(|drive| !drive.is_mute).map(Drive::step));
         let left = |path: &PathBuf, why| format!("{}: left as it is, {why}", path.display());
         let stays = self.unencrypted.iter().filter(|path| !goes(path));
         lines.extend(stays.map(|path| left(path, "it is not encrypted")));
-        let others = self.left.iter().filter(|left| !goes(&&left.path));
+        let others = self.left.iter().filter(|left| !goes(&left.path));
         lines.extend(others.map(|other| left(&other.path, other.why.as_text())));
         lines.extend(self.tpm.iter().map(|path| format!("{}: clear the TPM", path.display())));
         lines
@@ -321,11 +337,14 @@ impl Survey {
         if !gaps.is_empty() {
             facts = facts.with("left", json!(gaps));
         }
-        if self.swaps.is_empty() {
-            return facts;
+        let (file_systems, swaps): (Vec<_>, Vec<_>) =
+            self.bare.iter().partition(|bare| bare.is_file_system());
+        for (name, bare) in [("file_systems", file_systems), ("swaps", swaps)] {
+            if !bare.is_empty() {
+                facts = facts.with(name, bare.into_iter().map(Bare::facts).collect::<Vec<_>>());
+            }
         }
-        let swap = |swap: &Swap| json!({ "path": swap.path, "kind": swap.kind });
-        facts.with("swaps", self.swaps.iter().map(swap).collect::<Vec<_>>())
+        facts
     }
 }
 

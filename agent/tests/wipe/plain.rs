@@ -1,0 +1,184 @@
+//! File systems that nothing encrypts: a wipe of data erases those on the machine's own drives, and says so before.
+
+use std::fs;
+use std::path::PathBuf;
+
+use agent::execute::Executor as _;
+use protocol::action::WipeLevel;
+use protocol::receipt::{Evidence, FailureKind};
+use serde_json::{Value, json};
+
+use crate::faults::{Fault, FaultyDisk, carry_out_with_power_cut};
+use crate::scene::{carry_out, opens_with_any, wipe};
+use crate::support::host::task;
+use crate::targets::{Machine, laptop};
+
+const BYTES: usize = 96 * 1024;
+const UUID: &str = "xfs 77777777777777777777777777777777";
+
+/// A device with what looks like XFS, and that number.
+pub(crate) fn xfs(machine: &Machine, name: &str, number: u8) -> PathBuf {
+    let mut bytes = vec![0x5a; BYTES];
+    bytes[..4].copy_from_slice(b"XFSB");
+    bytes[32..48].fill(number);
+    machine.file(&format!("/dev/{name}"), bytes);
+    machine.host.path("/dev").join(name)
+}
+
+/// The laptop with a second drive, on which the data of a service lies in the clear.
+fn laptop_with_srv() -> (Machine, PathBuf) {
+    let mut machine = laptop();
+    machine.device("sdd", "8:48", &[]);
+    fs::create_dir(machine.host.path("/sys/block/sdd/device")).unwrap();
+    machine.mount("8:48", "/srv", "xfs /dev/sdd");
+    let path = xfs(&machine, "sdd", 0x77);
+    (machine, path)
+}
+
+fn is_erased(path: &PathBuf) -> bool {
+    fs::read(path).unwrap() == [0; BYTES]
+}
+
+fn only(evidence: &Evidence) -> Value {
+    let file_systems = evidence.get("file_systems").unwrap().as_array().unwrap();
+    assert_eq!(file_systems.len(), 1, "{file_systems:?}");
+    file_systems[0].clone()
+}
+
+#[test]
+fn plain_file_system_is_erased_after_the_proof_of_the_keys_and_approved_before() {
+    let (mut machine, path) = laptop_with_srv();
+    let keys = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+    assert_eq!(keys.facts.get("file_systems"), None, "a wipe of keys leaves it");
+    let (wipe, task) = (wipe(WipeLevel::Data), task(1));
+    let plan = wipe.plan(&machine.host, &task).unwrap();
+    let steps = plan.steps.join("\n");
+    let step = format!("sdd ({UUID}, not encrypted): unmount, erase {BYTES} bytes");
+    assert!(steps.contains(&step) && !steps.contains("left as it is"), "{steps}");
+    let fact = json!([{ "path": path, "uuid": UUID, "bytes": BYTES }]);
+    assert_eq!(plan.facts.get("file_systems"), Some(&fact));
+
+    wipe.apply(&machine.host, &task).unwrap();
+    let first = wipe.prove(&machine.host, &task).unwrap();
+    assert_eq!(first.get("unencrypted"), Some(&json!([path])), "so far");
+    assert!(!is_erased(&path));
+    wipe.finish(&machine.host, &task).unwrap();
+    assert!(is_erased(&path));
+
+    // Somebody has it mounted still, and may write to it at any moment.
+    fs::write(&path, [1; BYTES]).unwrap();
+    let open = wipe.prove(&machine.host, &task).unwrap();
+    assert_eq!(open.get("grade"), Some(&json!("proven")));
+    assert_eq!(open.get("still_open"), Some(&json!([path])));
+    assert_eq!(only(&open)["grade"], json!("unproven"));
+    // Nobody has any more.
+    machine.keep_mounted("/");
+    let failure = wipe.prove(&machine.host, &task).unwrap_err();
+    assert!(failure.detail.ends_with("sdd still shows data"), "{}", failure.detail);
+    fs::write(&path, [0; BYTES]).unwrap();
+    let last = wipe.prove(&machine.host, &task).unwrap();
+    assert_eq!(last.get("grade"), Some(&json!("proven_media")));
+    assert_eq!((last.get("unencrypted"), last.get("still_open")), (None, None));
+    let of = only(&last);
+    assert_eq!((&of["path"], &of["uuid"]), (&json!(path), &json!(UUID)));
+    assert_eq!((&of["grade"], &of["erasure"]), (&json!("proven_media"), &json!("overwritten")));
+}
+
+#[test]
+fn what_is_not_the_machines_own_or_does_not_say_what_it_is_stays_and_is_named() {
+    /// What is different about the second drive.
+    type Change = fn(&Machine);
+    let table: [(&str, Change); 6] = [
+        ("another's, of which a folder is seen", |machine| {
+            let mounts = machine.host.path("/proc/self/mountinfo");
+            let text = fs::read_to_string(&mounts).unwrap();
+            fs::write(mounts, text.replace("8:48 / /srv", "8:48 /var/lib/pod /srv")).unwrap();
+        }),
+        ("in a container", |machine| machine.file("/run/systemd/container", "docker")),
+        ("a stick", |machine| machine.file("/sys/block/sdd/removable", "1\n")),
+        ("no hardware", |machine| {
+            fs::remove_dir(machine.host.path("/sys/block/sdd/device")).unwrap();
+        }),
+        ("of no known kind", |machine| machine.file("/dev/sdd", [0x5a; BYTES])),
+        ("without a number", |machine| {
+            xfs(machine, "sdd", 0);
+        }),
+    ];
+    for (name, change) in table {
+        let (machine, path) = laptop_with_srv();
+        change(&machine);
+        let before = fs::read(&path).unwrap();
+        let plan = wipe(WipeLevel::Data).plan(&machine.host, &task(1)).unwrap();
+        assert_eq!(plan.facts.get("file_systems"), None, "{name}");
+        let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1)).unwrap();
+        assert_eq!(evidence.get("unencrypted"), Some(&json!([path])), "{name}");
+        assert_eq!(evidence.get("grade"), Some(&json!("proven")), "{name}");
+        assert_eq!(fs::read(&path).unwrap(), before, "{name}");
+    }
+}
+
+#[test]
+fn named_targets_leave_what_nobody_named() {
+    let (mut machine, path) = laptop_with_srv();
+    machine.host.wipe_targets = vec![machine.host.path("/dev/sda3")];
+    let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1)).unwrap();
+    assert_eq!(evidence.get("file_systems"), None);
+    assert!(!is_erased(&path));
+}
+
+#[test]
+fn another_file_system_that_took_its_place_is_spared_and_the_rest_goes() {
+    let (machine, path) = laptop_with_srv();
+    let (wipe, task) = (wipe(WipeLevel::Data), task(1));
+    wipe.apply(&machine.host, &task).unwrap();
+    xfs(&machine, "sdd", 0x78);
+    let stranger = fs::read(&path).unwrap();
+    let failure = wipe.finish(&machine.host, &task).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Precondition);
+    let detail = "sdd is not the volume that was to be destroyed";
+    assert!(failure.detail.ends_with(detail), "{}", failure.detail);
+    assert_eq!(fs::read(&path).unwrap(), stranger);
+    let volumes = ["/dev/sda2", "/dev/sda3"].map(|path| machine.host.path(path));
+    for volume in volumes {
+        assert!(
+            !opens_with_any(&volume)
+                && fs::read(&volume).unwrap()[BYTES * 64..].iter().all(|b| *b == 0)
+        );
+    }
+    let evidence = wipe.prove(&machine.host, &task).unwrap();
+    assert_eq!(evidence.get("unencrypted"), Some(&json!([path])));
+    assert_eq!(only(&evidence)["grade"], json!("unproven"));
+}
+
+#[test]
+fn power_cut_at_any_write_goes_on_to_the_same_end() {
+    let mut operations = 0;
+    loop {
+        let (mut machine, path) = laptop_with_srv();
+        let disk = FaultyDisk::after(operations, Fault::PowerCut);
+        let is_whole = carry_out_with_power_cut(&machine.host, WipeLevel::Data, disk.clone());
+        assert_eq!(disk.left(), 0, "one operation more than before");
+        machine.keep_mounted("/");
+        let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1)).unwrap();
+        assert_eq!(evidence.get("grade"), Some(&json!("proven_media")), "operation {operations}");
+        assert!(is_erased(&path), "operation {operations}");
+        if is_whole {
+            break;
+        }
+        operations += 1;
+    }
+    assert!(operations >= 14, "of two volumes and the file system: {operations}");
+}
+
+#[test]
+fn system_that_is_not_encrypted_goes_with_the_data_beside_it() {
+    for (level, is_gone) in [(WipeLevel::Keys, false), (WipeLevel::Data, true)] {
+        let (mut machine, path) = laptop_with_srv();
+        // Home alone is encrypted, and the system runs from the second drive.
+        machine.keep_mounted("/home");
+        machine.mount("8:48", "/", "xfs /dev/sdd");
+        let evidence = carry_out(&wipe(level), &machine.host, &task(1)).unwrap();
+        assert_eq!((machine.host.ground.is_gone(), is_erased(&path)), (is_gone, is_gone));
+        assert_eq!(evidence.get("grade"), Some(&json!("proven")), "it runs until the power goes");
+    }
+}
