@@ -35,9 +35,11 @@ const GONE_AFTER: Duration = Duration::from_secs(10 * 60);
 /// The most readers that are looked at.
 const MAX_READERS: usize = 1024;
 
-/// Entries that are taken at once. Each holds several messages while there is much to say, and one while there is
+/// Entries that are read at once. Each holds several messages while there is much to say, and one while there is
 /// little.
-const ENTRIES: usize = BATCH / 4;
+const ENTRIES: usize = BATCH / 8;
+/// Entries that are taken over at once: what a reader left behind is shared by those that are there.
+const CLAIMED: usize = BATCH / wire::ENTRY;
 
 /// What a read brought: entries, each with its messages.
 type Taken = Result<Vec<(Vec<u8>, Vec<Upstream>)>, Failure>;
@@ -220,7 +222,7 @@ impl Reading {
         }
         let mut claim = redis::cmd("XAUTOCLAIM");
         claim.arg(&self.key).arg(GROUP).arg(&self.name).arg(millis(self.shared.config.claim_after));
-        claim.arg("0-0").arg("COUNT").arg(ENTRIES);
+        claim.arg("0-0").arg("COUNT").arg(CLAIMED);
         let answer = self.ask(&claim).await?;
         let entries = list(&answer).and_then(|parts| parts.get(1));
         let taken = self.sound(entries.ok_or(Failure::Answer("XAUTOCLAIM"))?).await?;

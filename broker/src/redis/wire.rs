@@ -18,7 +18,7 @@ const UPSTREAM_BYTES: usize = limits::FRAME_BYTES + 1024;
 /// Bytes after which a batch to the control plane goes on in a further entry.
 const ENTRY_BYTES: usize = 16 * 1024;
 /// Messages of one entry.
-const ENTRY: usize = 64;
+pub(super) const ENTRY: usize = 64;
 /// The first byte of a message that carries deliveries.
 const DELIVERIES: u8 = b'd';
 /// The first byte of the word of a subscriber that it is the newest.
