@@ -26,7 +26,7 @@ pub(crate) fn xfs(machine: &Machine, name: &str, number: u8) -> PathBuf {
 }
 
 /// The laptop with a second drive, on which the data of a service lies in the clear.
-fn laptop_with_srv() -> (Machine, PathBuf) {
+pub(crate) fn laptop_with_srv() -> (Machine, PathBuf) {
     let mut machine = laptop();
     machine.device("sdd", "8:48", &[]);
     fs::create_dir(machine.host.path("/sys/block/sdd/device")).unwrap();
@@ -177,8 +177,22 @@ fn system_that_is_not_encrypted_goes_with_the_data_beside_it() {
         // Home alone is encrypted, and the system runs from the second drive.
         machine.keep_mounted("/home");
         machine.mount("8:48", "/", "xfs /dev/sdd");
+        machine.device("sde", "8:64", &[]);
+        fs::create_dir(machine.host.path("/sys/block/sde/device")).unwrap();
+        machine.mount("8:64", "/srv", "xfs /dev/sde");
+        let other = xfs(&machine, "sde", 0x78);
+        let facts = wipe(level).plan(&machine.host, &task(1)).unwrap().facts;
+        let order: Vec<_> =
+            facts.get("file_systems").into_iter().flat_map(|l| l.as_array().unwrap()).collect();
+        let order: Vec<_> = order.into_iter().map(|of| of["path"].clone()).collect();
+        assert_eq!(
+            order,
+            if is_gone { vec![json!(other), json!(path)] } else { vec![] },
+            "the system last"
+        );
         let evidence = carry_out(&wipe(level), &machine.host, &task(1)).unwrap();
         assert_eq!((machine.host.ground.is_gone(), is_erased(&path)), (is_gone, is_gone));
+        assert_eq!(is_erased(&other), is_gone);
         assert_eq!(evidence.get("grade"), Some(&json!("proven")), "it runs until the power goes");
     }
 }

@@ -13,6 +13,7 @@ use protocol::action::{self, WipeLevel};
 use protocol::receipt::FailureKind;
 use serde_json::{Value, json};
 
+use crate::plain::laptop_with_srv;
 use crate::scene::{carry_out, opens_with_any};
 use crate::support::host::task;
 use crate::targets::laptop;
@@ -38,8 +39,11 @@ impl Disk for Hanging {
 }
 
 fn wipe_beside(hanging: PathBuf) -> Wipe {
-    let params = action::Wipe { level: WipeLevel::Keys, power_off: false };
-    Wipe::on(params, Box::new(Hanging(hanging)))
+    wipe_to(WipeLevel::Keys, hanging)
+}
+
+fn wipe_to(level: WipeLevel, hanging: PathBuf) -> Wipe {
+    Wipe::on(action::Wipe { level, power_off: false }, Box::new(Hanging(hanging)))
 }
 
 #[test]
@@ -55,6 +59,17 @@ fn device_that_never_answers_keeps_no_other_from_being_wiped() {
     for name in ["/dev/sda2", "/dev/sda3"] {
         assert!(!opens_with_any(&machine.host.path(name)), "{name}");
     }
+}
+
+#[test]
+fn plain_file_system_that_never_answers_stays_and_the_rest_is_wiped() {
+    let (machine, path) = laptop_with_srv();
+    let wipe = wipe_to(WipeLevel::Data, path.clone());
+    let plan = wipe.plan(&machine.host, &task(1)).unwrap();
+    assert_eq!(plan.facts.get("file_systems"), None);
+    let evidence = carry_out(&wipe, &machine.host, &task(1)).unwrap();
+    assert_eq!(evidence.get("unencrypted"), Some(&json!([path])));
+    assert_eq!(evidence.get("header_backup_opens"), Some(&json!(false)), "all other data is gone");
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(super) fn wipe(
         WipeLevel::Keys => {}
         WipeLevel::Data => {
             if host.wipe_targets.is_empty() {
-                survey.take_file_systems(&**disk, host);
+                survey.take_file_systems(disk, host);
             }
             let bare = survey.bare.iter().map(|bare| bare.path.clone());
             let left = survey.left.iter().map(|left| left.path.clone());
@@ -267,22 +267,23 @@ fn precondition(stage: &str, wrong: &[String]) -> Failure {
 
 impl Survey {
     /// Takes file systems that are not encrypted for something to erase: those on the machine's own drives which say
-    /// who they are. The others stay, and are named.
-    fn take_file_systems(&mut self, disk: &dyn Disk, host: &Host) {
-        let own = graph::own(host, &self.unencrypted);
-        let bare = &mut self.bare;
-        self.unencrypted.retain(|path| {
-            let found = own.get(path).map(|p| bare::inspect(disk, host, p, BareKind::FileSystem));
-            match found {
-                Some(Ok(file_system)) => bare.push(file_system),
-                Some(Err(error)) => {
-                    tracing::warn!(path = %path.display(), %error, "unencrypted file system stays");
-                    return true;
-                }
-                None => return true,
-            }
-            false
-        });
+    /// who they are. The others stay, and are named, and so does what does not answer: no key waits for it. The running
+    /// system comes last.
+    fn take_file_systems(&mut self, disk: &Arc<dyn Disk>, host: &Host) {
+        let own: Vec<_> = graph::own(host, &self.unencrypted).into_iter().collect();
+        let here = host.clone();
+        let inspect = move |disk: &dyn Disk, path: &Path| {
+            bare::inspect(disk, &here, path, BareKind::FileSystem)
+                .inspect_err(
+                    |error| tracing::warn!(path = %path.display(), %error, "file system stays"),
+                )
+                .ok()
+        };
+        let (answers, _) = ask::each(disk, host, &own, inspect);
+        let mut found: Vec<_> = answers.into_values().flatten().collect();
+        self.unencrypted.retain(|path| !found.iter().any(|bare| bare.path == *path));
+        found.sort_by_key(|bare| graph::carry_system(host, std::slice::from_ref(&bare.path)));
+        self.bare.extend(found);
     }
 
     /// Takes several ways to one volume for one target: a second wipe of the same bytes would undo the proof of the

@@ -125,7 +125,8 @@ fn drives_show_from_outside_what_the_receipt_says_of_them() {
         assert_eq!(opened_by(&nvme), [false, false]);
         // The system was written to until the power went: a few blocks, and nothing to start from.
         let system = fs::read(scene.machine.system()).unwrap();
-        let written = system.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count();
+        let written =
+            system.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count();
         assert!(written < system.len() / 4096 / 20, "{written} blocks of {}", system.len());
     });
 }
