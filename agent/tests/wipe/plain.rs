@@ -88,7 +88,7 @@ fn plain_file_system_is_erased_after_the_proof_of_the_keys_and_approved_before()
 fn what_is_not_the_machines_own_or_does_not_say_what_it_is_stays_and_is_named() {
     /// What is different about the second drive.
     type Change = fn(&Machine);
-    let table: [(&str, Change); 6] = [
+    let table: [(&str, Change); 9] = [
         ("another's, of which a folder is seen", |machine| {
             let mounts = machine.host.path("/proc/self/mountinfo");
             let text = fs::read_to_string(&mounts).unwrap();
@@ -98,6 +98,16 @@ fn what_is_not_the_machines_own_or_does_not_say_what_it_is_stays_and_is_named() 
         ("a stick", |machine| machine.file("/sys/block/sdd/removable", "1\n")),
         ("no hardware", |machine| {
             fs::remove_dir(machine.host.path("/sys/block/sdd/device")).unwrap();
+        }),
+        ("an iSCSI disk", |machine| {
+            let (disk, there) = ("/sys/block/sdd", "/sys/devices/platform/host3/session1/sdd");
+            fs::create_dir_all(machine.host.path(there).parent().unwrap()).unwrap();
+            fs::rename(machine.host.path(disk), machine.host.path(there)).unwrap();
+            std::os::unix::fs::symlink(machine.host.path(there), machine.host.path(disk)).unwrap();
+        }),
+        ("NVMe over TCP", |machine| machine.file("/sys/block/sdd/device/transport", "tcp\n")),
+        ("one path of several over TCP", |machine| {
+            machine.file("/sys/block/sdd/device/nvme1/transport", "tcp\n");
         }),
         ("of no known kind", |machine| machine.file("/dev/sdd", [0x5a; BYTES])),
         ("without a number", |machine| {
@@ -131,8 +141,18 @@ fn another_file_system_that_took_its_place_is_spared_and_the_rest_goes() {
     let (machine, path) = laptop_with_srv();
     let (wipe, task) = (wipe(WipeLevel::Data), task(1));
     wipe.apply(&machine.host, &task).unwrap();
-    xfs(&machine, "sdd", 0x78);
-    let stranger = fs::read(&path).unwrap();
+    // One that begins with as many zeros as a file system that is being erased.
+    let mut stranger = vec![0; BYTES];
+    stranger[0x1_0040..0x1_0048].copy_from_slice(b"_BHRfS_M");
+    stranger[0x1_0088] = 1;
+    stranger[0x1_0020..0x1_0030].fill(0x78);
+    fs::write(&path, &stranger).unwrap();
+    // Also where erasing was under way.
+    let record = machine.host.state_dir.join("wipe.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let begun = text.replace("\"done\":0", "\"done\":1");
+    assert_ne!(begun, text);
+    fs::write(&record, begun).unwrap();
     let failure = wipe.finish(&machine.host, &task).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Precondition);
     let detail = "sdd is not the volume that was to be destroyed";

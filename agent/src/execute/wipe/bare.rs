@@ -199,8 +199,11 @@ pub(super) fn erase(
 fn is_same(volume: &dyn Volume, bare: &Bare) -> Result<bool, DestroyError> {
     match bare.kind {
         BareKind::Plain | BareKind::RandomKey => Ok(bare.done > 0 || is_swap(volume)?),
-        BareKind::FileSystem if file_system::uuid(volume)? == bare.uuid => Ok(true),
-        BareKind::FileSystem => Ok(bare.done > 0 && begins_with_zeros(volume)?),
+        BareKind::FileSystem => match file_system::uuid(volume)? {
+            // Some kinds begin with as many zeros as one that is being erased.
+            Some(uuid) => Ok(Some(uuid) == bare.uuid),
+            None => Ok(bare.done > 0 && begins_with_zeros(volume)?),
+        },
     }
 }
 

@@ -17,7 +17,7 @@ use super::destroy::{self, DestroyError, Reached};
 use super::drives;
 use super::graph::{self, Left};
 use super::record::{Progress, Target, TpmFate, Wiping};
-use super::volume::{Disk, Erasure};
+use super::volume::{Disk, Erasure, is_held};
 use super::{DESTROYED, RECORDED, mapping, moved, particulars, tpm};
 use crate::execute::failure;
 use crate::execute::state_file::StateFile as _;
@@ -316,7 +316,8 @@ impl<'a> Course<'a> {
 
     /// Whether that is a file system which somebody can still write to.
     fn is_mounted(&self, bare: &Bare) -> bool {
-        bare.is_file_system() && !graph::places(self.host, &bare.path).is_empty()
+        bare.is_file_system()
+            && (!graph::places(self.host, &bare.path).is_empty() || is_held(&bare.path))
     }
 
     /// What there is to say of a wipe that failed: of every volume how far it is, by what is on it now.

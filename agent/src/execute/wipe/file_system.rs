@@ -29,6 +29,9 @@ const KINDS: [Kind; 8] = [
     Kind { name: "vfat", mark: (0x36, b"FAT16   "), uuid: (0x27, 4) },
 ];
 
+/// Where Btrfs says on how many devices it is. Of one on several, one alone must not be taken for it.
+const BTRFS_DEVICES: u64 = 0x1_0088;
+
 /// The kind and, in hexadecimal, the number that tells it from others of its kind; `None` where there is none that is
 /// known.
 pub(super) fn uuid(volume: &dyn Volume) -> Result<Option<String>, DestroyError> {
@@ -42,6 +45,9 @@ pub(super) fn uuid(volume: &dyn Volume) -> Result<Option<String>, DestroyError> 
     };
     for Kind { name, mark: (at, mark), uuid: (of, length) } in &KINDS {
         if read(*at, mark.len())?.as_deref() == Some(mark) {
+            if *name == "btrfs" && read(BTRFS_DEVICES, 8)? != Some(1_u64.to_le_bytes().to_vec()) {
+                return Ok(None);
+            }
             let number = read(*of, *length)?.filter(|bytes| bytes.iter().any(|byte| *byte != 0));
             return Ok(number.map(|bytes| format!("{name} {}", hex(&bytes))));
         }

@@ -86,6 +86,14 @@ pub(in crate::execute) fn hindrance(path: &Path) -> Option<String> {
     })
 }
 
+/// Whether somebody has the block device at that path for themselves: a file system that is mounted wherever, or that
+/// somebody still uses after it was detached.
+pub(in crate::execute) fn is_held(path: &Path) -> bool {
+    let flags = OFlag::O_EXCL | OFlag::O_NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    opened.is_err_and(|error| error.raw_os_error() == Some(Errno::EBUSY as i32))
+}
+
 /// One open volume.
 pub trait Volume: fmt::Debug {
     /// Its size in bytes.

@@ -1,5 +1,8 @@
 //! Swap is switched off by an armed agent alone, and by the system's own program.
 
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use super::super::volume::is_held;
 use super::*;
 use crate::execute::fixtures::{Sandbox, calls};
 
@@ -17,4 +20,25 @@ fn swap_is_switched_off_by_an_armed_agent_and_by_no_other() {
     if let Some(called) = called {
         assert_eq!(called, [swap.path.display().to_string()]);
     }
+}
+
+#[test]
+fn device_that_somebody_holds_is_open_wherever_it_is_mounted() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let losetup = |args: &[&str], path: &Path| {
+        let output = std::process::Command::new("/usr/sbin/losetup").args(args).arg(path).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "needs root and the kernel module loop: {output:?}");
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    };
+    let device = losetup(&["--find", "--show"], file.path());
+    let free = is_held(&device);
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(nix::fcntl::OFlag::O_EXCL.bits());
+    let holder = options.open(&device).unwrap();
+    let held = is_held(&device);
+    drop(holder);
+    losetup(&["--detach"], &device);
+    assert_eq!((free, held, is_held(file.path())), (false, true, false));
 }

@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::{Graph, text};
+use super::{Graph, entries, line, text};
 use crate::host::Host;
 
 /// File systems that are mounted in parts although all of them is the machine's.
 const SUBVOLUMES: &str = "btrfs";
 /// What managers of containers put into them.
 const CONTAINED: [&str; 3] = ["/run/systemd/container", "/run/.containerenv", "/.dockerenv"];
+
+/// How NVMe reaches namespaces of other machines.
+const FABRICS: [&str; 4] = ["fc", "loop", "rdma", "tcp"];
 
 /// Of those devices the ones whose drives are all the machine's own: none can be pulled out, and none is anything
 /// but hardware, such as a file, or a device of the network's. Who sees a folder of a file system and not the whole is in
@@ -23,7 +26,25 @@ pub(in crate::execute::wipe) fn own(host: &Host, devices: &[PathBuf]) -> BTreeSe
     let whole: BTreeSet<_> = whole.into_iter().map(|(name, _)| name).collect();
     let is_own = |path: &&PathBuf| {
         let name = graph.nodes.keys().find(|name| graph.is_at(host, name, path));
-        name.is_some_and(|name| whole.contains(name) && graph.drives(name).is_some())
+        let drives = name.filter(|name| whole.contains(*name)).and_then(|name| graph.drives(name));
+        drives.is_some_and(|drives| drives.iter().all(|drive| !is_remote(host, drive)))
     };
     devices.iter().filter(is_own).cloned().collect()
+}
+
+/// Whether a drive is another machine's, which the network brings here: by iSCSI, Fibre Channel, rbd or NVMe over
+/// fabrics. To the kernel it is hardware like any other; where it hangs tells it.
+fn is_remote(host: &Host, drive: &str) -> bool {
+    let disk = host.path("/sys/block").join(drive);
+    let place = disk.canonicalize().unwrap_or_default();
+    let is_reached = |part: &str| {
+        part.starts_with("session") || part.starts_with("rport-") || part.starts_with("rbd")
+    };
+    let device = disk.join("device");
+    // A namespace with several paths hangs on its subsystem, and those are in there.
+    let paths = entries(&device).into_iter().chain([device]);
+    place.iter().any(|part| part.to_str().is_some_and(is_reached))
+        || paths
+            .filter_map(|path| line(&path.join("transport")))
+            .any(|transport| FABRICS.contains(&transport.as_str()))
 }
