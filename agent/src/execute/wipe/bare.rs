@@ -1,5 +1,7 @@
 //! What has no keys that could be destroyed, and so is erased as a whole: swap, and file systems that nothing encrypts.
 //!
+//! Owns what becomes of it, from the look before to the evidence. Which of it goes is decided elsewhere.
+//!
 //! Let go first, so that nobody writes behind the eraser, as far as that goes. Swap with a random key has nothing on
 //! disk that could be destroyed: its key is in the kernel's memory and goes with the power, which nobody can observe
 //! afterwards. Source: swapon(8), umount(8), and mkswap(8) for the signature at the end of the first page.

@@ -268,7 +268,7 @@ fn precondition(stage: &str, wrong: &[String]) -> Failure {
 impl Survey {
     /// Takes file systems that are not encrypted for something to erase: those on the machine's own drives which say
     /// who they are. The others stay, and are named, and so does what does not answer: no key waits for it. The running
-    /// system comes last.
+    /// system's comes last of them.
     fn take_file_systems(&mut self, disk: &Arc<dyn Disk>, host: &Host) {
         let own: Vec<_> = graph::own(host, &self.unencrypted).into_iter().collect();
         let here = host.clone();

@@ -1,4 +1,4 @@
-//! Swap is switched off by an armed agent alone, and by the system's own program.
+//! Swap is switched off by an armed agent alone, and by the system's own program; and the kernel says who holds a device.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 

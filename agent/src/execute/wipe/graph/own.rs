@@ -1,4 +1,6 @@
 //! Which file systems are the machine's own, so that a wipe may erase them whole.
+//!
+//! Owns the doubts: whatever might be somebody else's is not one's own. Must not open a device.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,7 +12,6 @@ use crate::host::Host;
 const SUBVOLUMES: &str = "btrfs";
 /// What managers of containers put into them.
 const CONTAINED: [&str; 3] = ["/run/systemd/container", "/run/.containerenv", "/.dockerenv"];
-
 /// How NVMe reaches namespaces of other machines.
 const FABRICS: [&str; 4] = ["fc", "loop", "rdma", "tcp"];
 
