@@ -8,7 +8,6 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::time::Duration;
 
 use protocol::enrollment::DeviceIdentity;
@@ -19,8 +18,8 @@ use protocol::state::{Lane, PerLane};
 use serde_json::{Value, json};
 
 use super::hold;
-use super::judge::{self, Report, printable};
-use super::reports::take_reports;
+use super::judge::{Words, printable};
+use super::reports::{Taken, take_reports};
 use super::said::Said;
 use super::store::delivery::{self, Asking, Out};
 use super::store::lanes;
@@ -75,12 +74,11 @@ pub(super) async fn exchange(
     inbound: Vec<Inbound>,
 ) -> Result<BTreeMap<DeviceId, Answer>, DbError> {
     metrics::upstream_frames(inbound.len());
-    let (asks, reports) = sort(app, inbound).await?;
+    let (asks, said) = sort(inbound);
     let mut answers: BTreeMap<DeviceId, Answer> = BTreeMap::new();
-    // A hello may be older than what came with it.
-    let just_said: BTreeSet<_> = reports.iter().map(|report| report.command).collect();
-    let confirmed = take_reports(app, reports).await?;
+    let Taken { confirmed, commands: just_said } = take_reports(app, said).await?;
     if !asks.is_empty() {
+        // A hello may be older than what came with it.
         answer_asks(app, asks, &just_said, &mut answers).await?;
     }
     for (device, receipts) in confirmed {
@@ -103,10 +101,9 @@ struct Ask {
     hello: Option<Hello>,
 }
 
-async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), DbError> {
+fn sort(inbound: Vec<Inbound>) -> (Asks, Words) {
     let mut asks = Asks::new();
     let mut said = Vec::new();
-    let mut with_signature = BTreeSet::new();
     for Inbound { identity, frame } in inbound {
         match frame {
             AgentFrame::Hello(hello) => {
@@ -126,27 +123,11 @@ async fn sort(app: &App, inbound: Vec<Inbound>) -> Result<(Asks, Vec<Report>), D
             | AgentFrame::Escrow { .. }
             | AgentFrame::Notice { .. }
             | AgentFrame::Ack { .. }
-            | AgentFrame::Progress { .. }) => {
-                if judge::is_signed(&frame) {
-                    with_signature.insert(identity.device);
-                }
-                said.push((identity, frame));
-            }
+            | AgentFrame::Progress { .. }) => said.push((identity, frame)),
             AgentFrame::Unknown => {}
         }
     }
-    let with_signature: Vec<_> = with_signature.into_iter().collect();
-    let keys = match with_signature.as_slice() {
-        [] => BTreeMap::new(),
-        ids => devices::keys(&mut app.db.read().await?, ids).await?,
-    };
-    // Signatures are checked before the transaction: it must not be held for arithmetic.
-    let reports = judge::judge_all(said, keys).await;
-    let reports = reports.map_err(|error| {
-        tracing::error!(error = &error as &dyn Error, "what devices said could not be judged");
-        DbError::Unreadable("word of a device")
-    })?;
-    Ok((asks, reports))
+    (asks, said)
 }
 
 /// Reads what waits for those who ask, with one statement, and writes what they say of

@@ -4,7 +4,10 @@
 //! not hold is an event, and never an outcome.
 
 use std::collections::BTreeMap;
+use std::future::{Future, ready};
+use std::sync::Arc;
 
+use futures_util::future::Either;
 use protocol::action::is_printable;
 use protocol::advance::Advance;
 use protocol::enrollment::DeviceIdentity;
@@ -109,24 +112,28 @@ pub(super) struct Noticed {
     pub(super) jws: CompactJws,
 }
 
-/// The reports of frames, in order. Many signatures are checked on a thread of their own, so that whatever else
-/// shares this one goes on meanwhile.
+/// What devices say, and of whom.
+pub(super) type Words = Vec<(DeviceIdentity, AgentFrame)>;
+
+/// Begins to judge frames, and answers the reports of them, in order. Many signatures are checked on a thread of
+/// their own, so that whatever else shares this one goes on meanwhile, whether somebody waits for them yet or not.
 ///
 /// # Errors
 /// When that thread ended before its time.
-pub(super) async fn judge_all(
-    said: Vec<(DeviceIdentity, AgentFrame)>,
-    keys: BTreeMap<DeviceId, Key>,
-) -> Result<Vec<Report>, JoinError> {
+pub(super) fn judge_all(
+    said: Words,
+    keys: Arc<BTreeMap<DeviceId, Key>>,
+) -> impl Future<Output = Result<Vec<Report>, JoinError>> {
     let signatures = said.iter().filter(|(_, frame)| is_signed(frame)).count();
     let judge_them = move || {
         let said = said.into_iter();
         said.filter_map(|(identity, frame)| judge(identity, frame, &keys)).collect()
     };
     if signatures <= JUDGED_HERE {
-        return Ok(judge_them());
+        Either::Left(ready(Ok(judge_them())))
+    } else {
+        Either::Right(tokio::task::spawn_blocking(judge_them))
     }
-    tokio::task::spawn_blocking(judge_them).await
 }
 
 /// Whether it is about a document that the device signs.

@@ -5,6 +5,8 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::sync::Arc;
 
 use protocol::action::Verb;
 use protocol::advance::Advance;
@@ -15,7 +17,7 @@ use protocol::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::end::end_if_over;
-use super::judge::{Escrowed, Finished, Noticed, Proved, Report, Said, Stage};
+use super::judge::{self, Escrowed, Finished, Noticed, Proved, Report, Said, Stage, Words};
 use super::model::{Happening, Step, step};
 use super::sent;
 use super::store::{self, Standing};
@@ -23,6 +25,7 @@ use super::waves;
 use crate::app::App;
 use crate::audit::{self, Actor, Kind};
 use crate::db::{CHUNK, DbError, Tx};
+use crate::devices::{self, Key};
 use crate::{collections, escrows, metrics};
 
 /// Events about the stages of one command: a device must not fill the audit log with them.
@@ -37,29 +40,55 @@ const NOTICES: i64 = 64;
 /// Reports in one transaction.
 const PIECE: usize = 250;
 
-/// Receipts and proofs that the store holds, by device, as `confirmed` names them.
-pub(super) type Confirmed = BTreeMap<DeviceId, Vec<String>>;
+/// What became of what devices said.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Receipts and proofs that the store holds, by device, as `confirmed` names them.
+    pub(super) confirmed: BTreeMap<DeviceId, Vec<String>>,
+    /// What was spoken of.
+    pub(super) commands: BTreeSet<CommandId>,
+}
 
-/// Writes reports, and answers which receipts and proofs the store holds now. Many of them are
-/// written in several transactions: urgent orders are written between two of them. When one fails
+/// Writes what devices say. Many reports are written in several transactions: urgent orders are written between
+/// two of them, and while one is written the signatures of the next are checked. When one fails
 /// all of them come again, and those that were written already change nothing.
-pub(super) async fn take_reports(
-    app: &App,
-    mut reports: Vec<Report>,
-) -> Result<Confirmed, DbError> {
-    let mut confirmed = Confirmed::new();
-    while !reports.is_empty() {
-        let rest = reports.split_off(reports.len().min(PIECE));
-        take_piece(app, reports, &mut confirmed).await?;
-        reports = rest;
+pub(super) async fn take_reports(app: &App, said: Words) -> Result<Taken, DbError> {
+    let keys = Arc::new(keys(app, &said).await?);
+    let mut said = said.into_iter();
+    let mut next_piece = || {
+        let piece: Vec<_> = said.by_ref().take(PIECE).collect();
+        (!piece.is_empty()).then(|| judge::judge_all(piece, keys.clone()))
+    };
+    let mut taken = Taken::default();
+    let mut next = next_piece();
+    while let Some(judged) = next {
+        // Signatures are checked before the transaction: it must not be held for arithmetic.
+        let reports = judged.await.map_err(|error| {
+            tracing::error!(error = &error as &dyn Error, "what devices said could not be judged");
+            DbError::Unreadable("word of a device")
+        })?;
+        next = next_piece();
+        taken.commands.extend(reports.iter().map(|report| report.command));
+        take_piece(app, reports, &mut taken.confirmed).await?;
     }
-    Ok(confirmed)
+    Ok(taken)
+}
+
+/// The keys of those who signed something.
+async fn keys(app: &App, said: &Words) -> Result<BTreeMap<DeviceId, Key>, DbError> {
+    let signed = said.iter().filter(|(_, frame)| judge::is_signed(frame));
+    let devices: BTreeSet<_> = signed.map(|(identity, _)| identity.device).collect();
+    let devices: Vec<_> = devices.into_iter().collect();
+    match devices.as_slice() {
+        [] => Ok(BTreeMap::new()),
+        ids => devices::keys(&mut app.db.read().await?, ids).await,
+    }
 }
 
 async fn take_piece(
     app: &App,
     reports: Vec<Report>,
-    confirmed: &mut Confirmed,
+    confirmed: &mut BTreeMap<DeviceId, Vec<String>>,
 ) -> Result<(), DbError> {
     let mut tx = app.db.write(Actor::System, app.now()).await?;
     let ids = reports.iter().map(|report| report.command).collect();

@@ -14,11 +14,8 @@ use super::sqlite::{self, Answer, Read, Write};
 use super::{CHUNK, DbError};
 use crate::vault::Vault;
 
-/// Statements that stay prepared, at most, in place of one that does not.
+/// Statements that stay prepared, at most, in place of one that does not, where each goes to another thread.
 const PIECES: usize = 4;
-
-/// The same of rows that are changed one by one.
-const UPDATES: usize = 64;
 
 /// A connection. Stores of features take it, and neither know nor ask which database it is.
 #[derive(Debug)]
@@ -61,22 +58,22 @@ impl Conn {
     }
 
     /// How many of so many rows with so many values each one statement writes. SQLite keeps the statement
-    /// prepared that writes some of them, and to ask it again costs less than to read another text; of many
-    /// rows, and of a server, it is asked once.
+    /// prepared that writes some of them, and to ask it again costs less than to read another text. A server is asked
+    /// once, and so is SQLite where each question goes to another thread and there are many.
     pub(crate) const fn rows_at_once(&self, rows: usize, values: usize) -> usize {
         let kept = KEPT_VALUES / values;
         match &self.link {
-            Link::SqliteTx(_) if rows <= PIECES * kept => kept,
+            Link::SqliteTx(write) if !write.is_handed_over() || rows <= PIECES * kept => kept,
             Link::SqliteTx(_) | Link::Sqlite(_) | Link::File(_) | Link::Postgres(_) => CHUNK,
         }
     }
 
-    /// How many of so many rows one statement changes that changes each differently: as with
-    /// [`Conn::rows_at_once`].
-    pub(crate) const fn updates_at_once(&self, rows: usize) -> usize {
+    /// How many rows one statement changes that changes each differently. SQLite would make a table of what comes from a
+    /// list, and for a long one go through all that it could be about: it changes one after the other.
+    pub(crate) const fn updates_at_once(&self) -> usize {
         match &self.link {
-            Link::SqliteTx(_) if rows <= UPDATES => 1,
-            Link::SqliteTx(_) | Link::Sqlite(_) | Link::File(_) | Link::Postgres(_) => CHUNK,
+            Link::SqliteTx(_) => 1,
+            Link::Sqlite(_) | Link::File(_) | Link::Postgres(_) => CHUNK,
         }
     }
 

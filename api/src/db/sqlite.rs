@@ -339,6 +339,11 @@ impl Write {
         self.is_patient = true;
     }
 
+    /// Whether each statement goes to another thread.
+    pub(super) const fn is_handed_over(&self) -> bool {
+        self.is_patient
+    }
+
     /// A statement failed: nothing of this transaction may be committed any more.
     pub(super) const fn fail(&mut self) {
         self.is_failed = true;

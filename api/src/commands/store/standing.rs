@@ -283,7 +283,7 @@ pub(in crate::commands) async fn save<'a>(
     standings: impl IntoIterator<Item = &'a Standing>,
 ) -> Result<(), DbError> {
     let changed: Vec<_> = standings.into_iter().filter(|known| known.news.is_any).collect();
-    for changed in changed.chunks(tx.conn().updates_at_once(changed.len())) {
+    for changed in changed.chunks(tx.conn().updates_at_once()) {
         if let [known] = changed {
             save_one(tx, known).await?;
             continue;
