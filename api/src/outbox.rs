@@ -16,9 +16,12 @@ use crate::metrics;
 const BATCHES: usize = 1024;
 /// Deliveries in one batch from which on there is much to deliver.
 const MUCH: usize = 4;
-/// How long what comes next in that lane is gathered then: each batch wakes the broker and a hub, whatever it
-/// holds. Who orders one thing at a time does not wait for it.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long what comes next in that lane is gathered then, for each of them: a batch wakes the broker and a hub, whatever
+/// it holds. Above some 1,600 deliveries a second it grows to the most, below it fades; who orders one thing at a time
+/// does not wait for it.
+const GATHER: Duration = Duration::from_micros(600);
+/// How long at most.
+const GATHER_MOST: Duration = Duration::from_millis(10);
 
 /// One command on its way to its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +90,18 @@ impl Outbox {
             let Ok(more) = inbox.queue.try_recv() else { break };
             batch.extend(more);
         }
-        inbox.rest = if batch.len() < MUCH { Duration::ZERO } else { GATHER };
+        inbox.rest = rest_after(batch.len());
         Some(batch)
     }
+}
+
+/// How long the next batch is gathered after one of so many deliveries.
+fn rest_after(deliveries: usize) -> Duration {
+    if deliveries < MUCH {
+        return Duration::ZERO;
+    }
+    let each = u32::try_from(deliveries).unwrap_or(u32::MAX);
+    GATHER.saturating_mul(each).min(GATHER_MOST)
 }
 
 impl Default for Outbox {

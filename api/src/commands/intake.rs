@@ -38,9 +38,9 @@ pub(super) mod guard;
 
 /// Orders that are planned or wait in each lane. A further one waits for its place before it is
 /// planned: a plan may be of megabytes.
-const WAITING: usize = 64;
+const WAITING: usize = 128;
 /// Orders in one transaction.
-const ORDERS: usize = 64;
+const ORDERS: usize = 128;
 /// Devices in one transaction, give or take one order.
 const DEVICES: usize = 500;
 

@@ -38,7 +38,7 @@ const ALARMS: i64 = 1;
 const NOTICES: i64 = 64;
 
 /// Reports in one transaction.
-const PIECE: usize = 250;
+const PIECE: usize = 500;
 
 /// What became of what devices said.
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ const WAITING: usize = 100_000;
 /// Of them in one transaction beside other things, or alone.
 const PIECE: usize = 500;
 /// How long they wait for their devices, at least, and twice as long at most.
-const WAIT: Duration = Duration::from_millis(50);
+const WAIT: Duration = Duration::from_millis(200);
 
 /// What was sent.
 #[derive(Debug, Default)]

@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 
 use crate::metrics;
 
-/// Turns in a row that go to those who come first, while others wait: the others get one then.
-const IN_A_ROW: u32 = 8;
+/// Turns in a row that go to those who come first, while others wait: the others get one then. Each urgent order brings
+/// an ack and a receipt, which are among the others: should they fall behind, orders that were answered are sent again.
+const IN_A_ROW: u32 = 2;
 
 /// Before whom a transaction is begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -61,3 +61,15 @@ async fn where_much_is_ordered_what_comes_next_is_gathered() {
         assert_eq!(at_once(lane), Some(1), "little is not followed by a rest");
     }
 }
+
+#[test]
+fn gathering_grows_where_much_comes_and_fades_where_little_does() {
+    let settled = |from: Duration, per_sec: u128| {
+        (0..50).fold(from, |rest, _| {
+            let gathered = rest.as_micros() * per_sec / 1_000_000;
+            rest_after(usize::try_from(gathered).unwrap())
+        })
+    };
+    assert_eq!(settled(rest_after(2 * MUCH), 2_500), GATHER_MOST);
+    assert_eq!(settled(GATHER_MOST, 1_000), Duration::ZERO);
+}
