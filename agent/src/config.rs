@@ -97,6 +97,8 @@ pub struct HostConfig {
     pub wipe_targets: Vec<PathBuf>,
     /// Volumes that hold the company's data and nothing else, for a selective wipe; none.
     pub company_volumes: Vec<PathBuf>,
+    /// Directories that fscrypt encrypts and that hold the company's data and nothing else, for a selective wipe; none.
+    pub company_directories: Vec<PathBuf>,
     /// Codes on the labels of drives (PSID) by serial number, for Opal drives that a wipe erases; none.
     pub psids: Psids,
     /// Accounts that a lock leaves open; none.
@@ -117,6 +119,7 @@ impl Default for HostConfig {
             dbus: None,
             wipe_targets: Vec::new(),
             company_volumes: Vec::new(),
+            company_directories: Vec::new(),
             psids: Psids::default(),
             break_glass: Vec::new(),
             superuser: Superuser::default(),
@@ -326,6 +329,7 @@ impl Config {
             confirm_within: self.ladder.confirm,
             wipe_targets: host.wipe_targets.clone(),
             company_volumes: host.company_volumes.clone(),
+            company_directories: host.company_directories.clone(),
             psids: host.psids.clone(),
             tpm: match host.arming {
                 ArmingConfig::Armed => WipedTpm::at(self.key.tpm.clone(), false),

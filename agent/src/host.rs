@@ -54,6 +54,9 @@ pub struct Host {
     pub wipe_targets: Vec<PathBuf>,
     /// Volumes that hold the company's data and nothing else: what a selective wipe destroys.
     pub company_volumes: Vec<PathBuf>,
+    /// Directories that fscrypt encrypts, as the endpoint names them, with the company's data and nothing else: a
+    /// selective wipe destroys their keys.
+    pub company_directories: Vec<PathBuf>,
     /// Codes on the labels of drives, by which a wipe has Opal drives erase themselves.
     pub psids: Psids,
     /// The TPM that a wipe clears.

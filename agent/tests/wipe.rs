@@ -18,8 +18,14 @@ use scene::{
 use support::host::{sandbox, task};
 use support::luks;
 
+#[path = "wipe/directories.rs"]
+mod directories;
+#[path = "wipe/directory_failures.rs"]
+mod directory_failures;
 #[path = "wipe/drives.rs"]
 mod drives;
+#[path = "wipe/encrypted.rs"]
+mod encrypted;
 #[path = "wipe/failures.rs"]
 mod failures;
 #[path = "wipe/faults.rs"]

@@ -1,9 +1,9 @@
 //! The drives of this machine, through the kernel's ioctls.
 //!
-//! The only place in the workspace with unsafe code: these calls have no safe wrapper, since the kernel reads and
-//! writes where the pointers in their arguments lead. Each of them is wrapped in one function that owns what
-//! they lead to. Nothing here decides anything.
-#![expect(unsafe_code, reason = "ioctls to drives carry pointers; there is no safe form of them")]
+//! The only place in the workspace with unsafe code, with `file` below it: these calls have no safe wrapper, since
+//! the kernel reads and writes where the pointers in their arguments lead. Each of them is wrapped in one function
+//! that owns what they lead to. Nothing here decides anything.
+#![expect(unsafe_code, reason = "these calls carry pointers; there is no safe form of them")]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,6 +21,7 @@ use crate::ata;
 use crate::line::{Line, LineError};
 use crate::nvme;
 
+pub(crate) mod file;
 #[cfg(test)]
 mod tests;
 

@@ -1,4 +1,5 @@
-//! Drives, and how they erase themselves: NVMe sanitize and format, ATA secure erase, the revert of Opal.
+//! Drives, and how they erase themselves: NVMe sanitize and format, ATA secure erase, the revert of Opal. And what
+//! file systems say of a file's key and its place on the drive ([`mod@file`]).
 //!
 //! Owns what Linux lets a program say to a drive ([`mod@line`]), what drives say about themselves ([`said`],
 //! [`nvme`], [`ata`]), which method that leads to ([`choice`]), and the way to a method's end ([`erase`]).
@@ -11,6 +12,7 @@
 pub mod ata;
 pub mod choice;
 pub mod erase;
+pub mod file;
 mod kernel;
 pub mod line;
 #[cfg(any(test, feature = "model"))]

@@ -42,6 +42,7 @@ impl Sandbox {
             confirm_within: Duration::from_secs(60),
             wipe_targets: Vec::new(),
             company_volumes: Vec::new(),
+            company_directories: Vec::new(),
             psids: Psids::default(),
             tpm: WipedTpm::default(),
             ground: Ground::default(),

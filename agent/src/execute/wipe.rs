@@ -55,6 +55,7 @@ mod bare;
 mod course;
 mod deadline;
 mod destroy;
+mod directory;
 mod drives;
 mod endurance;
 mod file_system;
@@ -206,6 +207,7 @@ impl Wipe {
             unencrypted: survey.unencrypted,
             left: survey.left,
             files: Vec::new(),
+            directories: Vec::new(),
             drives: survey.drives,
             tpm: tpm::fate(host, self.params.power_off),
         };

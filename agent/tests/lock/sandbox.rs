@@ -215,6 +215,7 @@ pub(crate) fn host(base: &Path) -> Host {
         confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
         company_volumes: Vec::new(),
+        company_directories: Vec::new(),
         psids: Psids::default(),
         tpm: WipedTpm::default(),
         ground: Ground::default(),

@@ -47,6 +47,7 @@ pub(crate) fn sandbox() -> (Host, TempDir) {
         confirm_within: Duration::from_secs(60),
         wipe_targets: Vec::new(),
         company_volumes: Vec::new(),
+        company_directories: Vec::new(),
         psids: Psids::default(),
         tpm: WipedTpm::default(),
         ground: Ground::default(),

@@ -55,12 +55,28 @@ impl<'a> Course<'a> {
     /// Destroys the keys and the headers of every volume. One that fails does not protect the
     /// others.
     pub(super) fn destroy_keys(&mut self, tell: &dyn Fn(Advance)) -> Result<(), Failure> {
-        let mut wrong = Vec::new();
         let all: Vec<_> = (0..self.wiping.targets.len()).collect();
-        for to in [Progress::Keys, Progress::Headers] {
-            wrong.extend(self.advance(to, &all, tell));
-        }
+        let mut wrong = self.advance(Progress::Keys, &all, tell);
+        wrong.extend(self.destroy_directories(tell));
+        wrong.extend(self.advance(Progress::Headers, &all, tell));
         self.end("apply", &wrong)
+    }
+
+    /// Destroys the stored keys of every directory.
+    fn destroy_directories(&mut self, tell: &dyn Fn(Advance)) -> Vec<(FailureKind, String)> {
+        let (host, mut wrong) = (self.host, Vec::new());
+        for at in 0..self.wiping.directories.len() {
+            let mut directory = self.wiping.directories[at].clone();
+            let path = directory.path.display().to_string();
+            tell(Advance::at(&path).step(at + 1, self.wiping.directories.len()));
+            let destroyed = directory.destroy(host, &mut |directory| {
+                self.wiping.directories[at] = directory.clone();
+                self.wiping.save(host, "apply")
+            });
+            self.wiping.directories[at] = directory;
+            wrong.extend(destroyed.err().map(|error| (error.kind(), format!("{path} {error}"))));
+        }
+        wrong
     }
 
     /// Erases what the level asks for beyond the keys: the TPM, what drives do not erase by themselves, then the
@@ -283,8 +299,10 @@ impl<'a> Course<'a> {
                 bare::verify(self.disk, bare).map_err(|error| particulars(&bare.path, &error))?;
             }
         }
+        let directories = self.observe_directories()?;
         // Data on another device than its keys is not this wipe's to erase.
-        let no_data_left = self.wiping.has_reached(Progress::Data)
+        let no_data_left = directories.is_empty()
+            && self.wiping.has_reached(Progress::Data)
             && open.is_empty()
             && targets.iter().all(|target| target.data.is_some());
         // Where targets are named, nobody asked for more than those.
@@ -295,6 +313,9 @@ impl<'a> Course<'a> {
             .with(GRADE, grade.as_str())
             .with("header_backup_opens", !no_data_left)
             .with("targets", seen);
+        if !directories.is_empty() {
+            evidence = evidence.with("directories", directories);
+        }
         open.extend(mounted.iter().map(|bare| bare.path.as_path()));
         if !open.is_empty() {
             evidence = evidence.with("still_open", json!(open));
@@ -314,6 +335,15 @@ impl<'a> Course<'a> {
         self.wiping.observe_drives(self.disk, self.wiping.observe_rest(evidence))
     }
 
+    fn observe_directories(&self) -> Result<Vec<Value>, String> {
+        let directories = self.wiping.directories.iter();
+        let seen = directories.map(|directory| {
+            let seen = directory.verify(self.host);
+            seen.map_err(|error| format!("{} {error}", directory.path.display()))
+        });
+        seen.collect()
+    }
+
     /// Whether that is a file system which somebody can still write to.
     fn is_mounted(&self, bare: &Bare) -> bool {
         bare.is_file_system()
@@ -326,7 +356,12 @@ impl<'a> Course<'a> {
         let destroyed = states.iter().filter(|(is_destroyed, _)| *is_destroyed).count();
         let targets: Vec<_> = states.into_iter().map(|(_, state)| state).collect();
         let recorded = self.wiping.destroyed().count();
-        let evidence = Evidence::new().with(DESTROYED, destroyed).with(RECORDED, recorded);
+        let mut evidence = Evidence::new().with(DESTROYED, destroyed).with(RECORDED, recorded);
+        let directories = self.wiping.directories.iter();
+        let directories: Vec<_> = directories.map(|one| one.state(self.host)).collect();
+        if !directories.is_empty() {
+            evidence = evidence.with("directories", directories);
+        }
         self.wiping.observe_rest(evidence.with("targets", targets))
     }
 

@@ -63,7 +63,7 @@ impl DestroyError {
     }
 }
 
-fn kind_of(error: &io::Error) -> FailureKind {
+pub(super) fn kind_of(error: &io::Error) -> FailureKind {
     // A device that is read-only says so in three ways.
     let is_forbidden =
         matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);

@@ -108,7 +108,7 @@ fn detach_for_all(host: &Host, places: &[PathBuf], at_most: Duration) {
 }
 
 /// A path as mountinfo writes it: space, tab, newline and backslash as three octal digits.
-fn unescaped(path: &str) -> String {
+pub(super) fn unescaped(path: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
         .fold(path.to_owned(), |path, (escape, meant)| path.replace(escape, meant))

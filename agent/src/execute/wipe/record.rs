@@ -12,10 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use super::super::state_file::StateFile;
 use super::bare::Bare;
+use super::directory::Directory;
 use super::drives::Drive;
 use super::graph::Left;
 use super::luks::Format;
 use super::volume::Erasure;
+
+#[cfg(test)]
+mod tests;
 
 /// One wipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,9 @@ pub(super) struct Wiping {
     /// Files that go with them, as the endpoint names them.
     #[serde(default)]
     pub(super) files: Vec<PathBuf>,
+    /// Directories with keys of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) directories: Vec<Directory>,
     /// The drives that all of these lie on, as far as they are to be erased whole.
     #[serde(default)]
     pub(super) drives: Vec<Drive>,
@@ -123,6 +130,7 @@ impl Wiping {
     pub(super) fn is_complete(&self) -> bool {
         self.has_reached(Progress::goal(self.level))
             && self.bare.iter().all(Bare::is_done)
+            && self.directories.iter().all(Directory::is_done)
             && self.tpm != Some(TpmFate::Pending)
     }
 

@@ -1,11 +1,15 @@
 //! Selective wipe: the company's data goes, the person's stays byte for byte.
 //!
-//! Company data has a key of its own: volumes that the configuration names. Their keys are
+//! Company data has a key of its own: that of volumes and of directories which fscrypt encrypts, as the configuration
+//! names them (see `directory` for those). Their keys are
 //! destroyed as a wipe does it, mappings of them are closed, or cut off while somebody uses them, and then
 //! everything goes that is on the list of managed files. There is no power-off, so a mapping that stays open is not
 //! proven: its key is still in the kernel's memory.
 //!
-//! Evidence: that of a wipe for the company's volumes, `files_removed` (how many of the list were
+//! Evidence: that of a wipe for the company's volumes, `directories`, a list of `{path, policy_version, key, stored, journal,
+//! kernel_key, does_not_open}` with the file that was tried in vain, where `stored` is a list of `{place, bytes, before_sha256,
+//! after_sha256, old_bytes, progress}` and `old_bytes` is `overwritten_in_place` where the drive showed them before and what
+//! was written over them afterwards, else `may_be_left`, and `journal` is `erased` or `may_hold_copies`, `files_removed` (how many of the list were
 //! there) and `files_left`, which is 0.
 
 use std::path::Path;
@@ -15,8 +19,10 @@ use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 
 use super::course::{self, Course};
+use super::directory::{self, Directory};
 use super::managed::{self, Managed};
-use super::record::Wiping;
+use super::record::{Target, Wiping};
+use super::survey::Survey;
 use super::volume::{Disk, SystemDisk};
 use super::{graph, mapping, network, survey};
 use crate::execute::state_file::StateFile as _;
@@ -52,8 +58,7 @@ impl SelectiveWipe {
         if let Some(course) = Course::load(&self.disk, host, task.command_id, "apply")? {
             return Ok(course);
         }
-        let former = survey::former(host, "apply")?;
-        let survey = survey::answering(&self.disk, host, &host.company_volumes, &former, "apply")?;
+        let (survey, directories) = self.look(host, "apply")?;
         let files = Managed::load(host, "apply")?.unwrap_or_default().files;
         let wiping = Wiping {
             command_id: task.command_id,
@@ -65,20 +70,36 @@ impl SelectiveWipe {
             unencrypted: Vec::new(),
             left: Vec::new(),
             files: files.into_iter().filter(|path| managed::is_there(host, path)).collect(),
+            directories,
             drives: Vec::new(),
             tpm: None,
         };
         wiping.save(host, "apply")?;
         Ok(Course { disk: &*self.disk, host, wiping })
     }
+
+    /// What is the company's.
+    fn look(&self, host: &Host, stage: &str) -> Result<(Survey, Vec<Directory>), Failure> {
+        let former = Wiping::load(host, stage)?;
+        let (former, begun): (Vec<Target>, Vec<Directory>) =
+            former.map(|former| (former.targets, former.directories)).unwrap_or_default();
+        let directories = directory::all(host, &host.company_directories, &begun, stage)?;
+        let (disk, volumes) = (&self.disk, &host.company_volumes);
+        let survey = if volumes.is_empty() && !directories.is_empty() {
+            Survey::default()
+        } else {
+            survey::answering(disk, host, volumes, &former, stage)?
+        };
+        Ok((survey, directories))
+    }
 }
 
 impl Executor for SelectiveWipe {
     fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
-        let former = survey::former(host, "plan")?;
-        let survey = survey::answering(&self.disk, host, &host.company_volumes, &former, "plan")?;
+        let (survey, directories) = self.look(host, "plan")?;
         let files = Managed::load(host, "plan")?.unwrap_or_default().files;
         let mut steps = survey.steps(LEVEL);
+        steps.extend(directories.iter().flat_map(|directory| directory.steps(host)));
         steps.extend(files.iter().map(|path| {
             let step = format!("remove {}", path.display());
             match managed::hindrance(host, path) {
@@ -87,7 +108,12 @@ impl Executor for SelectiveWipe {
             }
         }));
         let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-        Ok(Plan { steps, facts: survey.facts(LEVEL).with("files", files) })
+        let mut facts = survey.facts(LEVEL).with("files", files);
+        if !directories.is_empty() {
+            let known: Vec<_> = directories.iter().map(Directory::facts).collect();
+            facts = facts.with("directories", known);
+        }
+        Ok(Plan { steps, facts })
     }
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
