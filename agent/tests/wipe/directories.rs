@@ -60,6 +60,12 @@ fn stored_key_that_came_back_is_not_proven_gone_and_what_it_opens_is_said() {
         assert_eq!(failure.kind, FailureKind::NotProven, "{}", failure.detail);
         // The receipt said that a copy of it opens the directory.
         assert!(scene.unlock(COMPANY) && scene.is_readable());
+        // Also where it is in the kernel alone.
+        fs::write(&scene.stored, vec![0; scene.wrapped.len()]).unwrap();
+        nix::unistd::sync();
+        fs::remove_file(&scene.stored).unwrap();
+        let failure = selective.prove(&scene.host, &task(1)).unwrap_err();
+        assert!(failure.detail.contains("kernel still has"), "{}", failure.detail);
         scene.ordered(&task(2)).unwrap();
         scene.assert_destroyed();
     });
