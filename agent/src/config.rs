@@ -99,6 +99,8 @@ pub struct HostConfig {
     pub company_volumes: Vec<PathBuf>,
     /// Directories that fscrypt encrypts and that hold the company's data and nothing else, for a selective wipe; none.
     pub company_directories: Vec<PathBuf>,
+    /// Users of systemd-homed whose homes hold the company's data and nothing else, for a selective wipe; none.
+    pub company_homes: Vec<String>,
     /// Codes on the labels of drives (PSID) by serial number, for Opal drives that a wipe erases; none.
     pub psids: Psids,
     /// Accounts that a lock leaves open; none.
@@ -120,6 +122,7 @@ impl Default for HostConfig {
             wipe_targets: Vec::new(),
             company_volumes: Vec::new(),
             company_directories: Vec::new(),
+            company_homes: Vec::new(),
             psids: Psids::default(),
             break_glass: Vec::new(),
             superuser: Superuser::default(),
@@ -330,6 +333,7 @@ impl Config {
             wipe_targets: host.wipe_targets.clone(),
             company_volumes: host.company_volumes.clone(),
             company_directories: host.company_directories.clone(),
+            company_homes: host.company_homes.clone(),
             psids: host.psids.clone(),
             tpm: match host.arming {
                 ArmingConfig::Armed => WipedTpm::at(self.key.tpm.clone(), false),

@@ -57,6 +57,8 @@ pub struct Host {
     /// Directories that fscrypt encrypts, as the endpoint names them, with the company's data and nothing else: a
     /// selective wipe destroys their keys.
     pub company_directories: Vec<PathBuf>,
+    /// Users of systemd-homed whose homes are the company's: a selective wipe destroys their keys.
+    pub company_homes: Vec<String>,
     /// Codes on the labels of drives, by which a wipe has Opal drives erase themselves.
     pub psids: Psids,
     /// The TPM that a wipe clears.

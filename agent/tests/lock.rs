@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose scene cannot be set should stop there")]
 
+#[path = "support/bus.rs"]
+mod bus;
 #[path = "lock/failures.rs"]
 mod failures;
 #[path = "lock/faults.rs"]

@@ -30,6 +30,8 @@ mod encrypted;
 mod failures;
 #[path = "wipe/faults.rs"]
 mod faults;
+#[path = "wipe/homes.rs"]
+mod homes;
 #[path = "wipe/interrupted.rs"]
 mod interrupted;
 #[path = "wipe/moved.rs"]
@@ -50,6 +52,7 @@ mod silent;
 mod soft_tpm;
 #[path = "support"]
 mod support {
+    pub(crate) mod bus;
     pub(crate) mod host;
     pub(crate) mod luks;
 }

@@ -17,7 +17,7 @@
 mod accounts;
 mod doors;
 mod file;
-mod logind;
+pub(super) mod logind;
 mod pam;
 mod password;
 mod probe;

@@ -60,6 +60,7 @@ mod drives;
 mod endurance;
 mod file_system;
 mod graph;
+mod home;
 pub(in crate::execute) mod luks;
 pub mod managed;
 mod mapping;
@@ -71,6 +72,7 @@ pub mod selective;
 mod survey;
 mod tpm;
 pub mod volume;
+mod window;
 
 /// The observation that says how many volumes a wipe that failed has destroyed all the same.
 const DESTROYED: &str = "volumes_destroyed";
@@ -208,6 +210,7 @@ impl Wipe {
             left: survey.left,
             files: Vec::new(),
             directories: Vec::new(),
+            homes: Vec::new(),
             drives: survey.drives,
             tpm: tpm::fate(host, self.params.power_off),
         };

@@ -4,13 +4,14 @@
 //! real ones, and what they ask for is done to the sandbox.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Runtime;
 use zbus::{Connection, OwnedObjectPath};
+
+use crate::bus::start_bus;
 
 type ListedSession = (String, u32, String, String, OwnedObjectPath);
 
@@ -93,27 +94,6 @@ impl Drop for Login1 {
         _ = self.daemon.kill();
         _ = self.daemon.wait();
     }
-}
-
-fn start_bus(base: &Path) -> (Child, String) {
-    let config = base.join("bus.conf");
-    let text = format!(
-        "<busconfig><type>system</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
-         <policy context=\"default\"><allow user=\"*\"/><allow own=\"*\"/>\
-         <allow send_destination=\"*\"/><allow receive_sender=\"*\"/></policy></busconfig>",
-        base.join("bus").display()
-    );
-    fs::write(&config, text).unwrap();
-    let mut daemon = Command::new("dbus-daemon")
-        .arg(format!("--config-file={}", config.display()))
-        .args(["--nofork", "--nopidfile", "--print-address"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the lock's tests need dbus-daemon (Debian package dbus-daemon)");
-    let mut address = String::new();
-    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-    (daemon, address.trim().to_owned())
 }
 
 /// The service manager of a machine whose first terminal gave up letting people in.

@@ -216,6 +216,7 @@ pub(crate) fn host(base: &Path) -> Host {
         wipe_targets: Vec::new(),
         company_volumes: Vec::new(),
         company_directories: Vec::new(),
+        company_homes: Vec::new(),
         psids: Psids::default(),
         tpm: WipedTpm::default(),
         ground: Ground::default(),

@@ -1,4 +1,4 @@
-//! The login manager and the service manager over D-Bus, each call with a time limit.
+//! The login manager, the manager of homes and the service manager over D-Bus, each call with a time limit.
 //!
 //! A spinning logind answers nothing for minutes (it does so for a lingering user with an open
 //! session whose manager is stopped), so no caller may depend on an answer.
@@ -21,6 +21,11 @@ const LOGIN: Peer = Peer {
     name: "org.freedesktop.login1",
     path: "/org/freedesktop/login1",
     interface: "org.freedesktop.login1.Manager",
+};
+const HOME: Peer = Peer {
+    name: "org.freedesktop.home1",
+    path: "/org/freedesktop/home1",
+    interface: "org.freedesktop.home1.Manager",
 };
 const SYSTEMD: Peer = Peer {
     name: "org.freedesktop.systemd1",
@@ -59,7 +64,7 @@ type ListedUnit =
     (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
 /// A connection to the host's system bus.
-pub(super) struct Bus {
+pub(in crate::execute) struct Bus {
     runtime: Runtime,
     connection: Connection,
     course: Course,
@@ -75,7 +80,7 @@ impl Bus {
     /// Connects to the host's bus; `None` where the host has none.
     ///
     /// Blocks, and makes a small runtime of its own: never to be called from an event loop.
-    pub(super) fn connect(host: &Host) -> Result<Option<Self>, Failure> {
+    pub(in crate::execute) fn connect(host: &Host) -> Result<Option<Self>, Failure> {
         let Some(address) = host.dbus_address.as_deref() else { return Ok(None) };
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -180,8 +185,21 @@ impl Bus {
     }
 
     /// Ends all sessions of a user.
-    pub(super) fn terminate_user(&self, uid: u32) -> Result<(), Failure> {
+    pub(in crate::execute) fn terminate_user(&self, uid: u32) -> Result<(), Failure> {
         self.call(&LOGIN, "TerminateUser", &uid).map(drop)
+    }
+
+    /// Whose number the home of that user has, and in which state it is, as the manager of homes says it.
+    pub(in crate::execute) fn home(&self, user: &str) -> Result<(u32, String), Failure> {
+        type Home = (u32, String, u32, String, String, String, OwnedObjectPath);
+        let message = self.call(&HOME, "GetHomeByName", &user)?;
+        let home: Home = message.body().deserialize().map_err(unreadable)?;
+        Ok((home.0, home.1))
+    }
+
+    /// Has the manager of homes let a home go.
+    pub(in crate::execute) fn deactivate_home(&self, user: &str) -> Result<(), Failure> {
+        self.call(&HOME, "DeactivateHome", &user).map(drop)
     }
 
     /// Brings a virtual console of the first seat to the front.

@@ -464,6 +464,9 @@ fn observed(target: &Target, headers_after: Option<&str>) -> Value {
     if !target.ways.is_empty() {
         seen["ways"] = json!(target.ways);
     }
+    if let Some(window) = &target.window {
+        seen["part"] = json!([window.start, window.end]);
+    }
     seen
 }
 

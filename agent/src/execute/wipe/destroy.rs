@@ -14,6 +14,7 @@ use runtime::Entropy;
 use super::luks::{self, LayoutError};
 use super::record::{Progress, Target};
 use super::volume::{Access, Disk, Erasure, Volume};
+use super::window::Window;
 use crate::execute::{hex, sha256_hex};
 
 /// Bytes that are written and read at a time.
@@ -77,12 +78,17 @@ pub(super) fn kind_of(error: &io::Error) -> FailureKind {
 }
 
 /// What is to be destroyed at that path, without touching it.
-pub(super) fn inspect(disk: &dyn Disk, path: &Path) -> Result<Target, DestroyError> {
-    let volume = disk.open(path, Access::Read)?;
+pub(super) fn inspect(
+    disk: &dyn Disk,
+    path: &Path,
+    window: Option<&Range<u64>>,
+) -> Result<Target, DestroyError> {
+    let volume = open(disk, path, window, Access::Read)?;
     let layout = luks::layout(&*volume)?;
     let headers = layout.format.headers(layout.header_bytes);
     Ok(Target {
         path: path.to_owned(),
+        window: window.cloned(),
         ways: Vec::new(),
         format: layout.format,
         uuid: layout.uuid,
@@ -102,7 +108,7 @@ pub(super) fn inspect(disk: &dyn Disk, path: &Path) -> Result<Target, DestroyErr
 
 /// Whether the volume at the target's path is the target, whole or in any state of destruction.
 pub(super) fn is_same(disk: &dyn Disk, target: &Target) -> Result<bool, DestroyError> {
-    same_volume(&*disk.open(&target.path, Access::Read)?, target)
+    same_volume(&*open_target(disk, target, Access::Read)?, target)
 }
 
 /// Overwrites the whole keyslots area: from here on no passphrase opens the volume, not even with
@@ -260,7 +266,7 @@ impl Erasing {
 /// Looks whether the volume is destroyed as far as its record says, and returns the digest of
 /// where its headers were.
 pub(super) fn verify(disk: &dyn Disk, target: &Target) -> Result<String, DestroyError> {
-    let volume = disk.open(&target.path, Access::Read)?;
+    let volume = open_target(disk, target, Access::Read)?;
     if !same_volume(&*volume, target)? {
         return Err(DestroyError::Stranger);
     }
@@ -289,7 +295,7 @@ pub(super) fn verify(disk: &dyn Disk, target: &Target) -> Result<String, Destroy
 
 /// Looks whether the keys of the volume are gone, whatever its headers show.
 pub(super) fn verify_keys(disk: &dyn Disk, target: &Target) -> Result<(), DestroyError> {
-    let volume = disk.open(&target.path, Access::Read)?;
+    let volume = open_target(disk, target, Access::Read)?;
     if !same_volume(&*volume, target)? {
         return Err(DestroyError::Stranger);
     }
@@ -301,7 +307,7 @@ pub(super) fn verify_keys(disk: &dyn Disk, target: &Target) -> Result<(), Destro
 /// Looks whether a volume is nowhere to be found that went with its drives. What shows there now is whatever a
 /// drive shows that was erased; also nothing at all, and errors.
 pub(super) fn verify_gone(disk: &dyn Disk, target: &Target) -> Result<(), DestroyError> {
-    let Ok(volume) = disk.open(&target.path, Access::Read) else { return Ok(()) };
+    let Ok(volume) = open_target(disk, target, Access::Read) else { return Ok(()) };
     match luks::shows_header(&*volume) {
         Ok(true) => Err(DestroyError::Left("a header")),
         Ok(false) | Err(_) => Ok(()),
@@ -324,8 +330,26 @@ pub(super) fn verify_zero(volume: &dyn Volume, area: &Range<u64>) -> Result<(), 
     Ok(())
 }
 
+/// The volume at that path, or that part of it.
+fn open(
+    disk: &dyn Disk,
+    path: &Path,
+    window: Option<&Range<u64>>,
+    access: Access,
+) -> io::Result<Box<dyn Volume>> {
+    let volume = disk.open(path, access)?;
+    match window {
+        Some(part) => Ok(Box::new(Window::of(volume, part)?)),
+        None => Ok(volume),
+    }
+}
+
+fn open_target(disk: &dyn Disk, target: &Target, access: Access) -> io::Result<Box<dyn Volume>> {
+    open(disk, &target.path, target.window.as_ref(), access)
+}
+
 fn open_same(disk: &dyn Disk, target: &Target) -> Result<Box<dyn Volume>, DestroyError> {
-    let volume = disk.open(&target.path, Access::Write)?;
+    let volume = open_target(disk, target, Access::Write)?;
     if same_volume(&*volume, target)? { Ok(volume) } else { Err(DestroyError::Stranger) }
 }
 

@@ -15,6 +15,7 @@ use super::bare::Bare;
 use super::directory::Directory;
 use super::drives::Drive;
 use super::graph::Left;
+use super::home::Home;
 use super::luks::Format;
 use super::volume::Erasure;
 
@@ -49,6 +50,9 @@ pub(super) struct Wiping {
     /// Directories with keys of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) directories: Vec<Directory>,
+    /// Homes whose keys are among those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) homes: Vec<Home>,
     /// The drives that all of these lie on, as far as they are to be erased whole.
     #[serde(default)]
     pub(super) drives: Vec<Drive>,
@@ -84,6 +88,9 @@ impl StateFile for Wiping {
 pub(super) struct Target {
     /// Where it is.
     pub(super) path: PathBuf,
+    /// Which part of that it is, where it is not the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) window: Option<Range<u64>>,
     /// Other ways to the same bytes, which were named or found beside it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) ways: Vec<PathBuf>,

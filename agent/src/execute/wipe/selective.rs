@@ -1,7 +1,7 @@
 //! Selective wipe: the company's data goes, the person's stays byte for byte.
 //!
-//! Company data has a key of its own: that of volumes and of directories which fscrypt encrypts, as the configuration
-//! names them (see `directory` for those). Their keys are
+//! Company data has a key of its own: that of volumes, of directories which fscrypt encrypts, and of homes of systemd-homed,
+//! as the configuration names them (see `directory` and `home` for those). Their keys are
 //! destroyed as a wipe does it, mappings of them are closed, or cut off while somebody uses them, and then
 //! everything goes that is on the list of managed files. There is no power-off, so a mapping that stays open is not
 //! proven: its key is still in the kernel's memory.
@@ -9,7 +9,8 @@
 //! Evidence: that of a wipe for the company's volumes, `directories`, a list of `{path, policy_version, key, stored, journal,
 //! kernel_key, does_not_open}` with the file that was tried in vain, where `stored` is a list of `{place, bytes, before_sha256,
 //! after_sha256, old_bytes, progress}` and `old_bytes` is `overwritten_in_place` where the drive showed them before and what
-//! was written over them afterwards, else `may_be_left`, and `journal` is `erased` or `may_hold_copies`, `files_removed` (how many of the list were
+//! was written over them afterwards, else `may_be_left`, and `journal` is `erased` or `may_hold_copies`, `homes`, a list of
+//! `{user, storage, image, state}` as homed says it, `files_removed` (how many of the list were
 //! there) and `files_left`, which is 0.
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use protocol::receipt::{Evidence, Failure, FailureKind};
 
 use super::course::{self, Course};
 use super::directory::{self, Directory};
+use super::home::{self, Home, KeyOf};
 use super::managed::{self, Managed};
 use super::record::{Target, Wiping};
 use super::survey::Survey;
@@ -58,7 +60,7 @@ impl SelectiveWipe {
         if let Some(course) = Course::load(&self.disk, host, task.command_id, "apply")? {
             return Ok(course);
         }
-        let (survey, directories) = self.look(host, "apply")?;
+        let Found { survey, directories, homes } = self.look(host, "apply")?;
         let files = Managed::load(host, "apply")?.unwrap_or_default().files;
         let wiping = Wiping {
             command_id: task.command_id,
@@ -71,6 +73,7 @@ impl SelectiveWipe {
             left: Vec::new(),
             files: files.into_iter().filter(|path| managed::is_there(host, path)).collect(),
             directories,
+            homes,
             drives: Vec::new(),
             tpm: None,
         };
@@ -79,26 +82,48 @@ impl SelectiveWipe {
     }
 
     /// What is the company's.
-    fn look(&self, host: &Host, stage: &str) -> Result<(Survey, Vec<Directory>), Failure> {
+    fn look(&self, host: &Host, stage: &str) -> Result<Found, Failure> {
         let former = Wiping::load(host, stage)?;
         let (former, begun): (Vec<Target>, Vec<Directory>) =
             former.map(|former| (former.targets, former.directories)).unwrap_or_default();
-        let directories = directory::all(host, &host.company_directories, &begun, stage)?;
+        let found = home::all(&*self.disk, host, &former);
+        let found =
+            found.map_err(|wrong| failure(FailureKind::Precondition, stage, wrong.join("; ")))?;
+        let mut paths = host.company_directories.clone();
+        let (mut homes, mut targets) = (Vec::new(), Vec::new());
+        for (home, key) in found {
+            homes.push(home);
+            match key {
+                KeyOf::Volume(target) => targets.push(*target),
+                KeyOf::Directory(path) => paths.push(path),
+            }
+        }
+        let directories = directory::all(host, &paths, &begun, stage)?;
         let (disk, volumes) = (&self.disk, &host.company_volumes);
-        let survey = if volumes.is_empty() && !directories.is_empty() {
+        let mut survey = if volumes.is_empty() && !(directories.is_empty() && targets.is_empty()) {
             Survey::default()
         } else {
             survey::answering(disk, host, volumes, &former, stage)?
         };
-        Ok((survey, directories))
+        survey.targets.extend(targets);
+        Ok(Found { survey, directories, homes })
     }
+}
+
+/// What is the company's on a host.
+#[derive(Debug)]
+struct Found {
+    survey: Survey,
+    directories: Vec<Directory>,
+    homes: Vec<Home>,
 }
 
 impl Executor for SelectiveWipe {
     fn plan(&self, host: &Host, _task: &Task) -> Result<Plan, Failure> {
-        let (survey, directories) = self.look(host, "plan")?;
+        let Found { survey, directories, homes } = self.look(host, "plan")?;
         let files = Managed::load(host, "plan")?.unwrap_or_default().files;
-        let mut steps = survey.steps(LEVEL);
+        let mut steps: Vec<_> = homes.iter().map(Home::step).collect();
+        steps.extend(survey.steps(LEVEL));
         steps.extend(directories.iter().flat_map(|directory| directory.steps(host)));
         steps.extend(files.iter().map(|path| {
             let step = format!("remove {}", path.display());
@@ -113,11 +138,15 @@ impl Executor for SelectiveWipe {
             let known: Vec<_> = directories.iter().map(Directory::facts).collect();
             facts = facts.with("directories", known);
         }
+        if !homes.is_empty() {
+            facts = facts.with("homes", homes.iter().map(Home::facts).collect::<Vec<_>>());
+        }
         Ok(Plan { steps, facts })
     }
 
     fn apply(&self, host: &Host, task: &Task) -> Result<(), Failure> {
         let mut course = self.begin(host, task)?;
+        course.wiping.homes.iter().for_each(|home| home.let_go(host));
         for target in &course.wiping.targets {
             close(host, &target.path);
         }
@@ -148,7 +177,10 @@ impl Executor for SelectiveWipe {
         if let Some(left) = files.iter().find(|path| managed::is_there(host, path)) {
             return Err(not_proven(format!("{} is still there", left.display())));
         }
-        Ok(evidence.with("files_removed", files.len()).with("files_left", 0))
+        let homes = course.wiping.homes.iter().map(|home| home.verify(host));
+        let homes: Vec<_> = homes.collect::<Result<_, _>>().map_err(not_proven)?;
+        let evidence = evidence.with("files_removed", files.len()).with("files_left", 0);
+        Ok(if homes.is_empty() { evidence } else { evidence.with("homes", homes) })
     }
 
     fn remains(&self, host: &Host, task: &Task) -> Evidence {

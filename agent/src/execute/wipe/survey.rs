@@ -3,6 +3,7 @@
 //! Owns the choice of targets: those that the configuration names, or else those that the machine
 //! itself shows. One that is not what it should be stops everything.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -131,7 +132,7 @@ fn named(
         if survey.targets.iter().any(|target| target.path == path) {
             continue;
         }
-        match inspect(disk, &path, former) {
+        match inspect(disk, &path, None, former) {
             Ok(target) => survey.targets.push(target),
             Err(error) => wrong.push(particulars(&path, &error)),
         }
@@ -233,16 +234,22 @@ fn look(disk: &Arc<dyn Disk>, host: &Host, begun: &[&Target]) -> Found {
 
 /// The target at that path: as its headers say, or, where an earlier wipe began with it, as the
 /// record of that wipe says.
-fn inspect(disk: &dyn Disk, path: &Path, former: &[Target]) -> Result<Target, DestroyError> {
+pub(super) fn inspect(
+    disk: &dyn Disk,
+    path: &Path,
+    window: Option<&Range<u64>>,
+    former: &[Target],
+) -> Result<Target, DestroyError> {
     let is_way = |target: &&Target| target.ways.iter().any(|way| way == path);
-    let of_it = former.iter().find(|target| target.path == path);
+    let is_it = |target: &&Target| target.path == path && target.window.as_ref() == window;
+    let of_it = former.iter().find(is_it);
     // Which of them lead to the same volume is looked at anew.
     let former = of_it.or_else(|| former.iter().find(is_way)).map(|former| Target {
         path: path.to_owned(),
         ways: Vec::new(),
         ..former.clone()
     });
-    match (destroy::inspect(disk, path), former) {
+    match (destroy::inspect(disk, path, window), former) {
         // Headers came back over a wipe that was under way: their keys may have as well.
         (Ok(found), Some(former))
             if found.uuid == former.uuid && former.progress < Progress::Headers =>
@@ -387,6 +394,9 @@ fn facts(target: &Target, level: WipeLevel) -> Value {
     });
     if !target.ways.is_empty() {
         facts["ways"] = json!(target.ways);
+    }
+    if let Some(window) = &target.window {
+        facts["part"] = json!([window.start, window.end]);
     }
     facts
 }
