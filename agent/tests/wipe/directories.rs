@@ -2,6 +2,7 @@
 //! forgotten its own, and nothing else changed.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -68,6 +69,25 @@ fn stored_key_that_came_back_is_not_proven_gone_and_what_it_opens_is_said() {
         assert!(failure.detail.contains("kernel still has"), "{}", failure.detail);
         scene.ordered(&task(2)).unwrap();
         scene.assert_destroyed();
+    });
+}
+
+/// As on a file system that writes elsewhere.
+#[test]
+fn old_bytes_that_are_seen_on_the_drive_are_not_proven_gone() {
+    on_encrypted(|scene| {
+        nix::unistd::sync();
+        let drive = fs::read(&scene.image).unwrap();
+        let length = scene.wrapped.len();
+        let at = drive.windows(length).position(|window| window == scene.wrapped).unwrap();
+        scene.ordered(&task(1)).unwrap();
+        let node = fs::read_dir(scene.host.path("/dev/block")).unwrap().next().unwrap();
+        let node = fs::File::options().write(true).open(node.unwrap().path()).unwrap();
+        node.write_all_at(&scene.wrapped, at as u64).unwrap();
+        node.sync_all().unwrap();
+        let failure = SelectiveWipe::default().prove(&scene.host, &task(1)).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NotProven);
+        assert!(failure.detail.contains("still on the drive"), "{}", failure.detail);
     });
 }
 

@@ -161,7 +161,9 @@ fn partition(volume: &dyn Volume) -> io::Result<Option<Range<u64>>> {
         }
         let mut found = Vec::new();
         for number in 0..count.min(ENTRIES) {
-            let at = first.checked_mul(sector).ok_or_else(strange)? + u64::from(number * size);
+            let table = first.checked_mul(sector);
+            let at = table.and_then(|table| table.checked_add(u64::from(number * size)));
+            let at = at.ok_or_else(strange)?;
             let mut entry = [0; 48];
             volume.read_at(&mut entry, at)?;
             if entry[..16] == [0; 16] {
