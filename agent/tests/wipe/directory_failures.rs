@@ -205,9 +205,13 @@ const HERE: &str = "TOCSIN_DIRECTORY_TEST_HERE";
 
 /// How a selective wipe ended in a process of its own, which is killed at that call; `None` when it was.
 fn killed(scene: &Scene, call: &str, number: usize) -> Option<String> {
-    let inject = format!("inject={call}:signal=SIGKILL:when={number}");
+    in_child(scene, &format!("inject={call}:signal=SIGKILL:when={number}"))
+}
+
+/// The same with whatever strace(1) injects.
+fn in_child(scene: &Scene, inject: &str) -> Option<String> {
     let output = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &inject])
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", inject])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "directory_failures::child", "--nocapture"])
         .env(HERE, scene.folder.path())
@@ -238,6 +242,22 @@ fn host_in(folder: &Path) -> (Host, tempfile::TempDir) {
     (host.root, host.state_dir) = (folder.join("root"), folder.join("state"));
     host.company_directories = vec![COMPANY.into()];
     (host, own)
+}
+
+#[test]
+fn record_that_cannot_be_written_any_more_keeps_no_key_and_the_next_order_ends_it() {
+    on_encrypted(|scene| {
+        // The first is the record of what is to come.
+        for number in 2..4 {
+            let inject = format!("inject=/^rename:error=ENOSPC:when={number}+");
+            let said = in_child(&scene, &inject).unwrap();
+            assert!(said.starts_with("Io apply: /home/company wipe.json"), "{said}");
+            assert!(!scene.is_readable() && !scene.unlock(COMPANY), "{number}");
+            scene.ordered(&task(2)).unwrap();
+            scene.assert_destroyed();
+            scene.reset();
+        }
+    });
 }
 
 #[test]

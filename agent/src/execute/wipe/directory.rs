@@ -224,27 +224,31 @@ impl Directory {
         save: &mut dyn FnMut(&Self) -> Result<(), Failure>,
     ) -> Result<(), DirectoryError> {
         let place = self.open_same(host)?;
-        let mut done = Ok(());
+        let mut wrong: Vec<DirectoryError> = Vec::new();
         if !self.is_done() {
+            // One that resists does not protect the others.
             for at in 0..self.kept.len() {
-                // One that resists does not protect the others.
-                match self.kept[at].overwrite(host, &place) {
-                    Ok(()) => save(self)?,
-                    Err(error) => done = done.and(Err(error)),
-                }
+                wrong.extend(self.kept[at].overwrite(host, &place).err());
             }
             self.journal = self.empty_journals(host, &place);
-            for at in 0..self.kept.len() {
-                if self.kept[at].is_destroyed() {
-                    self.kept[at].look(host);
-                    self.kept[at].remove(host, &place)?;
-                    self.boot = this_boot(host);
-                    save(self)?;
-                }
+            self.kept.iter_mut().for_each(|kept| kept.look(host));
+            match save(self) {
+                Ok(()) => wrong.extend(self.remove_all(host, &place)),
+                // What is overwritten opens nothing, and is found again by the next order.
+                Err(failure) => wrong.push(failure.into()),
             }
+            wrong.extend(save(self).err().map(DirectoryError::from));
         }
-        file::remove_key(&beside(&place)?, self.policy)?;
-        done
+        let forgotten = file::remove_key(&beside(&place)?, self.policy);
+        wrong.extend(forgotten.err().map(DirectoryError::from));
+        wrong.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Removes what is left of those that are overwritten.
+    fn remove_all(&mut self, host: &Host, place: &Path) -> Vec<DirectoryError> {
+        self.boot = this_boot(host);
+        let overwritten = self.kept.iter_mut().filter(|kept| kept.is_destroyed());
+        overwritten.filter_map(|kept| kept.remove(host, place).err()).collect()
     }
 
     /// Whether that is the same stored key as one of its own, which two directories may share.

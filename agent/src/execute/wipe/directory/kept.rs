@@ -233,6 +233,9 @@ impl Kept {
 
     /// Looks at the drive where its bytes were, past the cache.
     pub(super) fn look(&mut self, host: &Host) {
+        if !self.is_destroyed() {
+            return;
+        }
         let is_new = |run: &Run| run.look(host).is_some_and(|digest| run.is_after(&digest));
         let in_place = !self.runs.is_empty() && self.runs.iter().all(is_new);
         let seen = if in_place { OldBytes::OverwrittenInPlace } else { OldBytes::MayBeLeft };
