@@ -264,8 +264,12 @@ fn home_without_a_key_of_its_own_is_refused_before_anything_is_touched() {
             symlink(s.folder.path().join("outside"), image).unwrap();
         }),
     ];
+    let (scene, bytes) = scene();
     for (word, change) in changes {
-        let (scene, _) = scene();
+        let image = scene.host.path(IMAGE);
+        let _ = fs::remove_file(&image);
+        fs::write(&image, &bytes).unwrap();
+        record(&scene.host, ("kim", MACHINE), "luks", IMAGE, &uuid(&scene));
         change(&scene);
         let before = tree(&scene.host.root);
         let selective = SelectiveWipe::default();
