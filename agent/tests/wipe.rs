@@ -60,6 +60,8 @@ mod support {
 mod targets;
 #[path = "wipe/tpm.rs"]
 mod tpm;
+#[path = "wipe/unmounted.rs"]
+mod unmounted;
 #[path = "wipe/ways.rs"]
 mod ways;
 

@@ -24,11 +24,22 @@ pub(crate) enum Fault {
     Broken,
 }
 
+/// Which sectors of a write arrive while the power goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Torn {
+    /// The first half.
+    InTheMiddle,
+    /// Every second, beginning with the first.
+    InManyPlaces,
+}
+
 /// A disk that does so many writes and flushes, and then fails; the last write is torn.
 #[derive(Debug, Clone)]
 pub(crate) struct FaultyDisk {
     fault: Fault,
     operations_left: Arc<AtomicU64>,
+    /// How the last write is torn.
+    pub(crate) torn: Torn,
     /// A volume that does not fail.
     pub(crate) sound: Option<PathBuf>,
 }
@@ -41,7 +52,8 @@ pub(crate) struct FaultyVolume {
 
 impl FaultyDisk {
     pub(crate) fn after(operations: u64, fault: Fault) -> Self {
-        Self { fault, operations_left: Arc::new(AtomicU64::new(operations)), sound: None }
+        let operations_left = Arc::new(AtomicU64::new(operations));
+        Self { fault, operations_left, torn: Torn::InTheMiddle, sound: None }
     }
 
     pub(crate) fn left(&self) -> u64 {
@@ -91,7 +103,16 @@ impl Volume for FaultyVolume {
             return self.volume.write_at(bytes, offset);
         }
         // Whole sectors of the write in flight may still have arrived.
-        self.volume.write_at(&bytes[..bytes.len() / 1024 * 512], offset)?;
+        match self.disk.torn {
+            Torn::InTheMiddle => {
+                self.volume.write_at(&bytes[..bytes.len() / 1024 * 512], offset)?;
+            }
+            Torn::InManyPlaces => {
+                for (sector, place) in bytes.chunks(512).zip((offset..).step_by(512)).step_by(2) {
+                    self.volume.write_at(sector, place)?;
+                }
+            }
+        }
         Err(self.disk.fail())
     }
 

@@ -8,7 +8,7 @@ use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, FailureKind};
 use serde_json::{Value, json};
 
-use crate::faults::{Fault, FaultyDisk, carry_out_with_power_cut};
+use crate::faults::{Fault, FaultyDisk, Torn, carry_out_with_power_cut};
 use crate::scene::{carry_out, opens_with_any, wipe};
 use crate::support::host::task;
 use crate::targets::{Machine, laptop};
@@ -172,22 +172,29 @@ fn another_file_system_that_took_its_place_is_spared_and_the_rest_goes() {
 
 #[test]
 fn power_cut_at_any_write_goes_on_to_the_same_end() {
-    let mut operations = 0;
-    loop {
-        let (mut machine, path) = laptop_with_srv();
-        let disk = FaultyDisk::after(operations, Fault::PowerCut);
-        let is_whole = carry_out_with_power_cut(&machine.host, WipeLevel::Data, disk.clone());
-        assert_eq!(disk.left(), 0, "one operation more than before");
-        machine.keep_mounted("/");
-        let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1)).unwrap();
-        assert_eq!(evidence.get("grade"), Some(&json!("proven_media")), "operation {operations}");
-        assert!(is_erased(&path), "operation {operations}");
-        if is_whole {
-            break;
+    for torn in [Torn::InTheMiddle, Torn::InManyPlaces] {
+        let mut operations = 0;
+        loop {
+            let (mut machine, path) = laptop_with_srv();
+            let mut disk = FaultyDisk::after(operations, Fault::PowerCut);
+            disk.torn = torn;
+            let is_whole = carry_out_with_power_cut(&machine.host, WipeLevel::Data, disk.clone());
+            assert_eq!(disk.left(), 0, "one operation more than before");
+            machine.keep_mounted("/");
+            let evidence = carry_out(&wipe(WipeLevel::Data), &machine.host, &task(1));
+            let evidence = evidence.unwrap_or_else(|failure| {
+                panic!("operation {operations}, torn {torn:?}: {}", failure.detail)
+            });
+            let grade = evidence.get("grade");
+            assert_eq!(grade, Some(&json!("proven_media")), "operation {operations}, {torn:?}");
+            assert!(is_erased(&path), "operation {operations}, {torn:?}");
+            if is_whole {
+                break;
+            }
+            operations += 1;
         }
-        operations += 1;
+        assert!(operations >= 16, "of two volumes and the file system: {operations}");
     }
-    assert!(operations >= 14, "of two volumes and the file system: {operations}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Asks devices what they are, such as whether they are LUKS volumes: all at once, and for so long only.
+//! Asks devices what they are, LUKS volumes or file systems that nothing encrypts: all at once, and for so long only.
 //!
 //! Looking at a machine opens every block device that it has, and one of them may never answer: a path that queues
 //! for ever, an enclosure that hangs, a network disk whose server is gone. That one must keep neither the agent from its
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use super::luks;
 use super::volume::{Access, Disk};
+use super::{file_system, luks};
 use crate::host::Host;
 
 /// What devices said.
@@ -19,18 +19,36 @@ use crate::host::Host;
 pub(super) struct Answers {
     /// The UUIDs of those that are LUKS volumes.
     pub(super) luks: BTreeMap<PathBuf, String>,
+    /// Of the others those with a file system that says who it is, by its word.
+    pub(super) plain: BTreeMap<PathBuf, String>,
     /// Those that said nothing in time.
     pub(super) silent: BTreeSet<PathBuf>,
 }
 
-/// Which of those are LUKS volumes.
-pub(super) fn luks_uuids(disk: &Arc<dyn Disk>, host: &Host, paths: &[PathBuf]) -> Answers {
-    let (answers, silent) = each(disk, host, paths, luks_uuid);
-    let luks = answers.into_iter().filter_map(|(path, uuid)| Some((path, uuid?))).collect();
-    for path in &silent {
+/// What a device is.
+#[derive(Debug)]
+enum Kind {
+    /// The LUKS volume of that UUID.
+    Luks(String),
+    /// That file system, which nothing encrypts.
+    Plain(String),
+}
+
+/// What those are.
+pub(super) fn kinds(disk: &Arc<dyn Disk>, host: &Host, paths: &[PathBuf]) -> Answers {
+    let (answers, silent) = each(disk, host, paths, kind);
+    let mut kinds = Answers { silent, ..Answers::default() };
+    for (path, kind) in answers {
+        match kind {
+            Some(Kind::Luks(uuid)) => drop(kinds.luks.insert(path, uuid)),
+            Some(Kind::Plain(uuid)) => drop(kinds.plain.insert(path, uuid)),
+            None => {}
+        }
+    }
+    for path in &kinds.silent {
         tracing::warn!(path = %path.display(), "device does not answer, and is taken for no LUKS volume");
     }
-    Answers { luks, silent }
+    kinds
 }
 
 /// What each of those answers, and which said nothing in time. Each has a thread of its own, which ends when its
@@ -69,7 +87,10 @@ pub(super) fn each<T: Send + 'static>(
     (answers, silent)
 }
 
-fn luks_uuid(disk: &dyn Disk, path: &Path) -> Option<String> {
+fn kind(disk: &dyn Disk, path: &Path) -> Option<Kind> {
     let volume = disk.open(path, Access::Read).ok()?;
-    luks::layout(&*volume).ok().map(|layout| layout.uuid)
+    if let Ok(layout) = luks::layout(&*volume) {
+        return Some(Kind::Luks(layout.uuid));
+    }
+    file_system::uuid(&*volume).ok().flatten().map(Kind::Plain)
 }

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use protocol::grade::Grade;
+use runtime::Entropy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ use super::place::Place;
 use super::volume::{Access, Disk, Erasure, Volume};
 use super::{file_system, graph, network};
 use crate::execute::course::patience;
+use crate::execute::hex;
 use crate::execute::tool::Tool;
 use crate::host::{Arming, Host};
 
@@ -26,8 +28,10 @@ mod tests;
 /// The signature, and where it stands for the page sizes of Linux.
 const SIGNATURE: &[u8] = b"SWAPSPACE2";
 const PAGES: [u64; 3] = [4096, 16 * 1024, 64 * 1024];
-/// Bytes at the beginning that show whether something was erased.
+/// Bytes at the beginning that show whether something was erased, and of the parts of them that a drive writes whole or not
+/// at all.
 const BEGINNING: usize = 4096;
+const SECTOR: usize = 512;
 const STAGE: &str = "finish";
 
 /// How data that lies on no LUKS volume is kept.
@@ -61,6 +65,10 @@ pub(super) struct Bare {
     pub(super) done: u64,
     /// In which way, the weakest of several.
     pub(super) erasure: Option<Erasure>,
+    /// What a file system begins with from before its first byte goes until that is zero: a power cut may come in the
+    /// middle of any write, and what is left must not be taken for a stranger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) marker: Option<String>,
 }
 
 impl Bare {
@@ -139,7 +147,7 @@ pub(super) fn inspect(
         BareKind::FileSystem => Some(file_system::uuid(&*volume)?.ok_or(DestroyError::Stranger)?),
     };
     let (path, place, bytes) = (path.to_owned(), Place::of(disk, host, path), volume.size());
-    Ok(Bare { path, place, kind, uuid, bytes, done: 0, erasure: None })
+    Ok(Bare { path, place, kind, uuid, bytes, done: 0, erasure: None, marker: None })
 }
 
 /// Whether what is at that path is it, as far as the place tells.
@@ -185,7 +193,14 @@ pub(super) fn erase(
     }
     // From the first byte on it no longer says what it is.
     bare.done = bare.done.max(1);
+    if bare.is_file_system() && bare.marker.is_none() {
+        bare.marker = Some(hex(&Entropy::system().bytes::<32>()));
+    }
     note(bare, 0, Reached::Flushed);
+    if let Some(marker) = &bare.marker {
+        volume.write_at(&marked(marker), 0)?;
+        volume.flush()?;
+    }
     let mut erasing = Erasing { area: 0..bare.bytes, done: 0, erasure: bare.erasure };
     let erased = erasing.run(&*volume, &mut |erasing, reached| {
         bare.erasure = erasing.erasure;
@@ -201,10 +216,13 @@ pub(super) fn erase(
 fn is_same(volume: &dyn Volume, bare: &Bare) -> Result<bool, DestroyError> {
     match bare.kind {
         BareKind::Plain | BareKind::RandomKey => Ok(bare.done > 0 || is_swap(volume)?),
+        // Some kinds begin with as many zeros as one that is being erased.
         BareKind::FileSystem => match file_system::uuid(volume)? {
-            // Some kinds begin with as many zeros as one that is being erased.
-            Some(uuid) => Ok(Some(uuid) == bare.uuid),
-            None => Ok(bare.done > 0 && begins_with_zeros(volume)?),
+            Some(uuid) if Some(&uuid) == bare.uuid.as_ref() => Ok(true),
+            Some(_) => shows_marker(volume, bare),
+            None => {
+                Ok(bare.done > 0 && (begins_with_zeros(volume)? || shows_marker(volume, bare)?))
+            }
         },
     }
 }
@@ -213,6 +231,20 @@ fn begins_with_zeros(volume: &dyn Volume) -> Result<bool, DestroyError> {
     let mut found = [0; BEGINNING];
     volume.read_at(&mut found, 0)?;
     Ok(found == [0; BEGINNING])
+}
+
+/// Whether a part of the beginning is its marker still, or already.
+fn shows_marker(volume: &dyn Volume, bare: &Bare) -> Result<bool, DestroyError> {
+    let Some(marker) = &bare.marker else { return Ok(false) };
+    let mut found = [0; BEGINNING];
+    volume.read_at(&mut found, 0)?;
+    let sector = &marked(marker)[..SECTOR];
+    Ok(found.chunks(SECTOR).any(|part| part == sector))
+}
+
+/// A beginning that shows that marker in each of its sectors.
+fn marked(marker: &str) -> Vec<u8> {
+    marker.bytes().cycle().take(BEGINNING).collect()
 }
 
 /// Whether nothing is left of it as far as its record says.

@@ -12,9 +12,12 @@ use super::ask::Answers;
 use super::bare::BareKind;
 use crate::host::Host;
 
+use self::crypttab::{Crypt, crypttab};
 pub(super) use self::left::{Left, Why, ways};
 pub(super) use self::own::own;
 
+mod crypttab;
+mod idle;
 mod left;
 mod own;
 mod removable;
@@ -27,9 +30,6 @@ const STARTED_FROM: [&str; 4] = ["/boot", "/boot/efi", "/efi", "/boot/firmware"]
 const NEEDED: [&str; 5] = ["/", "/usr", "/etc", "/var", "/run"];
 /// Bytes of what sysfs calls a sector, whatever the drive has.
 const SECTOR: u64 = 512;
-/// What crypttab names as the key of a volume that gets another key at every boot.
-const RANDOM_KEYS: [&str; 2] = ["/dev/urandom", "/dev/random"];
-
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -39,8 +39,8 @@ pub(super) struct Found {
     pub(super) swaps: Vec<(PathBuf, BareKind)>,
     /// LUKS volumes that are left alone.
     pub(super) left: Vec<Left>,
-    /// Devices with file systems that lie on no volume, those that a machine starts from aside:
-    /// what they hold stays readable.
+    /// Devices with file systems that lie on no volume, those that a machine starts from aside, whether they are
+    /// mounted or not: what they hold stays readable.
     pub(super) unencrypted: Vec<PathBuf>,
 }
 
@@ -63,13 +63,6 @@ struct Node {
     start: u64,
     /// Whether a piece of hardware stands behind it.
     is_hardware: bool,
-}
-
-/// A line of crypttab.
-#[derive(Debug)]
-struct Crypt {
-    source: String,
-    has_random_key: bool,
 }
 
 /// Looks around on the host: for what is to go there, or, where targets are `chosen`, for what lies
@@ -108,6 +101,9 @@ pub(super) fn discover(
         !on_volume(name) && !is_kept(name) && !STARTED_FROM.contains(&place.as_str())
     });
     found.unencrypted = readable.map(|(name, _)| device(host, name)).collect();
+    let idle = graph.idle(host, &answers.plain);
+    let idle = idle.filter(|name| !goes(name) && !is_kept(name));
+    found.unencrypted.extend(idle.map(|name| device(host, name)));
     let stays = left.iter().filter(|(name, _)| !goes(name));
     let stays = stays.filter_map(|(name, why)| {
         Some(Left { path: device(host, name), uuid: luks.get(name)?.clone(), why: *why })
@@ -414,32 +410,6 @@ impl Graph {
         mapping.is_some_and(|mapping| mapping.starts_with("CRYPT-"))
     }
 
-    /// The LUKS volumes that crypttab names.
-    fn named(
-        &self,
-        host: &Host,
-        crypts: &[Crypt],
-        luks: &BTreeMap<String, String>,
-    ) -> BTreeSet<String> {
-        let mut named = BTreeSet::new();
-        for Crypt { source, .. } in crypts {
-            if let Some(name) = self.at(host, source) {
-                named.extend(luks.contains_key(&name).then_some(name));
-                continue;
-            }
-            let by_id = |source: &str| {
-                let uuid =
-                    source.strip_prefix("UUID=").or(source.strip_prefix("/dev/disk/by-uuid/"));
-                uuid.map(|uuid| uuid.trim_matches('"').to_owned())
-            };
-            if let Some(uuid) = by_id(source) {
-                let has = luks.iter().filter(|(_, of)| **of == uuid);
-                named.extend(has.map(|(name, _)| name.clone()));
-            }
-        }
-        named
-    }
-
     /// The device at a path of the host, through whatever links lead there.
     fn at(&self, host: &Host, path: &str) -> Option<String> {
         if !path.starts_with("/dev/") {
@@ -448,29 +418,6 @@ impl Graph {
         let real = host.path(path).canonicalize().ok()?;
         name(&real).filter(|name| self.nodes.contains_key(name))
     }
-
-    fn has_random_key(&self, host: &Host, name: &str, crypts: &[Crypt]) -> bool {
-        let node = self.nodes.get(name);
-        let mapping = node.and_then(|node| node.mapping.as_deref()).unwrap_or_default();
-        let below = self.below(name);
-        let is_named = |crypt: &Crypt| {
-            crypt.has_random_key
-                && self.at(host, &crypt.source).is_some_and(|name| below.contains(&name))
-        };
-        mapping.starts_with("CRYPT-PLAIN-") || crypts.iter().any(is_named)
-    }
-}
-
-fn crypttab(host: &Host) -> Vec<Crypt> {
-    let lines = text(&host.path("/etc/crypttab"));
-    let lines = lines.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let crypts = lines.filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let source = words.next()?.to_owned();
-        let has_random_key = words.next().is_some_and(|key| RANDOM_KEYS.contains(&key));
-        Some(Crypt { source, has_random_key })
-    });
-    crypts.collect()
 }
 
 /// The node of a device, below the host's root.

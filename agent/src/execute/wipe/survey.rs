@@ -11,7 +11,7 @@ use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, Failure, FailureKind};
 use serde_json::{Value, json};
 
-use super::ask::{self, Answers};
+use super::ask;
 use super::bare::{self, Bare, BareKind};
 use super::destroy::{self, DestroyError};
 use super::drives::{self, Drive};
@@ -107,7 +107,7 @@ pub(super) fn answering(
     former: &[Target],
     stage: &str,
 ) -> Result<Survey, Failure> {
-    let silent = ask::luks_uuids(disk, host, paths).silent;
+    let silent = ask::kinds(disk, host, paths).silent;
     let silent: Vec<_> =
         silent.iter().map(|path| format!("{} does not answer", path.display())).collect();
     if !silent.is_empty() {
@@ -149,7 +149,7 @@ fn named(
 /// where targets are named, nothing but those.
 pub(super) fn is_provable(disk: &Arc<dyn Disk>, host: &Host) -> bool {
     if !host.wipe_targets.is_empty() {
-        let answers = ask::luks_uuids(disk, host, &host.wipe_targets);
+        let answers = ask::kinds(disk, host, &host.wipe_targets);
         let is_sound =
             |path: &PathBuf| answers.luks.contains_key(path) && hindrance(path).is_none();
         return host.wipe_targets.iter().all(is_sound);
@@ -172,7 +172,7 @@ pub(super) fn volumes(disk: &Arc<dyn Disk>, host: &Host) -> Vec<(PathBuf, String
     } else {
         (host.wipe_targets.clone(), Vec::new())
     };
-    let answers = ask::luks_uuids(disk, host, &paths);
+    let answers = ask::kinds(disk, host, &paths);
     silent.extend(answers.silent);
     answers.luks.into_iter().chain(silent.into_iter().map(|path| (path, String::new()))).collect()
 }
@@ -221,13 +221,13 @@ fn look(disk: &Arc<dyn Disk>, host: &Host, begun: &[&Target]) -> Found {
         target.map(|target| target.uuid.clone())
     };
     let ask = |paths: &[PathBuf]| {
-        let Answers { mut luks, silent } = ask::luks_uuids(disk, host, paths);
+        let mut answers = ask::kinds(disk, host, paths);
         for path in paths {
             if let Some(uuid) = remembered(path) {
-                luks.entry(path.clone()).or_insert(uuid);
+                answers.luks.entry(path.clone()).or_insert(uuid);
             }
         }
-        Answers { luks, silent }
+        answers
     };
     graph::discover(host, &chosen, &ask)
 }

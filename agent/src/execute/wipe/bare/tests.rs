@@ -11,7 +11,7 @@ fn swap_is_switched_off_by_an_armed_agent_and_by_no_other() {
     let sandbox = Sandbox::new();
     let path = sandbox.host.path("/swap file");
     let (kind, place, uuid) = (BareKind::Plain, None, None);
-    let swap = Bare { path, place, kind, uuid, bytes: 0, done: 0, erasure: None };
+    let swap = Bare { path, place, kind, uuid, bytes: 0, done: 0, erasure: None, marker: None };
     let called = calls("/usr/sbin/swapoff", || {
         for arming in [Arming::Sandboxed, Arming::Simulated, Arming::Armed] {
             let_go(&Host { arming, ..sandbox.host.clone() }, &swap);
