@@ -31,6 +31,8 @@ const POWER_OFF_RETRY: Duration = Duration::from_secs(60);
 
 /// Bytes of a name or text that stays in a receipt which is too long.
 const SHORT_BYTES: usize = 128;
+/// Bytes of the lists that stay in it.
+const SHORT_LISTS_BYTES: usize = 2048;
 
 /// A power-off that waits for its receipt to be confirmed, and then for the device to go down.
 #[derive(Debug)]
@@ -244,17 +246,27 @@ impl PowerOff {
 }
 
 /// What is short of what was observed: counts, grades and words. Whether a device goes down, and what a wipe is worth,
-/// is told by those, also to the agent that starts again.
+/// is told by those, also to the agent that starts again. Of lists as many as fit, the shortest first: whose accounts were
+/// left open, and how the doors were.
 fn shortened(evidence: &Evidence) -> Evidence {
+    let named = || evidence.iter().filter(|(name, _)| name.len() <= SHORT_BYTES);
+    let is_list = |value: &Value| matches!(value, Value::Array(_) | Value::Object(_));
     let is_short = |value: &Value| match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => true,
         Value::String(text) => text.len() <= SHORT_BYTES,
-        Value::Array(_) | Value::Object(_) => false,
+        value => !is_list(value),
     };
-    let short =
-        evidence.iter().filter(|(name, value)| name.len() <= SHORT_BYTES && is_short(value));
-    let short = short.take(limits::LIST_ENTRIES);
+    let short = named().filter(|(_, value)| is_short(value)).take(limits::LIST_ENTRIES);
     let short = short.fold(Evidence::new(), |short, (name, value)| short.with(name, value.clone()));
+    let lists = named().filter(|(_, value)| is_list(value));
+    let mut lists: Vec<_> =
+        lists.map(|list| (list.0.len() + list.1.to_string().len(), list)).collect();
+    lists.sort_by_key(|(bytes, _)| *bytes);
+    let mut left = SHORT_LISTS_BYTES;
+    let fit = lists.into_iter().map_while(|(bytes, list)| {
+        left = left.checked_sub(bytes)?;
+        Some(list)
+    });
+    let short = fit.fold(short, |short, (name, value)| short.with(name, value.clone()));
     short.with("too_long", true)
 }
 

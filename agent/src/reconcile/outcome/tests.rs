@@ -30,6 +30,20 @@ fn receipt_that_is_too_long_keeps_grade_and_counts_and_the_power_goes_by_them() 
 }
 
 #[test]
+fn short_lists_stay_as_far_as_there_is_room() {
+    let accounts = |count: usize| vec!["x".repeat(100); count];
+    let doors = json!({ "closed": true, "break_glass": ["root"] });
+    let evidence =
+        long(Evidence::new().with("break_glass", accounts(2)).with("doors", doors.clone()));
+    let short = shortened(&evidence);
+    assert_eq!(short.get("break_glass"), Some(&json!(accounts(2))));
+    assert_eq!((short.get("doors"), short.get("targets")), (Some(&doors), None));
+    let many = (0..100).fold(Evidence::new(), |all, n| all.with(&format!("n{n}"), accounts(2)));
+    let bytes: usize = shortened(&many).iter().map(|(_, list)| list.to_string().len()).sum();
+    assert!((SHORT_LISTS_BYTES / 2..SHORT_LISTS_BYTES + 10).contains(&bytes), "{bytes}");
+}
+
+#[test]
 fn many_short_observations_are_bounded_as_well() {
     let many = (0..10_000).fold(Evidence::new(), |all, n| all.with(&format!("name-{n}"), n));
     assert_eq!(shortened(&many).iter().count(), limits::LIST_ENTRIES + 1);
