@@ -2,12 +2,15 @@
 //! and the power stays on.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agent::execute::Executor as _;
+use agent::execute::course::Course;
 use agent::execute::lock::{LockExecutor, wiping};
 use agent::execute::wipe::Wipe;
 use protocol::action::{self, Lock, LockLevel, WipeLevel};
 use protocol::id::CommandId;
+use runtime::Clock;
 use serde_json::json;
 
 use crate::luks::{format, opens};
@@ -79,6 +82,30 @@ fn doors_are_closed_for_a_wipe_and_given_back_without_a_trace() {
         assert!(!wiping::reassert(&sandbox.host).unwrap(), "no boot closes them again");
         assert!(sandbox.permits("sshd", "alice"));
     });
+}
+
+#[test]
+fn door_that_is_opened_while_data_is_erased_is_closed_again_at_the_next_look() {
+    in_namespaces(
+        "wiping::door_that_is_opened_while_data_is_erased_is_closed_again_at_the_next_look",
+        || {
+            for (waited, stays_open) in [(Duration::ZERO, true), (Duration::from_secs(30), false)] {
+                let (mut sandbox, _volume) = scene();
+                let wipe = Wipe::new(action::Wipe { level: WipeLevel::Data, power_off: false });
+                wipe.apply(&sandbox.host, &task()).unwrap();
+                sandbox.write(
+                    "/etc/pam.d/common-account",
+                    "account required pam_permit.so\n",
+                    0o644,
+                );
+                let (clock, hand) = Clock::manual();
+                hand.advance(waited);
+                sandbox.host.course = Course::by(clock);
+                wipe.finish(&sandbox.host, &task()).unwrap();
+                assert_eq!(sandbox.permits("sshd", "alice"), stays_open, "after {waited:?}");
+            }
+        },
+    );
 }
 
 #[test]
