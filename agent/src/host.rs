@@ -269,7 +269,9 @@ impl Host {
             (Power::Recorded(path), _) => {
                 record(path, how).map_err(|error| failure(FailureKind::Io, how.stage(), error))
             }
-            (Power::Real, Arming::Armed) if self.ground.is_gone() => by_kernel(how),
+            (Power::Real, Arming::Armed) if self.ground.is_gone() || wipe::took_system(self) => {
+                by_kernel(how)
+            }
             (Power::Real, Arming::Armed) => really(how),
             (Power::Real, Arming::Sandboxed | Arming::Simulated) => {
                 let detail = "a host that is not armed would have shut this machine down";

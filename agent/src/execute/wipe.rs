@@ -139,6 +139,16 @@ pub fn owes_tpm(host: &Host) -> bool {
     recorded.is_some_and(|wiping| wiping.finished && wiping.tpm == Some(TpmFate::WithPower))
 }
 
+/// Whether the system that runs here has gone with the data of a wipe, as its record says. Nothing of it may be needed any
+/// more, also by an agent that was started again since.
+pub fn took_system(host: &Host) -> bool {
+    let recorded = Wiping::load(host, "power_off").unwrap_or_default();
+    recorded.is_some_and(|wiping| {
+        let is_gone = wiping.finished && wiping.level == action::WipeLevel::Data;
+        is_gone && graph::carry_system(host, &wiping.going())
+    })
+}
+
 /// Every volume that a wipe of this host would find: see [`survey::inventory`].
 pub(super) fn inventory(host: &Host) -> Vec<Value> {
     survey::inventory(&system(), host)

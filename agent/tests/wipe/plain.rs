@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use agent::execute::Executor as _;
+use agent::execute::wipe::took_system;
 use protocol::action::WipeLevel;
 use protocol::receipt::{Evidence, FailureKind};
 use serde_json::{Value, json};
@@ -219,6 +220,7 @@ fn system_that_is_not_encrypted_goes_with_the_data_beside_it() {
         );
         let evidence = carry_out(&wipe(level), &machine.host, &task(1)).unwrap();
         assert_eq!((machine.host.ground.is_gone(), is_erased(&path)), (is_gone, is_gone));
+        assert_eq!(took_system(&machine.host), is_gone, "by which the next agent knows it");
         assert_eq!(is_erased(&other), is_gone);
         assert_eq!(evidence.get("grade"), Some(&json!("proven")), "it runs until the power goes");
     }

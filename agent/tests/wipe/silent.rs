@@ -153,3 +153,17 @@ fn volume_that_is_slow_is_where_it_was_and_not_where_a_copy_of_it_is() {
     let targets = evidence.get("targets").unwrap().as_array().unwrap();
     assert!(targets.iter().any(|target| target["path"] == json!(slow)), "{targets:?}");
 }
+
+#[test]
+fn volume_that_a_former_wipe_began_with_and_that_never_answers_keeps_no_later_one_from_the_others()
+{
+    let mut machine = laptop();
+    carry_out(&wipe_to(WipeLevel::Keys, PathBuf::new()), &machine.host, &task(1)).unwrap();
+    machine.device("sdb", "8:16", &["dm-5"]).device("dm-5", "253:5", &[]);
+    machine.mount("253:5", "/srv", "ext4 /dev/dm-5");
+    let added = machine.luks("sdb", "luks2");
+    let wipe = wipe_beside(machine.host.path("/dev/sda2"));
+    let plan = wipe.plan(&machine.host, &task(2)).unwrap();
+    let targets = plan.facts.get("targets").unwrap().as_array().unwrap();
+    assert!(targets.iter().any(|target| target["path"] == json!(added)), "{targets:?}");
+}

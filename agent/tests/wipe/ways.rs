@@ -82,6 +82,24 @@ fn mirror_and_its_leg_that_are_both_named_are_wiped_once_through_the_mirror() {
 }
 
 #[test]
+fn path_of_a_disk_that_is_the_leg_of_a_mirror_is_a_way_to_the_mirror() {
+    let mut machine = with_two_named(["naa.1", "naa.2"]);
+    machine.device("md9", "9:9", &[]);
+    for (below, above) in [("sdb", "sdc"), ("sdc", "md9")] {
+        let holders = machine.host.path(format!("/sys/block/{below}/holders/{above}"));
+        fs::create_dir_all(holders).unwrap();
+    }
+    let [path, leg, mirror] = ["/dev/sdb", "/dev/sdc", "/dev/md9"].map(|at| machine.host.path(at));
+    fs::hard_link(&path, &leg).unwrap();
+    fs::hard_link(&path, &mirror).unwrap();
+    machine.host.wipe_targets.push(mirror.clone());
+    let plan = wipe(WipeLevel::Keys).plan(&machine.host, &task(1)).unwrap();
+    let targets = plan.facts.get("targets").unwrap();
+    assert_eq!(targets.as_array().unwrap().len(), 1);
+    assert_eq!((&targets[0]["path"], &targets[0]["ways"]), (&json!(mirror), &json!([path, leg])));
+}
+
+#[test]
 fn copy_of_a_volume_is_one_of_its_own_and_a_drive_that_lies_about_itself_is_noticed() {
     let copied = |drives, removable| {
         let machine = with_two_named(drives);

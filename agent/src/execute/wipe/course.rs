@@ -106,13 +106,7 @@ impl<'a> Course<'a> {
 
     /// Where the running system goes as well, nothing of it may be needed from here on.
     fn leave_ground(&self) {
-        let Wiping { targets, drives, .. } = &self.wiping;
-        let drives =
-            drives.iter().filter(|drive| drive.begun.is_some() || !drive.methods.is_empty());
-        let paths = targets.iter().map(|target| target.path.clone());
-        let bare = self.wiping.bare.iter().map(|bare| bare.path.clone());
-        let going: Vec<_> = paths.chain(bare).chain(drives.map(|d| d.path.clone())).collect();
-        if graph::carry_system(self.host, &going) {
+        if graph::carry_system(self.host, &self.wiping.going()) {
             tracing::warn!("running system is erased: the kernel alone powers off");
             self.host.ground.goes();
         }

@@ -133,6 +133,14 @@ impl Target {
 }
 
 impl Wiping {
+    /// What is erased as a whole: volumes, what has no keys, and drives that erase themselves.
+    pub(super) fn going(&self) -> Vec<PathBuf> {
+        let asked = |drive: &&Drive| drive.begun.is_some() || !drive.methods.is_empty();
+        let drives = self.drives.iter().filter(asked).map(|drive| drive.path.clone());
+        let targets = self.targets.iter().map(|target| target.path.clone());
+        targets.chain(self.bare.iter().map(|bare| bare.path.clone())).chain(drives).collect()
+    }
+
     /// Whether everything came as far as the level says.
     pub(super) fn is_complete(&self) -> bool {
         self.has_reached(Progress::goal(self.level))

@@ -71,11 +71,7 @@ fn machine(
     former: &[Target],
     stage: &str,
 ) -> Result<Survey, Failure> {
-    // A volume whose header is gone shows nothing: only the record knows it. One that was made
-    // anew since is somebody's again.
-    let is_same = |target: &&Target| destroy::is_same(&**disk, target).unwrap_or(false);
-    let begun = former.iter().filter(|target| target.progress > Progress::Pending).filter(is_same);
-    let begun: Vec<_> = begun.collect();
+    let begun = begun(disk, host, former);
     let mut found = look(disk, host, &begun);
     if !host.wipe_targets.is_empty() {
         let survey = answering(disk, host, &host.wipe_targets, former, stage)?;
@@ -97,6 +93,21 @@ fn machine(
     survey.unencrypted = found.unencrypted;
     survey.left = found.left;
     if wrong.is_empty() { Ok(survey) } else { Err(precondition(stage, &wrong)) }
+}
+
+/// The volumes of a former wipe that it began with and that are still there. One whose header is gone shows nothing: only
+/// the record knows it. One that was made anew since is somebody's again.
+fn begun<'a>(disk: &Arc<dyn Disk>, host: &Host, former: &'a [Target]) -> Vec<&'a Target> {
+    let begun = former.iter().filter(|target| target.progress > Progress::Pending);
+    let mut begun: Vec<_> = begun.collect();
+    let paths: Vec<_> = begun.iter().map(|target| target.path.clone()).collect();
+    let known: Vec<Target> = begun.iter().copied().cloned().collect();
+    let (same, _) = ask::each(disk, host, &paths, move |disk, path| {
+        let mut known = known.iter().filter(|target| target.path == path);
+        known.any(|target| destroy::is_same(disk, target).unwrap_or(false))
+    });
+    begun.retain(|target| same.get(&target.path) == Some(&true));
+    begun
 }
 
 /// Exactly these volumes, if each of them answers: to be asked for its headers it is waited for without a limit.

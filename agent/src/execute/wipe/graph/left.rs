@@ -91,7 +91,15 @@ pub(in crate::execute::wipe) fn ways(
             ways.insert((*path).clone(), (*of).clone());
         }
     }
-    ways
+    // A path of what is itself another way is one to the same target.
+    let target = |of: &PathBuf| {
+        let mut of = of;
+        while let Some(next) = ways.get(of) {
+            of = next;
+        }
+        of.clone()
+    };
+    ways.iter().map(|(way, of)| (way.clone(), target(of))).collect()
 }
 
 impl Graph {
