@@ -74,6 +74,7 @@ impl HubHandshake {
             pace,
             heard_at: now,
             pinged_at: now,
+            ping_arrives_at: now,
             late_micros: 0,
             outbox: Outbox::default(),
             received: VecDeque::new(),
@@ -104,6 +105,8 @@ pub struct HubSession {
     pace: Pace,
     heard_at: Instant,
     pinged_at: Instant,
+    /// When the last ping has arrived at the latest: behind what was sent before it.
+    ping_arrives_at: Instant,
     /// How long after it was due the last ping left, if the next one is not put off by it.
     late_micros: u32,
     outbox: Outbox,
@@ -226,15 +229,17 @@ impl HubSession {
     }
 
     /// A probe that left late, because the hub was held up, has its time all the same. So has one
-    /// that must travel behind what was sent before it.
+    /// that must travel behind what was sent before it; what is sent after it, as the command once more, puts nothing off.
     fn urgent_deadline(&self, delivered_at: Instant) -> Instant {
         let answer = limits::URGENT_DEAD_AFTER - limits::URGENT_ACK;
-        let probe_arrives_at = self.flight.arrives_at().max(self.pinged_at);
+        let probe_arrives_at =
+            self.flight.arrives_at().max(self.pinged_at).min(self.ping_arrives_at);
         (delivered_at + limits::URGENT_DEAD_AFTER).max(probe_arrives_at + answer)
     }
 
     fn ping(&mut self, now: Instant) {
         self.pinged_at = now;
+        self.ping_arrives_at = self.flight.arrives_at().max(now);
         self.late_micros = 0;
         self.ping_due = true;
     }

@@ -231,6 +231,20 @@ fn urgent_command_without_ack_finds_a_dead_peer_within_five_seconds() {
 }
 
 #[test]
+fn what_is_sent_behind_a_probe_gives_a_dead_peer_no_more_time() {
+    let now = start();
+    let mut session = hub(now);
+    session.deliver(&HubFrame::Command(urgent(1)), now);
+    session.handle_timeout(now + limits::URGENT_ACK);
+    let two_seconds = usize::try_from(2 * limits::SLOWEST_LINK).expect("a few KiB");
+    let long = HubFrame::Mode { mode: Mode::Poll, reason: "x".repeat(two_seconds) };
+    session.deliver(&long, now + secs(2));
+    let _ = outputs(&mut session);
+    session.handle_timeout(now + limits::URGENT_DEAD_AFTER);
+    assert_eq!(outputs(&mut session), [Output::Close(CloseCode::Dead)]);
+}
+
+#[test]
 fn probe_that_leaves_late_has_its_time_all_the_same() {
     let now = start();
     let mut session = hub(now);
