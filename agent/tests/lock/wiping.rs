@@ -93,16 +93,15 @@ fn door_that_is_opened_while_data_is_erased_is_closed_again_at_the_next_look() {
                 let (mut sandbox, _volume) = scene();
                 let wipe = Wipe::new(action::Wipe { level: WipeLevel::Data, power_off: false });
                 wipe.apply(&sandbox.host, &task()).unwrap();
-                sandbox.write(
-                    "/etc/pam.d/common-account",
-                    "account required pam_permit.so\n",
-                    0o644,
-                );
+                let (gate, opened) =
+                    ("/etc/pam.d/common-account", "account required pam_permit.so\n");
+                sandbox.write(gate, opened, 0o644);
                 let (clock, hand) = Clock::manual();
                 hand.advance(waited);
                 sandbox.host.course = Course::by(clock);
                 wipe.finish(&sandbox.host, &task()).unwrap();
-                assert_eq!(sandbox.permits("sshd", "alice"), stays_open, "after {waited:?}");
+                let found = std::fs::read_to_string(sandbox.host.path(gate)).unwrap();
+                assert_eq!(found == opened, stays_open, "after {waited:?}: {found}");
             }
         },
     );
