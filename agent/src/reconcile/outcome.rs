@@ -252,8 +252,9 @@ fn shortened(evidence: &Evidence) -> Evidence {
     let named = || evidence.iter().filter(|(name, _)| name.len() <= SHORT_BYTES);
     let is_list = |value: &Value| matches!(value, Value::Array(_) | Value::Object(_));
     let is_short = |value: &Value| match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
         Value::String(text) => text.len() <= SHORT_BYTES,
-        value => !is_list(value),
+        Value::Array(_) | Value::Object(_) => false,
     };
     let short = named().filter(|(_, value)| is_short(value)).take(limits::LIST_ENTRIES);
     let short = short.fold(Evidence::new(), |short, (name, value)| short.with(name, value.clone()));
