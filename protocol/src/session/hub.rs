@@ -74,7 +74,7 @@ impl HubHandshake {
             pace,
             heard_at: now,
             pinged_at: now,
-            ping_takes_micros: 0,
+            probe_takes_micros: 0,
             late_micros: 0,
             outbox: Outbox::default(),
             received: VecDeque::new(),
@@ -105,8 +105,8 @@ pub struct HubSession {
     pace: Pace,
     heard_at: Instant,
     pinged_at: Instant,
-    /// How long the last ping takes to arrive, at the most: behind what was sent before it.
-    ping_takes_micros: u32,
+    /// How long the last probe takes to arrive, at the most: behind what was sent before it.
+    probe_takes_micros: u32,
     /// How long after it was due the last ping left, if the next one is not put off by it.
     late_micros: u32,
     outbox: Outbox,
@@ -218,6 +218,8 @@ impl HubSession {
         let probe_at = delivered_at + limits::URGENT_ACK;
         if self.pinged_at < probe_at {
             if now >= probe_at {
+                let takes = self.flight.arrives_at().saturating_duration_since(now);
+                self.probe_takes_micros = u32::try_from(takes.as_micros()).unwrap_or(u32::MAX);
                 self.ping(now);
             }
         } else if self.heard_at > self.pinged_at {
@@ -232,15 +234,13 @@ impl HubSession {
     /// that must travel behind what was sent before it; what is sent after it, as the command once more, puts nothing off.
     fn urgent_deadline(&self, delivered_at: Instant) -> Instant {
         let answer = limits::URGENT_DEAD_AFTER - limits::URGENT_ACK;
-        let at_most = self.pinged_at + Duration::from_micros(self.ping_takes_micros.into());
+        let at_most = self.pinged_at + Duration::from_micros(self.probe_takes_micros.into());
         let probe_arrives_at = self.flight.arrives_at().max(self.pinged_at).min(at_most);
         (delivered_at + limits::URGENT_DEAD_AFTER).max(probe_arrives_at + answer)
     }
 
     fn ping(&mut self, now: Instant) {
         self.pinged_at = now;
-        let takes = self.flight.arrives_at().saturating_duration_since(now);
-        self.ping_takes_micros = u32::try_from(takes.as_micros()).unwrap_or(u32::MAX);
         self.late_micros = 0;
         self.ping_due = true;
     }
