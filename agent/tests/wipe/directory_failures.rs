@@ -222,7 +222,7 @@ fn in_child(scene: &Scene, inject: &str) -> Option<String> {
     output.lines().find_map(|line| Some(line.split_once("RESULT ")?.1.to_owned()))
 }
 
-/// No test by itself: what [`killed`] starts.
+/// No test by itself: what [`in_child`] starts.
 #[test]
 fn child() {
     let Some(folder) = std::env::var_os(HERE) else { return };
